@@ -1,4 +1,80 @@
 # SPDX-License-Identifier: Apache-2.0
-.PHONY: build
-build:
-	.venv/bin/python -m pip install --quiet --no-build-isolation --no-deps --editable .
+# Every target sets up what it needs, in .venv, from python3, a C++ compiler and make.
+SHELL := /bin/sh
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+# The interpreter that .venv is made from. `make PYTHON=python3.12 test` chooses another one.
+ifeq ($(origin PYTHON),undefined)
+PYTHON := python3
+else
+READY_CHECK := same-python
+endif
+
+PINS := requirements/build.txt requirements/runtime.txt requirements/test.txt requirements/lint.txt
+ORACLES := requirements/oracles.txt
+READY := .venv/.packages-installed
+BUILT := .venv/.pyrel-installed
+RUN := .venv/bin/python
+ENGINE := CMakeLists.txt pyproject.toml $(wildcard csrc/*.* csrc/*/*.*)
+CXX_SOURCES = $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help demo test lint lint-python lint-stub lint-cpp lint-docs build clean same-python
+
+help:
+	@echo 'make demo    train two recurrent cells on shipped digits, explain and judge them, write report.html'
+	@echo 'make test    run all tests'
+	@echo 'make lint    run ruff, mypy, stubtest, clang-format and the checks of links and licence lines'
+	@echo 'make build   install pyrel for development; compiles the extension again after a change in csrc/'
+	@echo 'make clean   remove .venv, build/ and caches'
+	@echo 'All but clean first set up .venv from $$PYTHON (python3; other: make PYTHON=python3.12 test).'
+
+demo: $(BUILT)
+	.venv/bin/pyrel demo
+
+test: $(BUILT)
+	$(RUN) -m pytest
+
+lint: lint-python lint-stub lint-cpp lint-docs
+
+lint-python: $(BUILT)
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy --strict pyrel
+
+lint-stub: $(BUILT)
+	$(RUN) -m mypy.stubtest pyrel._core
+
+lint-cpp: $(READY)
+	.venv/bin/clang-format --dry-run -Werror $(CXX_SOURCES)
+
+lint-docs: $(READY)
+	$(RUN) tools/check_links.py
+	$(RUN) tools/check_licence_lines.py
+
+build: $(BUILT)
+
+clean:
+	rm -rf .venv build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find bench pyrel scripts tests tools -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+
+# A .venv without its stamp was interrupted half way: it is made anew, never repaired.
+$(READY): $(PINS) $(ORACLES) | $(READY_CHECK)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "pyrel needs Python 3.11 or newer, and $(PYTHON) is: $$($(PYTHON) --version 2>&1)." >&2; \
+	  echo "Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@test -f $@ || { echo 'Setting up .venv (once; downloads some hundred megabytes)'; $(PYTHON) -m venv --clear .venv; }
+	@rm -f $@
+	$(RUN) -m pip install $(PINS:%=--requirement=%)
+	$(RUN) -m pip install --no-deps --requirement=$(ORACLES)
+	@touch $@
+
+$(BUILT): $(READY) $(ENGINE)
+	$(RUN) -m pip install --quiet --no-build-isolation --no-deps --editable .
+	@touch $@
+
+same-python:
+	@test ! -f $(READY) || test -x .venv/bin/$$($(PYTHON) -c 'import sys; print("python%d.%d" % sys.version_info[:2])') || { \
+	  echo "The existing .venv is of another Python than $(PYTHON): run make clean first." >&2; exit 1; }
