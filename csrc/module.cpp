@@ -1,9 +1,228 @@
 // SPDX-License-Identifier: Apache-2.0
+// The Python face of the engine: declares and calls, nothing else. Shapes and meanings are checked
+// in Python.
+#include <pybind11/native_enum.h>
+#include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <optional>
+#include <utility>
+
+#include "cpu/dispatch.h"
+#include "cpu/executor.h"
+#include "program.h"
 
 namespace py = pybind11;
+using namespace py::literals;
 
-PYBIND11_MODULE(_core, module) {
+namespace {
+
+using Floats = py::array_t<float, py::array::c_style>;
+using Integers = py::array_t<int64_t, py::array::c_style>;
+// (space, one offset per step); an absent operand has no offsets
+using PyRows = std::pair<pyrel::Space, std::vector<int64_t>>;
+
+pyrel::Rows rows(const PyRows& r) { return {r.first, r.second}; }
+pyrel::Rows rows(const std::optional<PyRows>& r) { return r ? rows(*r) : pyrel::Rows{}; }
+
+const pyrel::Kernels& kernels_named(const std::string& isa) {
+    const pyrel::Kernels* kernels = pyrel::find_kernels(isa);
+    if (!kernels)
+        throw std::invalid_argument("this machine cannot run the instruction set '" + isa + "'");
+    return *kernels;
+}
+
+std::vector<std::string> instruction_sets() {
+    std::vector<std::string> names;
+    for (const pyrel::Kernels* kernels : pyrel::available_kernels())
+        names.emplace_back(kernels->isa);
+    return names;
+}
+
+pyrel::EpilogueSpec epilogue(int bias, pyrel::Scale scale, const std::optional<PyRows>& scale_rows,
+                             int scale_vector, bool accumulate, pyrel::Post post,
+                             const std::optional<PyRows>& post_rows, int post_vector) {
+    return {bias,       scale, rows(scale_rows), scale_vector,
+            accumulate, post,  rows(post_rows),  post_vector};
+}
+
+int add_matrix(pyrel::Program& program, const Floats& matrix) {
+    if (matrix.ndim() != 2) throw std::invalid_argument("a matrix must have two dimensions");
+    return program.add_matrix(matrix.data(), matrix.shape(0), matrix.shape(1));
+}
+
+int add_vector(pyrel::Program& program, const Floats& vector) {
+    return program.add_vector({vector.data(), vector.data() + vector.size()});
+}
+
+void add_gemm(pyrel::Program& program, const std::vector<std::pair<PyRows, int64_t>>& segments,
+              int matrix, const PyRows& out, const pyrel::EpilogueSpec& spec) {
+    pyrel::Gemm gemm{{}, matrix, rows(out), spec};
+    for (const auto& [r, depth] : segments) gemm.segments.push_back({rows(r), depth});
+    program.add(std::move(gemm));
+}
+
+// Called between slabs without the GIL; true where a signal handler, such as Ctrl-C's, raised.
+bool signal_raised() {
+    const py::gil_scoped_acquire acquire;
+    return PyErr_CheckSignals() != 0;
+}
+
+const float* data_or_null(const std::optional<Floats>& array) {
+    return array ? array->data() : nullptr;
+}
+
+pyrel::Status run(const pyrel::Program& program, const Floats& x,
+                  const std::optional<Integers>& target, const std::optional<Floats>& low,
+                  const std::optional<Floats>& high, bool check_finite, int threads,
+                  Floats relevance, Floats output, Integers explained, Floats absorbed,
+                  Floats conservation) {
+    pyrel::Batch batch;
+    batch.samples = explained.size();
+    batch.x = x.data();
+    batch.target = target ? target->data() : nullptr;
+    batch.low = data_or_null(low);
+    batch.high = data_or_null(high);
+    batch.check_finite = check_finite;
+    batch.relevance = relevance.mutable_data();
+    batch.output = output.mutable_data();
+    batch.explained = explained.mutable_data();
+    batch.absorbed = absorbed.mutable_data();
+    batch.conservation = conservation.mutable_data();
+    pyrel::Status status;
+    {
+        const py::gil_scoped_release release;
+        status = pyrel::run(program, batch, threads, signal_raised);
+    }
+    if (status.outcome == pyrel::Outcome::interrupted) throw py::error_already_set();
+    return status;
+}
+
+void register_enums(py::module_& m) {
+    py::native_enum<pyrel::Space>(m, "Space", "enum.Enum", "Where an operand lives.")
+        .value("input", pyrel::Space::input)
+        .value("arena", pyrel::Space::arena)
+        .value("relevance", pyrel::Space::relevance)
+        .finalize();
+    py::native_enum<pyrel::Scale>(m, "Scale", "enum.Enum", "What an epilogue multiplies by.")
+        .value("none", pyrel::Scale::none)
+        .value("vector", pyrel::Scale::vector)
+        .value("operand", pyrel::Scale::operand)
+        .value("operand_minus_vector", pyrel::Scale::operand_minus_vector)
+        .finalize();
+    py::native_enum<pyrel::Post>(m, "Post", "enum.Enum", "What an epilogue does last.")
+        .value("none", pyrel::Post::none)
+        .value("relu", pyrel::Post::relu)
+        .value("divide", pyrel::Post::divide)
+        .value("mask", pyrel::Post::mask)
+        .value("guided", pyrel::Post::guided)
+        .value("square", pyrel::Post::square)
+        .value("multiply", pyrel::Post::multiply)
+        .finalize();
+    py::native_enum<pyrel::Start>(m, "Start", "enum.Enum",
+                                  "The relevance that the target starts with.")
+        .value("one", pyrel::Start::one)
+        .value("output", pyrel::Start::output)
+        .value("positive_output", pyrel::Start::positive_output)
+        .finalize();
+    py::native_enum<pyrel::Outcome>(m, "Outcome", "enum.Enum", "How a run ended.")
+        .value("done", pyrel::Outcome::done)
+        .value("input_not_finite", pyrel::Outcome::input_not_finite)
+        .value("input_out_of_bounds", pyrel::Outcome::input_out_of_bounds)
+        .value("output_not_finite", pyrel::Outcome::output_not_finite)
+        .value("interrupted", pyrel::Outcome::interrupted)
+        .value("out_of_memory", pyrel::Outcome::out_of_memory)
+        .finalize();
+}
+
+void register_program(py::module_& m) {
+    py::class_<pyrel::Status>(m, "Status",
+                              "How a run ended, and the first offence where it was refused.")
+        .def_readonly("outcome", &pyrel::Status::outcome)
+        .def_readonly("sample", &pyrel::Status::sample)
+        .def_readonly("element", &pyrel::Status::element);
+
+    py::class_<pyrel::EpilogueSpec>(m, "Epilogue", "What happens to a result before it is stored.")
+        .def(py::init(&epilogue), py::kw_only(), "bias"_a = -1, "scale"_a = pyrel::Scale::none,
+             "scale_rows"_a = py::none(), "scale_vector"_a = -1, "accumulate"_a = false,
+             "post"_a = pyrel::Post::none, "post_rows"_a = py::none(), "post_vector"_a = -1);
+
+    py::class_<pyrel::Program>(m, "Program",
+                               "Instructions, matrices and vectors, checked as they are added.")
+        .def(py::init([](int64_t input_size, int64_t arena_size, int64_t classes, bool conserves,
+                         const std::string& isa) {
+                 return pyrel::Program(input_size, arena_size, classes, conserves,
+                                       kernels_named(isa));
+             }),
+             py::kw_only(), "input_size"_a, "arena_size"_a, "classes"_a, "conserves"_a, "isa"_a)
+        .def("add_matrix", &add_matrix, "matrix"_a)
+        .def("add_vector", &add_vector, "vector"_a)
+        .def("gemm", &add_gemm, "segments"_a, "matrix"_a, "out"_a, "epilogue"_a)
+        .def(
+            "map",
+            [](pyrel::Program& program, const std::optional<PyRows>& source, int64_t columns,
+               const PyRows& out, const pyrel::EpilogueSpec& spec) {
+                program.add(pyrel::Map{rows(source), columns, rows(out), spec});
+            },
+            "source"_a, "columns"_a, "out"_a, "epilogue"_a)
+        .def(
+            "gather",
+            [](pyrel::Program& program, const PyRows& source, std::vector<int64_t> index,
+               const PyRows& out) {
+                program.add(pyrel::Gather{rows(source), std::move(index), rows(out)});
+            },
+            "source"_a, "index"_a, "out"_a)
+        .def(
+            "scatter",
+            [](pyrel::Program& program, const PyRows& source, std::vector<int64_t> index,
+               const PyRows& out) {
+                program.add(pyrel::Scatter{rows(source), std::move(index), rows(out)});
+            },
+            "source"_a, "index"_a, "out"_a)
+        .def(
+            "seed",
+            [](pyrel::Program& program, int64_t source, int64_t out, pyrel::Start start) {
+                program.add(pyrel::Seed{source, out, start});
+            },
+            "source"_a, "out"_a, "start"_a)
+        .def(
+            "absorb",
+            [](pyrel::Program& program, const PyRows& source, int vector) {
+                program.add(pyrel::Absorb{rows(source), vector});
+            },
+            "source"_a, "vector"_a)
+        .def_property_readonly("flops", &pyrel::Program::flops)
+        .def_property_readonly("arena_size", &pyrel::Program::arena_size)
+        .def_property_readonly(
+            "instructions",
+            [](const pyrel::Program& program) { return program.instructions().size(); })
+        .def_property_readonly("isa",
+                               [](const pyrel::Program& program) { return program.kernels().isa; })
+        .def("run", &run, "x"_a.noconvert(), "target"_a.noconvert(), "low"_a.noconvert(),
+             "high"_a.noconvert(), "check_finite"_a, "threads"_a, "relevance"_a.noconvert(),
+             "output"_a.noconvert(), "explained"_a.noconvert(), "absorbed"_a.noconvert(),
+             "conservation"_a.noconvert());
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
     module.doc() = "The compiled engine of pyrel.";
-    module.def("version", [] { return PYREL_VERSION; }, "Version of pyrel that this extension was built from.");
+    module.def(
+        "version", [] { return PYREL_VERSION; },
+        "Version of pyrel that this extension was built from.");
+    module.def("compiler", [] { return PYREL_COMPILER; }, "Name and version of the C++ compiler.");
+    module.def("instruction_sets", &instruction_sets,
+               "Those that this machine can run, slowest first.");
+    module.def(
+        "peak",
+        [](const std::string& isa, int64_t repetitions) {
+            const py::gil_scoped_release release;
+            return kernels_named(isa).peak(repetitions);
+        },
+        "isa"_a, "repetitions"_a,
+        "Repeat independent multiply-adds in registers; return the FLOPs done.");
+    register_enums(module);
+    register_program(module);
 }

@@ -1,0 +1,340 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "executor.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cfloat>
+#include <chrono>
+#include <cmath>
+#include <cstdlib>
+#include <memory>
+#include <mutex>
+#include <system_error>
+#include <thread>
+
+#if defined(PYREL_X86)
+#include <xmmintrin.h>
+#endif
+
+namespace pyrel {
+namespace {
+
+// A thread is worth its start (tens of microseconds) from about this much work on.
+constexpr double kFlopsPerThread = 8e6;
+// Slabs of this many samples fill the micro-kernels' tiles at every step of a recurrence.
+constexpr int64_t kSlabSamples = 48;
+// A slab's memory is kept below this where that leaves at least one tile of samples.
+constexpr int64_t kSlabBytes = int64_t{4} << 20;
+constexpr int64_t kLineFloats = 16;
+
+// Sets "denormals are zero" for this thread: they cost a hundred cycles each and carry nothing.
+// Restored on leaving.
+class FlushDenormals {
+  public:
+#if defined(PYREL_X86)
+    FlushDenormals() : saved_(_mm_getcsr()) { _mm_setcsr(saved_ | 0x8040u); }
+    ~FlushDenormals() { _mm_setcsr(saved_); }
+
+  private:
+    unsigned saved_;
+#elif defined(__aarch64__)
+    FlushDenormals() {
+        asm volatile("mrs %0, fpcr" : "=r"(saved_));
+        asm volatile("msr fpcr, %0" : : "r"(saved_ | (uint64_t{1} << 24)));
+    }
+    ~FlushDenormals() { asm volatile("msr fpcr, %0" : : "r"(saved_)); }
+
+  private:
+    uint64_t saved_;
+#endif
+};
+
+// Samples lie this many floats apart: 17 cache lines over a multiple of 32, so that the rows of a
+// tile spread over the sets of the first-level cache instead of falling on the same ones.
+int64_t arena_stride(int64_t arena_size) {
+    const int64_t lines = (arena_size + kLineFloats - 1) / kLineFloats;
+    return (lines + ((17 - lines) % 32 + 32) % 32) * kLineFloats;
+}
+
+int64_t slab_samples(const Program& program, int64_t samples, int threads) {
+    const int64_t bytes = arena_stride(program.arena_size()) * static_cast<int64_t>(sizeof(float));
+    const int64_t tile = program.kernels().tile_rows;
+    const int64_t most = std::clamp(kSlabBytes / bytes / tile * tile, tile, kSlabSamples);
+    const int64_t rounds = (samples + threads * most - 1) / (threads * most);
+    return std::max<int64_t>(1, (samples + threads * rounds - 1) / (threads * rounds));
+}
+
+struct SharedState {
+    std::atomic<int64_t> next{0};
+    std::atomic<bool> stop{false};
+    std::mutex mutex;
+    Status status;
+
+    // Of several offences the one of the lowest sample is kept, so the report does not depend on
+    // timing within a slab.
+    void fail(Status failure) {
+        const std::lock_guard lock(mutex);
+        if (status.outcome == Outcome::done || failure.sample < status.sample) status = failure;
+        stop.store(true, std::memory_order_relaxed);
+    }
+};
+
+class SlabRunner {
+  public:
+    SlabRunner(const Program& program, const Batch& batch, int64_t slab)
+        : program_(program), batch_(batch), stride_(arena_stride(program.arena_size())) {
+        const size_t bytes = static_cast<size_t>(stride_ * slab) * sizeof(float);
+        arena_.reset(static_cast<float*>(std::aligned_alloc(64, (bytes + 63) / 64 * 64)));
+        absorbed_.reset(new (std::nothrow) double[static_cast<size_t>(slab)]);
+        put_in_.reset(new (std::nothrow) double[static_cast<size_t>(slab)]);
+    }
+
+    bool allocated() const { return arena_ && absorbed_ && put_in_; }
+
+    Status run(int64_t first, int64_t samples) {
+        first_ = first;
+        samples_ = samples;
+        if (Status bad = check_input(); bad.outcome != Outcome::done) return bad;
+        std::fill(absorbed_.get(), absorbed_.get() + samples, 0.0);
+        Status status;
+        for (const Instruction& instruction : program_.instructions()) {
+            status = std::visit([this](const auto& i) { return execute(i); }, instruction);
+            if (status.outcome != Outcome::done) return status;
+        }
+        finish();
+        return status;
+    }
+
+  private:
+    struct Free {
+        void operator()(float* p) const { std::free(p); }
+    };
+
+    View view(const Rows& rows) const {
+        const int64_t size = program_.input_size();
+        switch (rows.space) {
+            case Space::input:
+                // Views are writable; Program::add refuses an instruction that writes to the input.
+                return {const_cast<float*>(batch_.x) + first_ * size, size, rows.offsets.data()};
+            case Space::relevance:
+                return {batch_.relevance + first_ * size, size, rows.offsets.data()};
+            case Space::arena:
+                break;
+        }
+        return {arena_.get(), stride_, rows.offsets.data()};
+    }
+
+    View optional_view(const Rows& rows) const {
+        return rows.offsets.empty() ? View{nullptr, 0, nullptr} : view(rows);
+    }
+
+    static float* row(const View& v, int64_t sample, int64_t step) {
+        return v.base + sample * v.stride + v.offsets[step];
+    }
+
+    Epilogue epilogue(const EpilogueSpec& spec) const {
+        return {program_.vector(spec.bias),
+                program_.vector(spec.scale_vector),
+                program_.vector(spec.post_vector),
+                optional_view(spec.scale_rows),
+                optional_view(spec.post_rows),
+                spec.scale,
+                spec.post,
+                spec.accumulate};
+    }
+
+    Status execute(const Gemm& gemm) {
+        const Matrix& w = program_.matrix(gemm.matrix);
+        GemmTask task;
+        task.samples = samples_;
+        task.steps = static_cast<int64_t>(gemm.out.offsets.size());
+        task.columns = w.columns;
+        task.depth = w.depth;
+        task.segments = static_cast<int32_t>(gemm.segments.size());
+        for (size_t s = 0; s < gemm.segments.size(); ++s) {
+            task.segment_depth[s] = gemm.segments[s].depth;
+            task.a[s] = view(gemm.segments[s].rows);
+        }
+        task.packed = w.packed.get();
+        task.out = view(gemm.out);
+        task.epilogue = epilogue(gemm.epilogue);
+        program_.kernels().gemm(task);
+        return {};
+    }
+
+    Status execute(const Map& map) {
+        MapTask task;
+        task.samples = samples_;
+        task.steps = static_cast<int64_t>(map.out.offsets.size());
+        task.columns = map.columns;
+        task.has_source = !map.source.offsets.empty();
+        task.source = optional_view(map.source);
+        task.out = view(map.out);
+        task.epilogue = epilogue(map.epilogue);
+        program_.kernels().map(task);
+        return {};
+    }
+
+    Status execute(const Gather& gather) {
+        const View source = view(gather.source), out = view(gather.out);
+        for (int64_t s = 0; s < samples_; ++s)
+            for (size_t t = 0; t < gather.out.offsets.size(); ++t) {
+                const float* from = row(source, s, static_cast<int64_t>(t));
+                float* to = row(out, s, static_cast<int64_t>(t));
+                for (size_t i = 0; i < gather.index.size(); ++i) to[i] = from[gather.index[i]];
+            }
+        return {};
+    }
+
+    Status execute(const Scatter& scatter) {
+        const View source = view(scatter.source), out = view(scatter.out);
+        for (int64_t s = 0; s < samples_; ++s)
+            for (size_t t = 0; t < scatter.out.offsets.size(); ++t) {
+                const float* from = row(source, s, static_cast<int64_t>(t));
+                float* to = row(out, s, static_cast<int64_t>(t));
+                for (size_t i = 0; i < scatter.index.size(); ++i) to[scatter.index[i]] += from[i];
+            }
+        return {};
+    }
+
+    Status execute(const Seed& seed) {
+        const int64_t classes = program_.classes();
+        for (int64_t s = 0; s < samples_; ++s) {
+            const float* output = arena_.get() + s * stride_ + seed.source;
+            float* relevance = arena_.get() + s * stride_ + seed.out;
+            const int64_t sample = first_ + s;
+            if (batch_.check_finite)
+                for (int64_t c = 0; c < classes; ++c)
+                    if (!std::isfinite(output[c])) return {Outcome::output_not_finite, sample, c};
+            const int64_t target = batch_.target
+                                       ? batch_.target[sample]
+                                       : std::max_element(output, output + classes) - output;
+            float start = 1.0f;
+            if (seed.start == Start::output) start = output[target];
+            if (seed.start == Start::positive_output) start = std::max(0.0f, output[target]);
+            std::copy(output, output + classes, batch_.output + sample * classes);
+            batch_.explained[sample] = target;
+            put_in_[static_cast<size_t>(s)] = start;
+            std::fill(relevance, relevance + classes, 0.0f);
+            relevance[target] = start;
+        }
+        return {};
+    }
+
+    Status execute(const Absorb& absorb) {
+        const View source = view(absorb.source);
+        const float* vector = program_.vector(absorb.vector);
+        const int64_t columns = program_.vector_size(absorb.vector);
+        for (int64_t s = 0; s < samples_; ++s)
+            for (size_t t = 0; t < absorb.source.offsets.size(); ++t) {
+                const float* from = row(source, s, static_cast<int64_t>(t));
+                double sum = 0.0;
+                for (int64_t n = 0; n < columns; ++n)
+                    sum += static_cast<double>(from[n]) * static_cast<double>(vector[n]);
+                absorbed_[static_cast<size_t>(s)] += sum;
+            }
+        return {};
+    }
+
+    Status check_input() const {
+        const int64_t size = program_.input_size();
+        const bool bounded = batch_.low != nullptr;
+        if (!bounded && !batch_.check_finite) return {};
+        for (int64_t s = 0; s < samples_; ++s) {
+            const float* x = batch_.x + (first_ + s) * size;
+            if (bounded ? inside(x, size) : finite(x, size)) continue;
+            for (int64_t i = 0; i < size; ++i) {
+                if (batch_.check_finite && !std::isfinite(x[i]))
+                    return {Outcome::input_not_finite, first_ + s, i};
+                if (bounded && (x[i] < batch_.low[i] || x[i] > batch_.high[i]))
+                    return {Outcome::input_out_of_bounds, first_ + s, i};
+            }
+        }
+        return {};
+    }
+
+    // Written without a branch in the loop, so that the compiler vectorises it. Comparisons with
+    // NaN are false.
+    static bool finite(const float* x, int64_t size) {
+        int good = 1;
+        for (int64_t i = 0; i < size; ++i) good &= std::fabs(x[i]) <= FLT_MAX;
+        return good;
+    }
+
+    bool inside(const float* x, int64_t size) const {
+        int good = 1;
+        for (int64_t i = 0; i < size; ++i)
+            good &=
+                (x[i] >= batch_.low[i]) & (x[i] <= batch_.high[i]) & (std::fabs(x[i]) <= FLT_MAX);
+        return good;
+    }
+
+    void finish() const {
+        const int64_t size = program_.input_size();
+        for (int64_t s = 0; s < samples_; ++s) {
+            const int64_t sample = first_ + s;
+            batch_.absorbed[sample] = static_cast<float>(absorbed_[static_cast<size_t>(s)]);
+            if (!program_.conserves()) continue;
+            double sum = 0.0;
+            for (int64_t i = 0; i < size; ++i)
+                sum += static_cast<double>(batch_.relevance[sample * size + i]);
+            batch_.conservation[sample] = static_cast<float>(sum - put_in_[static_cast<size_t>(s)]);
+        }
+    }
+
+    const Program& program_;
+    const Batch& batch_;
+    const int64_t stride_;
+    int64_t first_ = 0;
+    int64_t samples_ = 0;
+    std::unique_ptr<float, Free> arena_;
+    std::unique_ptr<double[]> absorbed_;
+    std::unique_ptr<double[]> put_in_;
+};
+
+void work(const Program& program, const Batch& batch, int64_t slab, SharedState& state,
+          Interrupted interrupted) {
+    using Clock = std::chrono::steady_clock;
+    constexpr auto kPollInterval = std::chrono::milliseconds(50);
+    const FlushDenormals flush;
+    SlabRunner runner(program, batch, slab);
+    if (!runner.allocated()) return state.fail({Outcome::out_of_memory, -1, -1});
+    auto polled = Clock::now();
+    while (!state.stop.load(std::memory_order_relaxed)) {
+        const int64_t first = state.next.fetch_add(slab);
+        if (first >= batch.samples) return;
+        const Status status = runner.run(first, std::min(slab, batch.samples - first));
+        if (status.outcome != Outcome::done) return state.fail(status);
+        if (interrupted && Clock::now() - polled > kPollInterval) {
+            polled = Clock::now();
+            if (interrupted()) return state.fail({Outcome::interrupted, -1, -1});
+        }
+    }
+}
+
+}  // namespace
+
+Status run(const Program& program, const Batch& batch, int threads,
+           Interrupted interrupted) noexcept {
+    if (batch.samples == 0) return {};
+    const double worth = program.flops() * static_cast<double>(batch.samples) / kFlopsPerThread;
+    const auto useful = static_cast<int64_t>(std::min(worth, 1e6));
+    threads = static_cast<int>(std::clamp<int64_t>(std::min(useful, batch.samples), 1, threads));
+    const int64_t slab = slab_samples(program, batch.samples, threads);
+    SharedState state;
+    std::unique_ptr<std::thread[]> helpers(threads > 1 ? new (std::nothrow) std::thread[threads - 1]
+                                                       : nullptr);
+    for (int i = 0; helpers && i < threads - 1; ++i) {
+        try {
+            helpers[i] = std::thread([&] { work(program, batch, slab, state, nullptr); });
+        } catch (const std::system_error&) {
+            break;  // the operating system gives no more threads: the ones that run do the work
+        }
+    }
+    work(program, batch, slab, state, interrupted);
+    for (int i = 0; helpers && i < threads - 1; ++i)
+        if (helpers[i].joinable()) helpers[i].join();
+    return state.status;
+}
+
+}  // namespace pyrel

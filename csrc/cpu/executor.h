@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+// Runs a program over a batch, a slab of samples at a time: forward and backward, before the next
+// slab starts.
+#pragma once
+
+#include <cstdint>
+
+#include "../program.h"
+
+namespace pyrel {
+
+struct Batch {
+    int64_t samples = 0;
+    const float* x = nullptr;  // (samples, input_size)
+    const int64_t* target =
+        nullptr;  // (samples,) or null: the predicted class, ties to the lowest index
+    const float* low = nullptr;   // (input_size,) or null
+    const float* high = nullptr;  // with low
+    bool check_finite = true;
+    float* relevance = nullptr;     // (samples, input_size)
+    float* output = nullptr;        // (samples, classes)
+    int64_t* explained = nullptr;   // (samples,)
+    float* absorbed = nullptr;      // (samples,)
+    float* conservation = nullptr;  // (samples,) Σ relevance − relevance put in
+};
+
+enum class Outcome {
+    done,
+    input_not_finite,
+    input_out_of_bounds,
+    output_not_finite,
+    interrupted,
+    out_of_memory
+};
+
+struct Status {
+    Outcome outcome = Outcome::done;
+    int64_t sample = -1;   // of the first offence found
+    int64_t element = -1;  // within the sample
+};
+
+// Polled by the calling thread between slabs; returns true to stop.
+using Interrupted = bool (*)();
+
+// Starts at most `threads` − 1 threads for the call, fewer where the work would not repay them.
+// Never throws.
+Status run(const Program& program, const Batch& batch, int threads,
+           Interrupted interrupted) noexcept;
+
+}  // namespace pyrel

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+// The boundary between the executor and the micro-kernels. Plain data only: the kernel units are
+// compiled once per instruction set and must not include C++ library headers, whose inline
+// functions are weak symbols that the linker may take from the AVX-512 unit for everyone.
+#pragma once
+
+#include <stdint.h>
+
+namespace pyrel {
+
+// A gemm's reduction dimension is a list of at most this many segments, each with its own row
+// addresses.
+constexpr int kMaxSegments = 8;
+
+// Row (sample s, step t) of a matrix that lives scattered in memory starts at base + s·stride +
+// offsets[t].
+struct View {
+    float* base;
+    int64_t stride;
+    const int64_t* offsets;
+};
+
+enum class Scale : int32_t {
+    none,
+    vector,                // v · u[n]
+    operand,               // v · a[row, n]
+    operand_minus_vector,  // v · (a[row, n] − u[n])
+};
+
+enum class Post : int32_t {
+    none,
+    relu,      // max(0, v)
+    divide,    // v / d[row, n], 0 where d is 0
+    mask,      // v where d[row, n] > 0, else 0
+    guided,    // v where d[row, n] > 0 and v > 0, else 0
+    square,    // v²
+    multiply,  // v · d[row, n]
+};
+
+// What happens to a result while it is still in a register, in this order:
+// v += bias[n]; v = scale(v); v += out[row, n] if accumulate; v = post(v); out[row, n] = v.
+struct Epilogue {
+    const float* bias;          // or null
+    const float* scale_vector;  // or null
+    const float* post_vector;   // added to the post operand; or null
+    View scale_operand;
+    View post_operand;
+    Scale scale;
+    Post post;
+    bool accumulate;
+};
+
+// out[row, :] = epilogue(Σ_segments a[row, :] · W), rows being all (sample, step) pairs.
+struct GemmTask {
+    int64_t samples;
+    int64_t steps;
+    int64_t columns;
+    int64_t depth;  // Σ of segment_depth
+    int32_t segments;
+    int64_t segment_depth[kMaxSegments];
+    View a[kMaxSegments];
+    const float*
+        packed;  // panels of kernel.panel columns: [panel][depth][panel columns], zero padded
+    View out;
+    Epilogue epilogue;
+};
+
+// out[row, :] = epilogue(source[row, :]), or of 0 without a source.
+struct MapTask {
+    int64_t samples;
+    int64_t steps;
+    int64_t columns;
+    bool has_source;
+    View source;
+    View out;
+    Epilogue epilogue;
+};
+
+struct Kernels {
+    const char* isa;
+    int64_t panel;      // columns per packed panel
+    int64_t tile_rows;  // most rows that a micro-kernel takes at once
+    void (*gemm)(const GemmTask&);
+    void (*map)(const MapTask&);
+    // Repeats independent fused multiply-adds in registers; what benchmarks call the peak. Returns
+    // the FLOPs done.
+    double (*peak)(int64_t repetitions);
+};
+
+const Kernels* kernels_baseline();
+#if defined(PYREL_X86)
+const Kernels* kernels_avx2();
+const Kernels* kernels_avx512();
+#endif
+
+}  // namespace pyrel

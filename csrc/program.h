@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+// A program: the instructions that explain one sample, the matrices and vectors that they use, and
+// the sizes of the memory that they address. Built once, checked while it is built, immutable
+// afterwards and shared between threads. No Python types below this line.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "cpu/kernels.h"
+
+namespace pyrel {
+
+// Where an operand lives. Every space holds one block per sample.
+enum class Space : int { input = 0, arena = 1, relevance = 2 };
+
+// One address per row (step) of an instruction: step t starts at offsets[t] in the sample's block
+// of `space`.
+struct Rows {
+    Space space = Space::arena;
+    std::vector<int64_t> offsets;
+};
+
+struct Segment {
+    Rows rows;
+    int64_t depth = 0;
+};
+
+// See kernels.h for the order in which the parts act. Indices are -1 where a part is absent.
+struct EpilogueSpec {
+    int bias = -1;
+    Scale scale = Scale::none;
+    Rows scale_rows;
+    int scale_vector = -1;
+    bool accumulate = false;
+    Post post = Post::none;
+    Rows post_rows;
+    int post_vector = -1;
+};
+
+// out = epilogue(Σ_segments a · W), W being (Σ depth, columns).
+struct Gemm {
+    std::vector<Segment> segments;
+    int matrix = -1;
+    Rows out;
+    EpilogueSpec epilogue;
+};
+
+// out = epilogue(source), or epilogue(0) where the source has no rows.
+struct Map {
+    Rows source;
+    int64_t columns = 0;
+    Rows out;
+    EpilogueSpec epilogue;
+};
+
+// out[i] = source[index[i]]
+struct Gather {
+    Rows source;
+    std::vector<int64_t> index;
+    Rows out;
+};
+
+// out[index[i]] += source[i]
+struct Scatter {
+    Rows source;
+    std::vector<int64_t> index;
+    Rows out;
+};
+
+// What the relevance of the explained output starts from.
+enum class Start : int { one = 0, output = 1, positive_output = 2 };
+
+// Reads the outputs at `source`, chooses the target, writes the initial relevance (zero but at the
+// target) to `out`.
+struct Seed {
+    int64_t source = 0;
+    int64_t out = 0;
+    Start start = Start::one;
+};
+
+// absorbed += Σ_n source[n] · vector[n], in double precision.
+struct Absorb {
+    Rows source;
+    int vector = -1;
+};
+
+using Instruction = std::variant<Gemm, Map, Gather, Scatter, Seed, Absorb>;
+
+struct Matrix {
+    int64_t depth = 0;
+    int64_t columns = 0;
+    std::unique_ptr<float[], void (*)(void*)> packed{nullptr, nullptr};
+};
+
+class Program {
+  public:
+    // Sizes in floats per sample. Throws std::invalid_argument, as every member that adds something
+    // does.
+    Program(int64_t input_size, int64_t arena_size, int64_t classes, bool conserves,
+            const Kernels& kernels);
+
+    // Copies and packs a row-major (depth, columns) matrix for the kernels' panels; returns its
+    // index.
+    int add_matrix(const float* data, int64_t depth, int64_t columns);
+    int add_vector(std::vector<float> data);
+    void add(Instruction instruction);
+
+    int64_t input_size() const { return input_size_; }
+    int64_t arena_size() const { return arena_size_; }
+    int64_t classes() const { return classes_; }
+    bool conserves() const { return conserves_; }
+    double flops() const { return flops_; }
+    const Kernels& kernels() const { return kernels_; }
+    const std::vector<Instruction>& instructions() const { return instructions_; }
+    const Matrix& matrix(int index) const { return matrices_[static_cast<size_t>(index)]; }
+    const float* vector(int index) const {
+        return index < 0 ? nullptr : vectors_[static_cast<size_t>(index)].data();
+    }
+    int64_t vector_size(int index) const {
+        return static_cast<int64_t>(vectors_[static_cast<size_t>(index)].size());
+    }
+
+  private:
+    void check(const Gemm& gemm);
+    void check(const Map& map) const;
+    void check(const Gather& gather) const;
+    void check(const Scatter& scatter) const;
+    void check(const Seed& seed) const;
+    void check(const Absorb& absorb) const;
+    void check_rows(const Rows& rows, size_t steps, int64_t columns, bool written) const;
+    void check_index(const std::vector<int64_t>& index, const Rows& rows, bool written) const;
+    void check_vector(int index, int64_t columns) const;
+    void check_epilogue(const EpilogueSpec& epilogue, size_t steps, int64_t columns) const;
+
+    int64_t input_size_;
+    int64_t arena_size_;
+    int64_t classes_;
+    bool conserves_;
+    double flops_ = 0.0;  // multiply-adds of the gemms count twice
+    const Kernels& kernels_;
+    std::vector<Instruction> instructions_;
+    std::vector<Matrix> matrices_;
+    std::vector<std::vector<float>> vectors_;
+};
+
+}  // namespace pyrel
