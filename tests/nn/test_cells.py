@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sizes, configuration and argument errors of the cells."""
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import pyrel.nn
+from pyrel.nn import Cell, Deep, DeepV2, Shallow, SoftplusLinear
+
+CELLS = [Shallow, Deep, DeepV2]
+SMALL = {Shallow: (6,), Deep: (5, 6, 4), DeepV2: (5, 7, 6, 4)}
+
+
+def small(cell: type[Cell], steps: int = 3, **options: Any) -> Cell:
+    return cell(steps, step_shape=(4, 2), classes=3, sizes=SMALL[cell], recurrent=5, **options)
+
+
+# Table 4.2 of the thesis.
+@pytest.mark.parametrize(
+    ("cell", "counts"),
+    [
+        (Shallow, {1: 610570, 4: 355722, 7: 291210, 14: 248202}),
+        (Deep, {1: 550346, 4: 314954, 7: 271946, 14: 243274}),
+        (DeepV2, {1: 575050, 4: 306890, 7: 263882, 14: 235210}),
+    ],
+)
+def test_parameter_counts_of_the_thesis(cell: type[Cell], counts: dict[int, int]) -> None:
+    for steps, count in counts.items():
+        model = cell(steps, step_shape=(28, 28 // steps))
+        assert sum(p.numel() for p in model.parameters()) == count
+
+
+# Table 4.6 of the thesis.
+@pytest.mark.parametrize(("cell", "count"), [(Shallow, 184330), (Deep, 153578), (DeepV2, 161386)])
+def test_parameter_counts_of_the_majority_experiment(cell: type[Cell], count: int) -> None:
+    model = cell.for_majority()
+    assert sum(p.numel() for p in model.parameters()) == count
+    assert (model.steps, model.step_shape, model.recurrent) == (12, (28, 7), 256)
+
+
+def test_majority_options_win_and_steps_must_divide_the_columns() -> None:
+    model = Deep.for_majority(4, dropout=0.25, recurrent=8)
+    assert (model.step_shape, model.recurrent, model.dropout.p) == ((28, 21), 8, 0.25)
+    with pytest.raises(ValueError, match="steps must divide the 84 columns .* not 5"):
+        Deep.for_majority(5)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_one_step_has_no_recurrent_parameters(cell: type[Cell]) -> None:
+    names = {name for name, _ in small(cell, steps=1).named_parameters()}
+    assert not any("feedback" in name for name in names)
+    x = torch.rand(2, 1, 4, 2)
+    assert small(cell, steps=1).eval()(x).shape == (2, 3)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_config_rebuilds_the_cell(cell: type[Cell]) -> None:
+    model = small(cell, dropout=0.25)
+    config = model.config()
+    twin = pyrel.nn.build(json.loads(json.dumps(config)))
+    assert type(twin) is cell
+    assert twin.config() == config
+    twin.load_state_dict(model.state_dict())
+    x = torch.rand(4, 3, 4, 2)
+    assert torch.equal(twin.eval()(x), model.eval()(x))
+
+
+def test_names_lists_every_cell() -> None:
+    assert pyrel.nn.names() == ["Shallow", "Deep", "DeepV2"]
+    assert [pyrel.nn.cell_type(name) for name in pyrel.nn.names()] == CELLS
+
+
+@pytest.mark.parametrize(
+    ("config", "error", "message"),
+    [
+        ({"cell": "Wide", "steps": 2}, ValueError, "'Wide'; the cells are Shallow, Deep, DeepV2"),
+        ({"steps": 2}, ValueError, "no cell is named ''"),
+        ({"cell": "Deep"}, ValueError, "must say its number of steps"),
+        ({"cell": "Deep", "steps": 2, "depth": 3}, ValueError, "unknown entries: depth"),
+        (["Deep"], TypeError, "config must be a mapping, not list"),
+    ],
+)
+def test_build_refuses(config: object, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        pyrel.nn.build(config)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"steps": 0}, ValueError, "steps must be at least 1, not 0"),
+        ({"steps": 2.0}, TypeError, "steps must be a whole number, not 2.0"),
+        ({"steps": True}, TypeError, "steps must be a whole number"),
+        ({"step_shape": (28, 0)}, ValueError, r"step_shape\[1\] must be at least 1"),
+        ({"step_shape": ()}, ValueError, "step_shape must name at least one"),
+        ({"step_shape": 28}, TypeError, "step_shape must be a sequence"),
+        ({"step_shape": "28"}, TypeError, "step_shape must be a sequence"),
+        ({"classes": 0}, ValueError, "classes must be at least 1"),
+        ({"sizes": (512, 256)}, ValueError, r"Deep must be 3 widths \(a\(1'\), a\(4\), a\(4'\)\)"),
+        ({"sizes": (5, -1, 4)}, ValueError, r"sizes\[1\] must be at least 1, not -1"),
+        ({"recurrent": 0}, ValueError, "recurrent must be at least 1"),
+        ({"dropout": 1.0}, ValueError, r"dropout must be in \[0, 1\), not 1.0"),
+        ({"dropout": math.nan}, ValueError, r"dropout must be in \[0, 1\)"),
+        ({"dropout": "0.5"}, TypeError, r"dropout must be a number in \[0, 1\)"),
+    ],
+)
+def test_arguments_are_refused_by_name(
+    arguments: dict[str, object], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        Deep(**({"steps": 2} | arguments))  # type: ignore[arg-type]
+
+
+def test_numpy_integers_are_whole_numbers() -> None:
+    model = Deep(np.int64(2), step_shape=np.array([3, 2]), sizes=(4, 4, 4))  # type: ignore[arg-type]
+    assert json.dumps(model.config())
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 2, 4), (2, 4, 4, 2), (3, 4, 2), (24,)])
+def test_input_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"x must have shape \(n, 3, 4, 2\), not \("):
+        small(Deep)(torch.zeros(shape))
+
+
+def test_input_that_is_no_tensor_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"x must be a torch tensor .* not ndarray"):
+        small(Deep)(np.zeros((2, 3, 4, 2), np.float32))
+
+
+def test_repr_names_the_sizes() -> None:
+    text = repr(small(Deep))
+    assert "steps=3, step_shape=(4, 2), classes=3, sizes=(5, 6, 4), recurrent=5" in text
+    assert "(cell): SoftplusLinear(10, 6)" in text
+
+
+def test_initial_weights_are_cut_at_two_sigma() -> None:
+    torch.manual_seed(3)
+    layer = SoftplusLinear(400, 500)
+    weight = layer.weight.detach().double()
+    n = weight.numel()
+    # A normal distribution cut at two sigma has standard deviation 0.8796 sigma. Five standard
+    # errors (sigma/sqrt(n) for the mean, below sigma/sqrt(2n) for the deviation) never fail a
+    # right implementation at a fixed seed, and an uncut one is off by 12 %.
+    assert weight.abs().max() <= 0.2
+    assert weight.abs().max() > 0.199
+    assert abs(weight.mean()) < 5 * 0.1 / math.sqrt(n)
+    assert abs(weight.std() - 0.08796) < 5 * 0.1 / math.sqrt(2 * n)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_initial_biases_subtract_one_hundredth(cell: type[Cell]) -> None:
+    for name, parameter in small(cell).named_parameters():
+        if name.endswith("bias"):
+            expected = torch.full_like(parameter, math.log(math.exp(0.01) - 1))
+            # One fp32 rounding of a number near 4.6, and one of the constant.
+            torch.testing.assert_close(parameter.detach(), expected, rtol=2.4e-7, atol=0)
