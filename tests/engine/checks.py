@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What agreement with the reference means, sample by sample."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from reference import Reference
+from reference_graph import Array
+
+# The accuracy that the project promises; float32 has eps = 1.2e-7, sums here have < 100 linear nodes.
+RELATIVE = 1e-5
+
+
+def rows(values: Any) -> Array:
+    """Return (n, everything else) in float64."""
+    flat = np.asarray(values, np.float64)
+    return flat.reshape(flat.shape[0], int(np.prod(flat.shape[1:], dtype=int)))
+
+
+def norms(values: Any) -> Array:
+    """Return the Euclidean norm of every sample."""
+    return np.sqrt((rows(values) ** 2).sum(axis=1))
+
+
+def assert_output(e: Any, expected: Reference) -> None:
+    """Outputs agree to the rounding bound, targets are the reference's."""
+    error = np.abs(rows(e.output) - expected.output)
+    assert (error <= expected.uncertainty).all(), (error / expected.uncertainty).max()
+    np.testing.assert_array_equal(e.target, expected.target)
+
+
+def assert_deep_taylor(e: Any, expected: Reference) -> None:
+    """Relative L2 error, conservation and positivity of deep Taylor relevance, every sample.
+
+    The relevance is proportional to the output f, which float32 knows to ± uncertainty only, so the
+    relative error of 1e-5 grows by uncertainty / f where f is small beside Σ|terms|.
+    """
+    assert_output(e, expected)
+    relevance, absorbed = rows(e.relevance), np.asarray(e.absorbed, np.float64)
+    unknown = expected.uncertainty[np.arange(len(expected.target)), expected.target]
+    start, total = expected.start, relevance.sum(axis=1)
+    assert (relevance >= 0).all()
+    assert (absorbed >= 0).all()
+    assert (relevance[start + unknown == 0] == 0).all()
+    known = start > unknown
+    bound = RELATIVE + np.divide(unknown, start, out=np.zeros_like(start), where=known)
+    size = norms(expected.relevance)
+    error = norms(relevance - rows(expected.relevance))
+    assert (error[known] <= (bound * size)[known]).all(), (error / size)[known].max()
+    difference = np.abs(absorbed - expected.absorbed)
+    assert (difference[known] <= (bound * start)[known]).all(), (difference / start)[known].max()
+    assert_conserved(e, target_score(e))
+    unknown_size = total + absorbed
+    assert (unknown_size[~known] <= (start + 2 * unknown)[~known]).all()
+
+
+def target_score(e: Any) -> Array:
+    """Return the explained output of every sample, as the engine computed it."""
+    output = rows(e.output)
+    return output[np.arange(output.shape[0]), np.asarray(e.target)]
+
+
+def assert_conserved(e: Any, score: Array) -> None:
+    """|ΣR + absorbed − max(0, f)| ≤ 1e-5 · max(max(0, f), Σ|R|), and e.conservation says so."""
+    relevance, absorbed = rows(e.relevance), np.asarray(e.absorbed, np.float64)
+    start, total = np.maximum(score, 0.0), relevance.sum(axis=1)
+    allowed = RELATIVE * np.maximum(start, np.abs(relevance).sum(axis=1))
+    assert (np.abs(total + absorbed - start) <= allowed).all()
+    assert (np.abs(np.asarray(e.conservation) - (total - start)) <= allowed).all()
+
+
+def assert_gradient(e: Any, expected: Reference) -> int:
+    """Relative L2 error of a gradient method where no ReLU is within rounding of 0.
+
+    Returns how many samples were left out because one is.
+    """
+    assert_output(e, expected)
+    safe = expected.margin > 1
+    error = norms(rows(e.relevance) - rows(expected.relevance))
+    size = norms(expected.relevance)
+    assert (error[safe] <= RELATIVE * size[safe]).all(), (error / size)[safe].max()
+    assert np.isfinite(rows(e.relevance)).all()
+    return int((~safe).sum())

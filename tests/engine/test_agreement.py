@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every method on every model, cells at awkward sizes and users' modules, against the reference."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import pyrel
+from engine.cases import ALL_CASES, Case, by_name, captured, compiled, expected, inputs, sample
+from engine.cells import CELL_CASES, CellCase
+from engine.checks import RELATIVE, assert_deep_taylor, assert_gradient, norms
+from reference import METHODS, explain
+
+every_model = pytest.mark.parametrize("case", ALL_CASES, ids=lambda case: case.name)
+GRADIENT_METHODS = [method for method in METHODS if method != "deep_taylor"]
+
+
+@every_model
+def test_deep_taylor(case: Case | CellCase) -> None:
+    e = compiled(case, "deep_taylor")(inputs(case))
+    assert e.relevance.shape == inputs(case).shape
+    assert_deep_taylor(e, expected(case, "deep_taylor"))
+
+
+@every_model
+@pytest.mark.parametrize("method", GRADIENT_METHODS)
+def test_gradient_methods(case: Case | CellCase, method: str) -> None:
+    e = compiled(case, method)(inputs(case))
+    assert e.relevance.shape == inputs(case).shape
+    assert assert_gradient(e, expected(case, method)) <= 0.05 * len(inputs(case))
+
+
+@every_model
+def test_gradient_is_the_adjoint_in_torch(case: Case | CellCase) -> None:
+    """The gradient is that of torch in float64, also for targets that are not predicted."""
+    x = inputs(case)
+    score = expected(case, "gradient")
+    target = np.arange(len(x)) % score.output.shape[1]
+    module, _ = captured(case)
+    tensor = torch.from_numpy(x).double().requires_grad_()
+    output = case.module().double()(tensor).reshape(len(x), -1)
+    output[torch.arange(len(x)), torch.from_numpy(target)].sum().backward()
+    e = compiled(case, "gradient")(x, target=target)
+    safe = score.margin > 1
+    error = norms(e.relevance - tensor.grad.numpy())
+    assert (error[safe] <= RELATIVE * norms(tensor.grad.numpy())[safe]).all()
+    assert module.training is False
+
+
+@every_model
+def test_any_target(case: Case | CellCase) -> None:
+    module, _ = captured(case)
+    x = inputs(case)
+    classes = expected(case, "deep_taylor").output.shape[1]
+    target = (np.arange(len(x)) * 3 + 1) % classes
+    wanted = explain(case.graph(module), x, "deep_taylor", target)
+    explainer = compiled(case, "deep_taylor")
+    assert_deep_taylor(explainer(x, target=target), wanted)
+    one = explain(case.graph(module), x, "deep_taylor", classes - 1)
+    assert_deep_taylor(explainer(x, target=classes - 1), one)
+
+
+@pytest.mark.parametrize(
+    "case", [c for c in CELL_CASES if c.steps == 1 or c.cell != "Shallow"], ids=lambda c: c.name
+)
+def test_square_rule_without_bounds(case: CellCase) -> None:
+    """No low and high: the input is real, and the first layer takes the w² rule."""
+    e = compiled(case, "deep_taylor", bounded=False)(inputs(case) * 3 - 1)
+    module, _ = captured(case)
+    wanted = explain(case.graph(module, bounded=False), inputs(case) * 3 - 1)
+    assert_deep_taylor(e, wanted)
+
+
+@pytest.mark.parametrize("name", ["Shallow-T2-17", "SlicedImage", "InitialState"])
+def test_real_inputs_beside_hidden_units_are_refused(name: str) -> None:
+    case = by_name(name)
+    with pytest.raises((pyrel.UnsupportedModelError, ValueError), match="low"):
+        compiled(case, "deep_taylor", bounded=False)
+
+
+def test_thesis_sizes() -> None:
+    """Deep over 12 steps at the sizes of the thesis's majority experiment, initial weights."""
+    torch.manual_seed(0)
+    cell = pyrel.nn.Deep.for_majority(12).eval()
+    case = CellCase("Deep", 12, (28, 7), (256, 128, 32), 256, 10)
+    x = sample(case.shape, 24)
+    for method in METHODS:
+        wanted = explain(case.graph(cell), x, method)
+        e = pyrel.Explainer(cell, x[:1], method=method, low=0.0, high=1.0)(x)
+        if method == "deep_taylor":
+            assert_deep_taylor(e, wanted)
+        else:
+            assert assert_gradient(e, wanted) <= 0.25 * len(x)
+
+
+@pytest.mark.parametrize("method", ["gradient", "sensitivity", "guided_backprop"])
+def test_methods_that_do_not_propagate_have_no_conservation(method: str) -> None:
+    e = compiled(by_name("Elman"), method)(inputs(by_name("Elman"), 5))
+    assert np.isnan(e.conservation).all()
+
+
+def test_predicted_class_is_the_lowest_of_equals() -> None:
+    layer = torch.nn.Linear(3, 4, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[0.0, 0, 1], [1, 2, 3], [1, 2, 3], [1, 2, 3]]))
+    x = np.ones((2, 3), np.float32)
+    e = pyrel.Explainer(layer, x, method="deep_taylor", low=0.0, high=1.0)(x)
+    np.testing.assert_array_equal(e.target, [1, 1])
+    assert e.target.dtype == np.int64
+    np.testing.assert_array_equal(e.relevance, [[1, 2, 3], [1, 2, 3]])
+
+
+def test_all_methods_are_named() -> None:
+    assert set(METHODS) <= set(pyrel.methods.names())
