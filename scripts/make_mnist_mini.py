@@ -3,9 +3,9 @@
 
     python scripts/make_mnist_mini.py [--root FOLDER] [--output FILE]
 
-MNIST is looked for as pyrel.data.load_images does it. The digits are drawn without replacement, test
-digits from the test set alone, and kept in MNIST's order. Same content on every machine; a test holds
-its checksum. (The bytes of the compressed file may differ with the version of zlib.)
+MNIST is looked for as pyrel.data.load_images does it. The digits are drawn without replacement,
+test digits from the test set alone, and kept in MNIST's order. Same content on every machine; a
+test holds its checksum. (The bytes of the compressed file may differ with the version of zlib.)
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, default=OUTPUT)
     options = parser.parse_args()
-    np.savez_compressed(options.output, **mini_arrays(options.root))
+    np.savez_compressed(options.output, allow_pickle=False, **mini_arrays(options.root))
     print(f"{options.output}: {options.output.stat().st_size} bytes")
 
 

@@ -56,10 +56,21 @@ def download(source: Source, file: SourceFile, folder: Path) -> Path:
     Raises
     ------
     pyrel.data.DownloadError
-        If all mirrors fail; the message has the reason of each.
-    OSError
-        If the folder can't be written.
+        If all mirrors fail, with the reason of each, or if the folder can't be written.
     """
+    try:
+        return _download(source, file, folder)
+    except DownloadError:
+        raise
+    except OSError as error:
+        raise DownloadError(
+            f"{folder}: {file.name}.gz can't be written there ({error}). Set the environment "
+            "variable XDG_CACHE_HOME to a folder that can be written, or PYREL_DATA_DIR to one "
+            f"with the file {source.name}/{file.name}.gz."
+        ) from error
+
+
+def _download(source: Source, file: SourceFile, folder: Path) -> Path:
     target = folder / f"{file.name}.gz"
     part = folder / f"{file.name}.gz.part"
     folder.mkdir(parents=True, exist_ok=True)
@@ -73,6 +84,7 @@ def download(source: Source, file: SourceFile, folder: Path) -> Path:
             try:
                 _fetch(source, file, stream, part)
             finally:
+                stream.flush()
                 if part.stat().st_size == 0:
                     part.unlink()
             os.replace(part, target)
@@ -83,11 +95,11 @@ def download(source: Source, file: SourceFile, folder: Path) -> Path:
 @contextmanager
 def _locked(part: Path) -> Iterator[IO[bytes]]:
     """Open `part` for appending, as its only user."""
-    with open(part, "a+b", buffering=0) as stream:
+    with open(part, "a+b") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            _log.info("%s: another process downloads this file, waiting for it", part)
+            _log.warning("%s: another process downloads this file, waiting for it", part)
             fcntl.flock(stream, fcntl.LOCK_EX)
         yield stream
 
@@ -153,52 +165,44 @@ def _problem(part: Path, file: SourceFile) -> str:
 def _transfer(url: str, stream: IO[bytes], label: str) -> bool:
     """Append what is missing to `stream`; return whether an earlier beginning was kept."""
     offset = stream.seek(0, os.SEEK_END)
-    with _reported_failures(), DownloadBar(label) as bar:
-        try:
-            response = _open(url, offset)
-        except urllib.error.HTTPError as error:
-            if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and offset:
-                return True  # nothing after the offset: it may be whole
-            raise
-        with response:
-            if response.status != http.HTTPStatus.PARTIAL_CONTENT:
-                stream.truncate(0)
-                offset = 0
-            elif not response.headers.get("Content-Range", "").startswith(f"bytes {offset}-"):
-                given = response.headers.get("Content-Range")
-                raise _MirrorError(f"asked for the bytes from {offset}, got the range {given}")
-            _append(response, stream, offset, bar)
+    response = _open(url, offset)
+    if response is None:
+        return True
+    with response, DownloadBar(label) as bar:
+        if response.status != http.HTTPStatus.PARTIAL_CONTENT:  # the whole file: no ranges here
+            stream.truncate(0)
+            offset = 0
+        elif not response.headers.get("Content-Range", "").startswith(f"bytes {offset}-"):
+            given = response.headers.get("Content-Range")
+            raise _MirrorError(f"asked for the bytes from {offset}, got the range {given}")
+        _append(response, stream, offset, bar)
+    stream.flush()
     os.fsync(stream.fileno())
     return offset > 0
 
 
-@contextmanager
-def _reported_failures() -> Iterator[None]:
-    """Turn a failure of the network into a reason to try the next mirror."""
-    try:
-        yield
-    except urllib.error.HTTPError as error:
-        raise _MirrorError(f"HTTP {error.code} {error.reason}") from error
-    except urllib.error.URLError as error:
-        raise _MirrorError(str(error.reason)) from error
-    except (http.client.HTTPException, ConnectionError, TimeoutError) as error:
-        raise _MirrorError(f"{type(error).__name__} {error}".rstrip()) from error
-
-
-def _open(url: str, offset: int) -> http.client.HTTPResponse:
+def _open(url: str, offset: int) -> http.client.HTTPResponse | None:
+    """Ask for the bytes from `offset`; None if the server has nothing after it."""
     request = urllib.request.Request(url, headers={"User-Agent": "pyrel"})
     if offset:
         request.add_header("Range", f"bytes={offset}-")
-    response: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=_TIMEOUT)
-    return response
+    try:
+        with _network():
+            response: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=_TIMEOUT)
+            return response
+    except urllib.error.HTTPError as error:
+        error.close()
+        if offset and error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return None
+        raise _MirrorError(f"HTTP {error.code} {error.reason}") from error
 
 
 def _append(
     response: http.client.HTTPResponse, stream: IO[bytes], done: int, bar: DownloadBar
 ) -> None:
-    length = response.headers.get("Content-Length")
-    total = done + int(length) if length and length.isdecimal() else None
-    while chunk := response.read(_CHUNK):
+    length = response.headers.get("Content-Length", "")
+    total = done + int(length) if length.isdecimal() else None
+    while chunk := _read(response):
         stream.write(chunk)
         done += len(chunk)
         bar.show(done, total)
@@ -207,3 +211,21 @@ def _append(
             raise _MirrorError(f"more than {_MOST_BYTES} bytes, the file is smaller")
     if total is not None and done != total:
         raise _MirrorError(f"the connection ended after {done} of {total} bytes")
+
+
+def _read(response: http.client.HTTPResponse) -> bytes:
+    with _network():
+        return response.read(_CHUNK)
+
+
+@contextmanager
+def _network() -> Iterator[None]:
+    """Turn a failure of the network into a reason to try the next mirror."""
+    try:
+        yield
+    except urllib.error.HTTPError:
+        raise  # an answer, not a failure
+    except urllib.error.URLError as error:
+        raise _MirrorError(str(error.reason)) from error
+    except (OSError, http.client.HTTPException) as error:
+        raise _MirrorError(f"{type(error).__name__} {error}".rstrip()) from error

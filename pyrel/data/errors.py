@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Errors of data files: each message has the file, what it should hold, what it holds, what to do."""
+"""Errors of data files: each message has the file, what it should hold, what it holds, advice."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reader for IDX files of unsigned bytes, plain or gzipped: the format of MNIST and its relatives.
 
-The format (http://yann.lecun.com/exdb/mnist/): two zero bytes, the type of the elements (8: unsigned
-byte), the number of dimensions, each dimension as a big-endian 32-bit integer, then the elements, last
-dimension fastest.
+The format (http://yann.lecun.com/exdb/mnist/): two zero bytes, the type of the elements (8 is
+unsigned byte), the number of dimensions, each dimension as a big-endian 32-bit integer, then the
+elements, the last dimension fastest.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from pyrel.data.errors import (
 _UNSIGNED_BYTE = 8
 _GZIP_MAGIC = b"\x1f\x8b"
 _CHUNK = 1 << 20
-_FETCH_AGAIN = "the file is damaged or incomplete: fetch it again"
+_FETCH_AGAIN = "the file is damaged or incomplete: delete it, and fetch it again"
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,11 @@ def read_idx(path: str | os.PathLike[str], dimensions: int) -> IdxContent:
             _FETCH_AGAIN,
         )
     digest.update(elements)
-    return IdxContent(np.frombuffer(elements, np.uint8).reshape(shape), digest.hexdigest())
+    try:
+        array = np.frombuffer(elements, np.uint8).reshape(shape)
+    except ValueError:  # an empty array whose other dimensions overflow
+        raise ShapeError(path, "a shape that an array can have", shape, _FETCH_AGAIN) from None
+    return IdxContent(array, digest.hexdigest())
 
 
 def read_pair(
@@ -139,15 +143,13 @@ def _decompressed(path: str | os.PathLike[str]) -> Iterator[_Readable]:
             raise TruncatedFileError(
                 path,
                 "the end of the gzip stream",
-                f"the end of the file after {_size(path)} bytes",
+                f"the end of the file after {os.stat(path).st_size} bytes",
                 _FETCH_AGAIN,
             ) from None
         except (gzip.BadGzipFile, zlib.error) as error:
-            raise CorruptFileError(path, "a valid gzip stream", str(error), _FETCH_AGAIN) from error
-
-
-def _size(path: str | os.PathLike[str]) -> int:
-    return os.stat(path).st_size
+            raise CorruptFileError(
+                path, "a valid gzip stream and nothing after it", error, _FETCH_AGAIN
+            ) from error
 
 
 def _read_header(

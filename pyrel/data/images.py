@@ -28,11 +28,11 @@ def load_images(
     ``mnist-mini`` (5,000 training and 1,000 test digits of MNIST, the same number of each class; CC
     BY-SA 3.0, as MNIST) is in the package. The files of ``mnist`` (LeCun, Cortes, Burges) and
     ``fashion-mnist`` (Xiao, Rasul, Vollgraf) are looked for in `root`, then in the folder that the
-    environment variable ``PYREL_DATA_DIR`` names, then in the user's cache (``$XDG_CACHE_HOME/pyrel`` or
-    ``~/.cache/pyrel``), then in ``/usr/share/datasets``: in each in a subfolder of the name of the data
-    set, then in the folder itself, gzipped or plain. A file found nowhere is downloaded to the cache.
-    Where the files come from makes no difference: the content is always checked against the known
-    sha256.
+    environment variable ``PYREL_DATA_DIR`` names, then in the user's cache
+    (``$XDG_CACHE_HOME/pyrel`` or ``~/.cache/pyrel``), then in ``/usr/share/datasets``: in each in a
+    subfolder of the name of the data set, then in the folder itself, gzipped or plain. A file found
+    nowhere is downloaded to the cache. Where the files come from makes no difference: the content
+    is always checked against the known sha256.
 
     Parameters
     ----------

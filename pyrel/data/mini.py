@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``mnist-mini``: the digits that come with the package.
 
-A class-balanced part of MNIST (LeCun, Cortes, Burges), made by ``scripts/make_mnist_mini.py``. MNIST
-and this part of it are under CC BY-SA 3.0; see ``mnist-mini.LICENSE.md`` beside this file.
+A class-balanced part of MNIST (LeCun, Cortes, Burges), made by ``scripts/make_mnist_mini.py``.
+MNIST and this part of it are under CC BY-SA 3.0; see ``mnist-mini.LICENSE.md`` beside this file.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file of a data set: name without ``.gz``, dimensions, sha256 of the decompressed content."""
+    """A file: its name without ``.gz``, its dimensions, the sha256 of its decompressed content."""
 
     name: str
     dimensions: int
