@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from types import TracebackType
 
@@ -21,7 +20,7 @@ _PATIENCE = 2.0  # seconds without a bar
 
 
 class DownloadBar:
-    """Bytes, speed and time left on standard error, if that is a terminal and the work is long."""
+    """Bytes, speed and time left on standard error, once the work takes long."""
 
     def __init__(self, label: str) -> None:
         self._label = label
@@ -45,7 +44,7 @@ class DownloadBar:
     def show(self, done: int, total: int | None) -> None:
         """Show that `done` of `total` bytes are there; None for an unknown total."""
         if self._progress is None:
-            if time.monotonic() < self._visible_at or not sys.stderr.isatty():
+            if time.monotonic() < self._visible_at:
                 return
             self._progress = _new_progress()
             self._progress.add_task(self._label)
@@ -60,6 +59,6 @@ def _new_progress() -> Progress:
         DownloadColumn(),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=Console(stderr=True),  # which shows nothing where that is no terminal
         transient=True,
     )

@@ -47,11 +47,11 @@ def sequence(
 def _pixel_values(low: float, high: float) -> npt.NDArray[np.float32]:
     """Return the table of 256 values that the pixels 0 … 255 stand for.
 
-    Computed in float64, clipped to [low, high], rounded once; exact at both ends.
+    Computed in float64, rounded once, exact at both ends.
     """
     low, high = float(low), float(high)
     if not (np.isfinite(low) and np.isfinite(high) and low < high):
         raise ValueError(f"low, high: got {low} and {high}, finite low < high is wanted")
-    values = np.clip(low + (high - low) * (np.arange(256) / 255), low, high)
-    values[-1] = high
+    values = low + (high - low) * (np.arange(256) / 255)
+    values[-1] = high  # high - low may have been rounded
     return values.astype(np.float32)
