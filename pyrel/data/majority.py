@@ -82,7 +82,7 @@ def majority(
     parts = sequence(images, steps // _IMAGES)
     return MajoritySamples(
         x=parts[chosen].reshape(len(images), steps, *parts.shape[2:]),
-        y=labels.copy(),
+        y=labels,
         relevant=np.repeat(digits == labels[:, None], steps // _IMAGES, axis=1),
         digits=digits,
     )
