@@ -126,6 +126,13 @@ class Study:
         for name, result in self.cells.items():
             self._check_cell(name, result)
 
+        outside = (self.shown.index < 0) | (self.shown.index >= len(self.relevant))
+        if outside.any():
+            raise ValueError(
+                f"shown, index: wanted positions below {len(self.relevant)}, "
+                f"given {self.shown.index[outside][0]}"
+            )
+
     def _check_cell(self, name: str, result: CellResult) -> None:
         if len(result.accuracy.values) != len(self.relevant):
             raise ValueError(

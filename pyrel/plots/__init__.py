@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Figures of explanations, as matplotlib figures without pyplot.
+
+Each function returns a `matplotlib.figure.Figure` that says by itself what it shows;
+`figure.savefig(path)` writes it in any format, `to_svg` returns it as text. Colours are those of
+Okabe and Ito, which stay apart for colour-blind readers, and never the only difference.
+"""
+
+from pyrel.plots.charts import conservation_scatter, step_bars, summary_dots
+from pyrel.plots.heatmaps import HeatmapColumn, as_image, colour_scale, heatmap_grid
+from pyrel.plots.style import to_svg
+
+__all__ = [
+    "HeatmapColumn",
+    "as_image",
+    "colour_scale",
+    "conservation_scatter",
+    "heatmap_grid",
+    "step_bars",
+    "summary_dots",
+    "to_svg",
+]

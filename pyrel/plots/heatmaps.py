@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Inputs with their relevance maps below."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from numpy.typing import ArrayLike, NDArray
+
+from pyrel.plots.style import GREEN, MUTED, TEXT, WIDTH, axes_at, new_figure, styled
+
+# Each side darkens evenly away from a white zero, so the order holds without colour vision too, and
+# a map without negative relevance looks the same in both. The odd number makes zero the white one.
+_FOR = ["#ffffff", "#fcbba1", "#ef3b2c", "#67000d"]
+_AGAINST = ["#053061", "#2171b5", "#9ecae1"]
+# Smallest width of a picture, and what is between two, in inches.
+_PANEL, _GAP = 1.86, 0.14
+SEQUENTIAL = LinearSegmentedColormap.from_list("pyrel_sequential", _FOR)
+DIVERGING = LinearSegmentedColormap.from_list("pyrel_diverging", _AGAINST + _FOR, N=257)
+
+
+@dataclass(frozen=True, eq=False)
+class HeatmapColumn:
+    """One column of a heatmap grid: an input and what the methods say about it.
+
+    Attributes
+    ----------
+    title
+        Text above the column.
+    x
+        (steps, height, width) input.
+    relevance
+        Relevance maps of the shape of `x` by name, top to bottom.
+    relevant
+        (steps,) boolean, the steps to mark; None marks none.
+    notes
+        Short texts at the right end above maps, by the names in `relevance`; see `note` of
+        `heatmap_grid`.
+    """
+
+    title: str
+    x: NDArray[Any]
+    relevance: Mapping[str, NDArray[Any]]
+    relevant: NDArray[np.bool_] | None = None
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+
+def as_image(steps: ArrayLike) -> NDArray[Any]:
+    """Put the steps of one sample side by side: (steps, height, width) to one picture.
+
+    Returns
+    -------
+    Shape (height, steps * width), 28×84 for a majority sample.
+
+    Raises
+    ------
+    ValueError
+        If there are not three axes.
+    """
+    array = np.asarray(steps)
+    if array.ndim != 3:
+        raise ValueError(f"steps: wanted shape (steps, height, width), given {array.shape}")
+    return np.concatenate(list(array), axis=1)
+
+
+def colour_scale(relevance: ArrayLike) -> tuple[LinearSegmentedColormap, float, float]:
+    """Return the colour map and its lower and upper end for a relevance map.
+
+    A signed map gets the diverging map centred at 0 (red for, blue against); one without negative
+    relevance the sequential map from 0. Zero is white in both. Raw relevances are never clipped.
+    """
+    array = np.asarray(relevance)
+    largest = float(np.abs(array).max(initial=0.0)) or 1.0
+    if array.size and array.min() < 0:
+        return DIVERGING, -largest, largest
+    return SEQUENTIAL, 0.0, largest
+
+
+@styled
+def heatmap_grid(
+    columns: Sequence[HeatmapColumn], title: str | None = None, note: str | None = None
+) -> Figure:
+    """Draw inputs with their relevance maps below, one column each.
+
+    The steps of a sample are drawn side by side as the picture they were cut from; a green bar
+    below marks the relevant steps. Each map has its own colour scale, so maps compare by place, not
+    by strength. A column that lacks a method of another one has a gap there.
+
+    Parameters
+    ----------
+    columns
+        Left to right.
+    title
+        Text above the figure.
+    note
+        What the notes of the columns are, for the key.
+
+    Raises
+    ------
+    ValueError
+        If there is no column, or a map has not the shape of its input.
+    """
+    if not columns:
+        raise ValueError("columns: wanted at least one column, given none")
+    methods = list(dict.fromkeys(name for column in columns for name in column.relevance))
+    height, width = as_image(columns[0].x).shape
+    panel = max(_PANEL, WIDTH / len(columns) - _GAP)
+    tall = panel * (height + 5) / width
+    row, head, foot = tall + 0.2, 0.22 if title else 0.02, 0.5
+    size = (len(columns) * (panel + _GAP), head + row * (len(methods) + 1) + foot)
+    figure = new_figure(size)
+    for i, column in enumerate(columns):
+        for j, name in enumerate([None, *methods]):
+            left, bottom = _GAP / 2 + i * (panel + _GAP), size[1] - head - (j + 1) * row + 0.02
+            axes = axes_at(figure, left, bottom, panel, tall)
+            _heatmap_panel(axes, column, name)
+    if title:
+        figure.text(_GAP / 2 / size[0], 1 - 0.05 / size[1], title, va="top", weight="bold")
+    signed = any(np.min(m) < 0 for column in columns for m in column.relevance.values())
+    marked = any(column.relevant is not None for column in columns)
+    _heatmap_key(figure, size, signed, marked, note)
+    return figure
+
+
+def _heatmap_panel(axes: Axes, column: HeatmapColumn, name: str | None) -> None:
+    axes.set_axis_off()
+    if name is not None and name not in column.relevance:
+        return
+    values = column.x if name is None else column.relevance[name]
+    if np.shape(values) != np.shape(column.x):
+        raise ValueError(
+            f"{column.title}, {name}: wanted relevance of shape {np.shape(column.x)}, "
+            f"given {np.shape(values)}"
+        )
+    image = as_image(values)
+    height, width = image.shape
+    colours, low, high = ("gray", None, None) if name is None else colour_scale(image)
+    # "none" hands the raw pixels to the SVG, which then stay small and sharp at any size.
+    axes.imshow(image, cmap=colours, vmin=low, vmax=high, interpolation="none",
+                extent=(0, width, height, 0))  # fmt: skip
+    axes.add_patch(Rectangle((0, 0), width, height, fill=False, edgecolor=MUTED, linewidth=0.6))
+    if column.relevant is not None:
+        _mark_steps(axes, column.relevant, width / len(column.relevant), height + 1.2, 2.2)
+    axes.set(xlim=(-0.5, width + 0.5), ylim=(height + 4, -1))
+    axes.set_title(column.title if name is None else name, loc="left", pad=2,
+                   weight="bold" if name is None else "normal")  # fmt: skip
+    if name is not None and name in column.notes:
+        axes.set_title(column.notes[name], loc="right", pad=2, size=TEXT - 1, color=MUTED)
+    if name is not None and not image.any():
+        axes.text(width / 2, height / 2, "empty: all relevance is 0", ha="center", va="center",
+                  color="black")  # fmt: skip
+
+
+def _mark_steps(
+    axes: Axes, relevant: NDArray[np.bool_], width: float, top: float, thickness: float
+) -> None:
+    for step in np.flatnonzero(relevant):
+        bar = Rectangle((step * width + 0.5, top), width - 1, thickness, color=GREEN, linewidth=0)
+        axes.add_patch(bar)
+
+
+def _heatmap_key(
+    figure: Figure, size: tuple[float, float], signed: bool, marked: bool, note: str | None
+) -> None:
+    bar = axes_at(figure, 0.07, 0.23, 0.62, 0.09)
+    colours, low = (DIVERGING, -1) if signed else (SEQUENTIAL, 0)
+    scale = ScalarMappable(Normalize(low, 1), cmap=colours)
+    figure.colorbar(scale, cax=bar, orientation="horizontal", ticks=[])
+    label = "relevance: against (blue), for (red)" if signed else "relevance: none to most"
+    figure.text(0.76 / size[0], 0.275 / size[1], label, va="center", size=TEXT - 0.5)
+    if marked:
+        mark = axes_at(figure, 0.07, 0.08, 0.62, 0.05)
+        mark.set_axis_off()
+        _mark_steps(mark, np.ones(4, dtype=np.bool_), 7, 0, 2)
+        mark.set(xlim=(0, 28), ylim=(0, 2))
+        text = f"steps of the majority{f'; {note}' if note else ''}"
+        figure.text(0.76 / size[0], 0.1 / size[1], text, va="center", size=TEXT - 0.5)

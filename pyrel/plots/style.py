@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Colours, sizes and settings that all figures share."""
+
+from __future__ import annotations
+
+import functools
+import io
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+INK, MUTED = "#1f2328", "#59636e"
+BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
+
+# Sizes in inches and points: narrow enough that a telephone shows a figure with readable text.
+WIDTH, TEXT = 4.0, 9.0
+
+_STYLE: Any = {
+    "font.size": TEXT,
+    "axes.titlesize": TEXT,
+    "axes.labelsize": TEXT,
+    "xtick.labelsize": TEXT - 1,
+    "ytick.labelsize": TEXT - 1,
+    "legend.fontsize": TEXT,
+    "legend.frameon": False,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.edgecolor": MUTED,
+    "axes.facecolor": "none",
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "text.parse_math": False,  # names come from users; "$" in one is a dollar
+    "svg.fonttype": "none",
+    "svg.hashsalt": "pyrel",  # the same figure is the same text, run after run
+}
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def styled(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Run a function under this module's style, and leave the caller's settings as they were."""
+
+    @functools.wraps(function)
+    def run(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        with matplotlib.rc_context(_STYLE):
+            return function(*args, **kwargs)
+
+    return run
+
+
+@styled
+def to_svg(figure: Figure) -> str:
+    """Return a figure as SVG with its text as text; the same figure gives the same SVG."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None}, dpi=200)
+    return buffer.getvalue()
+
+
+def new_figure(size: tuple[float, float], layout: Any = None) -> Figure:
+    """Return an empty figure of a size in inches, with a background that lets the page through."""
+    figure = Figure(figsize=size, layout=layout)
+    figure.patch.set_alpha(0.0)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def axes_at(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
+    """Add axes at a place given in inches."""
+    across, up = figure.get_size_inches()
+    return figure.add_axes((left / across, bottom / up, width / across, height / up))

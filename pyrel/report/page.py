@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a study to the page."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from pyrel.metrics import CellResult, Evaluation, Study, Summary, paired_difference
+from pyrel.metrics.storage import write_atomically
+from pyrel.report import figures, words
+
+_TEMPLATES = Path(__file__).parent.parent / "templates"
+
+_Number = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class _Line:
+    """One line of the table: a name and pairs of a number and what stands small behind it."""
+
+    name: str
+    left_out: int
+    numbers: tuple[_Number, ...]
+
+
+@dataclass(frozen=True)
+class _Group:
+    """The lines of one cell, or of the baselines."""
+
+    heading: str
+    facts: str
+    lines: tuple[_Line, ...]
+
+
+def write(path: str | os.PathLike[str], study: Study) -> Path:
+    """Write the report of a study as one HTML file, whole or not at all.
+
+    The page loads nothing from anywhere and holds nothing of the machine but what `study.config`
+    says. The same study gives the same bytes.
+
+    Returns
+    -------
+    The path written.
+    """
+    path = Path(path)
+    write_atomically(path, render(study).encode())
+    return path
+
+
+def render(study: Study) -> str:
+    """Return the report of a study as HTML text."""
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2").render(
+        study=study,
+        steps=study.relevant.shape[1],
+        findings=words.findings(study),
+        groups=_groups(study),
+        explained=words.explained(study.methods()),
+        config=config_sections(study.config),
+        overview=figures.overview(study),
+        heatmaps=figures.heatmaps(study),
+        step_bars=figures.steps(study),
+        scatters=figures.scatters(study),
+    )
+
+
+def config_sections(config: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Return a configuration as titled lists of (name, value) texts.
+
+    Plain values come first under "general"; a dict is a section, dicts inside it get dotted names.
+    """
+    plain = {name: value for name, value in config.items() if not isinstance(value, dict)}
+    nested = {name: value for name, value in config.items() if isinstance(value, dict)}
+    sections = ({"general": plain} if plain else {}) | nested
+    return [(title, _flat(entries)) for title, entries in sections.items()]
+
+
+def _flat(entries: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    flat: list[tuple[str, str]] = []
+    for name, value in entries.items():
+        if isinstance(value, dict):
+            flat += _flat(value, f"{prefix}{name}.")
+        elif isinstance(value, list | tuple):
+            flat.append((f"{prefix}{name}", ", ".join(str(v) for v in value)))
+        else:
+            flat.append((f"{prefix}{name}", "none" if value is None else str(value)))
+    return flat
+
+
+def _groups(study: Study) -> list[_Group]:
+    mass = study.baselines.get("pixel_mass")
+    groups = [
+        _Group(name, _facts(result), _lines(result.evaluations, mass))
+        for name, result in study.cells.items()
+    ]
+    return [*groups, _Group("Baselines", "need no model", _lines(study.baselines, mass))]
+
+
+def _facts(result: CellResult) -> str:
+    facts = [
+        f"accuracy {words.plus_minus_text(result.accuracy)}",
+        *(f"{k} {_fact(v)}" for k, v in result.facts.items()),
+    ]
+    return ", ".join(facts)
+
+
+def _fact(value: str | int | float) -> str:
+    if isinstance(value, float):
+        return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) else value
+
+
+def _lines(evaluations: dict[str, Evaluation], mass: Evaluation | None) -> tuple[_Line, ...]:
+    return tuple(
+        _Line(words.label(name), evaluation.share.left_out, _numbers(evaluation, mass))
+        for name, evaluation in evaluations.items()
+    )
+
+
+def _numbers(evaluation: Evaluation, mass: Evaluation | None) -> tuple[_Number, ...]:
+    over: _Number = ("–", "")
+    if mass is not None and evaluation is not mass:
+        over = words.plus_minus(paired_difference(evaluation.share, mass.share), sign=True)
+    return (
+        words.plus_minus(evaluation.share),
+        over,
+        words.plus_minus(evaluation.cosine_digit),
+        words.plus_minus(evaluation.cosine_step),
+        (words.plus_minus(evaluation.positivity)[0], ""),
+        _conservation(evaluation.conservation, evaluation.propagates),
+    )
+
+
+def _conservation(error: Summary | None, propagates: bool) -> _Number:
+    if error is None:
+        return "–", ""
+    return words.size(error.mean), "" if propagates else "not claimed"

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The words of the report: names, explanations and what the numbers of a study come to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from pyrel.metrics import Study, Summary, paired_difference
+
+# Name for readers, and what the method does, in a sentence without formulas.
+METHODS = {
+    "gradient": (
+        "Gradient",
+        "how the output changes with each pixel; signed: brighter pixels raise or lower the output",
+    ),
+    "sensitivity": (
+        "Sensitivity",
+        "squared gradient: where a small change of a pixel would change the output most, which "
+        "need not be where the evidence is",
+    ),
+    "guided_backprop": (
+        "Guided backprop",
+        "squared gradient that follows only the paths which raise the output",
+    ),
+    "gradient_x_input": (
+        "Gradient × input",
+        "gradient times pixel value: what each pixel adds to or takes from the output if the "
+        "network is taken as linear around this sample; signed",
+    ),
+    "deep_taylor": (
+        "Deep Taylor",
+        "shares the output out backwards, layer by layer and step by step, in proportion to what "
+        "each unit contributed; never negative, and nothing gets lost",
+    ),
+}
+BASELINES = {
+    "uniform": ("Uniform map", "the same relevance everywhere: knows nothing"),
+    "pixel_mass": ("Pixel mass", "relevance is brightness: knows the picture, not the network"),
+}
+
+# Beyond it, a float32 propagation has lost or invented relevance, not rounded it.
+CONSERVED = 1e-5
+# Two standard errors: chance alone goes further in about one of twenty comparisons.
+CLEAR = 2.0
+LOW_ACCURACY = 0.9
+
+
+def label(name: str) -> str:
+    """Return a method's or baseline's name for readers."""
+    known = METHODS.get(name) or BASELINES.get(name)
+    return known[0] if known else name.replace("_", " ")
+
+
+def explained(names: list[str]) -> list[tuple[str, str]]:
+    """Return (label, explanation) of the methods that have one, then of the baselines."""
+    known = [METHODS[name] for name in names if name in METHODS]
+    return [*known, *BASELINES.values()]
+
+
+def plus_minus(summary: Summary, sign: bool = False) -> tuple[str, str]:
+    """Return mean and "± standard error" as texts; a dash and nothing where undefined."""
+    if math.isnan(summary.mean):
+        return "–", ""
+    mean = f"{summary.mean:+.3f}" if sign else f"{summary.mean:.3f}"
+    error = summary.standard_error
+    return mean.replace("-", "−"), "" if math.isnan(error) else f"±\u00a0{error:.3f}"
+
+
+def plus_minus_text(summary: Summary) -> str:
+    """Return mean and standard error as one text that no line break divides."""
+    return "\u00a0".join(plus_minus(summary)).strip()
+
+
+def size(value: float) -> str:
+    """Return a number of any size as a short text, small ones as 3.1 × 10⁻⁷."""
+    if math.isnan(value):
+        return "–"
+    if value == 0 or value >= 0.01:
+        return f"{value:.2f}" if value else "0"
+    mantissa, exponent = f"{value:.1e}".split("e")
+    raised = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"{mantissa} × 10{raised}"
+
+
+def findings(study: Study) -> list[str]:
+    """Return in sentences what the numbers of a study come to, most important first."""
+    found = [_best(study), *_cells_apart(study), _at_baseline(study), *_accuracy(study)]
+    return [sentence for sentence in (*found, *_conserved(study), _left_out(study)) if sentence]
+
+
+def _best(study: Study) -> str | None:
+    all_methods = [e for e in study.evaluations() if e[0] and e[2].share.used]
+    if not all_methods:
+        return None
+    cell, method, evaluation = max(all_methods, key=lambda entry: entry[2].share.mean)
+    others = ", ".join(
+        f"{label(name).lower()} {baseline.share.mean:.3f}"
+        for name, baseline in study.baselines.items()
+    )
+    return (
+        f"The highest share of relevance in the majority steps: {label(method)} on {cell}, "
+        f"{plus_minus_text(evaluation.share)}. Without any model: {others}."
+    )
+
+
+def _cells_apart(study: Study) -> list[str]:
+    sentences = []
+    for method in study.methods():
+        shares = {
+            cell: result.evaluations[method].share
+            for cell, result in study.cells.items()
+            if method in result.evaluations and result.evaluations[method].share.used
+        }
+        if len(shares) < 2:
+            continue
+        best = max(shares, key=lambda cell: shares[cell].mean)
+        worst = min(shares, key=lambda cell: shares[cell].mean)
+        difference = paired_difference(shares[best], shares[worst])
+        verdict = f"{best} is ahead of {worst} by {plus_minus_text(difference)}"
+        if not is_clear(difference):
+            verdict = (
+                f"no clear difference between {best} and {worst} ({plus_minus_text(difference)})"
+            )
+        sentences.append(f"{label(method)}: {verdict}.")
+    return sentences
+
+
+def _at_baseline(study: Study) -> str | None:
+    mass = study.baselines.get("pixel_mass")
+    if mass is None:
+        return None
+    below = [
+        (cell, method)
+        for cell, method, evaluation in study.evaluations()
+        if cell and not is_clear(paired_difference(evaluation.share, mass.share))
+    ]
+    if not below:
+        return "Every method on every cell is clearly above the share that pixel mass has."
+    return f"Not clearly above the share that pixel mass has: {_grouped(below)}."
+
+
+def _accuracy(study: Study) -> list[str]:
+    low = [name for name, r in study.cells.items() if r.accuracy.mean < LOW_ACCURACY]
+    return [
+        f"{name} is right on {plus_minus_text(study.cells[name].accuracy)} of the samples only: "
+        f"its explanations are those of a cell that often errs."
+        for name in low
+    ]
+
+
+def _conserved(study: Study) -> list[str]:
+    worst = {
+        (cell, method): evaluation.conservation.largest
+        for cell, method, evaluation in study.evaluations()
+        if cell
+        and evaluation.propagates
+        and evaluation.conservation
+        and evaluation.share.values.size
+    }
+    kept = {pair: error for pair, error in worst.items() if error <= CONSERVED}
+    sentences = [
+        f"{_grouped([pair])} does not conserve: up to {size(error)} of the relevance is lost or "
+        f"invented. Its numbers are not to be trusted."
+        for pair, error in worst.items()
+        if pair not in kept
+    ]
+    if kept:
+        sentences.append(
+            f"Relevance is conserved by {_grouped(list(kept))}: in no sample is more than "
+            f"{size(max(kept.values()))} of it lost or invented."
+        )
+    return sentences
+
+
+def _left_out(study: Study) -> str | None:
+    counts = {
+        (cell, method): e.share.left_out
+        for cell, method, e in study.evaluations()
+        if cell and e.share.left_out
+    }
+    if not counts:
+        return None
+    return (
+        f"Samples left out because their map is empty, at most {max(counts.values())} of "
+        f"{len(study.relevant)}: {_grouped(list(counts))}."
+    )
+
+
+def is_clear(difference: Summary) -> bool:
+    """Return whether a difference is more than chance would make it."""
+    return difference.mean > CLEAR * difference.standard_error
+
+
+def _grouped(pairs: list[tuple[str, str]]) -> str:
+    """Name (cell, method) pairs, methods that share their cells together."""
+    cells_of: dict[str, list[str]] = {}
+    for cell, method in pairs:
+        cells_of.setdefault(method, []).append(cell)
+    methods_of: dict[tuple[str, ...], list[str]] = {}
+    for method, cells in cells_of.items():
+        methods_of.setdefault(tuple(cells), []).append(label(method))
+    return "; ".join(f"{_and(names)} on {_and(cells)}" for cells, names in methods_of.items())
+
+
+def _and(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
