@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a torch model to a `Graph`: export it, walk the exported graph, refuse what is unknown."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.export import Dim, ExportedProgram
+from torch.export.graph_signature import InputKind
+
+from pyrel import operators
+from pyrel.errors import UnsupportedModelError
+from pyrel.graph import Graph
+from pyrel.simplify import simplify
+from pyrel.tracing import MixedSamplesError, Traced, Tracer
+
+Example = npt.NDArray[Any] | torch.Tensor
+
+
+def capture(model: torch.nn.Module | ExportedProgram, example: Example | None = None) -> Graph:
+    """Capture what a model computes, for any batch size.
+
+    Weights are copied: later changes to the model do not show. The model is exported in eval mode
+    and left as it was.
+
+    Parameters
+    ----------
+    model : torch.nn.Module or torch.export.ExportedProgram
+        Takes one tensor, batch first, and returns raw scores (n, classes) or (n,).
+    example : ndarray or Tensor, shape (n, ...)
+        Any input of the right shape, of any batch size, zero included; its values do not matter.
+        Not needed for an exported program.
+
+    Returns
+    -------
+    Graph
+
+    Raises
+    ------
+    UnsupportedModelError
+        If the model branches on data, mixes the samples of a batch, changes its buffers, or uses
+        an operator that pyrel does not know.
+    TypeError, ValueError
+        If the example is no array or tensor of floats with a batch dimension.
+    """
+    if isinstance(model, ExportedProgram):
+        return _walk(model)
+    if not isinstance(model, torch.nn.Module):
+        wanted = "a torch.nn.Module, a torch.export.ExportedProgram or a pyrel Graph"
+        raise TypeError(f"model: wanted {wanted}, got {type(model).__name__}")
+    if example is None:
+        raise TypeError("example: wanted an input of the model, to capture it with; got None")
+    return _walk(_export(model, _example_tensor(model, example)))
+
+
+def _example_tensor(model: torch.nn.Module, example: Example) -> torch.Tensor:
+    if not isinstance(example, np.ndarray | torch.Tensor):
+        raise TypeError(f"example: wanted an array or a tensor, got {type(example).__name__}")
+    if len(example.shape) < 2:
+        raise ValueError(f"example: wanted shape (n, ...), batch first, got {tuple(example.shape)}")
+    if 0 in example.shape[1:]:
+        raise ValueError(f"example: a sample has no elements, the shape is {tuple(example.shape)}")
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    # Values do not matter; a batch of two, because export fixes the batch size at zero or one.
+    return torch.zeros(2, *example.shape[1:], dtype=like.dtype, device=like.device)
+
+
+@contextlib.contextmanager
+def _eval_mode(model: torch.nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _export(model: torch.nn.Module, example: torch.Tensor) -> ExportedProgram:
+    with _eval_mode(model), torch.no_grad(), _quiet():
+        try:
+            return torch.export.export(
+                model, (example,), dynamic_shapes=({0: Dim.DYNAMIC},), strict=False
+            )
+        except Exception as error:  # torch.export raises many types, none of them documented
+            raise UnsupportedModelError(_why_not_exported(model, error), operator="torch.export") from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch.export from warning, and from printing graphs when it fails: we raise instead."""
+    logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    disabled, logger.disabled = logger.disabled, True
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.disabled = disabled
+
+
+def _why_not_exported(model: torch.nn.Module, error: Exception) -> str:
+    text = str(error).strip()
+    first_line = text.splitlines()[0] if text else type(error).__name__
+    kind = type(model).__name__
+    if "GuardOnDataDependent" in type(error).__name__ or "data-dependent" in text:
+        return f"{kind} branches on the values of its input, so it has no one graph: {first_line}"
+    if "Constraints violated" in text or "specialized" in text:
+        return f"{kind} fixes the batch size; it must take any: {first_line}"
+    return f"{kind} could not be exported: {type(error).__name__}: {first_line}"
+
+
+def _walk(exported: ExportedProgram) -> Graph:
+    if any(_mutates(node) for node in exported.graph.nodes):
+        exported = exported.run_decompositions({})  # in-place operators become functional ones
+    if exported.graph_signature.buffers_to_mutate:
+        names = ", ".join(sorted(exported.graph_signature.buffers_to_mutate.values()))
+        raise UnsupportedModelError(
+            f"the model changes its buffers while it runs ({names})", operator="buffer mutation"
+        )
+    return _Walker(exported).run()
+
+
+def _mutates(node: torch.fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return node.op == "call_function" and schema is not None and bool(schema.is_mutable)
+
+
+class _Walker:
+    def __init__(self, exported: ExportedProgram) -> None:
+        self._exported = exported
+        self._values: dict[torch.fx.Node, Any] = {}
+        shape = self._input_node().meta["val"].shape
+        batch = shape[0] if isinstance(shape[0], int) else 2
+        if batch < 2:
+            raise UnsupportedModelError(
+                "the program was exported for a batch of one; export it with a dynamic batch dimension",
+                operator="torch.export",
+            )
+        self._tracer = Tracer(tuple(int(s) for s in shape[1:]), batch)
+
+    def _input_node(self) -> torch.fx.Node:
+        names = self._exported.graph_signature.user_inputs
+        nodes = [n for n in self._exported.graph.nodes if n.op == "placeholder" and n.name in names]
+        if len(nodes) != 1 or len(names) != 1:
+            raise UnsupportedModelError(
+                f"the model takes {len(names)} inputs; pyrel explains models of one", operator="input"
+            )
+        return nodes[0]
+
+    def run(self) -> Graph:
+        self._bind_placeholders()
+        for node in self._exported.graph.nodes:
+            if node.op == "call_function":
+                self._values[node] = self._call(node)
+            elif node.op not in {"placeholder", "output"}:
+                raise UnsupportedModelError("cannot be walked", operator=node.op, module=_path(node))
+        return simplify(self._graph())
+
+    def _bind_placeholders(self) -> None:
+        specs = self._exported.graph_signature.input_specs
+        placeholders = [n for n in self._exported.graph.nodes if n.op == "placeholder"]
+        for node, spec in zip(placeholders, specs, strict=True):
+            if spec.kind == InputKind.USER_INPUT:
+                self._values[node] = self._tracer.input()
+                continue
+            stored = self._exported.state_dict.get(str(spec.target))
+            if stored is None:
+                stored = self._exported.constants.get(str(spec.target))
+            if not isinstance(stored, torch.Tensor):
+                raise UnsupportedModelError(f"{spec.target} is no tensor", operator=str(spec.kind))
+            self._values[node] = stored.detach().cpu()
+
+    def _graph(self) -> Graph:
+        returned = next(n for n in self._exported.graph.nodes if n.op == "output").args[0]
+        spec = self._exported.call_spec.out_spec
+        if len(returned) != 1 or (spec is not None and not spec.is_leaf()):
+            raise UnsupportedModelError(
+                f"the model returns {spec}; one tensor is wanted", operator="output"
+            )
+        output = self._values[returned[0]]
+        if not isinstance(output, Traced):
+            raise UnsupportedModelError("the output does not depend on the input", operator="output")
+        shape = tuple(output.ids.shape)
+        if len(shape) not in {1, 2} or shape[0] != self._tracer.batch:
+            wanted = "raw scores of shape (n, classes) or (n,)"
+            raise UnsupportedModelError(
+                f"wanted {wanted}, got shape (n, ...) = {shape} for n = {self._tracer.batch}",
+                operator="output",
+            )
+        try:
+            graph = self._tracer.graph(output)
+        except MixedSamplesError:
+            raise self._mixed("output", "") from None
+        if (graph.outputs < 0).any():
+            raise UnsupportedModelError("some outputs are constants", operator="output")
+        return graph
+
+    def _call(self, node: torch.fx.Node) -> Any:
+        args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), self._values.__getitem__)
+        traced = any(isinstance(v, Traced) for v in torch.utils._pytree.tree_leaves((args, kwargs)))
+        if not isinstance(node.target, torch._ops.OpOverload):
+            if traced and node.target.__name__ != "getitem":
+                raise self._unsupported(node, node.target.__name__)
+            return node.target(*args, **kwargs)
+        name = node.target._schema.name.split("::")[1]
+        if not traced and not _undefined(node.target, name):
+            return node.target(*args, **kwargs)
+        self._tracer.module = _path(node)
+        return self._apply(node, name, args, kwargs)
+
+    def _apply(self, node: torch.fx.Node, name: str, args: Any, kwargs: Any) -> Any:
+        try:
+            result = operators.apply(self._tracer, node.target, name, args, kwargs)
+        except MixedSamplesError:
+            raise self._mixed(f"aten.{name}", _path(node)) from None
+        except operators.UnsupportedOperandsError as error:
+            raise self._unsupported(node, f"aten.{name}", str(error)) from None
+        if result is NotImplemented:
+            raise self._unsupported(node, f"aten.{name}", operators.hint(name))
+        return result
+
+    @staticmethod
+    def _unsupported(
+        node: torch.fx.Node, operator: str, reason: str = "no rule for this operator"
+    ) -> UnsupportedModelError:
+        return UnsupportedModelError(
+            reason, operator=operator, module=_path(node), supported=operators.supported()
+        )
+
+    @staticmethod
+    def _mixed(operator: str, module: str) -> UnsupportedModelError:
+        return UnsupportedModelError(
+            "it mixes the samples of a batch, or does not treat them alike; is the batch the first"
+            " dimension?",
+            operator=operator,
+            module=module,
+        )
+
+
+def _undefined(target: torch._ops.OpOverload, name: str) -> bool:
+    """Whether an operator's result is random, or whatever was in memory."""
+    return torch.Tag.nondeterministic_seeded in target.tags or name in operators.UNINITIALISED
+
+
+def _path(node: torch.fx.Node) -> str:
+    """Path of the innermost module that a node of the exported graph belongs to."""
+    stack = node.meta.get("nn_module_stack") or {}
+    return str(list(stack.values())[-1][0]) if stack else ""

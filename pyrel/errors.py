@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What pyrel raises beside ValueError and TypeError."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class UnsupportedModelError(Exception):
+    """The model holds something that pyrel cannot explain, and will not guess at.
+
+    Attributes
+    ----------
+    operator : str
+        What was met, such as ``"aten.lstm"``.
+    module : str
+        Path of the module that it belongs to, such as ``"encoder.rnn"``; ``""`` is the model itself.
+    supported : tuple of str
+        The operators that are supported, in alphabetical order.
+    """
+
+    def __init__(
+        self, reason: str, *, operator: str, module: str = "", supported: Sequence[str] = ()
+    ) -> None:
+        self.operator = operator
+        self.module = module
+        self.supported = tuple(sorted(supported))
+        where = f"module '{module}'" if module else "the model itself"
+        message = f"{operator} in {where}: {reason}"
+        if self.supported:
+            message += f"\nSupported operators: {', '.join(self.supported)}"
+        super().__init__(message)

@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`Explainer`, `explain` and what they return."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import weakref
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.export import ExportedProgram
+
+from pyrel import arrays, methods, runtime
+from pyrel._core import Outcome, Status
+from pyrel.arrays import Array
+from pyrel.capture import capture
+from pyrel.graph import Floats, Graph
+from pyrel.lower import lower
+
+Model: TypeAlias = torch.nn.Module | ExportedProgram | Graph
+Bound: TypeAlias = float | npt.ArrayLike | torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """What a method says of a batch. Arrays are of the input's type: NumPy or torch.
+
+    Attributes
+    ----------
+    relevance : float32, shape of the input
+        How much each input element contributed.
+    output : float32, shape (n, classes)
+        Raw outputs of the model, before any softmax.
+    target : int64, shape (n,)
+        The explained class.
+    absorbed : float32, shape (n,)
+        Relevance kept by biases and constants. Relevance and absorbed add up to what was put in.
+    conservation : float32, shape (n,)
+        Σ relevance − relevance put in, which biases and rounding make differ from zero; NaN for
+        methods that do not propagate relevance.
+    """
+
+    relevance: Any
+    output: Any
+    target: Any
+    absorbed: Any
+    conservation: Any
+
+
+class Explainer:
+    """A model compiled for one explanation method.
+
+    Compiling copies the weights: later changes to the model do not show. An explainer may be used
+    from several threads at once, and after a fork.
+
+    Parameters
+    ----------
+    model : torch.nn.Module, torch.export.ExportedProgram or Graph
+        Takes one tensor (n, ...) and returns raw scores (n, classes) or (n,).
+    example : ndarray or Tensor, shape (n, ...), optional
+        Any input of the right shape; needed for a module only.
+    method : str or Method
+        A name of `pyrel.methods.names()`, or an object such as ``pyrel.methods.DeepTaylor()``.
+    low, high : float or array that broadcasts to one sample, optional
+        Smallest and largest value that inputs take, ``low <= 0 <= high``. Without them inputs may
+        be any real numbers. deep_taylor chooses its rule at the input by them.
+    check_finite : bool
+        Refuse NaN and infinity in inputs and outputs.
+    **options
+        Arguments of the method, where it is given by name; such as ``squared=False``.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If the model holds something that pyrel, or the method, has no rule for.
+    ValueError, TypeError
+        If an argument is wrong; the message names it.
+
+    Examples
+    --------
+    >>> explainer = pyrel.Explainer(model, x[:1], low=0.0, high=1.0)
+    >>> e = explainer(x)
+    >>> e.relevance.shape == x.shape
+    True
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        example: Array | None = None,
+        method: str | methods.Method = "deep_taylor",
+        *,
+        low: Bound | None = None,
+        high: Bound | None = None,
+        check_finite: bool = True,
+        **options: Any,
+    ) -> None:
+        self.method = methods.get(method, **options)
+        self.graph = model if isinstance(model, Graph) else _locked_capture(model, example)
+        self._bounds = arrays.bounds(low, high, self.graph.input_shape)
+        self._check_finite = bool(check_finite)
+        program = lower(self.graph, self.method, *self._domain())
+        self._core = program.load(runtime.isa())
+
+    def __repr__(self) -> str:
+        """Method, shapes and instruction set."""
+        shape = ", ".join(map(str, self.graph.input_shape))
+        return (
+            f"Explainer({self.method}, input (n, {shape}), "
+            f"{self.graph.classes} outputs, {self._core.isa})"
+        )
+
+    @property
+    def flops(self) -> float:
+        """Floating-point operations of the products for one sample, forward and backward."""
+        return self._core.flops
+
+    def __call__(self, x: Array, target: Any = None, *, out: Array | None = None) -> Explanation:
+        """Explain a batch.
+
+        Parameters
+        ----------
+        x : ndarray or Tensor of floats, shape (n, ...)
+            Any batch size, zero included.
+        target : int or integers of shape (n,), optional
+            The class to explain; by default the predicted one, ties to the lowest index.
+        out : float32 ndarray or CPU Tensor of the shape of ``x``, optional
+            Where to write the relevance; a memory map too.
+
+        Returns
+        -------
+        Explanation
+
+        Raises
+        ------
+        ValueError
+            If ``x`` has the wrong shape, holds NaN or infinity or a value outside [low, high], if
+            a target is no class, or if the model's output overflows.
+        TypeError
+            If an argument has the wrong type.
+        """
+        values = arrays.batch(x, self.graph.input_shape)
+        n, classes = values.shape[0], self.graph.classes
+        targets = arrays.targets(target, n, classes)
+        relevance = arrays.result(out, x, values.shape)
+        output = np.empty((n, classes), dtype=np.float32)
+        explained = np.empty(n, dtype=np.int64)
+        absorbed = np.empty(n, dtype=np.float32)
+        conservation = np.full(n, np.nan, dtype=np.float32)
+        low, high = self._bounds or (None, None)
+        status = self._core.run(
+            values,
+            targets,
+            low,
+            high,
+            self._check_finite,
+            runtime.num_threads(),
+            relevance,
+            output,
+            explained,
+            absorbed,
+            conservation,
+        )
+        if status.outcome != Outcome.done:
+            raise self._failure(status, values)
+        given = arrays.like(relevance, x) if out is None else out
+        rest = (arrays.like(a, x) for a in (output, explained, absorbed, conservation))
+        return Explanation(given, *rest)
+
+    def attribute(self, inputs: Array, target: Any = None) -> Any:
+        """Relevance alone, under the name that captum and Quantus call."""
+        return self(inputs, target).relevance
+
+    def _domain(self) -> tuple[Floats, Floats]:
+        if self._bounds is None:
+            size = self.graph.input_size
+            return np.full(size, -np.inf), np.full(size, np.inf)
+        low, high = self._bounds
+        return low.astype(np.float64), high.astype(np.float64)
+
+    def _failure(self, status: Status, values: npt.NDArray[np.float32]) -> Exception:
+        if status.outcome == Outcome.out_of_memory:
+            return MemoryError(f"no memory for {self._core.arena_size * 4} bytes per sample")
+        if status.outcome == Outcome.output_not_finite:
+            return ValueError(
+                f"the model's output {status.element} for x[{status.sample}] is NaN or infinite: the "
+                "computation overflows in float32"
+            )
+        index = (status.sample, *np.unravel_index(status.element, self.graph.input_shape))
+        where = f"x[{', '.join(str(int(i)) for i in index)}]"
+        value = values[index]
+        if status.outcome == Outcome.input_not_finite:
+            return ValueError(
+                f"x: wanted finite float32 values, got {where} = {value}; check_finite=False lets it pass"
+            )
+        assert self._bounds is not None
+        low, high = (bound[status.element] for bound in self._bounds)
+        return ValueError(f"x: wanted values in [{low}, {high}], got {where} = {value}")
+
+
+# torch.export is not safe to run in several threads, and capture switches modules to eval mode.
+_capture_lock = threading.Lock()
+
+
+def _locked_capture(model: Any, example: Array | None) -> Graph:
+    with _capture_lock:
+        return capture(model, example)
+
+
+_graphs: weakref.WeakKeyDictionary[torch.nn.Module, tuple[tuple[Any, ...], Graph]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def explain(
+    model: Model,
+    x: Array,
+    method: str | methods.Method = "deep_taylor",
+    target: Any = None,
+    **options: Any,
+) -> Explanation:
+    """Explain a batch in one call.
+
+    The captured graph is kept for the next call with the same module, as long as its weights and
+    the shape of a sample stay the same. Weights are compared by their contents, so a change made in
+    any way is noticed; a change of other attributes (a number of steps, say) is not: make an
+    `Explainer` then.
+
+    Parameters
+    ----------
+    model : torch.nn.Module, torch.export.ExportedProgram or Graph
+    x : ndarray or Tensor of floats, shape (n, ...)
+    method : str or Method
+    target : int or integers of shape (n,), optional
+    **options
+        ``low``, ``high``, ``check_finite`` and the method's own, as `Explainer` takes them.
+
+    Returns
+    -------
+    Explanation
+
+    See Also
+    --------
+    Explainer : the same, compiled once for many calls.
+    """
+    graph = _kept_graph(model, x) if isinstance(model, torch.nn.Module) else model
+    return Explainer(graph, x, method, **options)(x, target)
+
+
+def _kept_graph(model: torch.nn.Module, x: Array) -> Graph:
+    key = (tuple(getattr(x, "shape", ())[1:]), _fingerprint(model))
+    kept = _graphs.get(model)
+    if kept is not None and kept[0] == key:
+        return kept[1]
+    graph = _locked_capture(model, x)
+    _graphs[model] = (key, graph)
+    return graph
+
+
+def _fingerprint(model: torch.nn.Module) -> bytes:
+    """Digest of names, shapes and contents of all parameters and buffers."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        values = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
+        digest.update(values.reshape(-1).view(torch.uint8).numpy())
+    return digest.digest()

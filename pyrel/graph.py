@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The graph of a captured model: what one sample's input elements go through.
+
+Every value of one sample has an *address*: the input's elements come first (0 ... input size − 1),
+then each node's outputs. A node names its operands by arrays of addresses, so slicing, reshaping,
+stacking and concatenating leave no trace but the arrays themselves. Negative addresses are
+constants: ``-1 - i`` is ``graph.constants[i]``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+
+Addresses = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One operation; its outputs are the addresses ``start ... start + size - 1``."""
+
+    start: int
+    inputs: Addresses
+    module: str = field(default="", kw_only=True)
+
+    @property
+    def size(self) -> int:
+        """Number of outputs per sample."""
+        return int(self.inputs.shape[-1])
+
+    @property
+    def addresses(self) -> Addresses:
+        """The addresses of the outputs, shape (size,)."""
+        return np.arange(self.start, self.start + self.size)
+
+
+@dataclass(frozen=True, eq=False)
+class Linear(Node):
+    """``weight @ inputs + bias``, then ReLU if ``relu``.
+
+    ``weight`` is (out, in), ``bias`` (out,), ``inputs`` (in,).
+    """
+
+    weight: Floats
+    bias: Floats
+    relu: bool = False
+
+    @property
+    def size(self) -> int:
+        """Number of output units."""
+        return int(self.weight.shape[0])
+
+
+@dataclass(frozen=True, eq=False)
+class Relu(Node):
+    """``max(0, inputs)`` of values that are not exactly one Linear's outputs."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scale(Node):
+    """``coefficients * inputs``, elementwise."""
+
+    coefficients: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class Add(Node):
+    """Sum over the first axis of ``inputs``, which is (addends, size)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Copy(Node):
+    """``inputs`` laid side by side, so that a product can read them in one run."""
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A captured model.
+
+    Attributes
+    ----------
+    input_shape : tuple of int
+        Shape of one sample.
+    nodes : tuple of Node
+        In an order in which they can run.
+    outputs : ndarray of int64, shape (classes,)
+        Addresses of the raw outputs.
+    constants : ndarray of float64
+        What negative addresses stand for.
+    """
+
+    input_shape: tuple[int, ...]
+    nodes: tuple[Node, ...]
+    outputs: Addresses
+    constants: Floats
+
+    @property
+    def input_size(self) -> int:
+        """Number of input elements of one sample."""
+        return int(np.prod(self.input_shape, dtype=np.int64))
+
+    @property
+    def classes(self) -> int:
+        """Number of raw outputs."""
+        return int(self.outputs.size)
+
+    @property
+    def size(self) -> int:
+        """One more than the highest address."""
+        return max([self.input_size, *(node.start + node.size for node in self.nodes)])
+
+    def __repr__(self) -> str:
+        """Input, number of nodes by kind, and outputs."""
+        kinds = Counter(type(node).__name__ for node in self.nodes)
+        parts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+        return f"Graph(input {self.input_shape}, {parts}, {self.classes} outputs)"
+
+    def owners(self) -> npt.NDArray[np.int64]:
+        """Index into ``nodes`` of the node that each address belongs to; -1 for the input."""
+        owner = np.full(self.size, -1, dtype=np.int64)
+        for index, node in enumerate(self.nodes):
+            owner[node.start : node.start + node.size] = index
+        return owner
+
+    def constant_values(self, addresses: Addresses) -> Floats:
+        """Values of constant addresses, 0 where an address is not constant."""
+        table = np.append(self.constants, 0.0)
+        index = np.where(addresses < 0, -1 - addresses, self.constants.size)
+        return np.asarray(table[index])
+
+
+def runs(addresses: Addresses) -> Iterator[tuple[int, int]]:
+    """Yield (first, stop) of the maximal runs of consecutive addresses, constants left out."""
+    if addresses.size == 0:
+        return
+    breaks = np.flatnonzero((np.diff(addresses) != 1) | (addresses[:-1] < 0)) + 1
+    edges = [0, *breaks.tolist(), addresses.size]
+    for first, stop in zip(edges[:-1], edges[1:], strict=True):
+        if addresses[first] >= 0:
+            yield first, stop
+
+
+def live_nodes(nodes: tuple[Node, ...], outputs: Addresses, size: int) -> tuple[Node, ...]:
+    """Return the nodes that the outputs depend on, in their order."""
+    used = np.zeros(size + 1, dtype=bool)
+    used[np.maximum(outputs, -1)] = True
+    kept: list[Node] = []
+    for node in reversed(nodes):
+        if used[node.start : node.start + node.size].any():
+            kept.append(node)
+            used[np.maximum(node.inputs, -1)] = True
+    return tuple(reversed(kept))
+
+
+LINE = 16  # floats in a cache line: nodes start on one
+
+
+def compact(graph: Graph) -> Graph:
+    """Drop dead nodes and renumber the rest densely, each node starting on a cache line."""
+    nodes = live_nodes(graph.nodes, graph.outputs, graph.size)
+    constants = graph.constants.size
+    moved = np.arange(-constants, graph.size)  # index: old address + constants
+    position = aligned(graph.input_size)
+    placed: list[Node] = []
+    for node in nodes:
+        inputs = moved[node.inputs + constants]
+        placed.append(replace(node, start=position, inputs=inputs))
+        old = node.addresses + constants
+        moved[old] = np.arange(position, position + node.size)
+        position = aligned(position + node.size)
+    return replace(graph, nodes=tuple(placed), outputs=moved[graph.outputs + constants])
+
+
+def aligned(size: int) -> int:
+    """``size`` rounded up to whole cache lines, in floats."""
+    return -(-size // LINE) * LINE

@@ -1,0 +1,406 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a graph and a method to a program: forward, then relevance backward, row by row.
+
+Every value has a place in the arena, and beside it a place for its relevance; the relevance of
+input elements goes straight to the result. A node's relevance is complete when all its readers have
+written to it; whoever writes last also does what comes next (divides by the denominator, masks by
+the ReLU) in the same instruction, where the shapes allow it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from pyrel._core import Post, Scale, Space
+from pyrel.domains import Domains, fold, propagate
+from pyrel.errors import UnsupportedModelError
+from pyrel.graph import Add, Addresses, Copy, Floats, Graph, Linear, Node, Relu, aligned, runs
+from pyrel.graph import Scale as ScaleNode
+from pyrel.layout import lay_out
+from pyrel.methods import Method, UnsuitableDomainError
+from pyrel.program import Absorb, Epilogue, Gather, Gemm, Map, Program, Scatter, Seed
+from pyrel.rules import LinearInputs, LinearRule, Term
+from pyrel.schedule import RowOp, schedule
+
+
+def lower(graph: Graph, method: Method, low: Floats, high: Floats) -> Program:
+    """Make the program that explains ``graph`` by ``method``.
+
+    Parameters
+    ----------
+    graph : Graph
+    method : Method
+    low, high : ndarray, shape (input size,)
+        Range of every input element; −∞ and ∞ where nothing is known.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If the method has no rule for a node with what is known of its inputs.
+    """
+    if method.conserves:
+        graph = fold(graph, low, high)
+    graph = lay_out(graph)
+    lowering = _Lowering(graph, method, propagate(graph, low, high))
+    lowering.forward()
+    lowering.backward()
+    return lowering.program()
+
+
+class _Lowering:
+    def __init__(self, graph: Graph, method: Method, domains: Domains) -> None:
+        self._graph = graph
+        self._method = method
+        self._domains = domains
+        self._program = Program(graph.input_size, graph.classes, method.conserves)
+        self._ops: list[RowOp] = []
+        # The arena: activations, their relevance in the same order, denominators.
+        self._base = aligned(graph.input_size)
+        self._relevance = aligned(graph.size - self._base)
+        self._arena = 2 * self._relevance
+        # By address: which of `_writes`, (who, from, how many), wrote its relevance last; or -1.
+        self._writer = np.full(graph.size, -1, dtype=np.int64)
+        self._writes: list[tuple[RowOp, int, int]] = []
+
+    def program(self) -> Program:
+        self._program.instructions = schedule(self._ops, self._program.input_size, self._arena)
+        self._program.arena_size = self._arena
+        return self._program
+
+    # Places
+
+    def _value(self, address: int) -> tuple[Space, int]:
+        if address < self._graph.input_size:
+            return Space.input, address
+        return Space.arena, address - self._base
+
+    def _relevance_of(self, address: int) -> tuple[Space, int]:
+        if address < self._graph.input_size:
+            return Space.relevance, address
+        return Space.arena, address - self._base + self._relevance
+
+    def _reserve(self, size: int) -> int:
+        offset = self._arena
+        self._arena += aligned(size)
+        return offset
+
+    # Instructions
+
+    def _emit(self, op: RowOp) -> RowOp:
+        self._ops.append(op)
+        return op
+
+    def _gemm(
+        self,
+        segments: list[tuple[tuple[Space, int], int]],
+        matrix: Floats,
+        out: tuple[Space, int],
+        epilogue: Epilogue,
+        *epilogue_offsets: int,
+    ) -> RowOp:
+        """``matrix`` is (depth, columns)."""
+        template = Gemm(
+            tuple((place[0], depth) for place, depth in segments),
+            self._program.matrix(matrix),
+            matrix.shape[1],
+            out[0],
+            epilogue,
+        )
+        offsets = [*(place[1] for place, _ in segments), out[1], *epilogue_offsets]
+        return self._emit(RowOp(template, offsets))
+
+    def _map(
+        self,
+        source: tuple[Space, int] | None,
+        columns: int,
+        out: tuple[Space, int],
+        epilogue: Epilogue | None = None,
+        *epilogue_offsets: int,
+    ) -> RowOp:
+        template = Map(source[0] if source else None, columns, out[0], epilogue or Epilogue())
+        offsets = [*([source[1]] if source else []), out[1], *epilogue_offsets]
+        return self._emit(RowOp(template, offsets))
+
+    # Forward
+
+    def forward(self) -> None:
+        for node in self._graph.nodes:
+            match node:
+                case Linear():
+                    self._forward_linear(node)
+                case Relu():
+                    self._forward_runs(node, Epilogue(post=Post.relu))
+                case ScaleNode():
+                    self._forward_scale(node)
+                case Add():
+                    self._forward_add(node)
+                case Copy():
+                    self._forward_copy(node)
+
+    def _forward_linear(self, node: Linear) -> None:
+        constant = node.inputs < 0
+        bias = node.bias + node.weight @ self._graph.constant_values(node.inputs)
+        epilogue = Epilogue(
+            bias=self._program.vector(bias) if bias.any() else -1,
+            post=Post.relu if node.relu else Post.none,
+        )
+        matrix = node.weight[:, ~constant].T
+        self._gemm(self._segments(node.inputs), matrix, self._value(node.start), epilogue)
+
+    def _segments(self, addresses: Addresses) -> list[tuple[tuple[Space, int], int]]:
+        return [(self._value(int(addresses[i])), j - i) for i, j in runs(addresses)]
+
+    def _forward_runs(self, node: Node, epilogue: Epilogue) -> None:
+        for first, stop in runs(node.inputs):
+            source, out = int(node.inputs[first]), node.start + first
+            self._map(self._value(source), stop - first, self._value(out), epilogue)
+
+    def _forward_scale(self, node: ScaleNode) -> None:
+        for first, stop in runs(node.inputs):
+            vector = self._program.vector(node.coefficients[first:stop])
+            epilogue = Epilogue(scale=Scale.vector, scale_vector=vector)
+            source, out = int(node.inputs[first]), node.start + first
+            self._map(self._value(source), stop - first, self._value(out), epilogue)
+
+    def _forward_add(self, node: Add) -> None:
+        constants = self._graph.constant_values(node.inputs).sum(axis=0)
+        bias = Epilogue(bias=self._program.vector(constants) if constants.any() else -1)
+        self._map(None, node.size, self._value(node.start), bias)
+        for addend in node.inputs:
+            self._forward_runs(replace(node, inputs=addend), Epilogue(accumulate=True))
+
+    def _forward_copy(self, node: Copy) -> None:
+        for first, stop in self._copied_parts(node):
+            addresses = node.inputs[first:stop]
+            origin = int(addresses.min())
+            index = self._program.index(addresses - origin)
+            space, source = self._value(origin)
+            span = int(addresses.max()) - origin + 1
+            out_space, out = self._value(node.start + first)
+            template = Gather(space, span, index, stop - first, out_space)
+            self._emit(RowOp(template, [source, out]))
+
+    def _copied_parts(self, node: Copy) -> list[tuple[int, int]]:
+        """A copy's inputs come input elements first; each space is copied by its own instruction."""
+        split = int((node.inputs < self._graph.input_size).sum())
+        return [(i, j) for i, j in [(0, split), (split, node.size)] if i < j]
+
+    # Backward
+
+    def backward(self) -> None:
+        self._seed()
+        for node in reversed(self._graph.nodes):
+            if (self._writer[node.start : node.start + node.size] < 0).all():
+                continue
+            self._clear_unwritten(node.start, node.size)
+            match node:
+                case Linear():
+                    self._backward_linear(node)
+                case Relu():
+                    self._finish_relu(node)
+                    self._pass_on(node, node.inputs)
+                case ScaleNode():
+                    self._backward_scale(node)
+                case Add():
+                    self._backward_add(node)
+                case Copy():
+                    self._backward_copy(node)
+        self._clear_unwritten(0, self._graph.input_size)
+        self._finish_input()
+
+    def _seed(self) -> None:
+        outputs = self._graph.outputs
+        start = int(outputs[0])
+        template = Seed(outputs.size, self._method.start)
+        offsets = [self._value(start)[1], self._relevance_of(start)[1]]
+        self._record(self._emit(RowOp(template, offsets)), start, outputs.size)
+
+    def _record(self, op: RowOp, address: int, size: int) -> None:
+        self._writer[address : address + size] = len(self._writes)
+        self._writes.append((op, address, size))
+
+    def _clear_unwritten(self, start: int, size: int) -> None:
+        unwritten = start + np.flatnonzero(self._writer[start : start + size] < 0)
+        for first, stop in runs(unwritten):
+            address, count = int(unwritten[first]), stop - first
+            self._record(self._map(None, count, self._relevance_of(address)), address, count)
+
+    def _accumulates(self, address: int, size: int) -> bool:
+        """Whether relevance is there already; where it is in part, the rest is cleared first."""
+        if (self._writer[address : address + size] < 0).all():
+            return False
+        self._clear_unwritten(address, size)
+        return True
+
+    def _finish(
+        self, address: int, size: int, post: Post, operand: int | None = None, vector: int = -1
+    ) -> None:
+        """Apply ``post`` to complete relevance, inside the instruction that completed it if it can."""
+        last = self._only_writer(address, size)
+        place = None if operand is None else self._value_or_arena(operand)
+        space = None if place is None else place[0]
+        extra = [] if place is None else [place[1]]
+        if last and isinstance(last.template, Gemm | Map) and last.template.epilogue.post == Post.none:
+            epilogue = replace(
+                last.template.epilogue, post=post, post_space=space, post_vector=vector
+            )
+            last.template = replace(last.template, epilogue=epilogue)
+            last.offsets += extra
+            return
+        slot = self._relevance_of(address)
+        epilogue = Epilogue(post=post, post_space=space, post_vector=vector)
+        op = self._map(slot, size, slot, epilogue, *extra)
+        self._record(op, address, size)
+
+    def _only_writer(self, address: int, size: int) -> RowOp | None:
+        """The instruction that wrote last to exactly these relevances, if one did."""
+        index = int(self._writer[address])
+        if index < 0 or (self._writer[address : address + size] != index).any():
+            return None
+        op, start, count = self._writes[index]
+        return op if (start, count) == (address, size) else None
+
+    def _value_or_arena(self, operand: int) -> tuple[Space, int]:
+        """``operand`` is an address, or −1 − offset for a place in the arena that has none."""
+        return (Space.arena, -1 - operand) if operand < 0 else self._value(operand)
+
+    def _finish_relu(self, node: Node) -> None:
+        if self._method.relu != Post.none:
+            self._finish(node.start, node.size, self._method.relu, node.start)
+
+    def _backward_linear(self, node: Linear) -> None:
+        rule = self._rule(node)
+        if node.relu:
+            self._finish_relu(node)
+        if rule.denominator is not None:
+            self._divide(node, rule)
+        slot = self._relevance_of(node.start)
+        if rule.absorbed is not None and rule.absorbed.any():
+            vector = self._program.vector(rule.absorbed)
+            self._emit(RowOp(Absorb(slot[0], vector, node.size), [slot[1]]))
+        for term in rule.terms:
+            self._backward_term(node, term)
+
+    def _rule(self, node: Linear) -> LinearRule:
+        low, high = self._domains.of(node.inputs)
+        inputs = LinearInputs(
+            node.weight,
+            node.bias,
+            low,
+            high,
+            node.inputs < 0,
+            self._graph.constant_values(node.inputs),
+            self._domains.raw[node.inputs] & (node.inputs >= 0),
+        )
+        try:
+            return self._method.linear(inputs)
+        except UnsuitableDomainError as error:
+            raise UnsupportedModelError(str(error), operator="linear", module=node.module) from None
+
+    def _divide(self, node: Linear, rule: LinearRule) -> None:
+        assert rule.denominator is not None
+        constant = rule.denominator.constant
+        vector = self._program.vector(constant) if constant.any() else -1
+        if not rule.denominator.products:
+            self._finish(node.start, node.size, Post.divide, node.start, vector)
+            return
+        place = (Space.arena, self._reserve(node.size))
+        output = rule.denominator.output
+        if output:
+            self._map(self._value(node.start), node.size, place)
+        for index, (features, matrix) in enumerate(rule.denominator.products):
+            epilogue = Epilogue(bias=vector if index == 0 else -1, accumulate=output or index > 0)
+            self._gemm(self._segments(node.inputs[features]), matrix.T, place, epilogue)
+        self._finish(node.start, node.size, Post.divide, -1 - place[1])
+
+    def _backward_term(self, node: Linear, term: Term) -> None:
+        addresses = node.inputs[term.features]
+        segments = [(self._relevance_of(node.start), node.size)]
+        for first, stop in runs(addresses):
+            address, size = int(addresses[first]), stop - first
+            epilogue, offsets = self._factor(term, slice(first, stop), address)
+            epilogue = replace(epilogue, accumulate=self._accumulates(address, size))
+            matrix = term.matrix[:, first:stop]
+            op = self._gemm(segments, matrix, self._relevance_of(address), epilogue, *offsets)
+            self._record(op, address, size)
+
+    def _factor(self, term: Term, part: slice, address: int) -> tuple[Epilogue, list[int]]:
+        post = Post.relu if term.nonneg else Post.none
+        if term.minus is not None:
+            space, offset = self._value(address)
+            if not term.minus[part].any():
+                return Epilogue(scale=Scale.operand, scale_space=space, post=post), [offset]
+            vector = self._program.vector(term.minus[part])
+            scale = Scale.operand_minus_vector
+            epilogue = Epilogue(scale=scale, scale_space=space, scale_vector=vector, post=post)
+            return epilogue, [offset]
+        if term.factor is not None:
+            vector = self._program.vector(term.factor[part])
+            return Epilogue(scale=Scale.vector, scale_vector=vector, post=post), []
+        return Epilogue(post=post), []
+
+    def _pass_on(
+        self, node: Node, inputs: Addresses, vector: Floats | None = None, activation: bool = False
+    ) -> None:
+        """Give each input its output's relevance, times a vector or times the input's value."""
+        for first, stop in runs(inputs):
+            address, size = int(inputs[first]), stop - first
+            epilogue, offsets = Epilogue(), []
+            if activation:
+                space, offset = self._value(address)
+                epilogue, offsets = Epilogue(scale=Scale.operand, scale_space=space), [offset]
+            elif vector is not None:
+                index = self._program.vector(vector[first:stop])
+                epilogue = Epilogue(scale=Scale.vector, scale_vector=index)
+            epilogue = replace(epilogue, accumulate=self._accumulates(address, size))
+            source, out = self._relevance_of(node.start + first), self._relevance_of(address)
+            self._record(self._map(source, size, out, epilogue, *offsets), address, size)
+
+    def _backward_scale(self, node: ScaleNode) -> None:
+        # One input, so relevance passes whole; a gradient is multiplied by the coefficient.
+        self._pass_on(node, node.inputs, None if self._method.conserves else node.coefficients)
+
+    def _backward_add(self, node: Add) -> None:
+        if not self._method.conserves:
+            for addend in node.inputs:
+                self._pass_on(node, addend)
+            return
+        if (self._domains.of(node.inputs)[0] < 0).any():
+            raise UnsupportedModelError(
+                "deep_taylor has no rule for a sum of values that may be negative; try gradient_x_input",
+                operator="add",
+                module=node.module,
+            )
+        # R_i = a_i R / Σ a: in proportion to the addends, constants absorbing theirs.
+        self._finish(node.start, node.size, Post.divide, node.start)
+        constants = self._graph.constant_values(node.inputs).sum(axis=0)
+        slot = self._relevance_of(node.start)
+        if constants.any():
+            vector = self._program.vector(constants)
+            self._emit(RowOp(Absorb(slot[0], vector, node.size), [slot[1]]))
+        for addend in node.inputs:
+            self._pass_on(node, addend, activation=True)
+
+    def _backward_copy(self, node: Copy) -> None:
+        for first, stop in self._copied_parts(node):
+            addresses = node.inputs[first:stop]
+            origin, span = int(addresses.min()), int(addresses.max() - addresses.min()) + 1
+            self._clear_unwritten(origin, span)
+            space, source = self._relevance_of(node.start + first)
+            out_space, out = self._relevance_of(origin)
+            index = self._program.index(addresses - origin)
+            template = Scatter(space, span, index, stop - first, out_space)
+            self._record(self._emit(RowOp(template, [source, out])), origin, span)
+
+    def _finish_input(self) -> None:
+        post = self._method.finish
+        if post == Post.none:
+            return
+        multiply = post == Post.multiply
+        writer = self._writer[: self._graph.input_size]
+        breaks = np.flatnonzero(np.diff(writer) != 0) + 1
+        edges = [0, *breaks.tolist(), writer.size]
+        for first, stop in zip(edges[:-1], edges[1:], strict=True):
+            self._finish(first, stop - first, post, first if multiply else None)

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The explanation methods, by name and as objects.
+
+A method says which relevance the target starts with, which rule each linear node gets, what
+happens at a ReLU and what is done with the result at the input.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+from pyrel import rules
+from pyrel._core import Post, Start
+from pyrel.rules import LinearInputs, LinearRule
+
+
+class UnsuitableDomainError(Exception):
+    """No rule of the method fits what is known of a node's inputs."""
+
+
+class Method(ABC):
+    """A way to explain.
+
+    Attributes
+    ----------
+    name : str
+        As `pyrel.Explainer` takes it.
+    start : Start
+        Relevance of the target's output: one, the output, or its positive part.
+    relu : Post
+        What a ReLU does to relevance: pass it (``none``), or keep it where the unit is active
+        (``mask``), and where also the relevance is positive (``guided``).
+    finish : Post
+        What is done to the sum that arrives at an input element: nothing, ``square``, or
+        ``multiply`` by the input.
+    conserves : bool
+        Whether the method claims that relevance plus what was absorbed is what was put in.
+    """
+
+    name: ClassVar[str]
+    start: ClassVar[Start] = Start.one
+    relu: ClassVar[Post] = Post.mask
+    conserves: ClassVar[bool] = False
+    finish: Post = Post.none
+
+    @abstractmethod
+    def linear(self, node: LinearInputs) -> LinearRule:
+        """The rule for a linear node; `UnsuitableDomainError` where none fits."""
+
+    def __repr__(self) -> str:
+        """Constructor call without arguments."""
+        return f"{type(self).__name__}()"
+
+
+class Gradient(Method):
+    """∂f_target/∂x (Simonyan et al. 2014)."""
+
+    name = "gradient"
+
+    def linear(self, node: LinearInputs) -> LinearRule:
+        """R_j = Σ_k w_jk R_k."""
+        return rules.gradient(node)
+
+
+class Sensitivity(Gradient):
+    """(∂f_target/∂x)², sensitivity analysis."""
+
+    name = "sensitivity"
+    finish = Post.square
+
+
+class GradientXInput(Gradient):
+    """x · ∂f_target/∂x: for ReLU networks simple Taylor decomposition at the origin."""
+
+    name = "gradient_x_input"
+    finish = Post.multiply
+
+
+class GuidedBackprop(Gradient):
+    """Gradient that only positive signals pass at each ReLU (Springenberg et al. 2015).
+
+    Parameters
+    ----------
+    squared : bool, default True
+        Square the result, as the thesis does; False gives the signed map of the paper.
+    """
+
+    name = "guided_backprop"
+    relu = Post.guided
+
+    def __init__(self, squared: bool = True) -> None:
+        self.squared = squared
+        self.finish = Post.square if squared else Post.none
+
+    def __repr__(self) -> str:
+        """Constructor call with its argument."""
+        return f"GuidedBackprop(squared={self.squared})"
+
+
+class DeepTaylor(Method):
+    """Deep Taylor decomposition (Montavon et al. 2017): z⁺, z^β or w² by each input's domain.
+
+    Inputs known to be ≥ 0 (after a ReLU) get the z⁺ rule, inputs in a box [l, h] the z^β rule, both
+    in one sum with one denominator; a node whose inputs all are unbounded elements of the graph's
+    input gets the w² rule. Starts from max(0, f_target).
+    """
+
+    name = "deep_taylor"
+    start = Start.positive_output
+    relu = Post.none
+    conserves = True
+
+    def linear(self, node: LinearInputs) -> LinearRule:
+        """The rule that the inputs' domains ask for."""
+        half_open = (node.low < 0) & (node.high == float("inf"))
+        unbounded = ~node.constant & ((node.low == float("-inf")) | half_open)
+        if not unbounded.any():
+            return rules.z_plus_and_box(node)
+        if (unbounded == ~node.constant).all() and node.raw[unbounded].all():
+            return rules.w_squared(node)
+        raise UnsuitableDomainError(
+            "deep_taylor needs to know the range of the inputs here, because they are mixed with "
+            "other values: give low= and high=, the smallest and largest input values"
+            if node.raw[unbounded].any()
+            else "deep_taylor has no rule for inner values that may be negative; try gradient_x_input"
+        )
+
+
+_METHODS: dict[str, type[Method]] = {
+    method.name: method
+    for method in (Gradient, Sensitivity, GuidedBackprop, GradientXInput, DeepTaylor)
+}
+
+
+def names() -> list[str]:
+    """Names of all methods."""
+    return list(_METHODS)
+
+
+def get(method: str | Method, **options: Any) -> Method:
+    """Make the method of a name, with its options, or return the object itself.
+
+    Raises
+    ------
+    ValueError
+        If there is no method of that name.
+    TypeError
+        If ``method`` is neither a name nor a method object, or does not take an option.
+    """
+    if isinstance(method, Method):
+        if options:
+            raise TypeError(f"options of a method object are set when it is made; got {options}")
+        return method
+    if not isinstance(method, str):
+        raise TypeError(f"method: wanted a name or a method object, got {type(method).__name__}")
+    if method not in _METHODS:
+        raise ValueError(f"method: no '{method}'; there are {', '.join(_METHODS)}")
+    try:
+        return _METHODS[method](**options)
+    except TypeError:
+        raise TypeError(f"{method} does not take the options {', '.join(options)}") from None

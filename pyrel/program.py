@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Programs as data: instructions with the memory they touch, matrices and vectors.
+
+A `Program` is what lowering makes and what the engine runs. An instruction is a template (what to
+do, in which space of memory) and, for every operand, one offset per step: the same product at
+twelve steps of a recurrence is one instruction with twelve offsets an operand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from pyrel import _core
+from pyrel._core import Post, Scale, Space, Start
+
+Float32s = npt.NDArray[np.float32]
+Offsets = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A run of ``size`` floats in one space that an instruction reads or writes."""
+
+    space: Space
+    size: int
+    read: bool = True
+    written: bool = False
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """What happens to a result before it is stored.
+
+    In this order: add ``bias``, scale, add what is stored already if ``accumulate``, ``post``.
+    Vectors are indices into ``Program.vectors``, -1 where there is none.
+    """
+
+    bias: int = -1
+    scale: Scale = Scale.none
+    scale_space: Space | None = None
+    scale_vector: int = -1
+    accumulate: bool = False
+    post: Post = Post.none
+    post_space: Space | None = None
+    post_vector: int = -1
+
+    def operands(self, columns: int) -> tuple[Operand, ...]:
+        """The operands that are read beside the main ones."""
+        spaces = (self.scale_space, self.post_space)
+        return tuple(Operand(space, columns) for space in spaces if space is not None)
+
+
+@dataclass(frozen=True)
+class Gemm:
+    """``out = epilogue(concatenated segments @ matrix)``."""
+
+    segments: tuple[tuple[Space, int], ...]
+    matrix: int
+    columns: int
+    out: Space
+    epilogue: Epilogue = Epilogue()
+
+    def operands(self) -> tuple[Operand, ...]:
+        """Segments, output, epilogue operands."""
+        reads = tuple(Operand(space, depth) for space, depth in self.segments)
+        out = Operand(self.out, self.columns, self.epilogue.accumulate, True)
+        return (*reads, out, *self.epilogue.operands(self.columns))
+
+
+@dataclass(frozen=True)
+class Map:
+    """``out = epilogue(source)``, or of zero where there is no source."""
+
+    source: Space | None
+    columns: int
+    out: Space
+    epilogue: Epilogue = Epilogue()
+
+    def operands(self) -> tuple[Operand, ...]:
+        """Source if any, output, epilogue operands."""
+        source = () if self.source is None else (Operand(self.source, self.columns),)
+        out = Operand(self.out, self.columns, self.epilogue.accumulate, True)
+        return (*source, out, *self.epilogue.operands(self.columns))
+
+
+@dataclass(frozen=True)
+class Gather:
+    """``out[i] = source[index[i]]``; the index is from ``Program.indices``."""
+
+    source: Space
+    span: int
+    index: int
+    columns: int
+    out: Space
+
+    def operands(self) -> tuple[Operand, ...]:
+        """Source, output."""
+        return (Operand(self.source, self.span), Operand(self.out, self.columns, False, True))
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """``out[index[i]] += source[i]``."""
+
+    source: Space
+    span: int
+    index: int
+    columns: int
+    out: Space
+
+    def operands(self) -> tuple[Operand, ...]:
+        """Source, output."""
+        return (Operand(self.source, self.columns), Operand(self.out, self.span, True, True))
+
+
+@dataclass(frozen=True)
+class Seed:
+    """Choose the target from the outputs and write the relevance it starts with."""
+
+    classes: int
+    start: Start
+
+    def operands(self) -> tuple[Operand, ...]:
+        """Outputs, initial relevance."""
+        return (
+            Operand(Space.arena, self.classes),
+            Operand(Space.arena, self.classes, False, True),
+        )
+
+
+@dataclass(frozen=True)
+class Absorb:
+    """``absorbed += source · vector``."""
+
+    source: Space
+    vector: int
+    columns: int
+
+    def operands(self) -> tuple[Operand, ...]:
+        """The source."""
+        return (Operand(self.source, self.columns),)
+
+
+Template: TypeAlias = Gemm | Map | Gather | Scatter | Seed | Absorb
+
+
+@dataclass(frozen=True, eq=False)
+class Instruction:
+    """A template and its offsets, shape (operands, steps)."""
+
+    template: Template
+    offsets: Offsets
+
+
+@dataclass(eq=False)
+class Program:
+    """Everything the engine needs to explain a batch with one method.
+
+    Attributes
+    ----------
+    input_size, arena_size, classes : int
+        Floats per sample of the input, the working memory and the output.
+    conserves : bool
+        Whether relevance is propagated, so that its sum can be compared with what was put in.
+    """
+
+    input_size: int
+    classes: int
+    conserves: bool
+    arena_size: int = 0
+    instructions: tuple[Instruction, ...] = ()
+    matrices: list[Float32s] = field(default_factory=list)
+    vectors: list[Float32s] = field(default_factory=list)
+    indices: list[Offsets] = field(default_factory=list)
+    _interned: dict[tuple[str, bytes, tuple[int, ...]], int] = field(default_factory=dict)
+
+    def matrix(self, values: npt.ArrayLike) -> int:
+        """Index of a (depth, columns) matrix, stored once for equal contents."""
+        return self._intern("matrix", self.matrices, np.array(values, dtype=np.float32, order="C"))
+
+    def vector(self, values: npt.ArrayLike) -> int:
+        """Index of a vector, stored once for equal contents."""
+        return self._intern("vector", self.vectors, np.array(values, dtype=np.float32))
+
+    def index(self, values: npt.ArrayLike) -> int:
+        """Index of a gather or scatter index, stored once for equal contents."""
+        return self._intern("index", self.indices, np.array(values, dtype=np.int64))
+
+    def _intern(self, kind: str, store: list[npt.NDArray[np.generic]], array: npt.NDArray[np.generic]) -> int:  # type: ignore[misc]
+        key = (kind, array.tobytes(), array.shape)
+        if key not in self._interned:
+            self._interned[key] = len(store)
+            store.append(array)
+        return self._interned[key]
+
+    def load(self, isa: str) -> _core.Program:
+        """Pack the program for an instruction set."""
+        core = _core.Program(
+            input_size=self.input_size,
+            arena_size=self.arena_size,
+            classes=self.classes,
+            conserves=self.conserves,
+            isa=isa,
+        )
+        for matrix in self.matrices:
+            core.add_matrix(matrix)
+        for vector in self.vectors:
+            core.add_vector(vector)
+        for instruction in self.instructions:
+            self._load(core, instruction)
+        return core
+
+    def _load(self, core: _core.Program, instruction: Instruction) -> None:
+        template = instruction.template
+        spaces = [operand.space for operand in template.operands()]
+        rows = list(zip(spaces, instruction.offsets.tolist(), strict=True))
+        match template:
+            case Gemm():
+                count = len(template.segments)
+                depths = [depth for _, depth in template.segments]
+                segments = list(zip(rows[:count], depths, strict=True))
+                epilogue = _epilogue(template.epilogue, rows[count + 1 :])
+                core.gemm(segments, template.matrix, rows[count], epilogue)
+            case Map():
+                source = None if template.source is None else rows[0]
+                out = 0 if source is None else 1
+                epilogue = _epilogue(template.epilogue, rows[out + 1 :])
+                core.map(source, template.columns, rows[out], epilogue)
+            case Gather():
+                core.gather(rows[0], self.indices[template.index].tolist(), rows[1])
+            case Scatter():
+                core.scatter(rows[0], self.indices[template.index].tolist(), rows[1])
+            case Seed():
+                core.seed(rows[0][1][0], rows[1][1][0], template.start)
+            case Absorb():
+                core.absorb(rows[0], template.vector)
+
+
+def _epilogue(epilogue: Epilogue, rows: list[tuple[Space, list[int]]]) -> _core.Epilogue:
+    left = iter(rows)
+    scale_rows = next(left) if epilogue.scale_space is not None else None
+    post_rows = next(left) if epilogue.post_space is not None else None
+    return _core.Epilogue(
+        bias=epilogue.bias,
+        scale=epilogue.scale,
+        scale_rows=scale_rows,
+        scale_vector=epilogue.scale_vector,
+        accumulate=epilogue.accumulate,
+        post=epilogue.post,
+        post_rows=post_rows,
+        post_vector=epilogue.post_vector,
+    )

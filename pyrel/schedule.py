@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Time batching: which row operations become one instruction, and in which order they run.
+
+Lowering makes one operation per row: a layer applied at twelve steps is twelve of them. Those that
+do the same with the same weights and do not wait for each other become one instruction over all
+their rows, so an encoder, or the denominators that nothing in the recurrence waits for, run as one
+tall product.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from pyrel._core import Space
+from pyrel.program import Instruction, Template
+
+
+@dataclass(eq=False)
+class RowOp:
+    """One template at one place: an offset for each of its operands."""
+
+    template: Template
+    offsets: list[int]
+
+
+@dataclass(eq=False)
+class _Queue:
+    """The operations of one template: how many are left, and which may run now."""
+
+    left: int = 0
+    ready: list[int] = field(default_factory=list)
+
+
+def schedule(ops: list[RowOp], input_size: int, arena_size: int) -> tuple[Instruction, ...]:
+    """Order and batch operations that are given in an order in which they could run.
+
+    A template whose remaining operations are all ready runs first: nothing is gained by waiting.
+    Otherwise the ready operation with the longest chain of others behind it runs, with those of the
+    same template that are ready beside it.
+    """
+    before = _dependencies(ops, input_size, arena_size)
+    after: list[list[int]] = [[] for _ in ops]
+    for index, needed in enumerate(before):
+        for other in needed:
+            after[other].append(index)
+    height = _heights(after)
+    waiting = [len(needed) for needed in before]
+    queues: dict[Template, _Queue] = defaultdict(_Queue)
+    for index, op in enumerate(ops):
+        queues[op.template].left += 1
+        if not waiting[index]:
+            queues[op.template].ready.append(index)
+    instructions = []
+    while active := [q for q in queues.values() if q.ready]:
+        queue = max(active, key=lambda q: (len(q.ready) == q.left, max(height[i] for i in q.ready)))
+        batch, queue.ready = sorted(queue.ready), []
+        queue.left -= len(batch)
+        offsets = np.array([ops[index].offsets for index in batch], dtype=np.int64).T
+        instructions.append(Instruction(ops[batch[0]].template, np.ascontiguousarray(offsets)))
+        for index in batch:
+            for other in after[index]:
+                waiting[other] -= 1
+                if not waiting[other]:
+                    queues[ops[other].template].ready.append(other)
+    return tuple(instructions)
+
+
+def _dependencies(ops: list[RowOp], input_size: int, arena_size: int) -> list[set[int]]:
+    """For each operation, those whose results it reads or writes over.
+
+    No place is written for a new purpose before all its readers are done, as every value has its
+    own: so reads need not be waited for.
+    """
+    writer: dict[Space, npt.NDArray[np.int64]] = {
+        Space.input: np.full(input_size, -1),
+        Space.arena: np.full(arena_size, -1),
+        Space.relevance: np.full(input_size, -1),
+    }
+    before: list[set[int]] = []
+    for index, op in enumerate(ops):
+        operands = list(zip(op.template.operands(), op.offsets, strict=True))
+        touched = [writer[o.space][offset : offset + o.size] for o, offset in operands]
+        before.append({int(i) for part in touched for i in np.unique(part) if i >= 0})
+        for (operand, _), part in zip(operands, touched, strict=True):
+            if operand.written:
+                part[:] = index
+    return before
+
+
+def _heights(after: list[list[int]]) -> list[int]:
+    """Length of the longest chain of operations that wait for each one."""
+    height = [0] * len(after)
+    for index in range(len(after) - 1, -1, -1):
+        height[index] = 1 + max((height[other] for other in after[index]), default=0)
+    return height
