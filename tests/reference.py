@@ -2,8 +2,8 @@
 """Slow float64 reference of the explanation methods, in NumPy, written from the rules alone.
 
 Sources: Montavon et al. 2017, "Explaining nonlinear classification decisions with deep Taylor
-decomposition": equation 13 (w² rule), section 4.2 (z⁺ and z^β rules), section 6.2 (a positive bias is
-a neuron that keeps its share). The rule of a linear node's input feature follows its domain:
+decomposition": equation 13 (w² rule), section 4.2 (z⁺ and z^β rules), section 6.2 (a positive bias
+is a neuron that keeps its share). The rule of a linear node's input feature follows its domain:
 [0, ∞) z⁺, finite [low, high] z^β, real w²; all share one denominator.
 """
 
@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-
 from reference_graph import (
     Affine,
     Array,
@@ -63,20 +62,24 @@ def explain(
     scores = run.values[output.serial]
     chosen = scores.argmax(axis=1) if target is None else np.broadcast_to(target, (n,))
     rows = np.arange(n)
-    if method == "deep_taylor":
-        start = np.maximum(scores[rows, chosen], 0.0)
-    else:
-        start = np.ones(n)
+    propagates = method == "deep_taylor"
+    start = np.maximum(scores[rows, chosen], 0.0) if propagates else np.ones(n)
     seed = np.zeros_like(scores)
     seed[rows, chosen] = start
-    if method == "deep_taylor":
+    if propagates:
         arriving, absorbed = _deep_taylor(output, run, seed)
     else:
         arriving = _gradient(output, run, seed, guided=method == "guided_backprop")
         absorbed = np.zeros(n)
     relevance = _finish(method, _at_inputs(output, arriving, batch.shape), batch)
     return Reference(
-        relevance, scores, chosen.astype(np.int64), start, absorbed, run.bounds[output.serial], run.margin
+        relevance,
+        scores,
+        chosen.astype(np.int64),
+        start,
+        absorbed,
+        run.bounds[output.serial],
+        run.margin,
     )
 
 
@@ -106,7 +109,7 @@ def _at_inputs(output: Node, arriving: dict[int, Array], shape: tuple[int, ...])
 def _scatter(node: Gather, relevance: Array, arriving: dict[int, Array]) -> None:
     width = sum(source.size for source in node.sources)
     whole = np.zeros((relevance.shape[0], width))
-    np.add.at(whole, (slice(None), node.index), relevance)
+    np.add.at(whole.T, node.index, relevance.T)
     start = 0
     for source in node.sources:
         arriving[source.serial] += whole[:, start : start + source.size]

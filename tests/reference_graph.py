@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The graphs that the reference explains: nodes over one sample's features, float64 NumPy.
 
-A model is built with `linear`, `relu`, `concat`, ... on top of `input_node`. Pre-activations are kept
-as affine maps of activations, so that a sum of pre-activations is one linear node over the
-concatenated inputs, and a linear layer after a linear layer is one product; only sums of activations
-stay sums. It shares no code with the package.
+A model is built with `linear`, `relu`, `concat`, ... on top of `input_node`. Pre-activations are
+kept as affine maps of activations, so that a sum of pre-activations is one linear node over the
+concatenated inputs, and a linear layer after a linear layer is one product; only sums of
+activations stay sums. It shares no code with the package.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Relu(Node):
 
 @dataclass(eq=False, kw_only=True)
 class Gather(Node):
-    """Features of the concatenated `sources` in a new order: slice, reshape, stack, permute, concat."""
+    """Features of the concatenated `sources` in a new order: slice, reshape, stack, permute."""
 
     sources: tuple[Node, ...]
     index: npt.NDArray[np.intp]
@@ -95,7 +95,7 @@ class Sum(Node):
 
 @dataclass(eq=False)
 class Term:
-    """`source` (features) @ `weight` (features, outputs); `magnitude` ≥ |weight| bounds the terms."""
+    """`source` @ `weight` (features, outputs); `magnitude` ≥ |weight| is for Σ|terms|."""
 
     source: Node
     weight: Array
@@ -118,9 +118,7 @@ def _flat(value: npt.ArrayLike, shape: Shape) -> Array:
     return np.broadcast_to(np.asarray(value, np.float64), shape).reshape(-1).copy()
 
 
-def input_node(
-    shape: Shape, low: npt.ArrayLike = -np.inf, high: npt.ArrayLike = np.inf
-) -> Input:
+def input_node(shape: Shape, low: npt.ArrayLike = -np.inf, high: npt.ArrayLike = np.inf) -> Input:
     """The input of one sample; `low` and `high` broadcast to `shape`."""
     return Input(shape=shape, low=_flat(low, shape), high=_flat(high, shape))
 
@@ -204,7 +202,7 @@ def rearrange(
     nodes: Sequence[Node],
     order: Callable[[list[npt.NDArray[np.intp]]], npt.NDArray[np.intp]],
 ) -> Node:
-    """Any slice, reshape, permutation, stack or concatenation: `order` does it on feature numbers."""
+    """Slice, reshape, permute, stack or concatenate, as `order` does with the features' numbers."""
     starts = np.cumsum([0, *(node.size for node in nodes)])
     ids = [
         np.arange(start, start + node.size).reshape(node.shape)
@@ -246,7 +244,9 @@ def _rearranged_affine(
                 merged[key] = Term(term.source, blank, blank.copy())
             merged[key].weight[:, columns] = term.weight
             merged[key].magnitude[:, columns] = term.magnitude
-    terms = tuple(Term(t.source, t.weight[:, index], t.magnitude[:, index]) for t in merged.values())
+    terms = tuple(
+        Term(t.source, t.weight[:, index], t.magnitude[:, index]) for t in merged.values()
+    )
     return _affine(shape, terms, bias[index])
 
 
@@ -293,9 +293,10 @@ class Forward:
 
     A product sum in float32 is off by eps/4 · Σ|terms| in the mean (each partial sum rounds by half
     an eps of itself) and by up to eps · Σ|terms| in hundreds of samples; 2 · eps · Σ|terms| is the
-    bound of one linear node here. Roundings of different units are independent, so the bounds of the
-    inputs add to it in quadrature, times the weights. `margin` (n,) is the smallest |pre-activation| before a
-    ReLU in units of its bound: where it is ≤ 1 a ReLU may flip, and the gradient with it.
+    bound of one linear node here. Roundings of different units are independent, so the bounds of
+    the inputs add to it in quadrature, times the weights. `margin` (n,) is the smallest
+    |pre-activation| before a ReLU in units of its bound: where it is ≤ 1 a ReLU may flip, and the
+    gradient with it.
     """
 
     values: dict[int, Array]

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import nn
-
-import pyrel
 import reference_graph as ref
+import torch
 from engine import models
 from engine.cells import CELL_CASES, CellCase
 from reference import Reference, explain
+from torch import nn
+
+import pyrel
 
 Graph = Callable[[Any, ref.Node], ref.Node]
 Floats = npt.NDArray[np.float32]
@@ -107,7 +107,7 @@ def captured(case: Case | CellCase) -> tuple[nn.Module, Any]:
 @functools.cache
 def compiled(case: Case | CellCase, method: str, *, bounded: bool = True) -> Any:
     """Return the explainer of a case, once per process."""
-    domain = {"low": case.low, "high": case.high} if bounded else {}
+    domain: dict[str, Any] = {"low": case.low, "high": case.high} if bounded else {}
     _, graph = captured(case)
     example = sample(case.shape, 2, case.low, case.high)
     return pyrel.Explainer(graph, example, method=method, **domain)

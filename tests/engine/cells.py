@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import reference_graph as ref
 import torch
 from torch import nn
 
 import pyrel.nn
-import reference_graph as ref
 
 State = dict[str, ref.Array]
 
@@ -26,7 +26,7 @@ def _relu_layer(state: State, name: str, node: ref.Node) -> ref.Node:
 
 
 def cell_graph(module: nn.Module, x: ref.Node) -> ref.Node:
-    """Unroll Shallow, Deep or DeepV2: r₀ = 0, [encoded x_t; r_t] → a(4) → r_{t+1}, then read out."""
+    """Unroll a cell: r₀ = 0, [encoded x_t; r_t] → a(4) → r_{t+1}, then the read-out."""
     state = {name: p.double().numpy() for name, p in module.state_dict().items()}
     encoders = [name for name in ("encoder", "encoder_2") if f"{name}.weight" in state]
     steps = x.shape[0]

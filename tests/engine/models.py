@@ -1,25 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Users' own recurrent modules, plain torch, each beside the same graph written for the reference."""
+"""Users' own recurrent modules, plain torch, each with the same graph for the reference."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import reference_graph as ref
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-import reference_graph as ref
 
 def array(tensor: Tensor) -> ref.Array:
     """Return a parameter in float64."""
     return tensor.detach().double().numpy()
 
 
-def apply(layer: nn.Linear, node: ref.Node) -> ref.Node:
+def apply(layer: Any, node: ref.Node) -> ref.Node:
     """Return the reference's node for a linear module."""
     return ref.linear(node, array(layer.weight), None if layer.bias is None else array(layer.bias))
 
 
-def apply_relu(layer: nn.Linear, node: ref.Node) -> ref.Node:
+def apply_relu(layer: Any, node: ref.Node) -> ref.Node:
     """Return the reference's node for relu(layer(node))."""
     return ref.relu(apply(layer, node))
 
@@ -40,7 +42,7 @@ class OneLinear(nn.Module):
 
 
 class SequentialNet(nn.Module):
-    """nn.Sequential with in-place ReLU, dropout, Identity and Flatten, widths around vector sizes."""
+    """nn.Sequential with in-place ReLU, dropout, Identity and Flatten, a width of 1 inside."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -152,7 +154,11 @@ class Residual(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.inward, self.after, self.before = nn.Linear(10, 17), nn.Linear(17, 17), nn.Linear(17, 17)
+        self.inward, self.after, self.before = (
+            nn.Linear(10, 17),
+            nn.Linear(17, 17),
+            nn.Linear(17, 17),
+        )
         self.out = nn.Linear(17, 3)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -180,7 +186,7 @@ class Rearranged(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         major = x.permute(1, 0, 2)
         h = x.new_zeros(x.shape[0], 6)
-        for step in major.split(1, dim=0):
+        for step in torch.split(major, 1, dim=0):
             first, second = self.cell(torch.cat([step.squeeze(0), h], -1)).relu().chunk(2, dim=-1)
             h = first + second
         last = x.transpose(1, 2)[:, :, -1].narrow(1, 1, 7)
@@ -312,7 +318,7 @@ class LinearAfterLinear(nn.Module):
 
 
 class FusedProjections(nn.Module):
-    """Slices of one projection added before the ReLU, as fused recurrent kernels do; W transposed."""
+    """Slices of one projection added before the ReLU, as fused kernels do; a transposed weight."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -6,12 +6,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-
-import pyrel
 from engine.cases import ALL_CASES, Case, by_name, captured, compiled, expected, inputs, sample
 from engine.cells import CELL_CASES, CellCase
-from engine.checks import RELATIVE, assert_deep_taylor, assert_gradient, norms
+from engine.checks import RELATIVE, assert_deep_taylor, assert_gradient, norms, torch_gradient
 from reference import METHODS, explain
+
+import pyrel
 
 every_model = pytest.mark.parametrize("case", ALL_CASES, ids=lambda case: case.name)
 GRADIENT_METHODS = [method for method in METHODS if method != "deep_taylor"]
@@ -38,15 +38,11 @@ def test_gradient_is_the_adjoint_in_torch(case: Case | CellCase) -> None:
     x = inputs(case)
     score = expected(case, "gradient")
     target = np.arange(len(x)) % score.output.shape[1]
-    module, _ = captured(case)
-    tensor = torch.from_numpy(x).double().requires_grad_()
-    output = case.module().double()(tensor).reshape(len(x), -1)
-    output[torch.arange(len(x)), torch.from_numpy(target)].sum().backward()
+    _, gradient = torch_gradient(case.module().double(), x.astype(np.float64), target)
     e = compiled(case, "gradient")(x, target=target)
     safe = score.margin > 1
-    error = norms(e.relevance - tensor.grad.numpy())
-    assert (error[safe] <= RELATIVE * norms(tensor.grad.numpy())[safe]).all()
-    assert module.training is False
+    error = norms(e.relevance - gradient)
+    assert (error[safe] <= RELATIVE * norms(gradient)[safe]).all()
 
 
 @every_model

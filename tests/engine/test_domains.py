@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from torch import Tensor, nn
-
-import pyrel
 import reference_graph as ref
+import torch
 from engine.cases import sample
 from engine.checks import assert_deep_taylor
 from reference import explain
+from torch import Tensor, nn
+
+import pyrel
 
 
 class Mlp(nn.Module):
@@ -165,7 +165,9 @@ def test_sum_of_preactivations_is_one_node() -> None:
     x = np.array([[1.0, 1.0], [0.5, 0.0]], np.float32)
     e = pyrel.Explainer(Branches(), x, method="deep_taylor", low=0.0, high=1.0)(x)
     # z^β: a·3 against (b − 1)·(−2): b at its upper bound 1 gets nothing, b = 0 gets 2 of 3.5.
-    np.testing.assert_allclose(e.relevance, [[1.0, 0.0], [1.5 * 1.5 / 3.5, 1.5 * 2 / 3.5]], rtol=1e-6)
+    np.testing.assert_allclose(
+        e.relevance, [[1.0, 0.0], [1.5 * 1.5 / 3.5, 1.5 * 2 / 3.5]], rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize(
