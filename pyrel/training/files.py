@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files of tensors with a description: safetensors, written whole or not at all.
+
+The description is one JSON text in the metadata of the safetensors header. It names the kind of the
+file, the version of its format, the pyrel that wrote it, and a checksum of the tensors, for
+safetensors itself notices a changed length but not a changed weight.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from pyrel._core import version
+
+Kind = Literal["model", "checkpoint"]
+FORMAT_VERSION = 1
+_KEY = "pyrel"
+
+
+def write_tensors(
+    path: Path, kind: Kind, tensors: Mapping[str, Tensor], content: Mapping[str, Any]
+) -> None:
+    """Write a file in one step: whoever looks finds the old file or the new one, both whole.
+
+    Parameters
+    ----------
+    path : Path
+        Its folder must exist.
+    kind : {"model", "checkpoint"}
+    tensors : mapping
+        Copied to the CPU.
+    content : mapping
+        JSON-able entries of the description.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written.
+    """
+    # Clones, because safetensors refuses tensors that share memory, as tied weights do.
+    owned = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+    header = {
+        **content,
+        "kind": kind,
+        "format_version": FORMAT_VERSION,
+        "pyrel_version": version(),
+        "checksum": _checksum(owned),
+    }
+    text = json.dumps(header, sort_keys=True, allow_nan=False)
+    write_whole(path, safetensors.torch.save(owned, metadata={_KEY: text}))
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write bytes to a file by way of a neighbour that takes its place once it is on the disk."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_tensors(path: Path, kind: Kind) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a file of :func:`write_tensors`.
+
+    Returns
+    -------
+    tensors : dict
+    content : dict
+        The description.
+
+    Raises
+    ------
+    OSError
+        The file cannot be read.
+    ValueError
+        It is truncated, changed, foreign, of another kind or of a newer format.
+    """
+    data = path.read_bytes()
+    try:
+        tensors = safetensors.torch.load(data)
+    except (safetensors.SafetensorError, KeyError) as error:  # KeyError: a type torch lacks
+        raise ValueError(
+            f"{path} is not a whole safetensors file ({error}); it was truncated, or pyrel never "
+            f"wrote it: copy it again or write it anew"
+        ) from error
+    content = _description(path, data, kind)
+    if content.get("checksum") != _checksum(tensors):
+        raise ValueError(
+            f"{path} was changed after pyrel wrote it (the checksum of its tensors is wrong); "
+            f"copy it again or write it anew"
+        )
+    return tensors, content
+
+
+def _description(path: Path, data: bytes, kind: Kind) -> dict[str, Any]:
+    end = 8 + int.from_bytes(data[:8], "little")
+    metadata = json.loads(data[8:end]).get("__metadata__") or {}
+    if _KEY not in metadata:
+        raise ValueError(f"{path} is a safetensors file, but pyrel did not write it")
+    try:
+        content = json.loads(metadata[_KEY])
+        file_version = int(content["format_version"])
+        file_kind = content["kind"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} has a damaged description; write it anew") from error
+    if file_version > FORMAT_VERSION:
+        raise ValueError(
+            f"{path} has format {file_version} of pyrel {content.get('pyrel_version')}; this is "
+            f"pyrel {version()}, which reads formats up to {FORMAT_VERSION}: install a newer pyrel"
+        )
+    if file_kind != kind:
+        raise ValueError(f"{path} holds a {file_kind}, not a {kind}")
+    return dict(content)
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

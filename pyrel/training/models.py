@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trained cells as files: safe to load from strangers, complete in themselves."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+import pyrel.nn
+from pyrel.training.files import read_tensors, write_tensors
+
+
+def save_model(
+    path: str | os.PathLike[str],
+    model: pyrel.nn.Cell,
+    *,
+    low: npt.ArrayLike | None = None,
+    high: npt.ArrayLike | None = None,
+    training: Mapping[str, Any] | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Save a cell: its weights, and in the header all that is needed to use it.
+
+    Parameters
+    ----------
+    path : path
+        Replaced in one step if it exists; folders are made as needed.
+    model : pyrel.nn.Cell
+    low, high : scalar or array, optional
+        Domain of the inputs, broadcastable to one sample, as ``Explainer`` takes it.
+    training : mapping, optional
+        JSON-able account of the training, such as ``TrainingResult.summary()``.
+    extra : mapping, optional
+        Further JSON-able entries.
+
+    Raises
+    ------
+    TypeError
+        The model is no cell of pyrel, or an entry is nothing that JSON can hold.
+    ValueError
+        An entry is NaN or infinite.
+    OSError
+        The file cannot be written.
+    """
+    if not isinstance(model, pyrel.nn.Cell):
+        raise TypeError(
+            f"model must be a cell of pyrel.nn, which its configuration can rebuild, not "
+            f"{type(model).__name__}; save other modules with safetensors or torch.export"
+        )
+    content = {
+        "cell": model.config(),
+        "low": None if low is None else np.asarray(low, dtype=np.float64).tolist(),
+        "high": None if high is None else np.asarray(high, dtype=np.float64).tolist(),
+        "training": dict(training or {}),
+        "extra": dict(extra or {}),
+    }
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_tensors(target, "model", model.state_dict(), content)
+
+
+def load_model(path: str | os.PathLike[str]) -> tuple[pyrel.nn.Cell, dict[str, Any]]:
+    """Load a cell that :func:`save_model` wrote.
+
+    Nothing in the file is executed, and torch's random state stays as it is.
+
+    Parameters
+    ----------
+    path : path
+
+    Returns
+    -------
+    model : pyrel.nn.Cell
+        On the CPU, in eval mode.
+    metadata : dict
+        ``cell`` (the configuration), ``low`` and ``high`` (the domain; None where it was not
+        given), ``training``, ``extra``, ``pyrel_version`` and ``format_version``.
+
+    Raises
+    ------
+    OSError
+        The file cannot be read.
+    ValueError
+        The file is truncated, changed, foreign or newer than this pyrel; the message names it.
+    """
+    source = Path(path)
+    tensors, content = read_tensors(source, "model")
+    try:
+        with torch.device("meta"):  # neither memory nor random numbers before the shapes are known
+            model = pyrel.nn.build(content["cell"])
+        _check_shapes(model.state_dict(), tensors)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{source} does not hold a cell that this pyrel knows: {error}") from error
+    model.load_state_dict(tensors, assign=True)
+    return model.eval(), {k: v for k, v in content.items() if k not in ("kind", "checksum")}
+
+
+def _check_shapes(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
+    for name in sorted(wanted.keys() | given.keys()):
+        shapes = [
+            f"{side[name].dtype} {tuple(side[name].shape)}" if name in side else "nothing"
+            for side in (wanted, given)
+        ]
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"its cell has {shapes[0]} as {name}, the file {shapes[1]}")

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings that were found to work, by name of the data, for the majority problem."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+import pyrel.nn
+from pyrel.data import MajoritySamples, majority
+from pyrel.training.config import TrainingConfig
+
+TEST_SEED = 0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train the cells on majority sequences of one set of images.
+
+    Attributes
+    ----------
+    config : TrainingConfig
+    draws : int
+        How many sequences are made of each image. Each has another partner of the class and another
+        image of another class, which teaches more than as many further epochs.
+    dropout : float
+        For the cells in which the thesis has dropout; its 0.5 is made for 200 epochs.
+    """
+
+    config: TrainingConfig
+    draws: int
+    dropout: float
+
+    def model(self, cell: str, steps: int = 12) -> pyrel.nn.Cell:
+        """Return a new cell at the sizes of the thesis's majority experiment.
+
+        Its first weights come from the seed of the recipe; torch's random state stays as it is.
+
+        Parameters
+        ----------
+        cell : str
+            A name of :func:`pyrel.nn.names`.
+        steps : int
+            As in :func:`pyrel.data.majority`.
+
+        Raises
+        ------
+        ValueError
+            There is no cell of that name.
+        """
+        kind = pyrel.nn.cell_type(cell)
+        options: dict[str, Any] = {} if kind is pyrel.nn.Shallow else {"dropout": self.dropout}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.seed)
+            return kind.for_majority(steps, **options)
+
+    def samples(
+        self, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.integer], steps: int = 12
+    ) -> MajoritySamples:
+        """Return the training sequences: ``draws`` for each image.
+
+        Parameters
+        ----------
+        images, labels, steps
+            As in :func:`pyrel.data.majority`.
+        """
+        first = TEST_SEED + 1 + self.config.seed * self.draws
+        return majority_draws(images, labels, range(first, first + self.draws), steps)
+
+
+def majority_draws(
+    images: npt.NDArray[np.uint8],
+    labels: npt.NDArray[np.integer],
+    seeds: Sequence[int],
+    steps: int = 12,
+) -> MajoritySamples:
+    """Return the majority sequences of several seeds one after the other.
+
+    Parameters
+    ----------
+    images, labels, steps
+        As in :func:`pyrel.data.majority`.
+    seeds : sequence of int
+        At least one.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`pyrel.data.majority`; or there are no seeds.
+    """
+    if len(seeds) == 0:
+        raise ValueError("seeds must name at least one seed")
+    draws = [majority(images, labels, seed, steps) for seed in seeds]
+    return MajoritySamples(
+        x=np.concatenate([draw.x for draw in draws]),
+        y=np.concatenate([draw.y for draw in draws]),
+        relevant=np.concatenate([draw.relevant for draw in draws]),
+        digits=np.concatenate([draw.digits for draw in draws]),
+    )
+
+
+RECIPES = {
+    "mnist-mini": Recipe(
+        TrainingConfig(epochs=4, batch_size=100, learning_rate=4e-3), draws=10, dropout=0.2
+    ),
+    "mnist": Recipe(
+        TrainingConfig(epochs=18, batch_size=100, learning_rate=2e-3), draws=2, dropout=0.3
+    ),
+}
