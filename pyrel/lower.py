@@ -21,7 +21,7 @@ from pyrel.graph import Scale as ScaleNode
 from pyrel.layout import lay_out
 from pyrel.methods import Method, UnsuitableDomainError
 from pyrel.program import Absorb, Epilogue, Gather, Gemm, Map, Program, Scatter, Seed
-from pyrel.rules import LinearInputs, LinearRule, Term
+from pyrel.rules import Denominator, LinearInputs, LinearRule, Term
 from pyrel.schedule import RowOp, schedule
 
 
@@ -60,6 +60,8 @@ class _Lowering:
         self._base = aligned(graph.input_size)
         self._relevance = aligned(graph.size - self._base)
         self._arena = 2 * self._relevance
+        self._rules: dict[int, LinearRule] = {}  # by the start of the linear node
+        self._denominators: dict[int, int] = {}  # likewise: where in the arena it is formed
         # By address: which of `_writes`, (who, from, how many), wrote its relevance last; or -1.
         self._writer = np.full(graph.size, -1, dtype=np.int64)
         self._writes: list[tuple[RowOp, int, int]] = []
@@ -148,6 +150,21 @@ class _Lowering:
         )
         matrix = node.weight[:, ~constant].T
         self._gemm(self._segments(node.inputs), matrix, self._value(node.start), epilogue)
+        self._rules[node.start] = rule = self._rule(node)
+        if rule.denominator is not None and rule.denominator.products:
+            self._denominators[node.start] = self._form_denominator(node, rule.denominator)
+
+    def _form_denominator(self, node: Linear, denominator: Denominator) -> int:
+        """Emit the products of a denominator; nothing in the forward pass waits for them."""
+        place = (Space.arena, self._reserve(node.size))
+        vector = self._program.vector(denominator.constant) if denominator.constant.any() else -1
+        if denominator.output:
+            self._map(self._value(node.start), node.size, place)
+        for index, (features, matrix) in enumerate(denominator.products):
+            accumulate = denominator.output or index > 0
+            epilogue = Epilogue(bias=vector if index == 0 else -1, accumulate=accumulate)
+            self._gemm(self._segments(node.inputs[features]), matrix.T, place, epilogue)
+        return place[1]
 
     def _segments(self, addresses: Addresses) -> list[tuple[tuple[Space, int], int]]:
         return [(self._value(int(addresses[i])), j - i) for i, j in runs(addresses)]
@@ -271,11 +288,11 @@ class _Lowering:
             self._finish(node.start, node.size, self._method.relu, node.start)
 
     def _backward_linear(self, node: Linear) -> None:
-        rule = self._rule(node)
+        rule = self._rules[node.start]
         if node.relu:
             self._finish_relu(node)
         if rule.denominator is not None:
-            self._divide(node, rule)
+            self._divide(node, rule.denominator)
         slot = self._relevance_of(node.start)
         if rule.absorbed is not None and rule.absorbed.any():
             vector = self._program.vector(rule.absorbed)
@@ -299,21 +316,13 @@ class _Lowering:
         except UnsuitableDomainError as error:
             raise UnsupportedModelError(str(error), operator="linear", module=node.module) from None
 
-    def _divide(self, node: Linear, rule: LinearRule) -> None:
-        assert rule.denominator is not None
-        constant = rule.denominator.constant
-        vector = self._program.vector(constant) if constant.any() else -1
-        if not rule.denominator.products:
-            self._finish(node.start, node.size, Post.divide, node.start, vector)
+    def _divide(self, node: Linear, denominator: Denominator) -> None:
+        if node.start in self._denominators:
+            self._finish(node.start, node.size, Post.divide, -1 - self._denominators[node.start])
             return
-        place = (Space.arena, self._reserve(node.size))
-        output = rule.denominator.output
-        if output:
-            self._map(self._value(node.start), node.size, place)
-        for index, (features, matrix) in enumerate(rule.denominator.products):
-            epilogue = Epilogue(bias=vector if index == 0 else -1, accumulate=output or index > 0)
-            self._gemm(self._segments(node.inputs[features]), matrix.T, place, epilogue)
-        self._finish(node.start, node.size, Post.divide, -1 - place[1])
+        constant = denominator.constant
+        vector = self._program.vector(constant) if constant.any() else -1
+        self._finish(node.start, node.size, Post.divide, node.start, vector)
 
     def _backward_term(self, node: Linear, term: Term) -> None:
         addresses = node.inputs[term.features]
