@@ -43,8 +43,8 @@ def train(
 
     The random numbers of the run come from ``config.seed`` alone and torch's own random state is
     left as it was; the first weights are those that the model has. The same call gives bitwise the
-    same weights each time on one machine (at one number of torch threads), also when it was killed
-    in between and resumed.
+    same weights each time on one machine at one number of threads, also when it was killed in
+    between and resumed.
 
     Parameters
     ----------
@@ -92,14 +92,16 @@ def train(
     elif config.target_accuracy is not None or config.keep == "best":
         raise ValueError("target_accuracy and keep='best' need validation data: give validation")
     folder = _run_folder(out, resume, tensorboard)
-    run = _Run(model.to(device), config, device, samples, held_out, folder)
-    try:
-        with _keeping_random_state(device):
+    with _torch_settings(config, device):
+        run = _Run(model.to(device), config, device, samples, held_out, folder)
+        try:
             return run.complete(progress, tensorboard)
-    except KeyboardInterrupt:
-        raise TrainingInterrupted(run.state.epoch + 1, run.checkpoint, run.saved_epoch) from None
-    finally:
-        model.eval()
+        except KeyboardInterrupt:
+            raise TrainingInterrupted(
+                run.state.epoch + 1, run.checkpoint, run.saved_epoch
+            ) from None
+        finally:
+            model.eval()
 
 
 class _Run:
@@ -236,8 +238,13 @@ def _check_classes(model: nn.Module, samples: Samples, name: str) -> None:
 
 
 @contextmanager
-def _keeping_random_state(device: torch.device) -> Iterator[None]:
-    """Leave torch's global random state, which dropout draws from, as it was."""
+def _torch_settings(config: TrainingConfig, device: torch.device) -> Iterator[None]:
+    """Set the threads of a run; afterwards leave them and torch's random state as they were."""
+    threads = torch.get_num_threads()
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        yield
+        torch.set_num_threads(config.threads or threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)

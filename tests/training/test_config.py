@@ -26,6 +26,7 @@ from pyrel.training.schedule import rate
         ({"warmup": 1.0}, ValueError, "warmup must be a number above 0 and at most 1"),
         ({"decay_epochs": 0}, ValueError, "decay_epochs must be at least 1"),
         ({"decay_factor": 1.5}, ValueError, "decay_factor must be .* at most 1, not 1.5"),
+        ({"threads": 0}, ValueError, "threads must be at least 1, not 0"),
         ({"seed": -1}, ValueError, "seed must be at least 0"),
         ({"seed": 2**63}, ValueError, r"seed must be below 2\*\*63"),
         ({"target_accuracy": 98}, ValueError, "target_accuracy must be .* at most 1, not 98"),

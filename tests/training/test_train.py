@@ -90,6 +90,17 @@ def test_the_random_state_of_torch_is_left_alone(problem: "Problem") -> None:
     assert torch.equal(before, torch.random.get_rng_state())
 
 
+def test_the_threads_asked_for_are_used_and_given_back(problem: "Problem") -> None:
+    before = torch.get_num_threads()
+    seen: set[int] = set()
+    model = problem.model()
+    model.register_forward_pre_hook(lambda module, args: seen.add(torch.get_num_threads()))
+    config = TrainingConfig(epochs=1, threads=before + 1, device="cpu")
+    train(model, problem.x, problem.y, config=config, progress=False)
+    assert seen == {before + 1}
+    assert torch.get_num_threads() == before
+
+
 def test_every_sample_is_seen_once_an_epoch(problem: "Problem") -> None:
     seen: list[Tensor] = []
     model = problem.model()
