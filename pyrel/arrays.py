@@ -26,7 +26,9 @@ def batch(x: Array, shape: tuple[int, ...]) -> Float32s:
         raise ValueError(f"x: wanted {wanted}, got shape {tuple(x.shape)}")
     if isinstance(x, torch.Tensor):
         return x.detach().to("cpu", torch.float32).contiguous().numpy()
-    with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite, and is refused
+    with np.errstate(
+        over="ignore"
+    ):  # what is too large for float32 becomes infinite, and is refused
         return np.ascontiguousarray(x, dtype=np.float32)
 
 
@@ -34,9 +36,13 @@ def targets(target: Any, n: int, classes: int) -> Int64s | None:
     """``target`` as (n,) int64, or None for the predicted class."""
     if target is None:
         return None
-    values = target.detach().cpu().numpy() if isinstance(target, torch.Tensor) else np.asarray(target)
+    values = (
+        target.detach().cpu().numpy() if isinstance(target, torch.Tensor) else np.asarray(target)
+    )
     if values.size and values.dtype.kind not in "iu":
-        raise TypeError(f"target: wanted an int or integers of shape ({n},), got dtype {values.dtype}")
+        raise TypeError(
+            f"target: wanted an int or integers of shape ({n},), got dtype {values.dtype}"
+        )
     if values.shape not in {(), (n,)}:
         raise ValueError(f"target: wanted an int or shape ({n},), got shape {values.shape}")
     wrong = np.flatnonzero((values < 0) | (values >= classes))
@@ -77,20 +83,23 @@ def _bound(name: str, value: Any, shape: tuple[int, ...]) -> Float32s:
     return np.ascontiguousarray(full, dtype=np.float32).reshape(-1)
 
 
-def result(out: Array | None, x: Array, shape: tuple[int, ...]) -> Float32s:
+def result(out: Array | None, x: Array, values: Float32s) -> Float32s:
     """The array to write relevance into: ``out`` after checking it, or a new one."""
     if out is None:
-        return np.empty(shape, dtype=np.float32)
+        return np.empty_like(values)
     if isinstance(out, np.ndarray) != isinstance(x, np.ndarray):
         raise TypeError(f"out: wanted the type of x, {type(x).__name__}, got {type(out).__name__}")
     if isinstance(out, torch.Tensor):
         if out.device.type != "cpu" or out.requires_grad:
             raise ValueError("out: wanted a tensor on the CPU that does not require a gradient")
         out = out.numpy()
-    if out.dtype != np.float32 or out.shape != shape:
-        raise ValueError(f"out: wanted float32 of shape {shape}, got {out.dtype} {out.shape}")
+    if out.dtype != np.float32 or out.shape != values.shape:
+        wanted = f"float32 of shape {values.shape}"
+        raise ValueError(f"out: wanted {wanted}, got {out.dtype} {out.shape}")
     if not out.flags.c_contiguous or not out.flags.writeable:
         raise ValueError("out: wanted a writable, contiguous array")
+    if np.may_share_memory(out, values):
+        raise ValueError("out: wanted memory apart from x, which is read while out is written")
     return out
 
 

@@ -91,7 +91,9 @@ def _export(model: torch.nn.Module, example: torch.Tensor) -> ExportedProgram:
                 model, (example,), dynamic_shapes=({0: Dim.DYNAMIC},), strict=False
             )
         except Exception as error:  # torch.export raises many types, none of them documented
-            raise UnsupportedModelError(_why_not_exported(model, error), operator="torch.export") from error
+            raise UnsupportedModelError(
+                _why_not_exported(model, error), operator="torch.export"
+            ) from error
 
 
 @contextlib.contextmanager
@@ -120,7 +122,8 @@ def _why_not_exported(model: torch.nn.Module, error: Exception) -> str:
 
 def _walk(exported: ExportedProgram) -> Graph:
     if any(_mutates(node) for node in exported.graph.nodes):
-        exported = exported.run_decompositions({})  # in-place operators become functional ones
+        with _quiet():
+            exported = exported.run_decompositions({})  # in-place operators become functional ones
     if exported.graph_signature.buffers_to_mutate:
         names = ", ".join(sorted(exported.graph_signature.buffers_to_mutate.values()))
         raise UnsupportedModelError(
@@ -152,7 +155,8 @@ class _Walker:
         nodes = [n for n in self._exported.graph.nodes if n.op == "placeholder" and n.name in names]
         if len(nodes) != 1 or len(names) != 1:
             raise UnsupportedModelError(
-                f"the model takes {len(names)} inputs; pyrel explains models of one", operator="input"
+                f"the model takes {len(names)} inputs; pyrel explains models of one",
+                operator="input",
             )
         return nodes[0]
 
@@ -162,7 +166,9 @@ class _Walker:
             if node.op == "call_function":
                 self._values[node] = self._call(node)
             elif node.op not in {"placeholder", "output"}:
-                raise UnsupportedModelError("cannot be walked", operator=node.op, module=_path(node))
+                raise UnsupportedModelError(
+                    "cannot be walked", operator=node.op, module=_path(node)
+                )
         return simplify(self._graph())
 
     def _bind_placeholders(self) -> None:
@@ -186,9 +192,12 @@ class _Walker:
             raise UnsupportedModelError(
                 f"the model returns {spec}; one tensor is wanted", operator="output"
             )
-        output = self._values[returned[0]]
+        node = returned[0]
+        output = self._values[node] if isinstance(node, torch.fx.Node) else node
         if not isinstance(output, Traced):
-            raise UnsupportedModelError("the output does not depend on the input", operator="output")
+            raise UnsupportedModelError(
+                "the output does not depend on the input", operator="output"
+            )
         shape = tuple(output.ids.shape)
         if len(shape) not in {1, 2} or shape[0] != self._tracer.batch:
             wanted = "raw scores of shape (n, classes) or (n,)"
@@ -226,7 +235,8 @@ class _Walker:
             raise self._unsupported(node, f"aten.{name}", str(error)) from None
         if result is NotImplemented:
             raise self._unsupported(node, f"aten.{name}", operators.hint(name))
-        return result
+        # A traced operand has no dtype of its own: constants made like it take the exported one.
+        return result.to(node.meta["val"].dtype) if isinstance(result, torch.Tensor) else result
 
     @staticmethod
     def _unsupported(

@@ -48,7 +48,9 @@ def propagate(graph: Graph, low: Floats, high: Floats) -> Domains:
                 domains.low[out] = 0.0
             case Scale():
                 ends = np.stack(domains.of(node.inputs))
-                scaled = np.multiply(ends, node.coefficients, where=node.coefficients != 0, out=ends * 0)
+                scaled = np.multiply(
+                    ends, node.coefficients, where=node.coefficients != 0, out=np.zeros_like(ends)
+                )
                 domains.low[out], domains.high[out] = scaled.min(axis=0), scaled.max(axis=0)
             case Add():
                 lows, highs = domains.of(node.inputs)

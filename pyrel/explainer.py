@@ -146,7 +146,7 @@ class Explainer:
         values = arrays.batch(x, self.graph.input_shape)
         n, classes = values.shape[0], self.graph.classes
         targets = arrays.targets(target, n, classes)
-        relevance = arrays.result(out, x, values.shape)
+        relevance = arrays.result(out, x, values)
         output = np.empty((n, classes), dtype=np.float32)
         explained = np.empty(n, dtype=np.int64)
         absorbed = np.empty(n, dtype=np.float32)
@@ -199,7 +199,9 @@ class Explainer:
             )
         assert self._bounds is not None
         low, high = (bound[status.element] for bound in self._bounds)
-        return ValueError(f"x: wanted values in [{low}, {high}], got {where} = {value}")
+        return ValueError(
+            f"x: wanted values in [low, high] = [{low}, {high}], got {where} = {value}"
+        )
 
 
 # torch.export is not safe to run in several threads, and capture switches modules to eval mode.

@@ -48,9 +48,7 @@ def _scattered(inputs: Addresses) -> bool:
     )
 
 
-def _read_copy(
-    node: Linear, input_size: int, copied: Callable[[Addresses, str], Copy]
-) -> Linear:
+def _read_copy(node: Linear, input_size: int, copied: Callable[[Addresses, str], Copy]) -> Linear:
     """Let ``node`` read a copy of its inputs, the graph's input elements first, constants apart."""
     variable, constant = np.flatnonzero(node.inputs >= 0), np.flatnonzero(node.inputs < 0)
     order = variable[np.argsort(node.inputs[variable] >= input_size, kind="stable")]

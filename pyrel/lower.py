@@ -259,7 +259,11 @@ class _Lowering:
         place = None if operand is None else self._value_or_arena(operand)
         space = None if place is None else place[0]
         extra = [] if place is None else [place[1]]
-        if last and isinstance(last.template, Gemm | Map) and last.template.epilogue.post == Post.none:
+        if (
+            last
+            and isinstance(last.template, Gemm | Map)
+            and last.template.epilogue.post == Post.none
+        ):
             epilogue = replace(
                 last.template.epilogue, post=post, post_space=space, post_vector=vector
             )

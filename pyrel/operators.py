@@ -36,12 +36,12 @@ def _constant(value: object, role: str) -> torch.Tensor:
     return torch.as_tensor(value)
 
 
-def _linear(
-    tracer: Tracer, value: Traced, weight: Any, bias: Any = None
-) -> Traced:
+def _linear(tracer: Tracer, value: Traced, weight: Any, bias: Any = None) -> Traced:
     matrix = _array(_constant(weight, "weight"))
     if matrix.ndim != 2:
-        raise UnsupportedOperandsError(f"the weight has shape {matrix.shape}, two dimensions are wanted")
+        raise UnsupportedOperandsError(
+            f"the weight has shape {matrix.shape}, two dimensions are wanted"
+        )
     if not isinstance(value, Traced):
         raise UnsupportedOperandsError("a constant is multiplied by a constant")
     offset = np.zeros(matrix.shape[0]) if bias is None else _array(_constant(bias, "bias"))
@@ -109,7 +109,9 @@ def _sum(tracer: Tracer, value: Traced, dim: Any = None, keepdim: bool = False, 
     return Traced(total)
 
 
-def _mean(tracer: Tracer, value: Traced, dim: Any = None, keepdim: bool = False, **_: Any) -> Traced:
+def _mean(
+    tracer: Tracer, value: Traced, dim: Any = None, keepdim: bool = False, **_: Any
+) -> Traced:
     total = _sum(tracer, value, dim, keepdim)
     return _multiply(tracer, total, total.ids.numel() / value.ids.numel())  # type: ignore[no-any-return]
 
@@ -219,7 +221,9 @@ def apply(tracer: Tracer, target: Any, name: str, args: Any, kwargs: Any) -> Any
         plain = torch.utils._pytree.tree_map_only(Traced, _shape_only, (args, kwargs))
         return target(*plain[0], **plain[1])
     if name in _MOVES:
-        plain = torch.utils._pytree.tree_map_only((Traced, torch.Tensor), tracer.ids, (args, kwargs))
+        plain = torch.utils._pytree.tree_map_only(
+            (Traced, torch.Tensor), tracer.ids, (args, kwargs)
+        )
         moved = target(*plain[0], **_without_dtype(plain[1]))
         return torch.utils._pytree.tree_map_only(torch.Tensor, Traced, moved)
     if name in _COMPUTE:

@@ -190,7 +190,9 @@ class Program:
         """Index of a gather or scatter index, stored once for equal contents."""
         return self._intern("index", self.indices, np.array(values, dtype=np.int64))
 
-    def _intern(self, kind: str, store: list[npt.NDArray[np.generic]], array: npt.NDArray[np.generic]) -> int:  # type: ignore[misc]
+    def _intern(
+        self, kind: str, store: list[npt.NDArray[np.generic]], array: npt.NDArray[np.generic]
+    ) -> int:  # type: ignore[misc]
         key = (kind, array.tobytes(), array.shape)
         if key not in self._interned:
             self._interned[key] = len(store)

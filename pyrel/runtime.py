@@ -24,7 +24,7 @@ def set_num_threads(n: int) -> None:
     """
     global _threads
     if isinstance(n, bool) or not isinstance(n, int):
-        raise TypeError(f"n: wanted an int, got {type(n).__name__}")
+        raise TypeError(f"n: wanted a number of threads, an int; got {type(n).__name__}")
     if n < 1:
         raise ValueError(f"n: wanted at least 1 thread, got {n}")
     _threads = n

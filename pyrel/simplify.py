@@ -38,7 +38,9 @@ def _merge_sums(graph: Graph) -> Graph:
 def _merged(node: Add | Scale, linear: dict[int, Linear], graph: Graph) -> Iterator[Node]:
     inputs = np.atleast_2d(node.inputs)
     coefficients = node.coefficients if isinstance(node, Scale) else np.ones(node.size)
-    owner = np.array([[getattr(linear.get(a), "start", -1) for a in row] for row in inputs.tolist()])
+    owner = np.array(
+        [[getattr(linear.get(a), "start", -1) for a in row] for row in inputs.tolist()]
+    )
     if (owner < 0).all():
         yield node
         return
@@ -49,7 +51,10 @@ def _merged(node: Add | Scale, linear: dict[int, Linear], graph: Graph) -> Itera
             yield _merge_part(node, part, piece, coefficients[part], linear, graph)
         elif isinstance(node, Scale):
             yield replace(
-                node, start=node.start + int(part[0]), inputs=piece[0], coefficients=coefficients[part]
+                node,
+                start=node.start + int(part[0]),
+                inputs=piece[0],
+                coefficients=coefficients[part],
             )
         else:
             yield replace(node, start=node.start + int(part[0]), inputs=piece)

@@ -76,7 +76,9 @@ class Tracer:
             return value.ids
         numbers = value.detach().cpu().to(torch.float64).numpy()
         unique, inverse = np.unique(numbers, return_inverse=True)
-        addresses = [-1 - self._constants.setdefault(v, len(self._constants)) for v in unique.tolist()]
+        addresses = [
+            -1 - self._constants.setdefault(v, len(self._constants)) for v in unique.tolist()
+        ]
         placed = np.array(addresses, dtype=np.int64)[np.atleast_1d(inverse)]
         return torch.from_numpy(placed.reshape(numbers.shape))
 
@@ -105,7 +107,9 @@ class Tracer:
         operands = [value.ids.expand(shape), self.ids(factor.expand(shape))]
 
         def node(start: int, addresses: Addresses) -> Node:
-            return Scale(start, addresses[0], self.constant_values(addresses[1]), module=self.module)
+            return Scale(
+                start, addresses[0], self.constant_values(addresses[1]), module=self.module
+            )
 
         return self._elementwise(operands, node, lambda a: self.constant_values(a).prod(axis=0))
 
@@ -123,7 +127,10 @@ class Tracer:
         if rows.constant.size or any(p.tolist() != [s] for s, p in enumerate(rows.positions)):
             raise MixedSamplesError
         return Graph(
-            self._input_shape, tuple(self._nodes), rows.addresses[0], np.array(list(self._constants))
+            self._input_shape,
+            tuple(self._nodes),
+            rows.addresses[0],
+            np.array(list(self._constants)),
         )
 
     def constant_values(self, addresses: Addresses) -> Floats:
@@ -184,7 +191,18 @@ class Tracer:
         addresses = np.where(matrix >= 0, matrix & _ADDRESS_MASK, matrix)
         positions = [np.flatnonzero(owner == s) for s in range(self.batch)]
         first = addresses[positions[0]]
-        if any(not np.array_equal(addresses[p], first) for p in positions[1:]):
+        if any(not self._same(addresses[p], first) for p in positions[1:]):
             raise MixedSamplesError
         constant = np.flatnonzero(owner < 0)
         return _Rows(first, positions, constant, addresses[constant])
+
+    def _same(self, addresses: Addresses, first: Addresses) -> bool:
+        """Whether two samples' rows are the same, constants computed for each up to rounding."""
+        if addresses.shape != first.shape:
+            return False
+        differ = addresses != first
+        a, b = addresses[differ], first[differ]
+        if (a >= 0).any() or (b >= 0).any():
+            return False
+        values, wanted = self.constant_values(a), self.constant_values(b)
+        return bool(np.allclose(values, wanted, rtol=1e-5, atol=1e-7, equal_nan=True))
