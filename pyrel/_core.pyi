@@ -1,2 +1,110 @@
 # SPDX-License-Identifier: Apache-2.0
+import enum
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+_Rows: TypeAlias = tuple[Space, Sequence[int]]
+
 def version() -> str: ...
+def compiler() -> str: ...
+def instruction_sets() -> list[str]: ...
+def peak(isa: str, repetitions: int) -> float: ...
+
+class Space(enum.Enum):
+    input = 0
+    arena = 1
+    relevance = 2
+
+class Scale(enum.Enum):
+    none = 0
+    vector = 1
+    operand = 2
+    operand_minus_vector = 3
+
+class Post(enum.Enum):
+    none = 0
+    relu = 1
+    divide = 2
+    mask = 3
+    guided = 4
+    square = 5
+    multiply = 6
+
+class Start(enum.Enum):
+    one = 0
+    output = 1
+    positive_output = 2
+
+class Outcome(enum.Enum):
+    done = 0
+    input_not_finite = 1
+    input_out_of_bounds = 2
+    output_not_finite = 3
+    interrupted = 4
+    out_of_memory = 5
+
+class Status:
+    @property
+    def outcome(self) -> Outcome: ...
+    @property
+    def sample(self) -> int: ...
+    @property
+    def element(self) -> int: ...
+
+class Epilogue:
+    def __init__(
+        self,
+        *,
+        bias: int = -1,
+        scale: Scale = ...,
+        scale_rows: _Rows | None = None,
+        scale_vector: int = -1,
+        accumulate: bool = False,
+        post: Post = ...,
+        post_rows: _Rows | None = None,
+        post_vector: int = -1,
+    ) -> None: ...
+
+class Program:
+    def __init__(
+        self, *, input_size: int, arena_size: int, classes: int, conserves: bool, isa: str
+    ) -> None: ...
+    @property
+    def flops(self) -> float: ...
+    @property
+    def arena_size(self) -> int: ...
+    @property
+    def instructions(self) -> int: ...
+    @property
+    def isa(self) -> str: ...
+    def add_matrix(self, matrix: npt.NDArray[np.float32]) -> int: ...
+    def add_vector(self, vector: npt.NDArray[np.float32]) -> int: ...
+    def gemm(
+        self,
+        segments: Sequence[tuple[_Rows, int]],
+        matrix: int,
+        out: _Rows,
+        epilogue: Epilogue,
+    ) -> None: ...
+    def map(self, source: _Rows | None, columns: int, out: _Rows, epilogue: Epilogue) -> None: ...
+    def gather(self, source: _Rows, index: Sequence[int], out: _Rows) -> None: ...
+    def scatter(self, source: _Rows, index: Sequence[int], out: _Rows) -> None: ...
+    def seed(self, source: int, out: int, start: Start) -> None: ...
+    def absorb(self, source: _Rows, vector: int) -> None: ...
+    def run(
+        self,
+        x: npt.NDArray[np.float32],
+        target: npt.NDArray[np.int64] | None,
+        low: npt.NDArray[np.float32] | None,
+        high: npt.NDArray[np.float32] | None,
+        check_finite: bool,
+        threads: int,
+        relevance: npt.NDArray[np.float32],
+        output: npt.NDArray[np.float32],
+        explained: npt.NDArray[np.int64],
+        absorbed: npt.NDArray[np.float32],
+        conservation: npt.NDArray[np.float32],
+    ) -> Status: ...

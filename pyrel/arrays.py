@@ -84,7 +84,7 @@ def _bound(name: str, value: Any, shape: tuple[int, ...]) -> Float32s:
 
 
 def result(out: Array | None, x: Array, values: Float32s) -> Float32s:
-    """The array to write relevance into: ``out`` after checking it, or a new one."""
+    """Return the array to write relevance into: ``out`` after checking it, or a new one."""
     if out is None:
         return np.empty_like(values)
     if isinstance(out, np.ndarray) != isinstance(x, np.ndarray):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import operator
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -145,14 +146,16 @@ class _Walker:
         batch = shape[0] if isinstance(shape[0], int) else 2
         if batch < 2:
             raise UnsupportedModelError(
-                "the program was exported for a batch of one; export it with a dynamic batch dimension",
+                "the program was exported for a batch of one; export it with a dynamic batch",
                 operator="torch.export",
             )
-        self._tracer = Tracer(tuple(int(s) for s in shape[1:]), batch)
+        dtype = self._input_node().meta["val"].dtype
+        self._tracer = Tracer(tuple(int(s) for s in shape[1:]), batch, dtype)
 
     def _input_node(self) -> torch.fx.Node:
         names = self._exported.graph_signature.user_inputs
-        nodes = [n for n in self._exported.graph.nodes if n.op == "placeholder" and n.name in names]
+        placeholders = [n for n in self._exported.graph.nodes if n.op == "placeholder"]
+        nodes: list[torch.fx.Node] = [n for n in placeholders if n.name in names]
         if len(nodes) != 1 or len(names) != 1:
             raise UnsupportedModelError(
                 f"the model takes {len(names)} inputs; pyrel explains models of one",
@@ -217,7 +220,8 @@ class _Walker:
         args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), self._values.__getitem__)
         traced = any(isinstance(v, Traced) for v in torch.utils._pytree.tree_leaves((args, kwargs)))
         if not isinstance(node.target, torch._ops.OpOverload):
-            if traced and node.target.__name__ != "getitem":
+            assert callable(node.target)  # it is a call_function node
+            if traced and node.target is not operator.getitem:
                 raise self._unsupported(node, node.target.__name__)
             return node.target(*args, **kwargs)
         name = node.target._schema.name.split("::")[1]
@@ -240,18 +244,18 @@ class _Walker:
 
     @staticmethod
     def _unsupported(
-        node: torch.fx.Node, operator: str, reason: str = "no rule for this operator"
+        node: torch.fx.Node, name: str, reason: str = "no rule for this operator"
     ) -> UnsupportedModelError:
         return UnsupportedModelError(
-            reason, operator=operator, module=_path(node), supported=operators.supported()
+            reason, operator=name, module=_path(node), supported=operators.supported()
         )
 
     @staticmethod
-    def _mixed(operator: str, module: str) -> UnsupportedModelError:
+    def _mixed(name: str, module: str) -> UnsupportedModelError:
         return UnsupportedModelError(
             "it mixes the samples of a batch, or does not treat them alike; is the batch the first"
             " dimension?",
-            operator=operator,
+            operator=name,
             module=module,
         )
 

@@ -14,7 +14,7 @@ class UnsupportedModelError(Exception):
     operator : str
         What was met, such as ``"aten.lstm"``.
     module : str
-        Path of the module that it belongs to, such as ``"encoder.rnn"``; ``""`` is the model itself.
+        Path of the module that it belongs to, such as ``"encoder.rnn"``; ``""`` for the model.
     supported : tuple of str
         The operators that are supported, in alphabetical order.
     """

@@ -107,7 +107,7 @@ class Explainer:
         self._core = program.load(runtime.isa())
 
     def __repr__(self) -> str:
-        """Method, shapes and instruction set."""
+        """Show method, shapes and instruction set."""
         shape = ", ".join(map(str, self.graph.input_shape))
         return (
             f"Explainer({self.method}, input (n, {shape}), "
@@ -187,15 +187,16 @@ class Explainer:
             return MemoryError(f"no memory for {self._core.arena_size * 4} bytes per sample")
         if status.outcome == Outcome.output_not_finite:
             return ValueError(
-                f"the model's output {status.element} for x[{status.sample}] is NaN or infinite: the "
-                "computation overflows in float32"
+                f"the model's output {status.element} for x[{status.sample}] is NaN or infinite: "
+                "the computation overflows in float32"
             )
-        index = (status.sample, *np.unravel_index(status.element, self.graph.input_shape))
-        where = f"x[{', '.join(str(int(i)) for i in index)}]"
-        value = values[index]
+        within = np.unravel_index(status.element, self.graph.input_shape)
+        index = (status.sample, *(int(i) for i in within))
+        where, value = f"x[{', '.join(map(str, index))}]", values[index]
         if status.outcome == Outcome.input_not_finite:
             return ValueError(
-                f"x: wanted finite float32 values, got {where} = {value}; check_finite=False lets it pass"
+                f"x: wanted finite float32 values, got {where} = {value}; "
+                "check_finite=False lets it pass"
             )
         assert self._bounds is not None
         low, high = (bound[status.element] for bound in self._bounds)
@@ -269,5 +270,5 @@ def _fingerprint(model: torch.nn.Module) -> bytes:
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         values = tensor.detach().cpu().contiguous()
         digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
-        digest.update(values.reshape(-1).view(torch.uint8).numpy())
+        digest.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.digest()

@@ -200,7 +200,7 @@ class _Lowering:
             self._emit(RowOp(template, [source, out]))
 
     def _copied_parts(self, node: Copy) -> list[tuple[int, int]]:
-        """A copy's inputs come input elements first; each space is copied by its own instruction."""
+        """Split a copy by space: its inputs that are input elements come first."""
         split = int((node.inputs < self._graph.input_size).sum())
         return [(i, j) for i, j in [(0, split), (split, node.size)] if i < j]
 
@@ -254,7 +254,7 @@ class _Lowering:
     def _finish(
         self, address: int, size: int, post: Post, operand: int | None = None, vector: int = -1
     ) -> None:
-        """Apply ``post`` to complete relevance, inside the instruction that completed it if it can."""
+        """Apply ``post`` to complete relevance, within the instruction that completed it if it can."""
         last = self._only_writer(address, size)
         place = None if operand is None else self._value_or_arena(operand)
         space = None if place is None else place[0]
@@ -276,7 +276,7 @@ class _Lowering:
         self._record(op, address, size)
 
     def _only_writer(self, address: int, size: int) -> RowOp | None:
-        """The instruction that wrote last to exactly these relevances, if one did."""
+        """Return the instruction that wrote last to exactly these relevances, if one did."""
         index = int(self._writer[address])
         if index < 0 or (self._writer[address : address + size] != index).any():
             return None
@@ -382,7 +382,8 @@ class _Lowering:
             return
         if (self._domains.of(node.inputs)[0] < 0).any():
             raise UnsupportedModelError(
-                "deep_taylor has no rule for a sum of values that may be negative; try gradient_x_input",
+                "deep_taylor has no rule for a sum of values that may be negative; "
+                "try gradient_x_input",
                 operator="add",
                 module=node.module,
             )

@@ -46,10 +46,10 @@ class Method(ABC):
 
     @abstractmethod
     def linear(self, node: LinearInputs) -> LinearRule:
-        """The rule for a linear node; `UnsuitableDomainError` where none fits."""
+        """Choose the rule for a linear node; `UnsuitableDomainError` where none fits."""
 
     def __repr__(self) -> str:
-        """Constructor call without arguments."""
+        """Show the constructor call."""
         return f"{type(self).__name__}()"
 
 
@@ -94,7 +94,7 @@ class GuidedBackprop(Gradient):
         self.finish = Post.square if squared else Post.none
 
     def __repr__(self) -> str:
-        """Constructor call with its argument."""
+        """Show the constructor call."""
         return f"GuidedBackprop(squared={self.squared})"
 
 
@@ -112,7 +112,7 @@ class DeepTaylor(Method):
     conserves = True
 
     def linear(self, node: LinearInputs) -> LinearRule:
-        """The rule that the inputs' domains ask for."""
+        """Choose the rule that the inputs' domains ask for."""
         half_open = (node.low < 0) & (node.high == float("inf"))
         unbounded = ~node.constant & ((node.low == float("-inf")) | half_open)
         if not unbounded.any():
@@ -123,7 +123,8 @@ class DeepTaylor(Method):
             "deep_taylor needs to know the range of the inputs here, because they are mixed with "
             "other values: give low= and high=, the smallest and largest input values"
             if node.raw[unbounded].any()
-            else "deep_taylor has no rule for inner values that may be negative; try gradient_x_input"
+            else "deep_taylor has no rule for inner values that may be negative; "
+            "try gradient_x_input"
         )
 
 

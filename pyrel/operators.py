@@ -130,8 +130,8 @@ def _dropout(tracer: Tracer, value: Traced, _probability: float, train: bool) ->
 
 def _cast(tracer: Tracer, value: Traced, *args: Any, **kwargs: Any) -> Traced:
     wanted = [a for a in [*args, *kwargs.values()] if isinstance(a, torch.dtype)]
-    if any(not dtype.is_floating_point for dtype in wanted):
-        raise UnsupportedOperandsError(f"the value is cast to {wanted[0]}")
+    if any(dtype not in {tracer.dtype, torch.float32, torch.float64} for dtype in wanted):
+        raise UnsupportedOperandsError(f"the value is rounded to {wanted[0]}")
     return value
 
 
@@ -207,7 +207,7 @@ def supported() -> list[str]:
 
 
 def hint(name: str) -> str:
-    """What would help a user whose model holds the unsupported operator ``name``."""
+    """Say what would help a user whose model holds the unsupported operator ``name``."""
     return _HINTS.get(name, "no rule for this operator")
 
 

@@ -9,7 +9,7 @@ twelve steps of a recurrence is one instruction with twelve offsets an operand.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from pyrel._core import Post, Scale, Space, Start
 
 Float32s = npt.NDArray[np.float32]
 Offsets = npt.NDArray[np.int64]
+_Stored = TypeVar("_Stored", Float32s, Offsets)
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Epilogue:
     post_vector: int = -1
 
     def operands(self, columns: int) -> tuple[Operand, ...]:
-        """The operands that are read beside the main ones."""
+        """List the operands that are read beside the main ones."""
         spaces = (self.scale_space, self.post_space)
         return tuple(Operand(space, columns) for space in spaces if space is not None)
 
@@ -65,7 +66,7 @@ class Gemm:
     epilogue: Epilogue = Epilogue()
 
     def operands(self) -> tuple[Operand, ...]:
-        """Segments, output, epilogue operands."""
+        """List segments, output, epilogue operands."""
         reads = tuple(Operand(space, depth) for space, depth in self.segments)
         out = Operand(self.out, self.columns, self.epilogue.accumulate, True)
         return (*reads, out, *self.epilogue.operands(self.columns))
@@ -81,7 +82,7 @@ class Map:
     epilogue: Epilogue = Epilogue()
 
     def operands(self) -> tuple[Operand, ...]:
-        """Source if any, output, epilogue operands."""
+        """List the source if any, output, epilogue operands."""
         source = () if self.source is None else (Operand(self.source, self.columns),)
         out = Operand(self.out, self.columns, self.epilogue.accumulate, True)
         return (*source, out, *self.epilogue.operands(self.columns))
@@ -98,7 +99,7 @@ class Gather:
     out: Space
 
     def operands(self) -> tuple[Operand, ...]:
-        """Source, output."""
+        """List source and output."""
         return (Operand(self.source, self.span), Operand(self.out, self.columns, False, True))
 
 
@@ -113,7 +114,7 @@ class Scatter:
     out: Space
 
     def operands(self) -> tuple[Operand, ...]:
-        """Source, output."""
+        """List source and output."""
         return (Operand(self.source, self.columns), Operand(self.out, self.span, True, True))
 
 
@@ -125,7 +126,7 @@ class Seed:
     start: Start
 
     def operands(self) -> tuple[Operand, ...]:
-        """Outputs, initial relevance."""
+        """List outputs and initial relevance."""
         return (
             Operand(Space.arena, self.classes),
             Operand(Space.arena, self.classes, False, True),
@@ -141,7 +142,7 @@ class Absorb:
     columns: int
 
     def operands(self) -> tuple[Operand, ...]:
-        """The source."""
+        """List the source."""
         return (Operand(self.source, self.columns),)
 
 
@@ -190,9 +191,7 @@ class Program:
         """Index of a gather or scatter index, stored once for equal contents."""
         return self._intern("index", self.indices, np.array(values, dtype=np.int64))
 
-    def _intern(
-        self, kind: str, store: list[npt.NDArray[np.generic]], array: npt.NDArray[np.generic]
-    ) -> int:  # type: ignore[misc]
+    def _intern(self, kind: str, store: list[_Stored], array: _Stored) -> int:
         key = (kind, array.tobytes(), array.shape)
         if key not in self._interned:
             self._interned[key] = len(store)

@@ -94,11 +94,11 @@ def w_squared(node: LinearInputs) -> LinearRule:
 
 
 def z_plus_and_box(node: LinearInputs) -> LinearRule:
-    """The z⁺ rule for inputs ≥ 0 and the z^β rule for inputs in [l, h], over one denominator.
+    """Mix the z⁺ rule for inputs ≥ 0 with the z^β rule for inputs in [l, h].
 
-    Montavon et al. 2017, equations 14 and 16, mixed input by input: the contribution of an input
-    is a_j w⁺_jk, or a_j w_jk − l_j w⁺_jk − h_j w⁻_jk. Constants c count as inputs in [min(0, c),
-    max(0, c)], so they contribute max(0, c w), and like max(0, b) absorb their share.
+    Montavon et al. 2017, equations 14 and 16, input by input over one denominator: an input's
+    contribution is a_j w⁺_jk, or a_j w_jk − l_j w⁺_jk − h_j w⁻_jk. Constants c count as inputs in
+    [min(0, c), max(0, c)], so they contribute max(0, c w), and like max(0, b) absorb their share.
 
     Where there is a box, the denominator is formed from the pre-activation z, which costs only the
     products of w⁻ with the inputs ≥ 0. The engine keeps max(0, z) instead of z; that is the same
@@ -120,5 +120,7 @@ def z_plus_and_box(node: LinearInputs) -> LinearRule:
     terms.append(Term(box, node.weight[:, box], minus=low, nonneg=True))
     offset = positive_part[:, box] @ low + negative_part[:, box] @ high
     constant = absorbed - node.bias - from_constants.sum(axis=1) - offset
-    products = ((nonneg, -negative_part[:, nonneg]),) if nonneg.any() else ()
-    return LinearRule(tuple(terms), Denominator(constant, products, output=True), absorbed)
+    if not nonneg.any():
+        return LinearRule(tuple(terms), Denominator(constant, output=True), absorbed)
+    mixed = ((nonneg, -negative_part[:, nonneg]),)
+    return LinearRule(tuple(terms), Denominator(constant, mixed, output=True), absorbed)

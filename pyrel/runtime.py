@@ -56,7 +56,7 @@ def isa() -> str:
 
 
 def show_config() -> dict[str, Any]:
-    """What pyrel was built with and runs on.
+    """Tell what pyrel was built with and runs on.
 
     Returns
     -------

@@ -93,7 +93,7 @@ def _merge_part(
 
 
 def _join_relus(graph: Graph) -> Graph:
-    """Let a ReLU over exactly one linear node's outputs, used nowhere else, be part of that node."""
+    """Let a ReLU over exactly one linear node's outputs, used nowhere else, join that node."""
     owner = graph.owners()
     uses = _uses(graph)
     nodes: list[Node | None] = list(graph.nodes)

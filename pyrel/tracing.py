@@ -53,10 +53,13 @@ class Tracer:
         Shape of one sample.
     batch : int
         Samples in the traced batch, at least 2, so that mixing them is seen.
+    dtype : torch.dtype
+        Of the model's input.
     """
 
-    def __init__(self, input_shape: tuple[int, ...], batch: int) -> None:
+    def __init__(self, input_shape: tuple[int, ...], batch: int, dtype: torch.dtype) -> None:
         self.batch = batch
+        self.dtype = dtype
         self.module = ""  # path of the module being traced, for messages
         self._input_shape = input_shape
         self._nodes: list[Node] = []
@@ -65,7 +68,7 @@ class Tracer:
         self._next = self._input_size
 
     def input(self) -> Traced:
-        """The model's input."""
+        """Trace the model's input."""
         one = torch.arange(self._input_size).reshape(1, *self._input_shape)
         samples = torch.arange(self.batch).reshape(-1, *[1] * len(self._input_shape))
         return Traced(one + (samples << _SAMPLE_SHIFT))
@@ -103,7 +106,7 @@ class Tracer:
 
     def scale(self, value: Traced, factor: torch.Tensor) -> Traced:
         """Elementwise product with a constant that broadcasts to ``value``."""
-        shape = torch.broadcast_shapes(value.ids.shape, factor.shape)
+        shape = np.broadcast_shapes(value.ids.shape, factor.shape)
         operands = [value.ids.expand(shape), self.ids(factor.expand(shape))]
 
         def node(start: int, addresses: Addresses) -> Node:
@@ -115,14 +118,15 @@ class Tracer:
 
     def add(self, *values: Traced | torch.Tensor) -> Traced:
         """Elementwise sum of values that broadcast to each other."""
+        arrays = [self.ids(value).numpy() for value in values]
         return self._elementwise(
-            list(torch.broadcast_tensors(*(self.ids(value) for value in values))),
+            [torch.from_numpy(a) for a in np.broadcast_arrays(*arrays)],
             lambda start, a: Add(start, a, module=self.module),
             lambda a: self.constant_values(a).sum(axis=0),
         )
 
     def graph(self, output: Traced) -> Graph:
-        """The finished graph, given the model's output of shape (batch, classes)."""
+        """Finish the graph, given the model's output of shape (batch, classes)."""
         rows = self._split(output.ids.reshape(self.batch, -1).numpy())
         if rows.constant.size or any(p.tolist() != [s] for s, p in enumerate(rows.positions)):
             raise MixedSamplesError
