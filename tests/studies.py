@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small made-up studies: what the tests of metrics, figures and report look at."""
 
+import functools
+
 import numpy as np
 
 from pyrel import metrics
@@ -31,6 +33,7 @@ def made_up_relevance(x, relevant, inside, seed):
     return x * noise * weight[:, :, None, None]
 
 
+@functools.cache
 def make_study(n=30, shown=3, seed=0, names=("Shallow", "Deep"), signed=False, title="A study"):
     x, y, relevant = make_samples(n, seed)
     cells = {}

@@ -90,7 +90,7 @@ class Study:
     cells
         Results by cell name.
     baselines
-        From `evaluate_baselines`.
+        From `evaluate_baselines`, both of them; further ones may be added.
     shown
         The samples whose heatmaps each cell has.
     config
@@ -102,7 +102,7 @@ class Study:
     ------
     ValueError
         If the parts do not fit together: another number of samples, heatmaps of another shape,
-        a method without heatmaps.
+        a method without heatmaps. If there is no sample, or a baseline is missing.
     """
 
     title: str
@@ -116,6 +116,12 @@ class Study:
 
     def __post_init__(self) -> None:
         """Check that the parts fit together."""
+        if not len(self.relevant):
+            raise ValueError("relevant: wanted at least one evaluated sample, given none")
+        if missing := {"uniform", "pixel_mass"} - set(self.baselines):
+            raise ValueError(
+                f"baselines: {', '.join(sorted(missing))} missing; every table has them"
+            )
         for cell, method, evaluation in self.evaluations():
             given = evaluation.step_shares.shape
             if given != self.relevant.shape:
@@ -133,6 +139,16 @@ class Study:
                 f"given {self.shown.index[outside][0]}"
             )
 
+        self._check_classes("shown, y", self.shown.y)
+
+    def _check_classes(self, name: str, classes: NDArray[np.int64]) -> None:
+        outside = (classes < 0) | (classes >= len(self.class_names))
+        if outside.any():
+            raise ValueError(
+                f"{name}: wanted classes below {len(self.class_names)}, the number of class_names, "
+                f"given {classes[outside][0]}"
+            )
+
     def _check_cell(self, name: str, result: CellResult) -> None:
         if len(result.accuracy.values) != len(self.relevant):
             raise ValueError(
@@ -144,6 +160,7 @@ class Study:
                 f"{name}, predicted: wanted shape {self.shown.y.shape}, "
                 f"given {result.predicted.shape}"
             )
+        self._check_classes(f"{name}, predicted", result.predicted)
         if set(result.heatmaps) != set(result.evaluations):
             raise ValueError(
                 f"{name}, heatmaps: wanted the evaluated methods {sorted(result.evaluations)}, "

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,18 @@ from matplotlib.patches import Patch, Rectangle
 from numpy.typing import ArrayLike, NDArray
 
 from pyrel.metrics import StepProfile, Summary
-from pyrel.plots.style import BLUE, GREEN, INK, MUTED, ORANGE, TEXT, WIDTH, new_figure, styled
+from pyrel.plots.style import (
+    BLUE,
+    GREEN,
+    INK,
+    MUTED,
+    ORANGE,
+    TEXT,
+    WIDTH,
+    new_figure,
+    styled,
+    wrapped,
+)
 
 _CELL_COLOURS = (BLUE, ORANGE, GREEN, "#cc79a7", "#56b4e9", "#e69f00")
 _CELL_MARKERS = "osD^vPX*"
@@ -52,13 +64,13 @@ def step_bars(
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     top = _highest([*pixel_mass, *(p for column in profiles.values() for p in column)])
     for j, (name, column) in enumerate(profiles.items()):
-        grid[0, j].set_title(name, weight="bold")
+        grid[0, j].set_title(wrapped(name, 1.5), weight="bold")
         for i, (relevance, mass) in enumerate(zip(column, pixel_mass, strict=True)):
             _step_panel(grid[i, j], relevance, mass, top)
         grid[-1, j].set_xlabel("step")
     figure.supylabel("share per step", size=TEXT)
     if title:
-        figure.suptitle(title, size=TEXT, weight="bold")
+        figure.suptitle(wrapped(title, WIDTH), size=TEXT, weight="bold")
     handles = [
         Patch(color=BLUE, label="relevance"),
         Line2D([], [], color=ORANGE, marker="o", markersize=3, label="pixel mass"),
@@ -143,7 +155,7 @@ def conservation_scatter(
     figure.legend(handles=handles, loc="outside lower center", ncols=2)
     figure.supylabel("sum of relevance, ΣR", size=TEXT)
     if title:
-        figure.suptitle(title, size=TEXT, weight="bold")
+        figure.suptitle(wrapped(title, WIDTH), size=TEXT, weight="bold")
     return figure
 
 
@@ -152,7 +164,7 @@ def _scatter_panel(axes: Axes, name: str, output: NDArray[Any], total: NDArray[A
         raise ValueError(
             f"points: {name} wanted two arrays of shape (n,), given {output.shape}, {total.shape}"
         )
-    axes.set_title(name, weight="bold")
+    axes.set_title(wrapped(name, 1.4), weight="bold")
     if not len(output):
         return
     ends = np.array([output.min(), output.max()], dtype=float)
@@ -184,9 +196,12 @@ def summary_dots(
     methods = list(dict.fromkeys(m for summaries in cells.values() for m in summaries))
     if not methods:
         raise ValueError("cells: wanted at least one cell with one method, given none")
-    figure = new_figure((WIDTH, 1.15 + 0.34 * len(methods)), layout="constrained")
+    # An entry of the two-column key may take two lines.
+    names = [wrapped(name, 1.5) for name in (*cells, *baselines)]
+    key = 0.16 * -(-len(names) // 2) * max(name.count("\n") + 1 for name in names)
+    figure = new_figure((WIDTH, 0.7 + key + 0.34 * len(methods)), layout="constrained")
     axes = figure.subplots()
-    for k, (cell, summaries) in enumerate(cells.items()):
+    for k, summaries in enumerate(cells.values()):
         spread = 0.4 * ((k + 0.5) / len(cells) - 0.5)
         present = [m for m in methods if m in summaries]
         axes.errorbar(
@@ -197,15 +212,14 @@ def summary_dots(
             color=_CELL_COLOURS[k % len(_CELL_COLOURS)],
             markersize=5.5,
             elinewidth=1.5,
-            label=cell,
+            label=names[k],
         )
-    for style, (name, summary) in zip((":", "--", "-."), baselines.items(), strict=False):
-        axes.axvline(
-            summary.mean, color=MUTED, linewidth=1.1, linestyle=style, zorder=0, label=name
-        )
-    axes.set_yticks(range(len(methods)), methods)
+    lines = zip(names[len(cells) :], baselines.values(), itertools.cycle((":", "--", "-.")))
+    for name, summary, style in lines:
+        axes.axvline(summary.mean, color=MUTED, lw=1.1, ls=style, zorder=0, label=name)
+    axes.set_yticks(range(len(methods)), [wrapped(m, 1.3, bold=False) for m in methods])
     axes.set_ylim(len(methods) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel(label)
+    axes.set_xlabel(wrapped(label, 2.8))
     figure.legend(loc="outside upper left", ncols=2, columnspacing=1.2, handletextpad=0.4)
     return figure

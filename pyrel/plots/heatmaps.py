@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike, NDArray
 
-from pyrel.plots.style import GREEN, MUTED, TEXT, WIDTH, axes_at, new_figure, styled
+from pyrel.plots.style import GREEN, MUTED, TEXT, WIDTH, axes_at, new_figure, styled, wrapped
 
 # Each side darkens evenly away from a white zero, so the order holds without colour vision too, and
 # a map without negative relevance looks the same in both. The odd number makes zero the white one.
@@ -23,6 +23,8 @@ _FOR = ["#ffffff", "#fcbba1", "#ef3b2c", "#67000d"]
 _AGAINST = ["#053061", "#2171b5", "#9ecae1"]
 # Smallest width of a picture, and what is between two, in inches.
 _PANEL, _GAP = 1.86, 0.14
+# Height of a line of text and of the key, width of a note.
+_LINE, _KEY, _NOTE = 0.145, 0.5, 0.5
 SEQUENTIAL = LinearSegmentedColormap.from_list("pyrel_sequential", _FOR)
 DIVERGING = LinearSegmentedColormap.from_list("pyrel_diverging", _AGAINST + _FOR, N=257)
 
@@ -114,23 +116,31 @@ def heatmap_grid(
     height, width = as_image(columns[0].x).shape
     panel = max(_PANEL, WIDTH / len(columns) - _GAP)
     tall = panel * (height + 5) / width
-    row, head, foot = tall + 0.2, 0.22 if title else 0.02, 0.5
-    size = (len(columns) * (panel + _GAP), head + row * (len(methods) + 1) + foot)
+    across = len(columns) * (panel + _GAP)
+    heading = wrapped(title, across) if title else ""
+    labels = [[wrapped(column.title, panel) for column in columns]]
+    labels += [[wrapped(name, panel - _NOTE, bold=False)] * len(columns) for name in methods]
+    rows = [0.06 + tall + _LINE * (max(map(_lines, row))) for row in labels]
+    top = 0.08 + _LINE * _lines(heading) if heading else 0.02
+    size = (across, top + sum(rows) + _KEY)
     figure = new_figure(size)
     for i, column in enumerate(columns):
         for j, name in enumerate([None, *methods]):
-            left, bottom = _GAP / 2 + i * (panel + _GAP), size[1] - head - (j + 1) * row + 0.02
-            axes = axes_at(figure, left, bottom, panel, tall)
-            _heatmap_panel(axes, column, name)
-    if title:
-        figure.text(_GAP / 2 / size[0], 1 - 0.05 / size[1], title, va="top", weight="bold")
+            bottom = size[1] - top - sum(rows[: j + 1]) + 0.02
+            axes = axes_at(figure, _GAP / 2 + i * (panel + _GAP), bottom, panel, tall)
+            _heatmap_panel(axes, column, name, labels[j][i])
+    figure.text(_GAP / 2 / size[0], 1 - 0.05 / size[1], heading, va="top", weight="bold")
     signed = any(np.min(m) < 0 for column in columns for m in column.relevance.values())
     marked = any(column.relevant is not None for column in columns)
     _heatmap_key(figure, size, signed, marked, note)
     return figure
 
 
-def _heatmap_panel(axes: Axes, column: HeatmapColumn, name: str | None) -> None:
+def _lines(text: str) -> int:
+    return text.count("\n") + 1
+
+
+def _heatmap_panel(axes: Axes, column: HeatmapColumn, name: str | None, text: str) -> None:
     axes.set_axis_off()
     if name is not None and name not in column.relevance:
         return
@@ -150,8 +160,7 @@ def _heatmap_panel(axes: Axes, column: HeatmapColumn, name: str | None) -> None:
     if column.relevant is not None:
         _mark_steps(axes, column.relevant, width / len(column.relevant), height + 1.2, 2.2)
     axes.set(xlim=(-0.5, width + 0.5), ylim=(height + 4, -1))
-    axes.set_title(column.title if name is None else name, loc="left", pad=2,
-                   weight="bold" if name is None else "normal")  # fmt: skip
+    axes.set_title(text, loc="left", pad=2, weight="bold" if name is None else "normal")
     if name is not None and name in column.notes:
         axes.set_title(column.notes[name], loc="right", pad=2, size=TEXT - 1, color=MUTED)
     if name is not None and not image.any():

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import io
+import textwrap
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
@@ -61,10 +62,17 @@ def styled(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
 @styled
 def to_svg(figure: Figure) -> str:
-    """Return a figure as SVG with its text as text; the same figure gives the same SVG."""
+    """Return a figure as SVG with its text as text; the same drawing gives the same SVG."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None}, dpi=200)
     return buffer.getvalue()
+
+
+def wrapped(text: str, inches: float, bold: bool = True) -> str:
+    """Break a text into lines that fit a width; names come from users and may be long."""
+    # How wide a letter is on average, in parts of the font's size.
+    letter = 0.7 if bold else 0.6
+    return textwrap.fill(text, max(8, int(inches * 72 / (letter * TEXT))))
 
 
 def new_figure(size: tuple[float, float], layout: Any = None) -> Figure:

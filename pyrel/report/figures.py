@@ -19,7 +19,7 @@ from pyrel.report.words import label, plus_minus_text, size
 _CELLS_PER_FIGURE = 2
 
 
-def overview(study: Study) -> list[Markup]:
+def overview(study: Study) -> Markup:
     """Draw the share of relevance in the majority for all cells and methods."""
     shares = {
         cell: {label(m): e.share for m, e in result.evaluations.items()}
@@ -32,7 +32,7 @@ def overview(study: Study) -> list[Markup]:
         for cell, method, e in study.evaluations()
     ]
     alt = f"Share of relevance in the majority steps. {'; '.join(numbers)}."
-    return [inline_svg(figure, "overview", alt)]
+    return inline_svg(figure, "overview", alt)
 
 
 def heatmaps(study: Study) -> list[Markup]:
@@ -134,7 +134,8 @@ def inline_svg(figure: Figure, key: str, alt: str) -> Markup:
     assert view_box, "matplotlib writes a viewBox into every SVG"
     body = svg[svg.index(">", svg.index("<svg")) + 1 :]
     body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", body, flags=re.DOTALL)
-    body = re.sub(r"<[^>]+>", lambda tag: _page_tag(tag[0], key), body)
+    used = set(re.findall(r'(?:url\(|href=")#([^")]+)', body))
+    body = re.sub(r"<[^>]+>", lambda tag: _page_tag(tag[0], key, used), body)
     width = float(view_box[1].split()[2])
     return Markup(
         f'<svg role="img" aria-label="{escape(alt)}" viewBox="{view_box[1]}" '
@@ -143,9 +144,10 @@ def inline_svg(figure: Figure, key: str, alt: str) -> Markup:
     )
 
 
-def _page_tag(tag: str, key: str) -> str:
+def _page_tag(tag: str, key: str, used: set[str]) -> str:
     """Rewrite ids and colours inside one tag; text between tags is left alone."""
-    tag = re.sub(r'\bid="', f'id="{key}-', tag)
+    # matplotlib gives equal pictures equal ids; those that nothing refers to can go.
+    tag = re.sub(r' id="([^"]*)"', lambda i: f' id="{key}-{i[1]}"' if i[1] in used else "", tag)
     tag = re.sub(r"url\(#", f"url(#{key}-", tag)
     tag = re.sub(r'href="#', f'href="#{key}-', tag)
     for colour, name in ((INK, "ink"), (MUTED, "muted")):

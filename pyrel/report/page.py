@@ -99,7 +99,7 @@ def _flat(entries: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 def _groups(study: Study) -> list[_Group]:
-    mass = study.baselines.get("pixel_mass")
+    mass = study.baselines["pixel_mass"]
     groups = [
         _Group(name, _facts(result), _lines(result.evaluations, mass))
         for name, result in study.cells.items()
@@ -121,16 +121,16 @@ def _fact(value: str | int | float) -> str:
     return f"{value:,}" if isinstance(value, int) else value
 
 
-def _lines(evaluations: dict[str, Evaluation], mass: Evaluation | None) -> tuple[_Line, ...]:
+def _lines(evaluations: dict[str, Evaluation], mass: Evaluation) -> tuple[_Line, ...]:
     return tuple(
         _Line(words.label(name), evaluation.share.left_out, _numbers(evaluation, mass))
         for name, evaluation in evaluations.items()
     )
 
 
-def _numbers(evaluation: Evaluation, mass: Evaluation | None) -> tuple[_Number, ...]:
+def _numbers(evaluation: Evaluation, mass: Evaluation) -> tuple[_Number, ...]:
     over: _Number = ("–", "")
-    if mass is not None and evaluation is not mass:
+    if evaluation is not mass:
         over = words.plus_minus(paired_difference(evaluation.share, mass.share), sign=True)
     return (
         words.plus_minus(evaluation.share),

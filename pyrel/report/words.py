@@ -114,22 +114,18 @@ def _cells_apart(study: Study) -> list[str]:
         }
         if len(shares) < 2:
             continue
-        best = max(shares, key=lambda cell: shares[cell].mean)
-        worst = min(shares, key=lambda cell: shares[cell].mean)
+        worst, *_, best = sorted(shares, key=lambda cell: shares[cell].mean)
         difference = paired_difference(shares[best], shares[worst])
-        verdict = f"{best} is ahead of {worst} by {plus_minus_text(difference)}"
+        more = plus_minus_text(difference)
+        verdict = f"{best} has clearly more than {worst}, by {more}"
         if not is_clear(difference):
-            verdict = (
-                f"no clear difference between {best} and {worst} ({plus_minus_text(difference)})"
-            )
-        sentences.append(f"{label(method)}: {verdict}.")
+            verdict = f"{best} and {worst} do not differ clearly ({more})"
+        sentences.append(f"Share with {label(method)}: {verdict}.")
     return sentences
 
 
-def _at_baseline(study: Study) -> str | None:
-    mass = study.baselines.get("pixel_mass")
-    if mass is None:
-        return None
+def _at_baseline(study: Study) -> str:
+    mass = study.baselines["pixel_mass"]
     below = [
         (cell, method)
         for cell, method, evaluation in study.evaluations()
@@ -153,10 +149,7 @@ def _conserved(study: Study) -> list[str]:
     worst = {
         (cell, method): evaluation.conservation.largest
         for cell, method, evaluation in study.evaluations()
-        if cell
-        and evaluation.propagates
-        and evaluation.conservation
-        and evaluation.share.values.size
+        if cell and evaluation.propagates and evaluation.conservation
     }
     kept = {pair: error for pair, error in worst.items() if error <= CONSERVED}
     sentences = [

@@ -8,8 +8,8 @@ from pyrel import metrics
 
 STEPS, HEIGHT, WIDTH = 12, 28, 7
 
-# A share or cosine is a ratio of float64 sums of at most 2352 terms of one sign, taken in another
-# order by the reference: each sum is off by less than 2352 eps, a ratio with a root by under 4 sums.
+# A share or cosine is a ratio of float64 sums of at most 2352 terms of one sign, and the reference
+# sums in another order: each sum is off by less than 2352 eps, a ratio with a root by under four.
 ROUNDING = 4 * 2352 * np.finfo(np.float64).eps
 
 

@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: Apache-2.0
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from unittest import mock
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+from matplotlib.patches import Rectangle
+from matplotlib.text import Text
+from studies import STEPS, WIDTH, make_study
+
+from pyrel import metrics, plots
+from pyrel.plots.style import BLUE, GREEN
+
+
+def columns(study, k=0, relevant=True, **changes):
+    return [
+        plots.HeatmapColumn(
+            title=name,
+            x=study.shown.x[k],
+            relevance={m: maps[k] for m, maps in cell.heatmaps.items()},
+            relevant=study.shown.relevant[k] if relevant else None,
+            **changes,
+        )
+        for name, cell in study.cells.items()
+    ]
+
+
+def profiles(study, method="deep_taylor"):
+    return {
+        name: metrics.step_profiles(cell.evaluations[method].step_shares, study.relevant)
+        for name, cell in study.cells.items()
+    }
+
+
+def mass(study):
+    return metrics.step_profiles(study.baselines["pixel_mass"].step_shares, study.relevant)
+
+
+def points(study):
+    cell = list(study.cells.values())[-1]
+    return {m: (e.output, e.total) for m, e in cell.evaluations.items()}
+
+
+def shares(study):
+    return {n: {m: e.share for m, e in c.evaluations.items()} for n, c in study.cells.items()}
+
+
+def baselines(study):
+    return {m: e.share for m, e in study.baselines.items()}
+
+
+FIGURES = {
+    "heatmaps": lambda s: plots.heatmap_grid(
+        columns(s, notes={"deep_taylor": "0.71"}), "Sample 1", "number: share in them"
+    ),
+    "heatmaps, one cell": lambda s: plots.heatmap_grid(columns(s)[:1], "Sample 1", "number: share"),
+    "step bars": lambda s: plots.step_bars(profiles(s), mass(s), "Deep Taylor"),
+    "step bars, one cell": lambda s: plots.step_bars(dict([profiles(s).popitem()]), mass(s)),
+    "scatter": lambda s: plots.conservation_scatter(points(s), list(s.cells)[-1]),
+    "scatter, three": lambda s: plots.conservation_scatter(
+        points(s) | {"LRP alpha beta, textbook": points(s)["deep_taylor"]}
+    ),
+    "dots": lambda s: plots.summary_dots(shares(s), baselines(s), "share in the majority steps"),
+}
+
+
+LONG = ("Deep with stationary dropout", "ConvDeep with literal connections")
+
+
+@pytest.fixture(scope="module", params=FIGURES.values(), ids=FIGURES.keys())
+def build(request):
+    return request.param
+
+
+@pytest.fixture(
+    scope="module", params=[("Shallow", "Deep"), LONG], ids=["short names", "long names"]
+)
+def figure(request, build):
+    return build(make_study(signed=True, names=request.param))
+
+
+@pytest.fixture(scope="module")
+def texts(figure):
+    return visible_texts(figure)
+
+
+def visible_texts(figure):
+    """Give each text that is drawn and its box in pixels."""
+    drawn = []
+    original = Text.draw
+
+    def record(text, renderer, *args, **kwargs):
+        original(text, renderer, *args, **kwargs)
+        if text.get_visible() and text.get_text().strip():
+            drawn.append((text.get_text(), text.get_window_extent(renderer)))
+
+    with mock.patch.object(Text, "draw", record):
+        figure.canvas.draw()
+    return drawn
+
+
+def test_no_text_leaves_its_figure(figure, texts):
+    width, height = figure.get_size_inches() * figure.dpi
+    for text, box in texts:
+        # A pixel of antialiasing.
+        assert box.x0 >= -1 and box.x1 <= width + 1, text
+        assert box.y0 >= -1 and box.y1 <= height + 1, text
+
+
+def test_no_two_texts_overlap(texts):
+    for i, (first, a) in enumerate(texts):
+        for second, b in texts[:i]:
+            across = min(a.x1, b.x1) - max(a.x0, b.x0)
+            up = min(a.y1, b.y1) - max(a.y0, b.y0)
+            # Boxes hold the font's full height, which neighbouring lines may share in part.
+            assert across <= 1 or up <= 0.25 * min(a.height, b.height), (first, second)
+
+
+def test_text_is_large_enough_to_read(figure):
+    for text in figure.findobj(Text):
+        if text.get_visible() and text.get_text():
+            assert text.get_fontsize() >= 7.5, text.get_text()
+
+
+def test_svg_is_well_formed_and_the_same_every_time(build):
+    svg = plots.to_svg(build(make_study()))
+    ET.fromstring(svg)
+    assert svg == plots.to_svg(build(make_study()))
+
+
+def test_caller_settings_stay_and_pyplot_is_not_needed():
+    before = dict(matplotlib.rcParams)
+    plots.to_svg(plots.heatmap_grid(columns(make_study())))
+    assert dict(matplotlib.rcParams) == before
+    code = "import sys, pyrel.plots, pyrel.report; sys.exit('matplotlib.pyplot' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_steps_are_put_side_by_side_as_the_picture_they_were_cut_from():
+    picture = np.arange(28 * 84).reshape(28, 84)
+    steps = np.stack(np.split(picture, 12, axis=1))
+    np.testing.assert_array_equal(plots.as_image(steps), picture)
+    with pytest.raises(
+        ValueError, match=r"wanted shape \(steps, height, width\), given \(28, 84\)"
+    ):
+        plots.as_image(picture)
+
+
+@pytest.mark.parametrize(
+    ("relevance", "low", "high"),
+    [([0.0, 4.0], 0, 4), ([-1.0, 3.0], -3, 3), ([-5.0, 3.0], -5, 5), ([0.0, 0.0], 0, 1)],
+    ids=["nonnegative", "signed", "mostly negative", "empty"],
+)
+def test_signed_maps_are_centred_at_zero_and_zero_is_white(relevance, low, high):
+    colours, lower, upper = plots.colour_scale(relevance)
+    assert (lower, upper) == (low, high)
+    assert to_hex(colours((0.0 - lower) / (upper - lower))) == "#ffffff"
+    dark = [sum(colours((v - lower) / (upper - lower))[:3]) for v in np.linspace(0, upper, 50)]
+    assert (np.diff(dark) <= 1e-9).all()
+
+
+def test_grid_shows_each_map_unclipped_below_its_input():
+    study = make_study(signed=True)
+    figure = plots.heatmap_grid(columns(study))
+    pictures = [axes.images[0] for axes in figure.axes if axes.images]
+    cells = list(study.cells.values())
+    wanted = [
+        image
+        for cell in cells
+        for image in (study.shown.x[0], *(maps[0] for maps in cell.heatmaps.values()))
+    ]
+    assert len(pictures) == len(wanted)
+    for picture, image in zip(pictures, wanted, strict=True):
+        np.testing.assert_array_equal(picture.get_array(), plots.as_image(image))
+    signed = cells[0].heatmaps["sensitivity"][1]
+    figure = plots.heatmap_grid(columns(study, k=1))
+    largest = np.abs(signed).max()
+    assert figure.axes[1].images[0].get_clim() == (-largest, largest)
+
+
+def test_green_bars_are_below_the_majority_steps_and_nowhere_else():
+    study = make_study()
+    figure = plots.heatmap_grid(columns(study))
+    for axes in figure.axes[:3]:
+        bars = [p for p in axes.patches if isinstance(p, Rectangle) and p.get_fill()]
+        marked = [int((bar.get_x() + bar.get_width() / 2) // WIDTH) for bar in bars]
+        assert marked == np.flatnonzero(study.shown.relevant[0]).tolist()
+        assert {to_hex(bar.get_facecolor()) for bar in bars} == {GREEN}
+        assert all(bar.get_y() > 28 for bar in bars)
+    unmarked = plots.heatmap_grid(columns(study, relevant=False))
+    assert not [p for a in unmarked.axes for p in a.patches if p.get_fill()]
+    assert "steps of the majority" not in [t for t, _ in visible_texts(unmarked)]
+
+
+def test_empty_map_says_so_and_a_missing_method_leaves_a_gap():
+    study = make_study()
+    texts = [t for t, _ in visible_texts(plots.heatmap_grid(columns(study)))]
+    assert texts.count("empty: all relevance is 0") == 2
+    first, second = columns(study, k=1)
+    second.relevance.pop("sensitivity")
+    figure = plots.heatmap_grid([first, second])
+    assert [bool(axes.images) for axes in figure.axes[:6]] == [True, True, True, True, False, True]
+    assert [t for t, _ in visible_texts(figure)].count("sensitivity") == 1
+
+
+def test_notes_stand_above_their_maps():
+    figure = plots.heatmap_grid(columns(make_study(), k=1, notes={"deep_taylor": "0.71"}))
+    titles = [(axes.get_title("left"), axes.get_title("right")) for axes in figure.axes[:3]]
+    assert titles == [("Shallow", ""), ("sensitivity", ""), ("deep_taylor", "0.71")]
+
+
+def test_bars_are_the_mean_shares_and_the_majority_is_marked():
+    study = make_study()
+    wanted, pixels = profiles(study), mass(study)
+    figure = plots.step_bars(wanted, pixels)
+    panels = np.array(figure.axes).reshape(len(pixels), len(wanted))
+    for j, column in enumerate(wanted.values()):
+        for i, profile in enumerate(column):
+            patches = panels[i, j].patches
+            bars = [p for p in patches if to_hex(p.get_facecolor()) == BLUE]
+            np.testing.assert_array_equal([b.get_height() for b in bars], profile.mean)
+            marks = [p for p in patches if to_hex(p.get_facecolor()) == GREEN]
+            steps = [round(m.get_x() + m.get_width() / 2) - 1 for m in marks]
+            assert steps == np.flatnonzero(profile.relevant).tolist()
+            lines = [line.get_ydata() for line in panels[i, j].lines]
+            assert any(np.array_equal(line, pixels[i].mean) for line in lines)
+            assert any(np.array_equal(line, [1 / STEPS] * 2) for line in lines)
+
+
+def test_scatter_has_every_sample_and_the_identity_line():
+    study = make_study()
+    output, total = points(study)["sensitivity"]
+    axes = plots.conservation_scatter(points(study)).axes[0]
+    identity, dots = axes.lines
+    np.testing.assert_array_equal(identity.get_xdata(), identity.get_ydata())
+    assert identity.get_xdata().tolist() == [output.min(), output.max()]
+    np.testing.assert_array_equal(dots.get_xdata(), output)
+    np.testing.assert_array_equal(dots.get_ydata(), total)
+
+
+def test_dots_have_a_mark_for_each_cell_and_method_and_a_line_for_each_baseline():
+    study = make_study()
+    (axes,) = plots.summary_dots(shares(study), baselines(study), "share").axes
+    marks = [c.lines[0].get_xdata() for c in axes.containers]
+    np.testing.assert_array_equal(
+        marks, [[s.mean for s in methods.values()] for methods in shares(study).values()]
+    )
+    lines = [line.get_xdata()[0] for line in axes.lines if len(set(line.get_xdata())) == 1]
+    assert {s.mean for s in baselines(study).values()} <= set(lines)
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["sensitivity", "deep_taylor"]
+
+
+def test_names_are_taken_as_they_are():
+    study = make_study(names=("$\\frac{", "a_b^c & <b>"))
+    for build in (FIGURES["heatmaps"], FIGURES["step bars"], FIGURES["dots"]):
+        texts = "".join(ET.fromstring(plots.to_svg(build(study))).itertext())
+        assert "$\\frac{" in texts
+        assert "a_b^c & <b>" in texts
+
+
+def test_bad_input_is_named():
+    study = make_study()
+    column = columns(study)[0]
+    with pytest.raises(ValueError, match="columns: wanted at least one"):
+        plots.heatmap_grid([])
+    column.relevance["deep_taylor"] = np.zeros((12, 28, 6))
+    with pytest.raises(ValueError, match=r"Shallow, deep_taylor: wanted .* given \(12, 28, 6\)"):
+        plots.heatmap_grid([column])
+    with pytest.raises(ValueError, match="Deep has other arrangements"):
+        plots.step_bars({"Deep": profiles(study)["Deep"][:2]}, mass(study))
+    with pytest.raises(ValueError, match="at least, given none"):
+        plots.step_bars({}, mass(study))
+    with pytest.raises(ValueError, match="at least one panel"):
+        plots.conservation_scatter({})
+    with pytest.raises(ValueError, match=r"x wanted two arrays .* given \(2,\), \(3,\)"):
+        plots.conservation_scatter({"x": (np.ones(2), np.ones(3))})
+    with pytest.raises(ValueError, match="at least one cell with one method"):
+        plots.summary_dots({"Deep": {}}, {}, "share")
