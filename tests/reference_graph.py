@@ -186,8 +186,6 @@ def add(*nodes: Node) -> Node:
     if any((node.low < 0).any() for node in nodes):
         raise MixedDomainError("sums of activations are defined here for activations >= 0 only")
     high = np.sum([node.high for node in nodes], axis=0)
-    # The sum of activations counts as a non-negative activation like each of them.
-    high = np.where(high > 0, np.inf, 0.0)
     depth = max(node.depth for node in nodes)
     return Sum(shape=shape, low=np.zeros(high.size), high=high, depth=depth, addends=nodes)
 

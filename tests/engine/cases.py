@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import reference_graph as ref
 import torch
-from engine import models
+from engine import models, wiring
 from engine.cells import CELL_CASES, CellCase
 from reference import Reference, explain
 from torch import nn
@@ -32,10 +32,11 @@ class Case:
     low: Any = 0.0
     high: Any = 1.0
     seed: int = 1
+    label: str = ""
 
     @property
     def name(self) -> str:
-        return self.make.__name__
+        return self.make.__name__ + self.label
 
     def module(self) -> nn.Module:
         """Return the module in eval mode with seeded weights."""
@@ -61,10 +62,19 @@ def sample(
     """Inputs in [low, high] where a third of the values lie exactly on 0, low or high."""
     rng = np.random.default_rng([seed, count])
     low32, high32 = (np.broadcast_to(np.float32(b), shape) for b in (low, high))
+    high32 = np.minimum(high32, np.float32(9))
     inside = rng.uniform(low32, high32, (count, *shape)).astype(np.float32)
     pick = rng.integers(0, 9, (count, *shape))
     edges = np.select([pick == 0, pick == 1, pick == 2], [np.float32(0), low32, high32], inside)
     return np.clip(edges, low32, high32)
+
+
+def _step_bounds(steps: int, features: int) -> tuple[Floats, Floats]:
+    """Bounds that differ in every element; some steps are constant zero."""
+    rng = np.random.default_rng(steps)
+    low, high = rng.uniform(size=(2, steps, features)).astype(np.float32)
+    low[steps // 2], high[steps // 2] = 0.0, 0.0
+    return -low, high
 
 
 _PIXEL_LOW = np.linspace(-1.0, 0.0, 10, dtype=np.float32)
@@ -86,6 +96,19 @@ USER_CASES = (
     Case(models.FusedProjections, (4, 7)),
     Case(models.Bidirectional, (5, 4), 0.0, np.linspace(0.0, 1.0, 4, dtype=np.float32)),
     Case(models.Repeated, (6,), -1.0, 0.0),
+    Case(models.Elman, (4, 7), *_step_bounds(4, 7), label="-bounds-per-step"),
+    Case(models.EncodedAtOnce, (7, 6), *_step_bounds(7, 6), label="-bounds-per-step"),
+    Case(models.FoldedBatch, (5, 6), *_step_bounds(5, 6), label="-bounds-per-step"),
+    Case(models.StackedSteps, (4, 5), 0.0, np.inf, label="-non-negative"),
+    Case(wiring.SlidingWindows, (7, 5), -1.0, 1.0, seed=3),
+    Case(wiring.OneLayerForAll, (4, 9), -1.0, 1.0),
+    Case(wiring.SeveralHeads, (11,)),
+    Case(wiring.InputSkip, (6,), -0.5, 0.5),
+    Case(wiring.RectifiedInput, (2, 7), -1.0, 1.0),
+    Case(wiring.ParameterExpressions, (12,), seed=4),
+    Case(wiring.SummedScores, (3, 8), -1.0, 1.0),
+    Case(wiring.ManyLayers, (15,), seed=12),
+    Case(wiring.AddedInputs, (2, 7)),
 )
 
 ALL_CASES: tuple[Case | CellCase, ...] = (*CELL_CASES, *USER_CASES)

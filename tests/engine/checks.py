@@ -39,10 +39,22 @@ def norms(values: Any) -> Array:
     return np.sqrt((rows(values) ** 2).sum(axis=1))
 
 
+def assert_within(error: Array, allowed: Array, what: str) -> None:
+    """Every error is within its bound; the message names the sample that is furthest out."""
+    over = error > allowed
+    if over.any():
+        worst = np.unravel_index((error - allowed).argmax(), error.shape)
+        number = ", ".join(map(str, worst))
+        raise AssertionError(
+            f"{what}: {over.sum()} of {over.size} out of bounds; "
+            f"[{number}] is off by {error[worst]:.3g}, allowed {allowed[worst]:.3g}"
+        )
+
+
 def assert_output(e: Any, expected: Reference) -> None:
     """Outputs agree to the rounding bound, targets are the reference's."""
     error = np.abs(rows(e.output) - expected.output)
-    assert (error <= expected.uncertainty).all(), (error / expected.uncertainty).max()
+    assert_within(error, expected.uncertainty, "output")
     np.testing.assert_array_equal(e.target, expected.target)
 
 
@@ -63,9 +75,9 @@ def assert_deep_taylor(e: Any, expected: Reference) -> None:
     bound = RELATIVE + np.divide(unknown, start, out=np.zeros_like(start), where=known)
     size = norms(expected.relevance)
     error = norms(relevance - rows(expected.relevance))
-    assert (error[known] <= (bound * size)[known]).all(), (error / size)[known].max()
+    assert_within(error[known], (bound * size)[known], "relevance")
     difference = np.abs(absorbed - expected.absorbed)
-    assert (difference[known] <= (bound * start)[known]).all(), (difference / start)[known].max()
+    assert_within(difference[known], (bound * start)[known], "absorbed")
     assert_conserved(e, target_score(e))
     unknown_size = total + absorbed
     assert (unknown_size[~known] <= (start + 2 * unknown)[~known]).all()
@@ -82,8 +94,8 @@ def assert_conserved(e: Any, score: Array) -> None:
     relevance, absorbed = rows(e.relevance), np.asarray(e.absorbed, np.float64)
     start, total = np.maximum(score, 0.0), relevance.sum(axis=1)
     allowed = RELATIVE * np.maximum(start, np.abs(relevance).sum(axis=1))
-    assert (np.abs(total + absorbed - start) <= allowed).all()
-    assert (np.abs(np.asarray(e.conservation) - (total - start)) <= allowed).all()
+    assert_within(np.abs(total + absorbed - start), allowed, "relevance + absorbed")
+    assert_within(np.abs(np.asarray(e.conservation) - (total - start)), allowed, "conservation")
 
 
 def assert_gradient(e: Any, expected: Reference) -> int:
@@ -95,6 +107,6 @@ def assert_gradient(e: Any, expected: Reference) -> int:
     safe = expected.margin > 1
     error = norms(rows(e.relevance) - rows(expected.relevance))
     size = norms(expected.relevance)
-    assert (error[safe] <= RELATIVE * size[safe]).all(), (error / size)[safe].max()
+    assert_within(error[safe], RELATIVE * size[safe], "relevance")
     assert np.isfinite(rows(e.relevance)).all()
     return int((~safe).sum())

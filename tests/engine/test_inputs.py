@@ -171,7 +171,7 @@ def test_values_outside_the_bounds(explainer: Any, value: float, x: Floats) -> N
     for array in (x, torch.from_numpy(x)):
         with pytest.raises(ValueError, match="3, 1, 6") as raised:
             explainer(array)
-        assert "low" in str(raised.value) or "high" in str(raised.value)
+        assert "[0.0, 1.0]" in str(raised.value)
         assert str(value)[:5] in str(raised.value)
 
 
@@ -316,3 +316,49 @@ def test_method_object_is_its_name(x: Floats) -> None:
 def test_bad_models_and_examples(model: Any, example: Any) -> None:
     with pytest.raises((TypeError, ValueError), match="model|example"):
         pyrel.Explainer(model, example, method="deep_taylor", low=0.0, high=1.0)
+
+
+def unaligned(array: Floats) -> Floats:
+    """Return a copy that starts at an odd address."""
+    buffer = np.zeros(array.nbytes + 1, np.uint8)
+    copy: Floats = buffer[1:].view(np.float32).reshape(array.shape)
+    copy[...] = array
+    assert not copy.flags.aligned
+    return copy
+
+
+def test_memory_that_is_not_aligned(explainer: Any, x: Floats) -> None:
+    assert_equal(explainer(unaligned(x)), explainer(x))
+    out = unaligned(np.zeros_like(x))
+    try:
+        explainer(x, out=out)
+    except ValueError as error:
+        assert "out" in str(error)  # noqa: PT017
+    else:
+        np.testing.assert_array_equal(out, explainer(x).relevance)
+
+
+def test_only_one_bound_is_refused() -> None:
+    with pytest.raises((ValueError, TypeError), match="high"):
+        pyrel.Explainer(CASE.module(), inputs(CASE, 2), method="gradient", low=0.0)
+    with pytest.raises((ValueError, TypeError), match="low"):
+        pyrel.Explainer(CASE.module(), inputs(CASE, 2), method="gradient", high=1.0)
+
+
+def test_bounds_of_gradient_methods_are_checked_too(x: Floats) -> None:
+    bounded = pyrel.Explainer(CASE.module(), x, method="gradient", low=0.0, high=1.0)
+    with pytest.raises(ValueError, match="2, 3, 4"):
+        x[2, 3, 4] = 1.5
+        bounded(x)
+    free = pyrel.Explainer(CASE.module(), x, method="gradient")
+    assert np.isfinite(free(x).relevance).all()
+
+
+def test_no_result_after_an_error(explainer: Any, x: Floats) -> None:
+    """An explainer that refused a batch explains the next one as ever."""
+    wanted = explainer(x)
+    bad = x.copy()
+    bad[5, 0, 0] = np.nan
+    with pytest.raises(ValueError, match="5, 0, 0"):
+        explainer(bad)
+    assert_equal(explainer(x), wanted)

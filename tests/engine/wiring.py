@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Modules whose tensors meet in unusual ways, each with the same graph for the reference."""
+
+from __future__ import annotations
+
+import numpy as np
+import reference_graph as ref
+import torch
+from engine.models import apply, apply_relu, array
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class SlidingWindows(nn.Module):
+    """One layer over overlapping windows of time, and overlapping slices side by side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.window, self.overlap = nn.Linear(15, 17), nn.Linear(17 + 7, 9)
+        self.out = nn.Linear(9, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = functional.relu(self.window(x[:, 0:3].flatten(1)))
+        for t in range(1, 5):
+            h = h + functional.relu(self.window(x[:, t : t + 3].flatten(1)))
+        both = torch.cat([h, x[:, 2, :4], x[:, 2, 2:]], 1)
+        return self.out(torch.relu(self.overlap(both)))
+
+    @staticmethod
+    def graph(m: SlidingWindows, x: ref.Node) -> ref.Node:
+        windows = [ref.reshape(ref.take(x, slice(t, t + 3)), 15) for t in range(5)]
+        h = ref.add(*(apply_relu(m.window, window) for window in windows))
+        both = ref.concat([h, ref.take(x, 2, slice(0, 4)), ref.take(x, 2, slice(2, 5))])
+        return apply(m.out, apply_relu(m.overlap, both))
+
+
+class OneLayerForAll(nn.Module):
+    """The same weights for inputs in a box and for hidden units, and again for the output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(9, 9)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.layer(x[:, 0]))
+        for t in range(1, 4):
+            h = torch.relu(self.layer(h) + self.layer(x[:, t]))
+        return self.layer(h)
+
+    @staticmethod
+    def graph(m: OneLayerForAll, x: ref.Node) -> ref.Node:
+        h = apply_relu(m.layer, ref.take(x, 0))
+        for t in range(1, 4):
+            h = ref.relu(ref.add(apply(m.layer, h), apply(m.layer, ref.take(x, t))))
+        return apply(m.layer, h)
+
+
+class SeveralHeads(nn.Module):
+    """Outputs from two heads of different depth, one of them after a ReLU, in turned order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.deep = nn.Linear(11, 15), nn.Linear(15, 7)
+        self.first, self.second = nn.Linear(15, 2), nn.Linear(7, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.hidden(x))
+        second = torch.relu(self.second(torch.relu(self.deep(h))))
+        return torch.cat([second[:, 1:], self.first(h), second[:, :1]], dim=1)
+
+    @staticmethod
+    def graph(m: SeveralHeads, x: ref.Node) -> ref.Node:
+        h = apply_relu(m.hidden, x)
+        second = apply_relu(m.second, apply_relu(m.deep, h))
+        ends = ref.take(second, slice(1, 3)), ref.take(second, slice(0, 1))
+        return ref.concat([ends[0], apply(m.first, h), ends[1]])
+
+
+class InputSkip(nn.Module):
+    """Input values added to the scores: pixels in a box beside hidden units in one sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.out = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(torch.relu(self.hidden(x))) + x[:, 1:4]
+
+    @staticmethod
+    def graph(m: InputSkip, x: ref.Node) -> ref.Node:
+        return ref.add(apply(m.out, apply_relu(m.hidden, x)), ref.take(x, slice(1, 4)))
+
+
+class RectifiedInput(nn.Module):
+    """ReLU of the input itself, twice, and sums of what comes of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Linear(7, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rectified = torch.relu(torch.relu(x))
+        return self.out(rectified[:, 0] + rectified[:, 1])
+
+    @staticmethod
+    def graph(m: RectifiedInput, x: ref.Node) -> ref.Node:
+        rectified = ref.relu(ref.relu(x))
+        return apply(m.out, ref.add(ref.take(rectified, 0), ref.take(rectified, 1)))
+
+
+class ParameterExpressions(nn.Module):
+    """Weights computed from parameters: transposed, sliced, concatenated, scaled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w, self.u = nn.Parameter(torch.randn(12, 8)), nn.Parameter(torch.randn(5, 8))
+        self.scale = nn.Parameter(torch.randn(13))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(x @ self.w)
+        h = torch.relu(functional.linear(h, self.w[2:10], self.scale[:8].abs()))
+        weight = torch.cat([self.w[:8], self.u]) * self.scale.sigmoid().unsqueeze(1)
+        h = torch.relu(torch.nn.functional.linear(h, weight))
+        return torch.addmm(-self.scale[:4].exp(), h[:, :12], self.w[:, :4])
+
+    @staticmethod
+    def graph(m: ParameterExpressions, x: ref.Node) -> ref.Node:
+        w, u, scale = array(m.w), array(m.u), array(m.scale)
+        h = ref.relu(ref.linear(x, w.T))
+        h = ref.relu(ref.linear(h, w[2:10], np.abs(scale[:8])))
+        weight = np.concatenate([w[:8], u]) / (1 + np.exp(-scale[:, None]))
+        h = ref.relu(ref.linear(h, weight))
+        return ref.linear(ref.take(h, slice(0, 12)), w[:, :4].T, -np.exp(scale[:4]))
+
+
+class SummedScores(nn.Module):
+    """Scores are sums of activations: there is no linear layer at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second, third = torch.relu(self.layer(x)).unbind(1)
+        return first + second + third
+
+    @staticmethod
+    def graph(m: SummedScores, x: ref.Node) -> ref.Node:
+        steps = apply_relu(m.layer, x)
+        return ref.add(*(ref.take(steps, t) for t in range(3)))
+
+
+class ManyLayers(nn.Module):
+    """Twelve layers of one width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(15, 15) for _ in range(12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers[:-1]:
+            x = torch.relu(layer(x))
+        return self.layers[-1](x)
+
+    @staticmethod
+    def graph(m: ManyLayers, x: ref.Node) -> ref.Node:
+        for layer in m.layers[:-1]:
+            x = apply_relu(layer, x)
+        return apply(m.layers[-1], x)
+
+
+class AddedInputs(nn.Module):
+    """Two steps of the input added before the first layer: the sum lies in a box too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.out = nn.Linear(7, 9), nn.Linear(9, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(torch.relu(self.hidden(x[:, 0] + x[:, 1])))
+
+    @staticmethod
+    def graph(m: AddedInputs, x: ref.Node) -> ref.Node:
+        return apply(m.out, apply_relu(m.hidden, ref.add(ref.take(x, 0), ref.take(x, 1))))
