@@ -16,7 +16,7 @@ Int64s = npt.NDArray[np.int64]
 
 def batch(x: Array, shape: tuple[int, ...]) -> Float32s:
     """``x`` as contiguous float32, after checking its type and that it is (n, *shape)."""
-    wanted = f"floats of shape (n, {', '.join(map(str, shape))})"
+    wanted = f"floats of shape {('n', *shape)}".replace("'", "")
     if not isinstance(x, np.ndarray | torch.Tensor):
         raise TypeError(f"x: wanted an array or a tensor of {wanted}, got {type(x).__name__}")
     is_float = x.is_floating_point() if isinstance(x, torch.Tensor) else x.dtype.kind == "f"

@@ -65,7 +65,7 @@ def capture(model: torch.nn.Module | ExportedProgram, example: Example | None = 
 def _example_tensor(model: torch.nn.Module, example: Example) -> torch.Tensor:
     if not isinstance(example, np.ndarray | torch.Tensor):
         raise TypeError(f"example: wanted an array or a tensor, got {type(example).__name__}")
-    if len(example.shape) < 2:
+    if not example.shape:
         raise ValueError(f"example: wanted shape (n, ...), batch first, got {tuple(example.shape)}")
     if 0 in example.shape[1:]:
         raise ValueError(f"example: a sample has no elements, the shape is {tuple(example.shape)}")

@@ -81,7 +81,7 @@ def gradient(node: LinearInputs) -> LinearRule:
 
 
 def w_squared(node: LinearInputs) -> LinearRule:
-    """R_j = Σ_k w²_jk R_k / Σ_j' w²_j'k, for inputs in all of ℝ (Montavon et al. 2017, eq. 12).
+    """R_j = Σ_k w²_jk R_k / Σ_j' w²_j'k, for inputs in all of ℝ (Montavon et al. 2017, eq. 13).
 
     The denominators are known beforehand, so the matrix is normalised and none is left. A unit
     without weights keeps its relevance: it is absorbed.
@@ -96,7 +96,7 @@ def w_squared(node: LinearInputs) -> LinearRule:
 def z_plus_and_box(node: LinearInputs) -> LinearRule:
     """Mix the z⁺ rule for inputs ≥ 0 with the z^β rule for inputs in [l, h].
 
-    Montavon et al. 2017, equations 14 and 16, input by input over one denominator: an input's
+    Montavon et al. 2017, section 4.2, input by input over one denominator: an input's
     contribution is a_j w⁺_jk, or a_j w_jk − l_j w⁺_jk − h_j w⁻_jk. Constants c count as inputs in
     [min(0, c), max(0, c)], so they contribute max(0, c w), and like max(0, b) absorb their share.
 
