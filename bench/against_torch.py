@@ -73,7 +73,7 @@ def main() -> None:
             ours.append(_best(lambda i: explainer(xs[i])))
             share.append(explainer.flops * options.batch / ours[-1] / peak)
     ratio = statistics.median(b / a for a, b in zip(ours, theirs, strict=True))
-    print(f"Deep-12, deep_taylor, batch {options.batch}, {threads} threads, {options.blocks} blocks")
+    print(f"Deep-12, deep_taylor, batch {options.batch}, {threads} threads")
     print(f"pyrel           {options.batch / statistics.median(ours):10,.0f} samples/s")
     print(f"torch by hand   {options.batch / statistics.median(theirs):10,.0f} samples/s")
     print(f"ratio           {ratio:10.2f}   (median of the blocks' ratios)")

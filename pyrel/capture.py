@@ -218,6 +218,10 @@ class _Walker:
 
     def _call(self, node: torch.fx.Node) -> Any:
         args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), self._values.__getitem__)
+        # The model may live on a GPU; its graph is walked on the CPU.
+        args, kwargs = torch.utils._pytree.tree_map_only(
+            torch.device, lambda _: torch.device("cpu"), (args, kwargs)
+        )
         traced = any(isinstance(v, Traced) for v in torch.utils._pytree.tree_leaves((args, kwargs)))
         if not isinstance(node.target, torch._ops.OpOverload):
             assert callable(node.target)  # it is a call_function node
