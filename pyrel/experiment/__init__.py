@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Experiments of the thesis as library functions: problems, training, judging, the demo.
+
+The commands `pyrel demo`, `pyrel train` and `pyrel evaluate` are thin layers on these.
+"""
+
+from pyrel.experiment.demo import demo
+from pyrel.experiment.judging import METHODS, choose_shown, judge
+from pyrel.experiment.problem import Problem
+from pyrel.experiment.training import (
+    TrainedCell,
+    accuracy_on,
+    load_cell,
+    new_cell,
+    recipe,
+    train_cell,
+)
+
+__all__ = [
+    "METHODS",
+    "Problem",
+    "TrainedCell",
+    "accuracy_on",
+    "choose_shown",
+    "demo",
+    "judge",
+    "load_cell",
+    "new_cell",
+    "recipe",
+    "train_cell",
+]

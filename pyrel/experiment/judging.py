@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Explain trained cells with several methods and judge what comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import pyrel.methods
+from pyrel._core import Start
+from pyrel.capture import capture
+from pyrel.experiment.problem import DIGITS_IN_SAMPLE, HIGH, LOW, Problem
+from pyrel.experiment.training import TrainedCell
+from pyrel.explainer import Explainer
+from pyrel.metrics import (
+    CellResult,
+    Evaluation,
+    ShownSamples,
+    Study,
+    Summary,
+    evaluate,
+    evaluate_baselines,
+)
+from pyrel.report.machine import machine_facts
+from pyrel.runtime import num_threads
+from pyrel.training import predict
+
+METHODS = ("sensitivity", "guided_backprop", "gradient_x_input", "deep_taylor")
+SHOWN = 6
+
+# Told what is being done, and how much of how many samples x methods x cells is done.
+Progress = Callable[[str, int, int], None]
+
+_CHUNK = 250  # samples between two steps of the progress bar
+_Floats = npt.NDArray[np.float32]
+_Classes = npt.NDArray[np.int64]
+_Flags = npt.NDArray[np.bool_]
+
+
+def judge(
+    cells: Sequence[TrainedCell],
+    problem: Problem,
+    samples: tuple[_Floats, _Classes, _Flags | None],
+    *,
+    methods: Sequence[str] = METHODS,
+    title: str,
+    config: Mapping[str, Any],
+    shown: int = SHOWN,
+    progress: Progress | None = None,
+) -> Study:
+    """Explain the true class of every sample with every method on every cell, and measure.
+
+    Parameters
+    ----------
+    cells
+        Of different names, all for inputs of one shape.
+    problem
+        Of kind "majority".
+    samples
+        x, y and relevant, as `Problem.samples` returns them.
+    methods
+        Names of `pyrel.methods.names()`.
+    title
+        Heading of the report.
+    config
+        JSON-able settings to print with the study; cells and machine are added.
+    shown
+        How many samples have their heatmaps in the report.
+    progress
+        Called with (what, done, total) again and again.
+
+    Returns
+    -------
+    Study
+
+    Raises
+    ------
+    ValueError
+        For a problem without relevant steps, names that are there twice, or an unknown method;
+        or if a cell takes inputs of another shape.
+    UnsupportedModelError
+        If a method has no rule for something in a cell.
+    """
+    x, y, relevant = samples
+    if relevant is None:
+        raise ValueError(
+            f"problem: {problem.kind!r} has no relevant steps to judge by; wanted 'majority'"
+        )
+    _check(cells, methods, x)
+    predicted = [predict(cell.model, x).numpy().argmax(axis=1) for cell in cells]
+    index = choose_shown(y, relevant, np.logical_or.reduce([p != y for p in predicted]), shown)
+    results: dict[str, CellResult] = {}
+    for i, (cell, guess) in enumerate(zip(cells, predicted, strict=True)):
+        count = _Count(progress, i * len(methods) * len(x), len(cells) * len(methods) * len(x))
+        evaluations, heatmaps = _explain(cell, methods, (x, y, relevant), index, count)
+        results[cell.name] = CellResult(
+            Summary.of(guess == y), evaluations, heatmaps, guess[index], cell.facts()
+        )
+    return Study(
+        title=title,
+        problem=problem.describe(),
+        relevant=relevant,
+        cells=results,
+        baselines=evaluate_baselines(x, relevant, low=LOW, digits=DIGITS_IN_SAMPLE),
+        shown=ShownSamples(x[index], y[index], relevant[index], index),
+        config=dict(config) | _described(cells, problem, len(x)),
+        class_names=problem.class_names,
+    )
+
+
+def choose_shown(y: _Classes, relevant: _Flags, wrong: _Flags, count: int) -> _Classes:
+    """Return positions of samples worth showing, in ascending order.
+
+    A third of them, at least one, are samples that a cell gets wrong, where there are any. The
+    others change in turn between the places of the odd image, and show each class once as long as
+    classes last. The same arguments give the same choice.
+
+    Parameters
+    ----------
+    y, relevant, wrong
+        (n,) true classes, (n, steps) relevant steps, (n,) whether a cell is wrong.
+    count
+        How many, at most n.
+    """
+    failed = np.flatnonzero(wrong)[: max(1, count // 3)]
+    chosen = [int(i) for i in failed[:count]]
+    _, arrangement = np.unique(relevant, axis=0, return_inverse=True)
+    arrangement = arrangement.reshape(-1)
+    free = np.ones(len(y), dtype=np.bool_)
+    free[chosen] = False
+    turn = 0
+    while len(chosen) < min(count, len(y)):
+        places = arrangement == turn % (arrangement.max() + 1)
+        unseen = ~np.isin(y, y[chosen])
+        wishes = (free & ~wrong & places & unseen, free & ~wrong & places, free)
+        best = next(wish for wish in wishes if wish.any())
+        chosen.append(int(np.argmax(best)))
+        free[chosen[-1]] = False
+        turn += 1
+    return np.array(sorted(chosen), dtype=np.int64)
+
+
+class _Count:
+    """How far the work on all cells and methods is."""
+
+    def __init__(self, progress: Progress | None, done: int, total: int) -> None:
+        self._progress, self._done, self._total = progress, done, total
+
+    def add(self, what: str, samples: int) -> None:
+        self._done += samples
+        if self._progress is not None:
+            self._progress(what, self._done, self._total)
+
+
+def _explain(
+    cell: TrainedCell,
+    methods: Sequence[str],
+    samples: tuple[_Floats, _Classes, _Flags],
+    index: _Classes,
+    count: _Count,
+) -> tuple[dict[str, Evaluation], dict[str, _Floats]]:
+    """Return the evaluations of one cell by method, and the relevance of the shown samples."""
+    x, y, relevant = samples
+    count.add(f"compiling {cell.name}", 0)
+    graph = capture(cell.model, x[:1])
+    evaluations, heatmaps = {}, {}
+    for name in methods:
+        explainer = Explainer(graph, method=name, low=LOW, high=HIGH)
+        relevance = np.empty_like(x)
+        output, absorbed = np.empty(len(x)), np.empty(len(x))
+        for first in range(0, len(x), _CHUNK):
+            part = slice(first, min(first + _CHUNK, len(x)))
+            e = explainer(x[part], target=y[part], out=relevance[part])
+            output[part] = np.take_along_axis(e.output, y[part, None], axis=1)[:, 0]
+            absorbed[part] = e.absorbed
+            count.add(f"{name} on {cell.name}", part.stop - part.start)
+        conserves = explainer.method.conserves
+        evaluations[name] = evaluate(
+            relevance,
+            relevant,
+            output=output,
+            start=_start(explainer.method, output) if conserves else None,
+            absorbed=absorbed if conserves else None,
+            digits=DIGITS_IN_SAMPLE,
+        )
+        heatmaps[name] = relevance[index]
+    return evaluations, heatmaps
+
+
+def _start(method: pyrel.methods.Method, output: npt.NDArray[np.float64]) -> Any:
+    """Return the relevance that a method puts in at the output."""
+    if method.start is Start.positive_output:
+        return np.maximum(output, 0.0)
+    return output if method.start is Start.output else np.ones_like(output)
+
+
+def _check(cells: Sequence[TrainedCell], methods: Sequence[str], x: _Floats) -> None:
+    if not cells or not methods:
+        raise ValueError("cells, methods: wanted at least one of each")
+    names = [cell.name for cell in cells]
+    if len(set(names)) < len(names):
+        raise ValueError(f"cells: wanted different names, given {', '.join(names)}")
+    for method in methods:
+        pyrel.methods.get(method)
+    for cell in cells:
+        wanted = (cell.model.steps, *cell.model.step_shape)
+        if wanted != x.shape[1:]:
+            raise ValueError(
+                f"{cell.name} takes samples of shape {wanted}, those of the problem have "
+                f"{x.shape[1:]}; wanted cells of one problem"
+            )
+
+
+def _described(cells: Sequence[TrainedCell], problem: Problem, count: int) -> dict[str, Any]:
+    """Return the sections of the configuration that every study has."""
+    return {
+        "data": {**vars(problem), "test samples": count},
+        **{cell.name: cell.model.config() | _training(cell.training) for cell in cells},
+        "machine": machine_facts(num_threads()),
+    }
+
+
+def _training(account: Mapping[str, Any]) -> dict[str, Any]:
+    return {"training": account["config"] | {"stopped by": account["stopped"]}} if account else {}

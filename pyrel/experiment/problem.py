@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a cell is trained on: images of one data set, as single sequences or as majority samples."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from pyrel.data import load_images, majority, sequence
+
+Kind = Literal["majority", "sequence"]
+Images = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
+
+SIDE = 28
+DIGITS_IN_SAMPLE = 3
+TEST_SEED = 0  # of the draw of the majority samples that every cell is judged on
+LOW, HIGH = 0.0, 1.0  # the range of the pixels
+
+_STEPS = {"majority": 12, "sequence": 4}
+_CLASS_NAMES = {
+    "fashion-mnist": (
+        "T-shirt/top", "trouser", "pullover", "dress", "coat",
+        "sandal", "shirt", "sneaker", "bag", "ankle boot",
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A classification problem over sequences.
+
+    Attributes
+    ----------
+    dataset : str
+        As `pyrel.data.load_images` takes it.
+    kind : {"majority", "sequence"}
+        Three images side by side, two of them of the class that is asked for; or one image.
+    steps : int
+        Into how many strips of columns a sample is cut.
+
+    Raises
+    ------
+    ValueError
+        `kind` is another one, or `steps` does not divide the columns of a sample.
+    """
+
+    dataset: str
+    kind: Kind
+    steps: int
+
+    def __post_init__(self) -> None:
+        """Check kind and steps."""
+        if self.kind not in get_args(Kind):
+            raise ValueError(f"problem: no {self.kind!r}; there are {', '.join(get_args(Kind))}")
+        if self.steps < 1 or self.columns % self.steps:
+            raise ValueError(
+                f"steps: wanted a divisor of {self.columns}, the columns of a {self.kind} sample; "
+                f"given {self.steps}"
+            )
+
+    @classmethod
+    def of(cls, dataset: str, kind: Kind, steps: int | None = None) -> Problem:
+        """Return a problem with the usual number of steps: 12 for majority, 4 for sequence."""
+        return cls(dataset, kind, _STEPS.get(kind, 1) if steps is None else steps)
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, Any]) -> Problem | None:
+        """Return the problem that a saved model was trained on; None where it does not say."""
+        described = metadata.get("extra", {}).get("problem")
+        if not isinstance(described, dict) or described.keys() != {"dataset", "kind", "steps"}:
+            return None
+        return cls(**described)
+
+    @property
+    def columns(self) -> int:
+        """Pixel columns of a sample."""
+        return SIDE * (DIGITS_IN_SAMPLE if self.kind == "majority" else 1)
+
+    @property
+    def step_shape(self) -> tuple[int, int]:
+        """Rows and columns of one step."""
+        return SIDE, self.columns // self.steps
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the ten classes."""
+        return _CLASS_NAMES.get(self.dataset, tuple("0123456789"))
+
+    def describe(self) -> str:
+        """Return the problem as a sentence for readers."""
+        what = "article" if self.dataset == "fashion-mnist" else "digit"
+        height, width = self.step_shape
+        strips = f"as {self.steps} steps of {height} × {width} pixels"
+        if self.kind == "majority":
+            return f"Three {what}s side by side, read {strips}: which {what} is there twice?"
+        return f"One {what}, read {strips}: which one is it?"
+
+    def images(self, split: str, root: str | os.PathLike[str] | None = None) -> Images:
+        """Return images and labels of a split; see `pyrel.data.load_images`."""
+        return load_images(self.dataset, split, root)
+
+    def samples(
+        self, images: Images, seed: int = TEST_SEED
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], npt.NDArray[np.bool_] | None]:
+        """Return (x, y, relevant), a sample for each image; relevant is None for `sequence`.
+
+        Parameters
+        ----------
+        images
+            Pair of images (n, 28, 28) and labels (n,).
+        seed
+            Of the draw of the other two images of a majority sample.
+        """
+        if self.kind == "sequence":
+            return sequence(images[0], self.steps, LOW, HIGH), images[1], None
+        drawn = majority(*images, seed, self.steps)
+        return drawn.x, drawn.y, drawn.relevant

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Explain samples from a file into a file, in parts, so that neither has to fit in memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pyrel.array_files import open_array, whole_npz
+from pyrel.explainer import Explainer, Explanation
+
+_PART_BYTES = 1 << 25
+_PART_SAMPLES = 1024
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class FileSummary:
+    """What `explain_file` did.
+
+    Attributes
+    ----------
+    samples : int
+    conservation : float
+        Largest size of `Explanation.conservation` of a sample; NaN for methods that do not
+        propagate relevance.
+    """
+
+    samples: int
+    conservation: float
+
+
+def explain_file(
+    explainer: Explainer,
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    target: int | npt.NDArray[Any] | None = None,
+    key: str | None = None,
+    progress: Progress | None = None,
+) -> FileSummary:
+    """Explain all samples of a file.
+
+    An .npy file is memory-mapped and read part by part, an array of an .npz file is read whole. The
+    relevance is written part by part too. The output file is there when it is complete, never
+    before; an existing one is replaced then.
+
+    Parameters
+    ----------
+    explainer
+        Takes samples of the shape that the file has.
+    source
+        .npy or .npz file of floats (n, ...).
+    out
+        .npz file to write: ``relevance`` (float32, shape of the input), ``output`` (n, classes),
+        ``target``, ``absorbed`` and ``conservation`` (n,), as in `pyrel.Explanation`.
+    target
+        The class to explain, or one for each sample; None for the predicted class.
+    key
+        Name of the array in an .npz file; not needed if it holds a single one.
+    progress
+        Called with (samples done, samples in all).
+
+    Raises
+    ------
+    OSError
+        If a file cannot be read or written.
+    ValueError, TypeError
+        If the input is damaged or no array of floats of the right shape, if it holds NaN, infinity
+        or values outside the explainer's [low, high]; if `target` does not fit; if `out` is not
+        named .npz. The message names the file, and the sample where there is one.
+    """
+    source, out = Path(source), Path(out)
+    if out.suffix != ".npz":
+        raise ValueError(f"{out}: wanted a name ending in .npz for the output")
+    x = open_array(source, key)
+    graph = explainer.graph
+    _check_input(source, x, graph.input_shape)
+    targets = _targets(target, len(x))
+    columns = {
+        "output": np.empty((len(x), graph.classes), np.float32),
+        "target": np.empty(len(x), np.int64),
+        "absorbed": np.empty(len(x), np.float32),
+        "conservation": np.empty(len(x), np.float32),
+    }
+    with whole_npz(out) as archive:
+        with archive.parts("relevance", x.shape, np.float32) as relevance:
+            for part in _parts(x):
+                e = _explain(explainer, source, x, part, targets)
+                relevance.write(np.ascontiguousarray(e.relevance).data)
+                for name, column in columns.items():
+                    column[part] = getattr(e, name)
+                if progress is not None:
+                    progress(part.stop, len(x))
+        for name, column in columns.items():
+            archive.add(name, column)
+    return FileSummary(len(x), float(np.max(np.abs(columns["conservation"]), initial=0.0)))
+
+
+def _check_input(source: Path, x: npt.NDArray[Any], shape: tuple[int, ...]) -> None:
+    wanted = f"floats of shape (n, {', '.join(map(str, shape))})"
+    if x.shape[1:] != shape or x.ndim != len(shape) + 1:
+        raise ValueError(f"{source}: the model takes {wanted}; the file has shape {x.shape}")
+    if x.dtype.kind != "f":
+        raise TypeError(
+            f"{source}: the model takes {wanted}; the file has {x.dtype}: convert it with "
+            f"astype('float32'), scaled as the model was trained"
+        )
+
+
+def _targets(target: int | npt.NDArray[Any] | None, count: int) -> npt.NDArray[Any] | None:
+    if target is None:
+        return None
+    given = np.asarray(target)
+    if given.shape not in {(), (count,)}:
+        raise ValueError(f"target: wanted an int or shape ({count},), given shape {given.shape}")
+    return np.broadcast_to(given, (count,))
+
+
+def _parts(x: npt.NDArray[Any]) -> Iterator[slice]:
+    """Divide the samples so that a part fits easily in memory, and Ctrl-C is soon heard."""
+    sample = max(1, x[:1].nbytes)
+    size = max(1, min(_PART_SAMPLES, _PART_BYTES // sample))
+    for first in range(0, len(x), size):
+        yield slice(first, min(first + size, len(x)))
+
+
+def _explain(
+    explainer: Explainer,
+    source: Path,
+    x: npt.NDArray[Any],
+    part: slice,
+    targets: npt.NDArray[Any] | None,
+) -> Explanation:
+    """Explain one part; an error counts samples as the file does, not as the part."""
+    values = np.asarray(x[part])
+    try:
+        return explainer(values, None if targets is None else targets[part])
+    except ValueError as error:
+        finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
+        if not finite.all():
+            bad = part.start + int(np.argmin(finite))
+            raise ValueError(
+                f"{source}: NaN or infinity in sample {bad}; wanted finite numbers"
+            ) from error
+        raise ValueError(
+            f"{source}, x = samples {part.start} to {part.stop - 1}: {error}"
+        ) from error
