@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -214,9 +214,16 @@ def _locked_capture(model: Any, example: Array | None) -> Graph:
         return capture(model, example)
 
 
-_graphs: weakref.WeakKeyDictionary[torch.nn.Module, tuple[tuple[Any, ...], Graph]] = (
-    weakref.WeakKeyDictionary()
-)
+@dataclass(eq=False)
+class _Kept:
+    """What `explain` keeps of a module: its graph, and the explainers made of it, by options."""
+
+    key: tuple[Any, ...]
+    graph: Graph
+    explainers: dict[tuple[Any, ...], Explainer] = field(default_factory=dict)
+
+
+_kept: weakref.WeakKeyDictionary[torch.nn.Module, _Kept] = weakref.WeakKeyDictionary()
 
 
 def explain(
@@ -228,8 +235,8 @@ def explain(
 ) -> Explanation:
     """Explain a batch in one call.
 
-    The captured graph is kept for the next call with the same module, as long as its weights and
-    the shape of a sample stay the same. Weights are compared by their contents, so a change made in
+    What was captured and compiled is kept for the next call with the same module, as long as its
+    weights and the shape of a sample stay the same. Weights are compared by their contents, so a change made in
     any way is noticed; a change of other attributes (a number of steps, say) is not: make an
     `Explainer` then.
 
@@ -250,18 +257,24 @@ def explain(
     --------
     Explainer : the same, compiled once for many calls.
     """
-    graph = _kept_graph(model, x) if isinstance(model, torch.nn.Module) else model
-    return Explainer(graph, x, method, **options)(x, target)
+    if not isinstance(model, torch.nn.Module):
+        return Explainer(model, x, method, **options)(x, target)
+    kept = _keep(model, x)
+    if not all(isinstance(v, int | float | None) for v in options.values()):
+        return Explainer(kept.graph, x, method, **options)(x, target)
+    key = (method, runtime.isa(), *sorted(options.items()))
+    explainer = kept.explainers.get(key)
+    if explainer is None:
+        explainer = kept.explainers[key] = Explainer(kept.graph, x, method, **options)
+    return explainer(x, target)
 
 
-def _kept_graph(model: torch.nn.Module, x: Array) -> Graph:
+def _keep(model: torch.nn.Module, x: Array) -> _Kept:
     key = (tuple(getattr(x, "shape", ())[1:]), _fingerprint(model))
-    kept = _graphs.get(model)
-    if kept is not None and kept[0] == key:
-        return kept[1]
-    graph = _locked_capture(model, x)
-    _graphs[model] = (key, graph)
-    return graph
+    kept = _kept.get(model)
+    if kept is None or kept.key != key:
+        kept = _kept[model] = _Kept(key, _locked_capture(model, x))
+    return kept
 
 
 def _fingerprint(model: torch.nn.Module) -> bytes:

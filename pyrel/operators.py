@@ -23,11 +23,11 @@ class UnsupportedOperandsError(Exception):
     """The operator is known, but not with these operands."""
 
 
-def _array(tensor: torch.Tensor) -> Floats:
-    values = tensor.detach().cpu().to(torch.float64).numpy()
+def _array(tracer: Tracer, tensor: torch.Tensor) -> Floats:
+    values = tracer.array(tensor)
     if not np.isfinite(values).all():
         raise UnsupportedOperandsError("a weight or bias holds NaN or infinity")
-    return np.asarray(values)
+    return values
 
 
 def _constant(value: object, role: str) -> torch.Tensor:
@@ -37,14 +37,14 @@ def _constant(value: object, role: str) -> torch.Tensor:
 
 
 def _linear(tracer: Tracer, value: Traced, weight: Any, bias: Any = None) -> Traced:
-    matrix = _array(_constant(weight, "weight"))
+    matrix = _array(tracer, _constant(weight, "weight"))
     if matrix.ndim != 2:
         raise UnsupportedOperandsError(
             f"the weight has shape {matrix.shape}, two dimensions are wanted"
         )
     if not isinstance(value, Traced):
         raise UnsupportedOperandsError("a constant is multiplied by a constant")
-    offset = np.zeros(matrix.shape[0]) if bias is None else _array(_constant(bias, "bias"))
+    offset = np.zeros(matrix.shape[0]) if bias is None else _array(tracer, _constant(bias, "bias"))
     return tracer.linear(value, matrix, np.broadcast_to(offset, matrix.shape[:1]))
 
 
@@ -86,7 +86,7 @@ def _multiply(tracer: Tracer, left: Any, right: Any) -> Any:
     if not isinstance(left, Traced):
         return left * right
     factor = torch.as_tensor(right)
-    _array(factor)
+    _array(tracer, factor)
     return left if (factor == 1).all() and factor.dim() == 0 else tracer.scale(left, factor)
 
 
@@ -94,7 +94,7 @@ def _divide(tracer: Tracer, left: Any, right: Any) -> Traced:
     divisor = _constant(right, "divisor").to(torch.float64)
     if not isinstance(left, Traced):
         raise UnsupportedOperandsError("the dividend is constant")
-    return tracer.scale(left, torch.from_numpy(_array(1.0 / divisor)))
+    return tracer.scale(left, torch.from_numpy(_array(tracer, 1.0 / divisor)))
 
 
 def _sum(tracer: Tracer, value: Traced, dim: Any = None, keepdim: bool = False, **_: Any) -> Traced:

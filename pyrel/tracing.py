@@ -64,6 +64,7 @@ class Tracer:
         self._input_shape = input_shape
         self._nodes: list[Node] = []
         self._constants: dict[float, int] = {}
+        self._arrays: dict[int, tuple[torch.Tensor, Floats]] = {}  # by the tensor's id
         self._input_size = int(np.prod(input_shape, dtype=np.int64))
         self._next = self._input_size
 
@@ -84,6 +85,13 @@ class Tracer:
         ]
         placed = np.array(addresses, dtype=np.int64)[np.atleast_1d(inverse)]
         return torch.from_numpy(placed.reshape(numbers.shape))
+
+    def array(self, tensor: torch.Tensor) -> Floats:
+        """Return a parameter as float64, the same array each time: steps share their weights."""
+        if id(tensor) not in self._arrays:
+            values = tensor.detach().cpu().to(torch.float64).numpy()
+            self._arrays[id(tensor)] = (tensor, values)  # the tensor too, so that its id stays its
+        return self._arrays[id(tensor)][1]
 
     def linear(self, value: Traced, weight: Floats, bias: Floats) -> Traced:
         """``value @ weight.T + bias`` over the last dimension."""
