@@ -236,9 +236,9 @@ def explain(
     """Explain a batch in one call.
 
     What was captured and compiled is kept for the next call with the same module, as long as its
-    weights and the shape of a sample stay the same. Weights are compared by their contents, so a change made in
-    any way is noticed; a change of other attributes (a number of steps, say) is not: make an
-    `Explainer` then.
+    weights and the shape of a sample stay the same. Weights are compared by their contents, so a
+    change made in any way is noticed; a change of other attributes (a number of steps, say) is not:
+    make an `Explainer` then.
 
     Parameters
     ----------
