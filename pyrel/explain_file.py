@@ -84,7 +84,7 @@ def explain_file(
     graph = explainer.graph
     _check_input(source, x, graph.input_shape)
     targets = _targets(target, len(x))
-    columns = {
+    columns: dict[str, npt.NDArray[Any]] = {
         "output": np.empty((len(x), graph.classes), np.float32),
         "target": np.empty(len(x), np.int64),
         "absorbed": np.empty(len(x), np.float32),

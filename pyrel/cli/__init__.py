@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: each command is a thin layer on the library.
+
+Nothing that takes long to import is imported before a command needs it, so that help comes at once.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pyrel._core import version
+from pyrel.cli.demo import demo
+from pyrel.cli.evaluate import evaluate
+from pyrel.cli.explain import explain
+from pyrel.cli.report import report
+from pyrel.cli.train import train
+
+# Plain help: boxes leave too little room for sentences in 80 columns.
+app = typer.Typer(
+    name="pyrel",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+for command in (demo, train, explain, evaluate, report):
+    app.command()(command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"pyrel {version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    show_version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Explain what recurrent neural networks decide: relevance of every input element.
+
+    To begin, run 'pyrel demo'. Every command explains itself: pyrel COMMAND --help.
+
+    Exit codes: 0 done, 1 an input was refused (the message says why), 2 the command line is wrong,
+    130 stopped by Ctrl-C.
+    """
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

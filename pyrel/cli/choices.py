@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names that options take. The library has the last word; a test compares the two."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import typer
+
+from pyrel import methods
+
+CELLS = ("Shallow", "Deep", "DeepV2")
+DATASETS = ("mnist-mini", "mnist", "fashion-mnist")
+PROBLEMS = ("majority", "sequence")
+SCHEDULES = ("constant", "one-cycle", "cosine", "step")
+METHODS = tuple(methods.names())
+
+
+def one_of(names: Sequence[str]) -> Callable[[str | None], str | None]:
+    """Return a callback that takes one of these names, whatever its case, or None."""
+    known = {name.lower(): name for name in names}
+
+    def check(value: str | None) -> str | None:
+        if value is None:
+            return None
+        if value.lower() not in known:
+            raise typer.BadParameter(f"{value!r} is not one of {', '.join(names)}")
+        return known[value.lower()]
+
+    return check
+
+
+def some_of(names: Sequence[str]) -> Callable[[str], str]:
+    """Return a callback that takes names divided by commas."""
+    check = one_of(names)
+
+    def check_all(value: str) -> str:
+        chosen = [check(name.strip()) for name in value.split(",")]
+        return ",".join(dict.fromkeys(name for name in chosen if name))
+
+    return check_all
+
+
+def whole_numbers(value: str | None) -> str | None:
+    """Take whole numbers divided by commas, such as 256,128,32."""
+    if value is None:
+        return None
+    try:
+        numbers = [int(number) for number in value.split(",")]
+    except ValueError:
+        raise typer.BadParameter(
+            f"{value!r} is no list of whole numbers such as 256,128,32"
+        ) from None
+    return ",".join(map(str, numbers))

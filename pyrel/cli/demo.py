@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`pyrel demo`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pyrel.cli.refusals import refusing
+
+
+@refusing
+def demo(
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE", help="The page to write, or the folder to write report.html in."
+        ),
+    ] = Path("report.html"),
+    seed: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Of weights, batches and training samples.")
+    ] = 0,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="Passes over the training samples.", show_default="4"
+        ),
+    ] = None,
+    keep: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder to leave the trained models and the evaluation in.",
+            show_default="they are not kept",
+        ),
+    ] = None,
+    training_images: Annotated[int | None, typer.Option(min=1, hidden=True)] = None,
+    test_images: Annotated[int | None, typer.Option(min=1, hidden=True)] = None,
+) -> None:
+    r"""Train two recurrent cells, explain and judge them.
+
+    Takes a few minutes and no network. The task: three digits side by side, read strip by strip; which digit is there twice? The cells
+    Shallow and Deep learn it from scratch on digits that come with pyrel. Then four methods explain
+    what they answer for test samples, and the explanations are measured: how much of the relevance
+    is where the two equal digits are? Prints a table and leaves a page with heatmaps.
+
+    \b
+    Examples:
+      pyrel demo
+      pyrel demo --seed 1 --out seed1.html --keep seed1
+    """
+    from pyrel import report
+    from pyrel.cli.display import bar, print_table
+    from pyrel.experiment import demo as run
+
+    page = writable_page(out)
+    limit = (training_images or 5000, test_images or 1000)
+    if keep is not None:
+        keep.mkdir(parents=True, exist_ok=True)
+    with bar() as progress:
+        study = run(
+            seed=seed,
+            epochs=epochs,
+            limit=limit,
+            keep=keep,
+            say=lambda text: typer.echo(f"{text} …", err=True),
+            progress=progress,
+            training_progress=True,
+        )
+    report.write(page, study)
+    print_table(study)
+    typer.echo(f"\nThe report, with heatmaps: {page}")
+
+
+def writable_page(out: Path) -> Path:
+    """Return the path of a page, its folder made; refused now rather than after the work.
+
+    Raises
+    ------
+    OSError
+        If nothing can be written there.
+    """
+    page = out / "report.html" if out.is_dir() else out
+    page.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(page.parent, os.W_OK):
+        raise PermissionError(13, "no permission to write there; give another --out", str(page))
+    return page
