@@ -231,6 +231,16 @@ def test_bars_are_the_mean_shares_and_the_majority_is_marked():
             assert any(np.array_equal(line, [1 / STEPS] * 2) for line in lines)
 
 
+def test_bars_leave_room_for_the_number_of_samples():
+    study = make_study()
+    figure = plots.step_bars(profiles(study), mass(study))
+    figure.canvas.draw()
+    for axes in figure.axes:
+        (text,) = axes.texts
+        lowest = text.get_window_extent().y0
+        assert all(bar.get_window_extent().y1 < lowest for bar in axes.patches)
+
+
 def test_scatter_has_every_sample_and_the_identity_line():
     study = make_study()
     output, total = points(study)["sensitivity"]
@@ -255,10 +265,10 @@ def test_dots_have_a_mark_for_each_cell_and_method_and_a_line_for_each_baseline(
 
 
 def test_names_are_taken_as_they_are():
-    study = make_study(names=("$\\frac{", "a_b^c & <b>"))
+    study = make_study(names=("$\\frac{$", "a_b^c & <b>"))
     for build in (FIGURES["heatmaps"], FIGURES["step bars"], FIGURES["dots"]):
         texts = "".join(ET.fromstring(plots.to_svg(build(study))).itertext())
-        assert "$\\frac{" in texts
+        assert "$\\frac{$" in texts
         assert "a_b^c & <b>" in texts
 
 

@@ -220,6 +220,6 @@ def summary_dots(
     axes.set_yticks(range(len(methods)), [wrapped(m, 1.3, bold=False) for m in methods])
     axes.set_ylim(len(methods) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel(wrapped(label, 2.8))
+    axes.set_xlabel(wrapped(label, 3.1, bold=False))
     figure.legend(loc="outside upper left", ncols=2, columnspacing=1.2, handletextpad=0.4)
     return figure

@@ -62,7 +62,8 @@ def plus_minus(summary: Summary, sign: bool = False) -> tuple[str, str]:
     """Return mean and "± standard error" as texts; a dash and nothing where undefined."""
     if math.isnan(summary.mean):
         return "–", ""
-    mean = f"{summary.mean:+.3f}" if sign else f"{summary.mean:.3f}"
+    rounded = round(summary.mean, 3) + 0.0  # + 0.0 makes -0.0 a plain 0.0
+    mean = f"{rounded:+.3f}" if sign and rounded else f"{rounded:.3f}"
     error = summary.standard_error
     return mean.replace("-", "−"), "" if math.isnan(error) else f"±\u00a0{error:.3f}"
 

@@ -90,6 +90,12 @@ def test_perfect_and_opposite_maps_are_the_ends_of_the_scales():
     assert (metrics.relevance_in_region(1 - perfect, relevant) == 0).all()
 
 
+def test_cosine_of_a_perfect_map_is_not_rounded_above_one():
+    # 21 shares of 1/21: their sum over the root of 21 times their squares rounds to 1 + 2 eps.
+    cosine = metrics.cosine_similarity(np.ones((1, 21, 1)), np.ones((1, 21), bool), level="step")
+    assert cosine == 1.0
+
+
 def test_negative_relevance_counts_nowhere():
     relevant = majority_mask(6)
     relevance = random_maps(6)

@@ -14,9 +14,10 @@ def test_shares_are_each_steps_part_of_the_positive_relevance():
 
 def test_pixel_mass_of_inputs_that_start_below_zero_is_brightness_above_empty():
     x = np.full((1, 3, 2), -1.0)
-    x[0, 1, 0] = 1.0
+    x[0, 1, 0] = 2.0
+    x[0, 2, 0] = 0.0
     mass = metrics.step_shares(metrics.pixel_mass_map(x, low=-1.0))
-    np.testing.assert_array_equal(mass, [[0.0, 1.0, 0.0]])
+    np.testing.assert_array_equal(mass, [[0.0, 0.75, 0.25]])
     with pytest.raises(ValueError, match="x: wanted values >= low = 0.0, given -1.0"):
         metrics.pixel_mass_map(x)
 
