@@ -97,16 +97,10 @@ def _refusal(path: Path, error: Exception) -> ValueError:
 
 
 class NpzWriter:
-    """An .npz file in the making, one array after the other.
+    """An .npz file in the making, one array after the other; see `whole_npz`."""
 
-    Parameters
-    ----------
-    file
-        Binary file to write to; closed by the caller.
-    """
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._archive = zipfile.ZipFile(file, "w", allowZip64=True)
+    def __init__(self, archive: zipfile.ZipFile) -> None:
+        self._archive = archive
 
     @contextmanager
     def parts(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Iterator[IO[bytes]]:
@@ -125,10 +119,6 @@ class NpzWriter:
         with self._archive.open(f"{name}.npy", "w", force_zip64=True) as member:
             np.lib.format.write_array(member, array, allow_pickle=False)
 
-    def finish(self) -> None:
-        """Write the list of contents, without which the file is no archive."""
-        self._archive.close()
-
 
 @contextmanager
 def whole_npz(path: Path) -> Iterator[NpzWriter]:
@@ -136,9 +126,8 @@ def whole_npz(path: Path) -> Iterator[NpzWriter]:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
-            writer = NpzWriter(file)
-            yield writer
-            writer.finish()
+            with zipfile.ZipFile(file, "w") as archive:
+                yield NpzWriter(archive)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pyrel import arrays
 from pyrel.array_files import open_array, whole_npz
 from pyrel.explainer import Explainer, Explanation
 
@@ -83,7 +84,7 @@ def explain_file(
     x = open_array(source, key)
     graph = explainer.graph
     _check_input(source, x, graph.input_shape)
-    targets = _targets(target, len(x))
+    targets = arrays.targets(target, len(x), graph.classes)
     columns: dict[str, npt.NDArray[Any]] = {
         "output": np.empty((len(x), graph.classes), np.float32),
         "target": np.empty(len(x), np.int64),
@@ -113,15 +114,6 @@ def _check_input(source: Path, x: npt.NDArray[Any], shape: tuple[int, ...]) -> N
             f"{source}: the model takes {wanted}; the file has {x.dtype}: convert it with "
             f"astype('float32'), scaled as the model was trained"
         )
-
-
-def _targets(target: int | npt.NDArray[Any] | None, count: int) -> npt.NDArray[Any] | None:
-    if target is None:
-        return None
-    given = np.asarray(target)
-    if given.shape not in {(), (count,)}:
-        raise ValueError(f"target: wanted an int or shape ({count},), given shape {given.shape}")
-    return np.broadcast_to(given, (count,))
 
 
 def _parts(x: npt.NDArray[Any]) -> Iterator[slice]:

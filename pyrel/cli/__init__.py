@@ -11,11 +11,7 @@ from typing import Annotated
 import typer
 
 from pyrel._core import version
-from pyrel.cli.demo import demo
-from pyrel.cli.evaluate import evaluate
-from pyrel.cli.explain import explain
-from pyrel.cli.report import report
-from pyrel.cli.train import train
+from pyrel.cli import demo, evaluate, explain, report, train
 
 # Plain help: boxes leave too little room for sentences in 80 columns.
 app = typer.Typer(
@@ -26,8 +22,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for command in (demo, train, explain, evaluate, report):
-    app.command()(command)
+app.command(epilog=demo.EXAMPLES)(demo.demo)
+app.command(epilog=train.EXAMPLES)(train.train)
+app.command(epilog=explain.EXAMPLES)(explain.explain)
+app.command(epilog=evaluate.EXAMPLES)(evaluate.evaluate)
+app.command(epilog=report.EXAMPLES)(report.report)
 
 
 def _version(wanted: bool) -> None:

@@ -11,6 +11,12 @@ import typer
 
 from pyrel.cli.refusals import refusing
 
+EXAMPLES = """\b
+Examples:
+  pyrel demo
+  pyrel demo --seed 1 --out seed1.html --keep seed1
+"""
+
 
 @refusing
 def demo(
@@ -40,17 +46,13 @@ def demo(
     training_images: Annotated[int | None, typer.Option(min=1, hidden=True)] = None,
     test_images: Annotated[int | None, typer.Option(min=1, hidden=True)] = None,
 ) -> None:
-    r"""Train two recurrent cells, explain and judge them.
+    """Train two recurrent cells, explain and judge them.
 
-    Takes a few minutes and no network. The task: three digits side by side, read strip by strip; which digit is there twice? The cells
-    Shallow and Deep learn it from scratch on digits that come with pyrel. Then four methods explain
-    what they answer for test samples, and the explanations are measured: how much of the relevance
-    is where the two equal digits are? Prints a table and leaves a page with heatmaps.
-
-    \b
-    Examples:
-      pyrel demo
-      pyrel demo --seed 1 --out seed1.html --keep seed1
+    Takes a few minutes and no network. The task: three digits side by side, read strip by strip;
+    which digit is there twice? The cells Shallow and Deep learn it from scratch on digits that come
+    with pyrel. Then four methods explain what they answer for test samples, and the explanations
+    are measured: how much of the relevance is where the two equal digits are? Prints a table and
+    leaves a page with heatmaps.
     """
     from pyrel import report
     from pyrel.cli.display import bar, print_table

@@ -5,15 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-if TYPE_CHECKING:
-    from pyrel.metrics import CellResult, Evaluation, Study, Summary
+from pyrel.metrics import CellResult, Evaluation, Study, Summary
+from pyrel.report import words
 
 _HEADINGS = ("", "share in\nmajority", "cosine\nby digit", "cosine\nby step", "conservation\nerror")
 _WIDTHS = (19, 13, 13, 13, 12)
@@ -55,8 +54,6 @@ def bar() -> Iterator[Callable[[str, int, int], None]]:
 
 def print_table(study: Study, console: Console | None = None) -> None:
     """Print the numbers of a study, cell by cell, the baselines last."""
-    from pyrel.report import words
-
     console = console or Console(highlight=False)
     console.print(_table(_HEADINGS))
     groups = {name: (_facts(result), result.evaluations) for name, result in study.cells.items()}
@@ -64,7 +61,20 @@ def print_table(study: Study, console: Console | None = None) -> None:
         console.print(Text.assemble((name, "bold"), facts))
         for method, evaluation in evaluations.items():
             console.print(_table(("  " + words.label(method), *_numbers(evaluation))))
-    console.print(Text(_NOTE.format(samples=len(study.relevant)), "dim"))
+    console.print(Text(_NOTE.format(samples=len(study.relevant)) + _left_out(study), "dim"))
+
+
+def _left_out(study: Study) -> str:
+    counts = [
+        f"{words.label(method)}{f' on {cell}' if cell else ''} {evaluation.share.left_out}"
+        for cell, method, evaluation in study.evaluations()
+        if evaluation.share.left_out
+    ]
+    return (
+        f" Samples left out because nothing in their map is positive: {', '.join(counts)}."
+        if counts
+        else ""
+    )
 
 
 def _table(row: Sequence[str]) -> Table:

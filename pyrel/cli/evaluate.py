@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from pyrel.experiment import Problem, TrainedCell
 
 
+EXAMPLES = """\b
+Examples:
+  pyrel evaluate runs/shallow/model.safetensors runs/deep/model.safetensors
+  pyrel evaluate runs/deep/model.safetensors --methods deep_taylor,sensitivity --samples 200
+"""
+
+
 @refusing
 def evaluate(
     models: Annotated[
@@ -58,19 +65,14 @@ def evaluate(
         typer.Option(metavar="DIR", help="Folder to look for the data set in first."),
     ] = None,
 ) -> None:
-    r"""Judge the explanations of trained models by numbers.
+    """Judge the explanations of trained models by numbers.
 
     Every test sample of the majority problem is explained for its true class. Since it is known
     which steps show the two equal images, it can be measured how much of the relevance is there.
     The models have to be trained on the majority problem, with the same number of steps.
 
-    Prints a table, and writes evaluation.json (numbers and settings, to read) and evaluation.npz (arrays); pyrel report
-    makes a page of them.
-
-    \b
-    Examples:
-      pyrel evaluate runs/shallow/model.safetensors runs/deep/model.safetensors
-      pyrel evaluate runs/deep/model.safetensors --methods deep_taylor,sensitivity --samples 200
+    Prints a table, and writes evaluation.json (numbers and settings, to read) and evaluation.npz
+    (arrays); pyrel report makes a page of them.
     """
     from pyrel.cli.display import bar, print_table
     from pyrel.experiment import judge

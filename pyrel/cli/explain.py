@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from pyrel.explainer import Explainer
 
 
+EXAMPLES = """\b
+Examples:
+  pyrel explain runs/deep/model.safetensors samples.npy --out relevance.npz
+  pyrel explain model.safetensors data.npz --key x --target 3 --out relevance.npz
+"""
+
+
 @refusing
 def explain(
     model: Annotated[
@@ -77,7 +84,7 @@ def explain(
         ),
     ] = False,
 ) -> None:
-    r"""Explain samples from a file.
+    """Explain samples from a file.
 
     How much does each input element contribute to the output of one class?
 
@@ -85,11 +92,6 @@ def explain(
     target (n: the explained class), absorbed (n: relevance kept by biases and constants) and
     conservation (n: sum of relevance + absorbed, minus what was put in; NaN for methods that do not
     share the output out). It appears when it is complete, never before.
-
-    \b
-    Examples:
-      pyrel explain runs/deep/model.safetensors samples.npy --out relevance.npz
-      pyrel explain model.safetensors data.npz --key x --target 3 --out relevance.npz
     """
     from pyrel.cli.display import bar
     from pyrel.explain_file import explain_file

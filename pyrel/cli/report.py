@@ -11,6 +11,12 @@ import typer
 from pyrel.cli.demo import writable_page
 from pyrel.cli.refusals import refusing
 
+EXAMPLES = """\b
+Examples:
+  pyrel report evaluation
+  pyrel report evaluation/evaluation.json --out shallow-and-deep.html
+"""
+
 
 @refusing
 def report(
@@ -27,14 +33,9 @@ def report(
         ),
     ] = Path("report.html"),
 ) -> None:
-    r"""Make a page of numbers and figures from a saved evaluation.
+    """Make a page of numbers and figures from a saved evaluation.
 
     The page is one HTML file that loads nothing from the network. It says what each number means.
-
-    \b
-    Examples:
-      pyrel report evaluation
-      pyrel report evaluation/evaluation.json --out shallow-and-deep.html
     """
     from pyrel import report as pages
     from pyrel.experiment.demo import STUDY

@@ -18,6 +18,14 @@ if TYPE_CHECKING:
     from pyrel.training import TrainingConfig
 
 
+EXAMPLES = """\b
+Examples:
+  pyrel train Deep
+  pyrel train Deep --dataset mnist --target-accuracy 0.98 --out runs/deep-mnist
+  pyrel train Shallow --problem sequence --steps 7 --sizes 768 --recurrent 128
+"""
+
+
 @refusing
 def train(
     cell: Annotated[
@@ -176,17 +184,11 @@ def train(
         bool, typer.Option("--tensorboard", help="Write a log for TensorBoard too.")
     ] = False,
 ) -> None:
-    r"""Train a recurrent cell.
+    """Train a recurrent cell.
 
-    Ends with the accuracy on the test images, and the model in a file. A checkpoint is saved after every epoch: after Ctrl-C or a crash, the same command with --resume
-    goes on and ends with the same weights. Settings that are not given are those found to work for
-    the data set.
-
-    \b
-    Examples:
-      pyrel train Deep
-      pyrel train Deep --dataset mnist --target-accuracy 0.98 --out runs/deep-mnist
-      pyrel train Shallow --problem sequence --steps 7 --sizes 768 --recurrent 128
+    Ends with the accuracy on the test images, and the model in a file. A checkpoint is saved after
+    every epoch: after Ctrl-C or a crash, the same command with --resume goes on and ends with the
+    same weights. Settings that are not given are those found to work for the data set.
     """
     from pyrel.experiment import Problem, accuracy_on, new_cell, recipe, train_cell
     from pyrel.experiment.training import MODEL
