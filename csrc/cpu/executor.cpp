@@ -275,11 +275,22 @@ class SlabRunner {
             const int64_t sample = first_ + s;
             batch_.absorbed[sample] = static_cast<float>(absorbed_[static_cast<size_t>(s)]);
             if (!program_.conserves()) continue;
-            double sum = 0.0;
-            for (int64_t i = 0; i < size; ++i)
-                sum += static_cast<double>(batch_.relevance[sample * size + i]);
+            const double sum = total(batch_.relevance + sample * size, size);
             batch_.conservation[sample] = static_cast<float>(sum - put_in_[static_cast<size_t>(s)]);
         }
+    }
+
+    // In double precision, by eight partial sums: one would wait for each addition's latency.
+    static double total(const float* values, int64_t size) {
+        constexpr int kParts = 8;
+        double parts[kParts] = {};
+        int64_t i = 0;
+        for (; i + kParts <= size; i += kParts)
+            for (int p = 0; p < kParts; ++p) parts[p] += static_cast<double>(values[i + p]);
+        for (int p = 0; i < size; ++i, ++p) parts[p] += static_cast<double>(values[i]);
+        double sum = 0.0;
+        for (const double part : parts) sum += part;
+        return sum;
     }
 
     const Program& program_;
