@@ -63,17 +63,21 @@ def _open_npy(path: Path, key: str | None) -> npt.NDArray[Any]:
 
 
 def _read_npz(path: Path, key: str | None) -> npt.NDArray[Any]:
-    try:
-        archive = np.load(path, allow_pickle=False)
-    except _DAMAGE as error:
-        raise _refusal(path, error) from error
-    with archive:
-        name = _chosen(path, list(archive.files), key)
+    # Opened here, because numpy leaves a file open that is no archive.
+    with path.open("rb") as file:
         try:
+            archive = np.load(file, allow_pickle=False)
+            name = _chosen(path, list(archive.files), key)
             array: npt.NDArray[Any] = archive[name]
+        except _ChoiceError:
+            raise
         except _DAMAGE as error:
             raise _refusal(path, error) from error
     return array
+
+
+class _ChoiceError(ValueError):
+    """The archive is whole, but the wanted array is not in it."""
 
 
 def _chosen(path: Path, names: list[str], key: str | None) -> str:
@@ -81,9 +85,9 @@ def _chosen(path: Path, names: list[str], key: str | None) -> str:
         return names[0]
     there = ", ".join(names) or "none"
     if key is None:
-        raise ValueError(f"{path} holds {len(names)} arrays ({there}); say which one by its key")
+        raise _ChoiceError(f"{path} holds {len(names)} arrays ({there}); say which one by its key")
     if key not in names:
-        raise ValueError(f"key: {path} has no array {key!r}; its arrays: {there}")
+        raise _ChoiceError(f"key: {path} has no array {key!r}; its arrays: {there}")
     return key
 
 

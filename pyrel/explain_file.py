@@ -29,13 +29,13 @@ class FileSummary:
     Attributes
     ----------
     samples : int
-    conservation : float
-        Largest size of `Explanation.conservation` of a sample; NaN for methods that do not
-        propagate relevance.
+    error : float
+        How far relevance, with what was absorbed, is at most from adding up to what was put in;
+        NaN for methods that do not propagate relevance.
     """
 
     samples: int
-    conservation: float
+    error: float
 
 
 def explain_file(
@@ -102,7 +102,8 @@ def explain_file(
                     progress(part.stop, len(x))
         for name, column in columns.items():
             archive.add(name, column)
-    return FileSummary(len(x), float(np.max(np.abs(columns["conservation"]), initial=0.0)))
+    errors = np.abs(columns["conservation"] + columns["absorbed"])
+    return FileSummary(len(x), float(np.max(errors, initial=0.0)))
 
 
 def _check_input(source: Path, x: npt.NDArray[Any], shape: tuple[int, ...]) -> None:

@@ -32,7 +32,7 @@ def demo(
     epochs: Annotated[
         int | None,
         typer.Option(
-            metavar="N", min=1, help="Passes over the training samples.", show_default="4"
+            metavar="N", min=1, help="Passes over the training samples.", show_default="5"
         ),
     ] = None,
     keep: Annotated[
@@ -44,7 +44,7 @@ def demo(
         ),
     ] = None,
     training_images: Annotated[int | None, typer.Option(min=1, hidden=True)] = None,
-    test_images: Annotated[int | None, typer.Option(min=1, hidden=True)] = None,
+    test_samples: Annotated[int | None, typer.Option(min=1, hidden=True)] = None,
 ) -> None:
     """Train two recurrent cells, explain and judge them.
 
@@ -59,14 +59,14 @@ def demo(
     from pyrel.experiment import demo as run
 
     page = writable_page(out)
-    limit = (training_images or 5000, test_images or 1000)
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=True)
     with bar() as progress:
         study = run(
             seed=seed,
             epochs=epochs,
-            limit=limit,
+            training_images=training_images,
+            test_samples=test_samples,
             keep=keep,
             say=lambda text: typer.echo(f"{text} …", err=True),
             progress=progress,

@@ -43,7 +43,7 @@ def evaluate(
         typer.Option(
             metavar="N",
             min=2,
-            help="Number of test samples, the first of the data set.",
+            help="Number of test samples to take, the first.",
             show_default="all",
         ),
     ] = None,
@@ -81,16 +81,14 @@ def evaluate(
 
     cells = _load(models)
     problem = _problem(cells, models, dataset)
-    images, labels = problem.images("test", data_root)
+    judged = problem.samples(problem.images("test", data_root), count=samples)
     out.mkdir(parents=True, exist_ok=True)
     with bar() as progress:
         study = judge(
             cells,
             problem,
-            problem.samples((images[:samples], labels[:samples])),
+            judged,
             methods=methods.split(","),
-            title=f"What {' and '.join(cell.name for cell in cells)} look at",
-            config={},
             shown=shown,
             progress=progress,
         )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -90,8 +91,8 @@ def explain(
 
     The output file has relevance (float32, shape of the input), output (n, classes: raw scores),
     target (n: the explained class), absorbed (n: relevance kept by biases and constants) and
-    conservation (n: sum of relevance + absorbed, minus what was put in; NaN for methods that do not
-    share the output out). It appears when it is complete, never before.
+    conservation (n: sum of relevance minus what was put in; NaN for methods that do not share the
+    output out). It appears when it is complete, never before.
     """
     from pyrel.cli.display import bar
     from pyrel.explain_file import explain_file
@@ -107,12 +108,11 @@ def explain(
             key=key,
             progress=lambda samples, count: progress(f"{method}", samples, count),
         )
-    kept = (
-        ""
-        if done.conservation != done.conservation
-        else (f"; no sum of relevance is off by more than {done.conservation:.1e}")
-    )
-    typer.echo(f"Wrote {out}: {done.samples:,} samples, {method}{kept}")
+    typer.echo(f"Wrote {out}: {done.samples:,} samples, {method}")
+    if not math.isnan(done.error):
+        typer.echo(
+            f"Relevance and what biases kept add up to what was put in, within {done.error:.1e}"
+        )
 
 
 def _target(text: str) -> Any:

@@ -99,7 +99,7 @@ def train(
             min=0.0,
             max=0.99,
             help="Probability that a unit is dropped.",
-            show_default="mnist-mini 0.2, others 0.3, Shallow 0",
+            show_default="mnist-mini 0.15, others 0.3, Shallow 0",
         ),
     ] = None,
     epochs: Annotated[
@@ -108,7 +108,7 @@ def train(
             metavar="N",
             min=1,
             help="Passes over the training samples.",
-            show_default="mnist-mini 4, others 18",
+            show_default="mnist-mini 5, others 18",
         ),
     ] = None,
     draws: Annotated[
@@ -117,7 +117,7 @@ def train(
             metavar="N",
             min=1,
             help="Majority samples made of each training image.",
-            show_default="mnist-mini 10, others 2",
+            show_default="mnist-mini 6, others 2",
         ),
     ] = None,
     batch: Annotated[int, typer.Option(metavar="N", min=1, help="Samples in a batch.")] = 100,
@@ -176,8 +176,8 @@ def train(
         typer.Option(
             metavar="N",
             min=1,
-            help="CPU threads; one is often as fast as two.",
-            show_default="torch's choice",
+            help="CPU threads; for these sizes one is as fast as two.",
+            show_default="1",
         ),
     ] = None,
     tensorboard: Annotated[

@@ -23,7 +23,8 @@ def demo(
     epochs: int | None = None,
     cells: Sequence[str] = CELLS,
     methods: Sequence[str] = METHODS,
-    limit: tuple[int, int] | None = None,
+    training_images: int | None = None,
+    test_samples: int | None = None,
     keep: str | os.PathLike[str] | None = None,
     say: Callable[[str], None] | None = None,
     progress: Progress | None = None,
@@ -40,8 +41,8 @@ def demo(
         By default those of the recipe for mnist-mini.
     cells, methods
         By name.
-    limit
-        (training images, test images) to use; by default all, 5,000 and 1,000.
+    training_images, test_samples
+        How many to use, the first; by default all, 5,000 and 1,000.
     keep
         Folder to leave the trained models and the evaluation in.
     say
@@ -61,10 +62,9 @@ def demo(
         A setting is out of range; the message names it.
     """
     problem = Problem.of("mnist-mini", "majority")
-    training, test = (
-        _first(problem.images(split), limit and limit[i])
-        for i, split in enumerate(("train", "test"))
-    )
+    pixels, labels = problem.images("train")
+    training = pixels[:training_images], labels[:training_images]
+    samples = problem.samples(problem.images("test"), count=test_samples)
     trained = []
     for name in cells:
         if say is not None:
@@ -73,13 +73,12 @@ def demo(
         if keep is not None:
             trained[-1].save(Path(keep) / f"{name.lower()}.safetensors")
     if say is not None:
-        say(f"Explaining {len(test[1]):,} test samples with {len(methods)} methods")
+        say(f"Explaining {len(samples[1]):,} test samples with {len(methods)} methods")
     study = judge(
         trained,
         problem,
-        problem.samples(test),
+        samples,
         methods=methods,
-        title=f"What {_and(cells)} look at in majority samples of digits",
         config={"seed": seed, "training images": len(training[1])},
         progress=progress,
     )
@@ -92,18 +91,7 @@ def _train(
     name: str, problem: Problem, images: Images, seed: int, epochs: int | None, progress: bool
 ) -> TrainedCell:
     usual = recipe(problem.dataset).config
-    # One thread trains these cells as fast as two, and the weights do not depend on the machine's
-    # number of cores.
-    config = dataclasses.replace(
-        usual, seed=seed, epochs=usual.epochs if epochs is None else epochs, threads=1, device="cpu"
-    )
+    passes = usual.epochs if epochs is None else epochs
+    config = dataclasses.replace(usual, seed=seed, epochs=passes, device="cpu")
     model = new_cell(name, problem, seed=seed)
     return train_cell(model, problem, images, config=config, progress=progress)[0]
-
-
-def _first(images: Images, count: int | None) -> Images:
-    return images[0][:count], images[1][:count]
-
-
-def _and(names: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))

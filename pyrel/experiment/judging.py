@@ -46,8 +46,8 @@ def judge(
     samples: tuple[_Floats, _Classes, _Flags | None],
     *,
     methods: Sequence[str] = METHODS,
-    title: str,
-    config: Mapping[str, Any],
+    title: str | None = None,
+    config: Mapping[str, Any] | None = None,
     shown: int = SHOWN,
     progress: Progress | None = None,
 ) -> Study:
@@ -64,9 +64,9 @@ def judge(
     methods
         Names of `pyrel.methods.names()`.
     title
-        Heading of the report.
+        Heading of the report; by default it names the cells and the data set.
     config
-        JSON-able settings to print with the study; cells and machine are added.
+        JSON-able settings to print with the study; data, cells and machine are added.
     shown
         How many samples have their heatmaps in the report.
     progress
@@ -100,13 +100,13 @@ def judge(
             Summary.of(guess == y), evaluations, heatmaps, guess[index], cell.facts()
         )
     return Study(
-        title=title,
+        title=title or f"What {_and(list(results))} look at: majority samples of {problem.dataset}",
         problem=problem.describe(),
         relevant=relevant,
         cells=results,
         baselines=evaluate_baselines(x, relevant, low=LOW, digits=DIGITS_IN_SAMPLE),
         shown=ShownSamples(x[index], y[index], relevant[index], index),
-        config=dict(config) | _described(cells, problem, len(x)),
+        config=dict(config or {}) | _described(cells, problem, len(x)),
         class_names=problem.class_names,
     )
 
@@ -225,3 +225,7 @@ def _described(cells: Sequence[TrainedCell], problem: Problem, count: int) -> di
 
 def _training(account: Mapping[str, Any]) -> dict[str, Any]:
     return {"training": account["config"] | {"stopped by": account["stopped"]}} if account else {}
+
+
+def _and(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))

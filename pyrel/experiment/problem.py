@@ -105,7 +105,7 @@ class Problem:
         return load_images(self.dataset, split, root)
 
     def samples(
-        self, images: Images, seed: int = TEST_SEED
+        self, images: Images, seed: int = TEST_SEED, count: int | None = None
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], npt.NDArray[np.bool_] | None]:
         """Return (x, y, relevant), a sample for each image; relevant is None for `sequence`.
 
@@ -115,8 +115,10 @@ class Problem:
             Pair of images (n, 28, 28) and labels (n,).
         seed
             Of the draw of the other two images of a majority sample.
+        count
+            Return the first so many samples only; the other images still take part in the draw.
         """
         if self.kind == "sequence":
-            return sequence(images[0], self.steps, LOW, HIGH), images[1], None
+            return sequence(images[0][:count], self.steps, LOW, HIGH), images[1][:count], None
         drawn = majority(*images, seed, self.steps)
-        return drawn.x, drawn.y, drawn.relevant
+        return drawn.x[:count], drawn.y[:count], drawn.relevant[:count]

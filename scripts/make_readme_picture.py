@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Draw the picture of the README from an evaluation that the demo kept.
+
+pyrel demo --keep kept
+python scripts/make_readme_picture.py kept/evaluation.json docs/images/heatmaps.png
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from pyrel import plots
+from pyrel.metrics import Study, load_study
+from pyrel.report.words import label
+
+
+def draw(study: Study, shown: int) -> list[plots.HeatmapColumn]:
+    """Return a column for each cell."""
+    sample = int(study.shown.index[shown])
+    return [
+        plots.HeatmapColumn(
+            title=name,
+            x=study.shown.x[shown],
+            relevance={label(m): maps[shown] for m, maps in result.heatmaps.items()},
+            relevant=study.shown.relevant[shown],
+            notes={
+                label(m): f"{e.share.values[sample]:.2f}" for m, e in result.evaluations.items()
+            },
+        )
+        for name, result in study.cells.items()
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("evaluation", help="evaluation.json that pyrel demo --keep left")
+    parser.add_argument("picture", help="the .png file to write")
+    parser.add_argument("--shown", type=int, default=1, help="which of the shown samples, from 0")
+    arguments = parser.parse_args()
+    columns = draw(load_study(arguments.evaluation), arguments.shown)
+    figure = plots.heatmap_grid(columns, note="number: share in them")
+    figure.savefig(arguments.picture, dpi=200, facecolor="white")
+
+
+if __name__ == "__main__":
+    main()

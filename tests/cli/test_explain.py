@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from commands import Workshop, pyrel
+
+import pyrel as library
+from pyrel import explain_file as module
+from pyrel.experiment import load_cell
+
+Samples = tuple[np.ndarray, np.ndarray]
+
+
+def left_behind(folder: Path) -> list[str]:
+    return [name for name in os.listdir(folder) if name.endswith((".npz", ".partial"))]
+
+
+@pytest.mark.parametrize("method", library.methods.names())
+def test_the_file_has_what_the_library_says(
+    workshop: Workshop, samples: Samples, x_file: Path, tmp_path: Path, method: str
+) -> None:
+    x, y = samples
+    np.save(tmp_path / "y.npy", y)
+    out = tmp_path / "r.npz"
+    result = pyrel(
+        "explain", workshop.deep, x_file, "--method", method, "--target", tmp_path / "y.npy",
+        "--out", out,
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    assert f"Wrote {out}: 30 samples, {method}" in result.out
+    e = library.explain(load_cell(workshop.deep).model, x, method, y, low=0.0, high=1.0)
+    with np.load(out, allow_pickle=False) as file:
+        assert set(file) == {"relevance", "output", "target", "absorbed", "conservation"}
+        for name in file:
+            assert file[name].dtype == getattr(e, name).dtype
+            np.testing.assert_array_equal(file[name], getattr(e, name))
+
+
+def test_parts_make_no_difference(
+    workshop: Workshop, x_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, parts = tmp_path / "whole.npz", tmp_path / "parts.npz"
+    assert pyrel("explain", workshop.deep, x_file, "--out", whole).code == 0
+    monkeypatch.setattr(module, "_PART_SAMPLES", 7)
+    assert pyrel("explain", workshop.deep, x_file, "--out", parts).code == 0
+    with np.load(whole) as first, np.load(parts) as second:
+        for name in first:
+            np.testing.assert_array_equal(first[name], second[name])
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_few_samples(workshop: Workshop, samples: Samples, tmp_path: Path, count: int) -> None:
+    np.save(tmp_path / "x.npy", samples[0][:count])
+    out = tmp_path / "r.npz"
+    assert pyrel("explain", workshop.deep, tmp_path / "x.npy", "--out", out).code == 0
+    with np.load(out) as file:
+        assert file["relevance"].shape == (count, 12, 28, 7)
+        assert file["output"].shape == (count, 10)
+
+
+def test_arrays_of_an_archive(workshop: Workshop, samples: Samples, tmp_path: Path) -> None:
+    source, out = tmp_path / "data.npz", tmp_path / "r.npz"
+    np.savez(source, x=samples[0], y=samples[1])
+    command = ("explain", workshop.deep, source, "--out", out)
+    without, wrong = pyrel(*command), pyrel(*command, "--key", "z")
+    assert (without.code, wrong.code) == (1, 1)
+    assert "holds 2 arrays (x, y)" in without.err
+    assert "has no array 'z'; its arrays: x, y" in wrong.err
+    assert not out.exists()
+    assert pyrel(*command, "--key", "x").code == 0
+    np.savez_compressed(source, only=samples[0])
+    assert pyrel(*command).code == 0
+
+
+def damaged(x: np.ndarray, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    if kind == "objects":
+        np.save(buffer, np.array([{}], dtype=object), allow_pickle=True)
+    elif kind == "archive of objects":
+        np.savez(buffer, allow_pickle=True, x=np.array([{}], dtype=object))
+    elif kind in ("cut archive", "changed archive"):
+        np.savez(buffer, x=x)
+    else:
+        np.save(buffer, x)
+    content = bytearray(buffer.getvalue())
+    if kind == "changed archive":
+        content[5000] ^= 1
+    return {"empty": b"", "text": b"hello", "cut head": content[:50]}.get(
+        kind, content[:5000] if kind.startswith("cut") else bytes(content)
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("empty", "neither an .npy nor an .npz file"),
+        ("text", "neither an .npy nor an .npz file"),
+        ("cut", "damaged or cut off"),
+        ("cut head", "damaged or cut off"),
+        ("cut archive", "damaged or cut off"),
+        ("changed archive", "damaged or cut off"),
+        ("objects", "holds Python objects"),
+        ("archive of objects", "holds Python objects"),
+    ],
+)
+def test_damaged_files(
+    workshop: Workshop, samples: Samples, tmp_path: Path, kind: str, message: str
+) -> None:
+    source = tmp_path / "x.npy"
+    source.write_bytes(damaged(samples[0], kind))
+    result = pyrel("explain", workshop.deep, source, "--out", tmp_path / "r.npz")
+    assert result.code == 1
+    assert result.err.startswith(f"pyrel explain: {source}")
+    assert message in result.err
+    assert result.err.count("\n") == 1
+    assert not left_behind(tmp_path)
+
+
+def spoiled(x: np.ndarray, kind: str) -> np.ndarray:
+    x = x.copy()
+    if kind == "NaN":
+        x[23, 1, 2, 3] = np.nan
+    elif kind == "too bright":
+        x[23, 1, 2, 3] = 1.5
+    elif kind == "flat":
+        return x.reshape(len(x), -1)
+    elif kind == "integers":
+        return (255 * x).astype(np.uint8)
+    elif kind == "number":
+        return np.float32(1.0)
+    return x
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("NaN", "NaN or infinity in sample 23"),
+        ("too bright", "x = samples 20 to 29: x: wanted values in [low, high] = [0.0, 1.0]"),
+        ("flat", "the model takes floats of shape (n, 12, 28, 7); the file has shape (30, 2352)"),
+        ("number", "the file has shape ()"),
+        ("integers", "the file has uint8: convert it with astype('float32')"),
+    ],
+)
+def test_inputs_that_do_not_fit(
+    workshop: Workshop,
+    samples: Samples,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    message: str,
+) -> None:
+    monkeypatch.setattr(module, "_PART_SAMPLES", 10)
+    source = tmp_path / "x.npy"
+    np.save(source, spoiled(samples[0], kind))
+    result = pyrel("explain", workshop.deep, source, "--out", tmp_path / "r.npz")
+    assert result.code == 1
+    assert f"{source}" in result.err
+    assert message in result.err
+    assert result.err.count("\n") == 1
+    assert not left_behind(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--method", "lrp"], 2, "'lrp' is not one of gradient"),
+        (["--target", "10"], 1, "target: wanted classes 0 to 9, got 10"),
+        (["--target", "ten"], 2, "'ten' is neither 'predicted' nor a class"),
+        (["--target", "none.npy"], 1, "none.npy: no such file"),
+        (["--low", "0.5"], 1, "low: wanted values <= 0, got 0.5"),
+        (["--key", "x"], 1, "is an .npy file, which holds one array"),
+    ],
+)
+def test_wrong_options(
+    workshop: Workshop, x_file: Path, arguments: list[str], code: int, message: str
+) -> None:
+    out = x_file.with_name("r.npz")
+    result = pyrel("explain", workshop.deep, x_file, "--out", out, *arguments)
+    assert result.code == code
+    assert message in " ".join(result.err.split())
+    assert not out.exists()
+
+
+def test_the_output_is_an_archive(workshop: Workshop, x_file: Path, tmp_path: Path) -> None:
+    result = pyrel("explain", workshop.deep, x_file, "--out", tmp_path / "r.npy")
+    assert result.code == 1
+    assert "wanted a name ending in .npz" in result.err
+
+
+def test_models_that_cannot_be_read(workshop: Workshop, x_file: Path, tmp_path: Path) -> None:
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(workshop.deep.read_bytes()[:5000])
+    for path, message in [
+        (cut, "is not a whole safetensors file"),
+        (x_file, "is not a whole safetensors file"),
+        (tmp_path / "none.safetensors", "no such file"),
+    ]:
+        result = pyrel("explain", path, x_file, "--out", tmp_path / "r.npz")
+        assert result.code == 1
+        assert str(path) in result.err
+        assert message in result.err
+
+
+def test_an_exported_program_needs_trust(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
+    x = torch.rand(5, 6)
+    program = tmp_path / "model.pt2"
+    dynamic = ({0: torch.export.Dim.DYNAMIC},)
+    torch.export.save(torch.export.export(model, (x,), dynamic_shapes=dynamic), program)
+    np.save(tmp_path / "x.npy", x.numpy())
+    out = tmp_path / "r.npz"
+    command = ("explain", program, tmp_path / "x.npy", "--out", out, "--low", 0, "--high", 1)
+    refused = pyrel(*command)
+    assert refused.code == 1
+    assert "loading one can execute code" in refused.err
+    assert "--trust" in refused.err
+    assert not out.exists()
+    assert pyrel(*command, "--trust").code == 0
+    e = library.explain(model, x, low=0.0, high=1.0)
+    with np.load(out) as file:
+        np.testing.assert_array_equal(file["relevance"], e.relevance)
+
+    program.write_bytes(program.read_bytes()[:1000])
+    damaged = pyrel(*command, "--trust")
+    assert damaged.code == 1
+    assert f"{program} could not be loaded" in damaged.err
+    assert damaged.err.count("\n") == 1
+
+
+def test_ctrl_c_leaves_nothing(workshop: Workshop, tmp_path: Path) -> None:
+    source, out = tmp_path / "x.npy", tmp_path / "r.npz"
+    # Zeros take no room on the disk, and some seconds to explain.
+    np.lib.format.open_memmap(source, "w+", np.float32, (60_000, 12, 28, 7))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pyrel", "explain", workshop.deep, source, "--out", out],
+        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "PYREL_NUM_THREADS": "1"},
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not left_behind(tmp_path) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err == "pyrel explain: interrupted; nothing was written\n"
+    assert not left_behind(tmp_path)

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from commands import pyrel
+
+from pyrel.experiment import Problem, load_cell
+
+SMALL = ("--problem", "sequence", "--sizes", "8", "--recurrent", "4", "--batch", "500",
+         "--threads", "1", "--device", "cpu")  # fmt: skip
+
+
+def test_a_trained_model_says_what_it_is(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    result = pyrel(
+        "train", "shallow", *SMALL, "--epochs", 2, "--steps", 7, "--seed", 3, "--out", out,
+        "--schedule", "constant", "--learning-rate", 0.002, "--dropout", 0.1,
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    assert re.search(r"Accuracy on 1,000 test samples: \d+\.\d\d %", result.out)
+    assert sorted(os.listdir(out)) == ["checkpoint.safetensors", "log.csv", "model.safetensors"]
+    cell = load_cell(out / "model.safetensors")
+    assert cell.problem == Problem("mnist-mini", "sequence", 7)
+    assert (cell.low, cell.high) == (0.0, 1.0)
+    assert cell.model.config() == {
+        "cell": "Shallow", "steps": 7, "step_shape": [28, 4], "classes": 10, "sizes": [8],
+        "recurrent": 4, "dropout": 0.1,
+    }  # fmt: skip
+    wanted = {"epochs": 2, "batch_size": 500, "learning_rate": 0.002, "schedule": "constant",
+              "seed": 3, "threads": 1}  # fmt: skip
+    assert cell.training["config"].items() >= wanted.items()
+
+    again = pyrel("train", "Shallow", *SMALL, "--out", out)
+    assert again.code == 1
+    assert "has a run already; add --resume" in again.err
+
+
+def test_target_accuracy_is_measured_on_held_out_images(tmp_path: Path) -> None:
+    result = pyrel(
+        "train", "Shallow", *SMALL, "--epochs", 9, "--target-accuracy", 0.01, "--out", tmp_path
+    )
+    assert result.code == 0, result.err
+    cell = load_cell(tmp_path / "model.safetensors")
+    assert cell.training["stopped"] == "target"
+    assert cell.training["kept"]["validation_accuracy"] is not None
+    none = pyrel("train", "Shallow", *SMALL, "--target-accuracy", 0.9, "--held-out", 0)
+    assert none.code == 1
+    assert "give --held-out 0.1" in none.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["Deeper"], 2, "'Deeper' is not one of Shallow, Deep, DeepV2"),
+        (["Deep", "--sizes", "a,b"], 2, "no list of whole numbers"),
+        (["Deep", "--sizes", "8"], 1, "sizes of Deep must be 3 widths"),
+        (["Deep", "--steps", "5"], 1, "steps: wanted a divisor of 84"),
+        (["Deep", "--learning-rate", "-1"], 1, "learning_rate must be a number above 0"),
+        (["Deep", "--device", "gpu"], 1, "device must be 'auto', 'cpu' or 'cuda'"),
+        (["Deep", "--dataset", "imagenet"], 2, "'imagenet' is not one of mnist-mini"),
+    ],
+)
+def test_wrong_settings(tmp_path: Path, arguments: list[str], code: int, message: str) -> None:
+    result = pyrel("train", *arguments, "--out", tmp_path / "run")
+    assert result.code == code
+    assert message in " ".join(result.err.split())
+    assert not (tmp_path / "run").exists()
+
+
+def test_ctrl_c_and_resume(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "pyrel", "train", "Shallow", *SMALL, "--out", str(out)]
+    process = subprocess.Popen(
+        [*command, "--epochs", "400"], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    checkpoint = out / "checkpoint.safetensors"
+    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    told = err.splitlines()[-1]
+    assert re.match(r"pyrel train: interrupted in epoch \d+; ", told)
+    assert f"{checkpoint} is whole; the same command with --resume goes on" in told
+    assert sorted(os.listdir(out)) == ["checkpoint.safetensors", "log.csv"]
+
+    other = pyrel("train", "Shallow", *SMALL, "--out", out, "--epochs", 399, "--resume")
+    assert other.code == 1
+    assert "belongs to another run" in other.err
