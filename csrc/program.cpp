@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <cstring>
 #include <limits>
 #include <new>
 #include <stdexcept>
@@ -18,22 +17,23 @@ void require(bool condition, const char* message) {
     if (!condition) throw std::invalid_argument(message);
 }
 
-// Columns are cut into panels of `panel`; a panel is contiguous, its rows in ascending k, short
-// ones padded by zeros.
-Matrix pack(const float* data, int64_t depth, int64_t columns, int64_t panel) {
-    const int64_t panels = (columns + panel - 1) / panel;
-    const size_t bytes = static_cast<size_t>(panels * depth * panel) * sizeof(float);
+// Columns are cut into panels; a panel is contiguous, its rows in ascending k. The last one is a
+// single vector wide where that is enough, and padded by zeros.
+Matrix pack(const float* data, int64_t depth, int64_t columns, const Kernels& kernels) {
+    const int64_t lanes = kernels.lanes;
+    const int64_t padded = (columns + lanes - 1) / lanes * lanes;
+    const size_t bytes = static_cast<size_t>(padded * depth) * sizeof(float);
     void* memory =
         std::aligned_alloc(kAlignment, (bytes + kAlignment - 1) / kAlignment * kAlignment);
     if (!memory) throw std::bad_alloc();
     Matrix matrix{depth, columns, {static_cast<float*>(memory), &std::free}};
     float* out = matrix.packed.get();
-    for (int64_t p = 0; p < panels; ++p) {
-        const int64_t width = std::min(panel, columns - p * panel);
+    for (int64_t column = 0; column < columns; column += kernels.panel) {
+        const int64_t panel = std::min(kernels.panel, padded - column);
+        const int64_t filled = std::min(panel, columns - column);
         for (int64_t k = 0; k < depth; ++k, out += panel) {
-            std::memcpy(out, data + k * columns + p * panel,
-                        static_cast<size_t>(width) * sizeof(float));
-            std::fill(out + width, out + panel, 0.0f);
+            std::copy_n(data + k * columns + column, filled, out);
+            std::fill(out + filled, out + panel, 0.0f);
         }
     }
     return matrix;
@@ -54,7 +54,7 @@ Program::Program(int64_t input_size, int64_t arena_size, int64_t classes, bool c
 
 int Program::add_matrix(const float* data, int64_t depth, int64_t columns) {
     require(depth > 0 && columns > 0, "a matrix must have at least one row and one column");
-    matrices_.push_back(pack(data, depth, columns, kernels_.panel));
+    matrices_.push_back(pack(data, depth, columns, kernels_));
     return static_cast<int>(matrices_.size()) - 1;
 }
 

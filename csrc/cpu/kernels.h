@@ -59,8 +59,7 @@ struct GemmTask {
     int32_t segments;
     int64_t segment_depth[kMaxSegments];
     View a[kMaxSegments];
-    const float*
-        packed;  // panels of kernel.panel columns: [panel][depth][panel columns], zero padded
+    const float* packed;  // [panel][depth][columns of the panel], zero padded; see Kernels
     View out;
     Epilogue epilogue;
 };
@@ -79,6 +78,7 @@ struct MapTask {
 struct Kernels {
     const char* isa;
     int64_t panel;      // columns per packed panel
+    int64_t lanes;      // columns of the last panel where no more are left
     int64_t tile_rows;  // most rows that a micro-kernel takes at once
     void (*gemm)(const GemmTask&);
     void (*map)(const MapTask&);
