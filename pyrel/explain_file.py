@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -81,6 +82,10 @@ def explain_file(
     source, out = Path(source), Path(out)
     if out.suffix != ".npz":
         raise ValueError(f"{out}: wanted a name ending in .npz for the output")
+    if not out.parent.is_dir():
+        raise FileNotFoundError(
+            errno.ENOENT, "there is no such folder for the output", str(out.parent)
+        )
     x = open_array(source, key)
     graph = explainer.graph
     _check_input(source, x, graph.input_shape)

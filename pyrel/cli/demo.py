@@ -57,21 +57,25 @@ def demo(
     from pyrel import report
     from pyrel.cli.display import bar, print_table
     from pyrel.experiment import demo as run
+    from pyrel.training import TrainingInterrupted
 
     page = writable_page(out)
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=True)
-    with bar() as progress:
-        study = run(
-            seed=seed,
-            epochs=epochs,
-            training_images=training_images,
-            test_samples=test_samples,
-            keep=keep,
-            say=lambda text: typer.echo(f"{text} …", err=True),
-            progress=progress,
-            training_progress=True,
-        )
+    try:
+        with bar() as progress:
+            study = run(
+                seed=seed,
+                epochs=epochs,
+                training_images=training_images,
+                test_samples=test_samples,
+                keep=keep,
+                say=lambda text: typer.echo(f"{text} …", err=True),
+                progress=progress,
+                training_progress=True,
+            )
+    except TrainingInterrupted as stop:
+        raise KeyboardInterrupt(f"interrupted in epoch {stop.epoch}; no report written") from None
     report.write(page, study)
     print_table(study)
     typer.echo(f"\nThe report, with heatmaps: {page}")

@@ -91,7 +91,7 @@ def judge(
         )
     _check(cells, methods, x)
     predicted = [predict(cell.model, x).numpy().argmax(axis=1) for cell in cells]
-    index = choose_shown(y, relevant, np.logical_or.reduce([p != y for p in predicted]), shown)
+    index = choose_shown(y, relevant, np.stack([p != y for p in predicted]), shown)
     results: dict[str, CellResult] = {}
     for i, (cell, guess) in enumerate(zip(cells, predicted, strict=True)):
         count = _Count(progress, i * len(methods) * len(x), len(cells) * len(methods) * len(x))
@@ -114,33 +114,47 @@ def judge(
 def choose_shown(y: _Classes, relevant: _Flags, wrong: _Flags, count: int) -> _Classes:
     """Return positions of samples worth showing, in ascending order.
 
-    A third of them, at least one, are samples that a cell gets wrong, where there are any. The
-    others change in turn between the places of the odd image, and show each class once as long as
-    classes last. The same arguments give the same choice.
+    Up to a third of them, at least one, are samples that a cell gets wrong: the first of each cell,
+    then the second, and so on. The others change in turn between the places of the odd image, and
+    show each class once as long as classes last. The same arguments give the same choice.
 
     Parameters
     ----------
-    y, relevant, wrong
-        (n,) true classes, (n, steps) relevant steps, (n,) whether a cell is wrong.
+    y, relevant
+        (n,) true classes, (n, steps) relevant steps.
+    wrong
+        (cells, n): whether a cell is wrong.
     count
         How many, at most n.
     """
-    failed = np.flatnonzero(wrong)[: max(1, count // 3)]
-    chosen = [int(i) for i in failed[:count]]
+    chosen = _failures(wrong)[: min(count, max(1, count // 3))]
     _, arrangement = np.unique(relevant, axis=0, return_inverse=True)
     arrangement = arrangement.reshape(-1)
+    right = ~wrong.any(axis=0)
     free = np.ones(len(y), dtype=np.bool_)
     free[chosen] = False
     turn = 0
     while len(chosen) < min(count, len(y)):
         places = arrangement == turn % (arrangement.max() + 1)
         unseen = ~np.isin(y, y[chosen])
-        wishes = (free & ~wrong & places & unseen, free & ~wrong & places, free)
+        wishes = (free & right & places & unseen, free & right & places, free)
         best = next(wish for wish in wishes if wish.any())
         chosen.append(int(np.argmax(best)))
         free[chosen[-1]] = False
         turn += 1
     return np.array(sorted(chosen), dtype=np.int64)
+
+
+def _failures(wrong: _Flags) -> list[int]:
+    """Return the samples that some cell gets wrong: each cell's first, each cell's second, ..."""
+    of_cells = [np.flatnonzero(cell) for cell in wrong]
+    turns = (
+        int(failed[turn])
+        for turn in range(max(map(len, of_cells), default=0))
+        for failed in of_cells
+        if turn < len(failed)
+    )
+    return list(dict.fromkeys(turns))
 
 
 class _Count:
@@ -224,7 +238,16 @@ def _described(cells: Sequence[TrainedCell], problem: Problem, count: int) -> di
 
 
 def _training(account: Mapping[str, Any]) -> dict[str, Any]:
-    return {"training": account["config"] | {"stopped by": account["stopped"]}} if account else {}
+    """Return what decided the training of a cell, without settings that had no effect."""
+    if not account:
+        return {}
+    config = dict(account["config"])
+    if config["schedule"] != "one-cycle":
+        del config["warmup"]
+    if config["schedule"] != "step":
+        del config["decay_epochs"], config["decay_factor"]
+    told = {"draws": account.get("draws"), "held_out": account.get("held_out")}
+    return {"training": {k: v for k, v in (config | told).items() if v is not None}}
 
 
 def _and(names: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,7 +45,8 @@ class TrainedCell:
     low, high : number, list or None
         Range of its inputs, as `pyrel.Explainer` takes it.
     training : dict
-        `TrainingResult.summary()`; empty where unknown.
+        `TrainingResult.summary()`, "draws" and "held_out" as `train_cell` takes them; empty where
+        unknown.
     """
 
     name: str
@@ -186,6 +188,10 @@ def train_cell(
     Exception
         As `pyrel.training.train`.
     """
+    if problem.kind == "sequence":
+        draws = None
+    elif draws is None:
+        draws = recipe(problem.dataset).draws
     kept, validation = _split(images, held_out)
     x, y = _training_samples(problem, kept, config, draws)
     result = train(
@@ -199,7 +205,7 @@ def train_cell(
         progress=progress,
         tensorboard=tensorboard,
     )
-    summary = result.summary()
+    summary = result.summary() | {"draws": draws, "held_out": held_out}
     cell = TrainedCell(type(model).__name__, model.cpu(), problem, LOW, HIGH, summary)
     if out is not None:
         cell.save(Path(out) / MODEL)
@@ -228,10 +234,9 @@ def _split(images: Images, held_out: float) -> tuple[Images, Images | None]:
 def _training_samples(
     problem: Problem, images: Images, config: TrainingConfig, draws: int | None
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    if problem.kind == "sequence":
+    if draws is None:
         x, y, _ = problem.samples(images)
         return x, y
-    usual = recipe(problem.dataset)
-    wanted = Recipe(config, usual.draws if draws is None else draws, usual.dropout)
+    wanted = dataclasses.replace(recipe(problem.dataset), config=config, draws=draws)
     samples = wanted.samples(*images, problem.steps)
     return samples.x, samples.y

@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 from commands import TINY, Workshop, pyrel
 
-from pyrel.experiment import METHODS, Problem, choose_shown, judge, load_cell, new_cell, train_cell
+from pyrel.experiment import (
+    METHODS,
+    Problem,
+    choose_shown,
+    judge,
+    load_cell,
+    new_cell,
+    recipe,
+    train_cell,
+)
 from pyrel.metrics import load_study
 from pyrel.training import TrainingConfig
 
@@ -50,7 +59,9 @@ def test_the_kept_study_has_the_numbers_of_the_table(workshop: Workshop) -> None
         assert str(evaluation.share) in workshop.printed.out
     assert study.cells["Deep"].facts["parameters"] == 153578
     assert study.config["seed"] == 0
-    assert study.config["Deep"]["training"]["epochs"] == 1
+    told = study.config["Deep"]["training"]
+    assert (told["epochs"], told["draws"]) == (1, recipe("mnist-mini").draws)
+    assert "decay_epochs" not in told
 
 
 def test_the_same_seed_gives_the_same_models(workshop: Workshop, tmp_path: Path) -> None:
@@ -76,15 +87,17 @@ def test_shown_samples_change_places_and_classes() -> None:
     y = rng.integers(0, 10, 200)
     odd = rng.integers(0, 3, 200)
     relevant = np.repeat(odd[:, None] != np.arange(3), 4, axis=1)
-    wrong = np.zeros(200, dtype=bool)
-    wrong[[50, 70, 90]] = True
+    wrong = np.zeros((2, 200), dtype=bool)
+    wrong[0, [50, 60, 70]] = True
+    wrong[1, [50, 90]] = True
     index = choose_shown(y, relevant, wrong, 6)
     assert list(index) == sorted(set(index))
-    assert list(index[wrong[index]]) == [50, 70]
-    right = index[~wrong[index]]
+    failed = wrong.any(axis=0)[index]
+    assert list(index[failed]) == [50, 60]
+    right = index[~failed]
     assert len(set(odd[right])) == 3
     assert len(set(y[right])) == 4
-    assert len(choose_shown(y[:4], relevant[:4], ~wrong[:4], 6)) == 4
+    assert len(choose_shown(y[:4], relevant[:4], ~wrong[:, :4], 6)) == 4
     assert list(choose_shown(y, relevant, wrong, 1)) == [50]
 
 

@@ -195,6 +195,9 @@ def test_the_output_is_an_archive(workshop: Workshop, x_file: Path, tmp_path: Pa
     result = pyrel("explain", workshop.deep, x_file, "--out", tmp_path / "r.npy")
     assert result.code == 1
     assert "wanted a name ending in .npz" in result.err
+    result = pyrel("explain", workshop.deep, x_file, "--out", tmp_path / "none" / "r.npz")
+    assert result.code == 1
+    assert f"{tmp_path / 'none'}: there is no such folder" in result.err
 
 
 def test_models_that_cannot_be_read(workshop: Workshop, x_file: Path, tmp_path: Path) -> None:
