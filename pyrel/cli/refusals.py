@@ -31,7 +31,7 @@ def refusing(command: Callable[_P, None]) -> Callable[_P, None]:
         try:
             command(*args, **kwargs)
         except KeyboardInterrupt as error:
-            _say(command.__name__, str(error) or "interrupted; nothing was written")
+            _say(command.__name__, str(error) or "interrupted; nothing is left half-written")
             raise typer.Exit(INTERRUPTED) from None
         except BrokenPipeError:
             raise

@@ -256,5 +256,5 @@ def test_ctrl_c_leaves_nothing(workshop: Workshop, tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err == "pyrel explain: interrupted; nothing was written\n"
+    assert err == "pyrel explain: interrupted; nothing is left half-written\n"
     assert not left_behind(tmp_path)
