@@ -62,10 +62,12 @@ def propagate(graph: Graph, low: Floats, high: Floats) -> Domains:
 
 
 def fold(graph: Graph, low: Floats, high: Floats) -> Graph:
-    """Fold inner values that may be negative into the linear nodes that read them.
+    """Fold inner values that cannot be explained as activations into the nodes that read them.
 
     A linear node after a linear one, or after a sum with negative addends, is one linear node. So
-    no decomposition has to go through the values between them, for which there is no rule.
+    no decomposition has to go through the values between them, for which there is no rule. A sum of
+    values in boxes is folded too: the z^β rule gives relevance to a sum that is zero, which could
+    not be divided among addends that are zero.
     """
     graph = _linear_at_signed_sums(graph, low, high)
     signed = _signed(graph, low, high)
@@ -90,9 +92,10 @@ def _signed(graph: Graph, low: Floats, high: Floats) -> Mask:
             case Linear(relu=False):
                 signed[out] = True
             case Add():
-                signed[out] = (domains.of(node.inputs)[0] < 0).any(axis=0)
+                addends_below_zero = (domains.of(node.inputs)[0] < 0).any(axis=0)
+                signed[out] = addends_below_zero | np.isfinite(domains.high[out])
             case Scale():
-                signed[out] = domains.low[out] < 0
+                signed[out] = (domains.low[out] < 0) | signed[node.inputs]
     return signed
 
 
