@@ -105,6 +105,11 @@ class Graph:
         return int(np.prod(self.input_shape, dtype=np.int64))
 
     @property
+    def base(self) -> int:
+        """Where nodes' addresses start: past a gap, so no run of addresses leaves the input."""
+        return aligned(self.input_size + 1)
+
+    @property
     def classes(self) -> int:
         """Number of raw outputs."""
         return int(self.outputs.size)
@@ -165,7 +170,7 @@ def compact(graph: Graph) -> Graph:
     nodes = live_nodes(graph.nodes, graph.outputs, graph.size)
     constants = graph.constants.size
     moved = np.arange(-constants, graph.size)  # index: old address + constants
-    position = aligned(graph.input_size)
+    position = graph.base
     placed: list[Node] = []
     for node in nodes:
         inputs = moved[node.inputs + constants]

@@ -57,7 +57,7 @@ class _Lowering:
         self._program = Program(graph.input_size, graph.classes, method.conserves)
         self._ops: list[RowOp] = []
         # The arena: activations, their relevance in the same order, denominators.
-        self._base = aligned(graph.input_size)
+        self._base = graph.base
         self._relevance = aligned(graph.size - self._base)
         self._arena = 2 * self._relevance
         self._rules: dict[int, LinearRule] = {}  # by the start of the linear node
