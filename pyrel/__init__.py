@@ -8,13 +8,20 @@ Examples
 >>> e.relevance  # same shape as x
 """
 
-from pyrel import data, methods, metrics, nn
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from pyrel._core import version
-from pyrel.capture import capture
-from pyrel.errors import UnsupportedModelError
-from pyrel.explainer import Explainer, Explanation, explain
-from pyrel.graph import Graph
-from pyrel.runtime import set_num_threads, show_config
+
+if TYPE_CHECKING:
+    from pyrel import data, methods, metrics, nn
+    from pyrel.capturing import capture
+    from pyrel.errors import UnsupportedModelError
+    from pyrel.explainer import Explainer, Explanation, explain
+    from pyrel.graph import Graph
+    from pyrel.runtime import set_num_threads, show_config
 
 __version__ = version()
 
@@ -32,3 +39,29 @@ __all__ = [
     "set_num_threads",
     "show_config",
 ]
+
+# Loaded at first use: importing torch takes seconds, which `pyrel --help` need not wait for.
+_HOMES = {
+    "Explainer": "explainer",
+    "Explanation": "explainer",
+    "Graph": "graph",
+    "UnsupportedModelError": "errors",
+    "capture": "capturing",
+    "explain": "explainer",
+    "set_num_threads": "runtime",
+    "show_config": "runtime",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'pyrel' has no attribute '{name}'")
+    if name not in _HOMES:
+        return importlib.import_module(f"pyrel.{name}")
+    value = getattr(importlib.import_module(f"pyrel.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -17,7 +17,7 @@ from torch.export import ExportedProgram
 from pyrel import arrays, methods, runtime
 from pyrel._core import Outcome, Status
 from pyrel.arrays import Array
-from pyrel.capture import capture
+from pyrel.capturing import capture
 from pyrel.graph import Floats, Graph
 from pyrel.lower import lower
 

@@ -254,7 +254,7 @@ class _Lowering:
     def _finish(
         self, address: int, size: int, post: Post, operand: int | None = None, vector: int = -1
     ) -> None:
-        """Apply ``post`` to complete relevance, within the instruction that completed it if it can."""
+        """Apply ``post`` to complete relevance, in the instruction that completed it if it can."""
         last = self._only_writer(address, size)
         place = None if operand is None else self._value_or_arena(operand)
         space = None if place is None else place[0]

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 import pyrel.methods
 from pyrel._core import Start
-from pyrel.capture import capture
+from pyrel.capturing import capture
 from pyrel.experiment.problem import DIGITS_IN_SAMPLE, HIGH, LOW, Problem
 from pyrel.experiment.training import TrainedCell
 from pyrel.explainer import Explainer
