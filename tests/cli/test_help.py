@@ -6,7 +6,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from commands import pyrel
@@ -89,17 +88,10 @@ def test_defaults_in_the_help_are_those_in_use() -> None:
 
 
 def test_help_does_not_wait_for_torch() -> None:
-    """The package itself is put aside: what counts here is what the command line imports."""
     program = (
-        "import sys, types\n"
-        "package = types.ModuleType('pyrel')\n"
-        "package.__path__ = [sys.argv[1]]\n"
-        "sys.modules['pyrel'] = package\n"
-        "import pyrel.cli\n"
-        "assert not {'torch', 'matplotlib', 'jinja2'} & sys.modules.keys()\n"
+        "import sys, pyrel.cli\nassert not {'torch', 'matplotlib', 'jinja2'} & sys.modules.keys()\n"
     )
-    folder = Path(library.__file__).parent
-    subprocess.run([sys.executable, "-c", program, folder], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
 def test_the_module_is_the_command() -> None:
