@@ -177,30 +177,31 @@ def _split_affine(
 
     Returns what the biases keep and what meets a zero denominator, per sample.
     """
-    square = _uses_square_rule(node)
-    kept_by_bias = np.zeros_like(node.bias) if square else np.maximum(node.bias, 0.0)
+    kept_by_bias = np.where(_takes_square_rule(node), 0.0, np.maximum(node.bias, 0.0))
     denominator = np.tile(kept_by_bias, (relevance.shape[0], 1))
     for term in node.terms:
-        denominator += _contributions(term, run, square)
+        denominator += _contributions(term, run)
     ratio, absorbed = _divide(relevance, denominator)
     for term in node.terms:
-        arriving[term.source.serial] += _collected(term, run, square, ratio)
+        arriving[term.source.serial] += _collected(term, run, ratio)
     return absorbed + ratio @ kept_by_bias
 
 
-def _uses_square_rule(node: Affine) -> bool:
-    real, other = False, False
+def _takes_square_rule(node: Affine) -> npt.NDArray[np.bool_]:
+    """Return for every output whether its inputs are real; constant zeros beside them are none."""
+    real, other = np.zeros((2, node.size), bool)
     for term in node.terms:
+        connected = term.magnitude > 0
         unbounded = np.isinf(term.source.low)
         zero = (term.source.low == 0) & (term.source.high == 0)
-        real |= bool(unbounded.any())
-        other |= bool((~unbounded & ~zero).any())
-    if real and other:
+        real |= connected[unbounded].any(axis=0)
+        other |= connected[~unbounded & ~zero].any(axis=0)
+    if (real & other).any():
         raise MixedDomainError("a linear node mixes real graph inputs with other inputs")
     return real
 
 
-def _split_weight(term: Term, square: bool) -> tuple[Array, Array, Array, Array, Array]:
+def _split_weight(term: Term) -> tuple[Array, Array, Array, Array, Array]:
     """Return (w for z^β, w⁺ for z⁺, w² for w², low, high), rows of other domains zeroed."""
     low, high, w = term.source.low, term.source.high, term.weight
     square_rows = np.isinf(low)
@@ -208,22 +209,22 @@ def _split_weight(term: Term, square: bool) -> tuple[Array, Array, Array, Array,
     box_rows = ~square_rows & ~plus_rows
     box = np.where(box_rows[:, None], w, 0.0)
     plus = np.where(plus_rows[:, None], np.maximum(w, 0.0), 0.0)
-    squared = np.where(square_rows[:, None] & square, w**2, 0.0)
+    squared = np.where(square_rows[:, None], w**2, 0.0)
     return box, plus, squared, np.where(box_rows, low, 0.0), np.where(box_rows, high, 0.0)
 
 
-def _contributions(term: Term, run: Forward, square: bool) -> Array:
+def _contributions(term: Term, run: Forward) -> Array:
     """Σ_j q_jk: (a w − l w⁺ − h w⁻) in a box, a w⁺ at [0, ∞), w² for real features."""
     a = run.values[term.source.serial]
-    box, plus, squared, low, high = _split_weight(term, square)
+    box, plus, squared, low, high = _split_weight(term)
     box_sum = a @ box - low @ np.maximum(box, 0.0) - high @ np.minimum(box, 0.0)
     return box_sum + a @ plus + squared.sum(axis=0)
 
 
-def _collected(term: Term, run: Forward, square: bool, ratio: Array) -> Array:
+def _collected(term: Term, run: Forward, ratio: Array) -> Array:
     """Σ_k q_jk · ratio_k for every feature j of the term's source."""
     a = run.values[term.source.serial]
-    box, plus, squared, low, high = _split_weight(term, square)
+    box, plus, squared, low, high = _split_weight(term)
     in_box = (
         a * (ratio @ box.T)
         - low * (ratio @ np.maximum(box, 0.0).T)

@@ -174,20 +174,26 @@ def relu(node: Node) -> Node:
 
 
 def add(*nodes: Node) -> Node:
-    """Sum: of constants a constant, with a pre-activation one linear node, else of activations."""
+    """Sum: of activations in [0, ∞) and constants >= 0 a sum that splits, else one linear node."""
     shape = np.broadcast_shapes(*(node.shape for node in nodes))
     nodes = tuple(_broadcast(node, shape) for node in nodes)
     if all(isinstance(node, Constant) for node in nodes):
         return constant(sum(_terms(node)[1] for node in nodes).reshape(shape))  # type: ignore[union-attr]
-    if any(isinstance(node, Affine) for node in nodes):
+    nodes = tuple(n for n in nodes if not (isinstance(n, Constant) and (n.value == 0).all()))
+    if len(nodes) == 1:
+        return nodes[0]
+    if not all(_splits(node) for node in nodes):
         parts = [_terms(node) for node in nodes]
         terms = [term for part, _ in parts for term in part]
         return _affine(shape, terms, np.sum([bias for _, bias in parts], axis=0))
-    if any((node.low < 0).any() for node in nodes):
-        raise MixedDomainError("sums of activations are defined here for activations >= 0 only")
-    high = np.sum([node.high for node in nodes], axis=0)
+    low, high = np.zeros(nodes[0].size), np.full(nodes[0].size, np.inf)
     depth = max(node.depth for node in nodes)
-    return Sum(shape=shape, low=np.zeros(high.size), high=high, depth=depth, addends=nodes)
+    return Sum(shape=shape, low=low, high=high, depth=depth, addends=nodes)
+
+
+def _splits(node: Node) -> bool:
+    bounded = isinstance(node, Constant)
+    return bool((node.low >= 0).all()) and (bounded or bool(np.isinf(node.high).all()))
 
 
 def _broadcast(node: Node, shape: Shape) -> Node:

@@ -109,6 +109,8 @@ USER_CASES = (
     Case(wiring.SummedScores, (3, 8), -1.0, 1.0),
     Case(wiring.ManyLayers, (15,), seed=12),
     Case(wiring.AddedInputs, (2, 7)),
+    Case(wiring.NestedConcat, (16,)),
+    Case(wiring.JoinedConstants, (3,), -1.0, 1.0),
 )
 
 ALL_CASES: tuple[Case | CellCase, ...] = (*CELL_CASES, *USER_CASES)

@@ -59,9 +59,15 @@ def test_any_target(case: Case | CellCase) -> None:
 
 
 @pytest.mark.parametrize(
-    "case", [c for c in CELL_CASES if c.steps == 1 or c.cell != "Shallow"], ids=lambda c: c.name
+    "case",
+    [
+        *(cell for cell in CELL_CASES if cell.steps == 1 or cell.cell != "Shallow"),
+        *map(by_name, ("OneLinear", "EncodedAtOnce", "FoldedBatch")),
+        *map(by_name, ("LinearAfterLinear", "Repeated", "SharedEncoder", "SeveralHeads")),
+    ],
+    ids=lambda case: case.name,
 )
-def test_square_rule_without_bounds(case: CellCase) -> None:
+def test_square_rule_without_bounds(case: Case | CellCase) -> None:
     """No low and high: the input is real, and the first layer takes the w² rule."""
     e = compiled(case, "deep_taylor", bounded=False)(inputs(case) * 3 - 1)
     module, _ = captured(case)

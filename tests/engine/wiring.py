@@ -182,3 +182,41 @@ class AddedInputs(nn.Module):
     @staticmethod
     def graph(m: AddedInputs, x: ref.Node) -> ref.Node:
         return apply(m.out, apply_relu(m.hidden, ref.add(ref.take(x, 0), ref.take(x, 1))))
+
+
+class NestedConcat(nn.Module):
+    """A concatenation that is part of another, beside a part of itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(16, 1), nn.Linear(17, 2)
+        self.out = nn.Linear(20, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.first(x))
+        both = torch.cat([x, h], 1)
+        return self.out(torch.cat([h, both, torch.relu(self.second(both))], 1))
+
+    @staticmethod
+    def graph(m: NestedConcat, x: ref.Node) -> ref.Node:
+        h = apply_relu(m.first, x)
+        both = ref.concat([x, h])
+        return apply(m.out, ref.concat([h, both, apply_relu(m.second, both)]))
+
+
+class JoinedConstants(nn.Module):
+    """More constants than inputs: zeros, what a layer makes of zeros, and its double."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.out = nn.Linear(7, 33), nn.Linear(33 + 3 + 33 + 7, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        zeros = x.new_zeros(x.shape[0], 7)
+        state = torch.relu(self.layer(zeros))
+        return self.out(torch.cat([state, x, state + state, zeros], 1))
+
+    @staticmethod
+    def graph(m: JoinedConstants, x: ref.Node) -> ref.Node:
+        state = apply_relu(m.layer, ref.zeros(7))
+        return apply(m.out, ref.concat([state, x, ref.add(state, state), ref.zeros(7)]))
