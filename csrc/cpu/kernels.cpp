@@ -162,23 +162,87 @@ void gemm_tile(const GemmTask& task, const Tile& tile, int64_t column) {
     finish<Rows, Vectors, Partial>(sum, tile, task.epilogue, column, task.columns);
 }
 
+// A single row is bound by reading the weights. Where an activation is zero, as half of them are
+// after a ReLU, and all relevance below them, its weights need not be read: adding zero changes no
+// sum. Deeper products than this are not compressed.
+constexpr int64_t kSparseDepth = 2048;
+
+struct NonZeros {
+    int32_t count[kMaxSegments];
+    int32_t index[kSparseDepth];  // of all segments, one after the other
+};
+
+// Lists where a row is not zero; false where too few are to be worth it.
+bool find_non_zeros(const GemmTask& task, const Tile& tile, NonZeros& found) {
+    if (task.depth > kSparseDepth) return false;
+    int32_t total = 0;
+    for (int s = 0; s < task.segments; ++s) {
+        const float* a = tile.a[s][0];
+        const int32_t before = total;
+        for (int32_t k = 0; k < task.segment_depth[s]; ++k) {
+            found.index[total] = k;
+            total += a[k] != 0.0f;
+        }
+        found.count[s] = total - before;
+    }
+    return 4 * total <= 3 * task.depth;
+}
+
+template <int Vectors, int PanelVectors, bool Partial>
+void gemm_sparse_row(const GemmTask& task, const Tile& tile, const NonZeros& found,
+                     int64_t column) {
+    constexpr int64_t Width = PanelVectors * kLanes;
+    Vector sum[1][Vectors];
+#pragma GCC unroll 8
+    for (int j = 0; j < Vectors; ++j) sum[0][j] = zero();
+    const int64_t panel_size = task.depth * Width;
+    const float* b = task.packed + task.depth * column;
+    const int32_t* index = found.index;
+    for (int s = 0; s < task.segments; ++s) {
+        const float* a = tile.a[s][0];
+        const int32_t* end = index + found.count[s];
+#pragma GCC unroll 2
+        for (; index < end; ++index) {
+            const Vector x = broadcast(a + *index);
+            const float* row = b + *index * Width;
+#pragma GCC unroll 8
+            for (int j = 0; j < Vectors; ++j) {
+                const float* w =
+                    row + (j / PanelVectors) * panel_size + (j % PanelVectors) * kLanes;
+                sum[0][j] = multiply_add(x, load(w), sum[0][j]);
+            }
+        }
+        b += task.segment_depth[s] * Width;
+    }
+    finish<1, Vectors, Partial>(sum, tile, task.epilogue, column, task.columns);
+}
+
 // Few rows leave registers free: several panels at once keep enough independent chains to hide the
 // latency of an FMA.
 template <int Rows>
 void gemm_rows(const GemmTask& task, const Tile& tile) {
     constexpr int Panels = 4 * Rows <= kTileRows ? 4 : (2 * Rows <= kTileRows ? 2 : 1);
+    NonZeros found;
+    const bool sparse = Rows == 1 && find_non_zeros(task, tile, found);
+    // Columns from `column` on, in Vectors registers a row.
+    const auto columns = [&]<int Vectors, int PanelVectors, bool Partial>(int64_t column) {
+        if (sparse)
+            gemm_sparse_row<Vectors, PanelVectors, Partial>(task, tile, found, column);
+        else
+            gemm_tile<Rows, Vectors, PanelVectors, Partial>(task, tile, column);
+    };
     constexpr int Vectors = Panels * kPanelVectors;
     const int64_t whole = task.columns / kPanel * kPanel;
     int64_t column = 0;
     for (; column + Panels * kPanel <= whole; column += Panels * kPanel)
-        gemm_tile<Rows, Vectors, kPanelVectors, false>(task, tile, column);
+        columns.template operator()<Vectors, kPanelVectors, false>(column);
     for (; column < whole; column += kPanel)
-        gemm_tile<Rows, kPanelVectors, kPanelVectors, false>(task, tile, column);
+        columns.template operator()<kPanelVectors, kPanelVectors, false>(column);
     // The last columns' panel is as narrow as they allow.
     if (task.columns - whole > kLanes)
-        gemm_tile<Rows, kPanelVectors, kPanelVectors, true>(task, tile, whole);
+        columns.template operator()<kPanelVectors, kPanelVectors, true>(whole);
     else if (task.columns > whole)
-        gemm_tile<Rows, 1, 1, true>(task, tile, whole);
+        columns.template operator()<1, 1, true>(whole);
 }
 
 using RowsKernel = void (*)(const GemmTask&, const Tile&);
