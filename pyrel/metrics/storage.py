@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyrel._files import replacing
 from pyrel.metrics.evaluation import Evaluation
 from pyrel.metrics.study import CellResult, ShownSamples, Study
 from pyrel.metrics.summary import Summary
@@ -27,8 +28,9 @@ _MEASURES = ("share", "cosine_digit", "cosine_step", "positivity", "conservation
 def save_study(path: str | os.PathLike[str], study: Study) -> Path:
     """Write a study to `path` (.json) and the arrays to the .npz of the same name.
 
-    Both files are written whole or not at all. The JSON repeats every summary for readers and names
-    the checksum of the arrays, so that files of two evaluations are never read as one.
+    Both files are written whole or neither is: an error leaves an earlier evaluation of that name
+    as it was. The JSON repeats every summary for readers and names the checksum of the arrays, so
+    that files of two evaluations are never read as one.
 
     Returns
     -------
@@ -51,8 +53,9 @@ def save_study(path: str | os.PathLike[str], study: Study) -> Path:
         text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise TypeError(f"study: config and facts have to be JSON-able: {error}") from error
-    write_atomically(path.with_suffix(".npz"), buffer.getvalue())
-    write_atomically(path, text.encode())
+    with replacing(path.with_suffix(".npz"), path) as (npz_file, json_file):
+        npz_file.write(buffer.getvalue())
+        json_file.write(text.encode())
     return path
 
 
@@ -73,19 +76,6 @@ def load_study(path: str | os.PathLike[str]) -> Study:
         return _rebuild(content, arrays)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: a part of the evaluation is missing: {error}") from error
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader finds the old content or the new one, never a part."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _plain(arrays: _Arrays) -> dict[str, Any]:

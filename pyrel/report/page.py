@@ -10,8 +10,8 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from pyrel._files import write_whole
 from pyrel.metrics import CellResult, Evaluation, Study, Summary, paired_difference
-from pyrel.metrics.storage import write_atomically
 from pyrel.report import figures, words
 
 _TEMPLATES = Path(__file__).parent.parent / "templates"
@@ -48,7 +48,7 @@ def write(path: str | os.PathLike[str], study: Study) -> Path:
     The path written.
     """
     path = Path(path)
-    write_atomically(path, render(study).encode())
+    write_whole(path, render(study).encode())
     return path
 
 

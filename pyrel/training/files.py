@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 
 from pyrel._core import version
+from pyrel._files import write_whole
 
 Kind = Literal["model", "checkpoint"]
 FORMAT_VERSION = 1
@@ -58,19 +58,6 @@ def write_tensors(
     }
     text = json.dumps(header, sort_keys=True, allow_nan=False)
     write_whole(path, safetensors.torch.save(owned, metadata={_KEY: text}))
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write bytes to a file by way of a neighbour that takes its place once it is on the disk."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def read_tensors(path: Path, kind: Kind) -> tuple[dict[str, Tensor], dict[str, Any]]:

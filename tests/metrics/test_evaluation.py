@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 import csv
 import io
+import itertools
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -190,6 +192,22 @@ def test_what_cannot_be_saved_is_refused_and_leaves_no_file(tmp_path):
     with pytest.raises(ValueError, match=r"ending in \.json, given 'evaluation'"):
         metrics.save_study("evaluation", study)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("writes", [1, 2])
+def test_a_full_disk_leaves_the_earlier_evaluation(tmp_path, monkeypatch, writes):
+    path = metrics.save_study(tmp_path / "evaluation.json", make_study(seed=1))
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    calls = itertools.count(1)
+
+    def fill(descriptor):
+        if next(calls) == writes:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fill)
+    with pytest.raises(OSError, match="No space left"):
+        metrics.save_study(path, make_study(seed=2))
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
 def test_parts_that_do_not_fit_are_named():
