@@ -85,7 +85,7 @@ def fold(graph: Graph, low: Floats, high: Floats) -> Graph:
 def _signed(graph: Graph, low: Floats, high: Floats) -> Mask:
     """Mark the addresses of linear nodes and sums that cannot be explained as activations."""
     domains = propagate(graph, low, high)
-    signed = np.zeros(graph.size + 1, dtype=bool)  # the last entry stands for constants
+    signed = np.zeros(graph.size, dtype=bool)
     for node in graph.nodes:
         out = slice(node.start, node.start + node.size)
         match node:
@@ -104,7 +104,7 @@ def _linear_at_signed_sums(graph: Graph, low: Floats, high: Floats) -> Graph:
     signed = _signed(graph, low, high)
     owner = graph.owners()
     is_sum = np.array([isinstance(node, Add | Scale) for node in graph.nodes] + [False])
-    apart = signed[:-1] & is_sum[owner]
+    apart = signed & is_sum[owner]
     nodes: list[Node] = []
     for node in graph.nodes:
         if isinstance(node, Relu) and apart[node.inputs].any():
@@ -122,7 +122,8 @@ def _linear_at_signed_sums(graph: Graph, low: Floats, high: Floats) -> Graph:
 
 def _fold_once(node: Linear, signed: Mask, owner: Addresses, nodes: list[Node]) -> Linear:
     """Replace every signed input by what it is made of."""
-    belongs = np.where(signed[node.inputs] & (node.inputs >= 0), owner[node.inputs], -1)
+    index = np.maximum(node.inputs, 0)
+    belongs = np.where(signed[index] & (node.inputs >= 0), owner[index], -1)
     breaks = np.flatnonzero(np.diff(belongs) != 0) + 1
     inputs: list[Addresses] = []
     weights: list[Floats] = []

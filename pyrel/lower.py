@@ -192,7 +192,7 @@ class _Lowering(Emitter):
             high,
             node.inputs < 0,
             self._graph.constant_values(node.inputs),
-            self._domains.raw[node.inputs] & (node.inputs >= 0),
+            self._domains.raw[np.maximum(node.inputs, 0)] & (node.inputs >= 0),
         )
         try:
             return self._method.linear(inputs)
