@@ -1,29 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a torch model to a `Graph`: export it, walk the exported graph, refuse what is unknown."""
+"""From a torch model to a `Graph`: walk the exported program, refuse what is unknown."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import operator
-import warnings
-from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from torch.export import Dim, ExportedProgram
+from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from pyrel import operators
 from pyrel.errors import UnsupportedModelError
-from pyrel.graph import Graph
+from pyrel.exporting import Example, export, quiet
+from pyrel.graph import Graph, same_graph
 from pyrel.simplify import simplify
 from pyrel.tracing import MixedSamplesError, Traced, Tracer
-
-Example = npt.NDArray[Any] | torch.Tensor
 
 
 def capture(model: torch.nn.Module | ExportedProgram, example: Example | None = None) -> Graph:
@@ -59,71 +51,23 @@ def capture(model: torch.nn.Module | ExportedProgram, example: Example | None = 
         raise TypeError(f"model: wanted {wanted}, got {type(model).__name__}")
     if example is None:
         raise TypeError("example: wanted an input of the model, to capture it with; got None")
-    return _walk(_export(model, _example_tensor(model, example)))
-
-
-def _example_tensor(model: torch.nn.Module, example: Example) -> torch.Tensor:
-    if not isinstance(example, np.ndarray | torch.Tensor):
-        raise TypeError(f"example: wanted an array or a tensor, got {type(example).__name__}")
-    if not example.shape:
-        raise ValueError(f"example: wanted shape (n, ...), batch first, got {tuple(example.shape)}")
-    if 0 in example.shape[1:]:
-        raise ValueError(f"example: a sample has no elements, the shape is {tuple(example.shape)}")
-    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-    # Values do not matter; a batch of two, because export fixes the batch size at zero or one.
-    return torch.zeros(2, *example.shape[1:], dtype=like.dtype, device=like.device)
-
-
-@contextlib.contextmanager
-def _eval_mode(model: torch.nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-def _export(model: torch.nn.Module, example: torch.Tensor) -> ExportedProgram:
-    with _eval_mode(model), torch.no_grad(), _quiet():
-        try:
-            return torch.export.export(
-                model, (example,), dynamic_shapes=({0: Dim.DYNAMIC},), strict=False
-            )
-        except Exception as error:  # torch.export raises many types, none of them documented
-            raise UnsupportedModelError(
-                _why_not_exported(model, error), operator="torch.export"
-            ) from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep torch.export from warning, and from printing graphs when it fails: we raise instead."""
-    logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
-    disabled, logger.disabled = logger.disabled, True
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.disabled = disabled
-
-
-def _why_not_exported(model: torch.nn.Module, error: Exception) -> str:
-    text = str(error).strip()
-    first_line = text.splitlines()[0] if text else type(error).__name__
-    kind = type(model).__name__
-    if "GuardOnDataDependent" in type(error).__name__ or "data-dependent" in text:
-        return f"{kind} branches on the values of its input, so it has no one graph: {first_line}"
-    if "Constraints violated" in text or "specialized" in text:
-        return f"{kind} fixes the batch size; it must take any: {first_line}"
-    return f"{kind} could not be exported: {type(error).__name__}: {first_line}"
+    exported = export(model, example)
+    if isinstance(exported, ExportedProgram):
+        return _walk(exported)
+    # The model makes a number of the batch size, as len(x) does: one program for each size. What
+    # they compute must be the same for one sample.
+    graphs = [_walk(program) for program in exported]
+    if not same_graph(*graphs):
+        raise UnsupportedModelError(
+            "what it computes for a sample depends on the size of the batch",
+            operator="torch.export",
+        )
+    return graphs[0]
 
 
 def _walk(exported: ExportedProgram) -> Graph:
     if any(_mutates(node) for node in exported.graph.nodes):
-        with _quiet():
+        with quiet():
             exported = exported.run_decompositions({})  # in-place operators become functional ones
     if exported.graph_signature.buffers_to_mutate:
         names = ", ".join(sorted(exported.graph_signature.buffers_to_mutate.values()))
@@ -193,7 +137,8 @@ class _Walker:
         spec = self._exported.call_spec.out_spec
         if len(returned) != 1 or (spec is not None and not spec.is_leaf()):
             raise UnsupportedModelError(
-                f"the model returns {spec}; one tensor is wanted", operator="output"
+                "the model returns several values, or a tuple or dictionary; one tensor is wanted",
+                operator="output",
             )
         node = returned[0]
         output = self._values[node] if isinstance(node, torch.fx.Node) else node
@@ -248,11 +193,10 @@ class _Walker:
 
     @staticmethod
     def _unsupported(
-        node: torch.fx.Node, name: str, reason: str = "no rule for this operator"
+        node: torch.fx.Node, name: str, reason: str = operators.NO_RULE
     ) -> UnsupportedModelError:
-        return UnsupportedModelError(
-            reason, operator=name, module=_path(node), supported=operators.supported()
-        )
+        supported = operators.supported()
+        return UnsupportedModelError(reason, operator=name, module=_path(node), supported=supported)
 
     @staticmethod
     def _mixed(name: str, module: str) -> UnsupportedModelError:

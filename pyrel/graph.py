@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -160,6 +160,37 @@ def live_nodes(nodes: tuple[Node, ...], outputs: Addresses, size: int) -> tuple[
             kept.append(node)
             used[np.maximum(node.inputs, -1)] = True
     return tuple(reversed(kept))
+
+
+def same_graph(one: Graph, other: Graph) -> bool:
+    """Whether two graphs compute the same, node by node and weight by weight."""
+    if one.input_shape != other.input_shape or len(one.nodes) != len(other.nodes):
+        return False
+    if not np.array_equal(one.outputs, other.outputs):
+        return False
+    pairs = zip(one.nodes, other.nodes, strict=True)
+    return all(type(a) is type(b) and _same_node(one, a, other, b) for a, b in pairs)
+
+
+def _same_node(one: Graph, a: Node, other: Graph, b: Node) -> bool:
+    for f in fields(a):
+        left, right = getattr(a, f.name), getattr(b, f.name)
+        if f.name == "inputs":
+            variable = np.array_equal(np.maximum(left, -1), np.maximum(right, -1))
+            constants = one.constant_values(left), other.constant_values(right)
+            if not variable or not _close(*constants):
+                return False
+        elif isinstance(left, np.ndarray):
+            if not _close(left, right):
+                return False
+        elif left != right:
+            return False
+    return True
+
+
+def _close(a: Floats, b: Floats) -> bool:
+    # What torch computes from parameters may round differently for another batch size.
+    return a.shape == b.shape and bool(np.allclose(a, b, rtol=1e-5, atol=1e-7))
 
 
 LINE = 16  # floats in a cache line: nodes start on one

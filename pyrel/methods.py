@@ -154,10 +154,14 @@ def get(method: str | Method, **options: Any) -> Method:
             raise TypeError(f"options of a method object are set when it is made; got {options}")
         return method
     if not isinstance(method, str):
-        raise TypeError(f"method: wanted a name or a method object, got {type(method).__name__}")
+        got = f"the class {method.__name__}" if isinstance(method, type) else type(method).__name__
+        raise TypeError(f"method: wanted a name, or an object such as DeepTaylor(); got {got}")
     if method not in _METHODS:
         raise ValueError(f"method: no '{method}'; there are {', '.join(_METHODS)}")
     try:
         return _METHODS[method](**options)
     except TypeError:
-        raise TypeError(f"{method} does not take the options {', '.join(options)}") from None
+        given = ", ".join(options)
+        raise TypeError(
+            f"{given}: neither options of {method} nor of Explainer (low, high, check_finite)"
+        ) from None

@@ -124,7 +124,9 @@ def _clamp(tracer: Tracer, value: Traced, low: Any = None, high: Any = None) -> 
 
 def _dropout(tracer: Tracer, value: Traced, _probability: float, train: bool) -> Traced:
     if train:
-        raise UnsupportedOperandsError("dropout is active although the model is in eval mode")
+        raise UnsupportedOperandsError(
+            "dropout is active: export the model in eval mode, and use nn.Dropout, which obeys it"
+        )
     return value
 
 
@@ -193,7 +195,14 @@ _IGNORED = frozenset(
 
 UNINITIALISED = frozenset(["empty", "new_empty", "empty_like", "empty_strided", "empty_permuted"])
 
+NO_RULE = "no rule for this operator"
+_NO_GATES = (
+    "no rule for recurrent layers, gates or their activations yet; a recurrence of linear layers, "
+    "ReLU and a Python loop over steps can be explained"
+)
+
 _HINTS = {
+    **dict.fromkeys(["lstm", "gru", "rnn_tanh", "rnn_relu", "tanh", "sigmoid"], _NO_GATES),
     "softmax": "explain the raw scores: leave out the softmax",
     "log_softmax": "explain the raw scores: leave out the softmax",
     "_softmax": "explain the raw scores: leave out the softmax",
@@ -208,7 +217,7 @@ def supported() -> list[str]:
 
 def hint(name: str) -> str:
     """Say what would help a user whose model holds the unsupported operator ``name``."""
-    return _HINTS.get(name, "no rule for this operator")
+    return _HINTS.get(name, NO_RULE)
 
 
 def apply(tracer: Tracer, target: Any, name: str, args: Any, kwargs: Any) -> Any:
