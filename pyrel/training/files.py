@@ -2,8 +2,8 @@
 """Files of tensors with a description: safetensors, written whole or not at all.
 
 The description is one JSON text in the metadata of the safetensors header. It names the kind of the
-file, the version of its format, the pyrel that wrote it, and a checksum of the tensors, for
-safetensors itself notices a changed length but not a changed weight.
+file, the version of its format, the pyrel that wrote it, and a checksum of the tensors and of the
+rest of the description, for safetensors itself notices a changed length but not a changed number.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pyrel._core import version
 from pyrel._files import write_whole
 
 Kind = Literal["model", "checkpoint"]
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 had no checksum of the description
 _KEY = "pyrel"
 
 
@@ -54,9 +54,9 @@ def write_tensors(
         "kind": kind,
         "format_version": FORMAT_VERSION,
         "pyrel_version": version(),
-        "checksum": _checksum(owned),
     }
-    text = json.dumps(header, sort_keys=True, allow_nan=False)
+    described = json.loads(json.dumps(header, allow_nan=False))  # as a reader will see it
+    text = json.dumps(described | {"checksum": _checksum(owned, described)}, sort_keys=True)
     write_whole(path, safetensors.torch.save(owned, metadata={_KEY: text}))
 
 
@@ -74,7 +74,7 @@ def read_tensors(path: Path, kind: Kind) -> tuple[dict[str, Tensor], dict[str, A
     OSError
         The file cannot be read.
     ValueError
-        It is truncated, changed, foreign, of another kind or of a newer format.
+        It is truncated, changed, foreign, of another kind or of another format.
     """
     data = path.read_bytes()
     try:
@@ -85,10 +85,10 @@ def read_tensors(path: Path, kind: Kind) -> tuple[dict[str, Tensor], dict[str, A
             f"wrote it: copy it again or write it anew"
         ) from error
     content = _description(path, data, kind)
-    if content.get("checksum") != _checksum(tensors):
+    if content.get("checksum") != _checksum(tensors, content):
         raise ValueError(
-            f"{path} was changed after pyrel wrote it (the checksum of its tensors is wrong); "
-            f"copy it again or write it anew"
+            f"{path} was changed after pyrel wrote it (the checksum of its tensors and description "
+            f"is wrong); copy it again or write it anew"
         )
     return tensors, content
 
@@ -102,20 +102,26 @@ def _description(path: Path, data: bytes, kind: Kind) -> dict[str, Any]:
         content = json.loads(metadata[_KEY])
         file_version = int(content["format_version"])
         file_kind = content["kind"]
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(f"{path} has a damaged description; write it anew") from error
     if file_version > FORMAT_VERSION:
         raise ValueError(
             f"{path} has format {file_version} of pyrel {content.get('pyrel_version')}; this is "
-            f"pyrel {version()}, which reads formats up to {FORMAT_VERSION}: install a newer pyrel"
+            f"pyrel {version()}, which reads format {FORMAT_VERSION}: install a newer pyrel"
+        )
+    if file_version < FORMAT_VERSION:
+        raise ValueError(
+            f"{path} has format {file_version} of pyrel {content.get('pyrel_version')}, which this "
+            f"pyrel {version()} does not read: write it anew"
         )
     if file_kind != kind:
         raise ValueError(f"{path} holds a {file_kind}, not a {kind}")
     return dict(content)
 
 
-def _checksum(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
+def _checksum(tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> str:
+    rest = {name: value for name, value in description.items() if name != "checksum"}
+    digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode() + b"\n")
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)

@@ -88,18 +88,32 @@ def load_model(path: str | os.PathLike[str]) -> tuple[pyrel.nn.Cell, dict[str, A
     OSError
         The file cannot be read.
     ValueError
-        The file is truncated, changed, foreign or newer than this pyrel; the message names it.
+        The file is truncated, changed, foreign or of another format, or an entry has a type that
+        it should not have; the message names the file.
     """
     source = Path(path)
     tensors, content = read_tensors(source, "model")
     try:
+        _check_entries(content)
         with torch.device("meta"):  # neither memory nor random numbers before the shapes are known
             model = pyrel.nn.build(content["cell"])
         _check_shapes(model.state_dict(), tensors)
-    except (KeyError, TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: sizes beyond torch's
         raise ValueError(f"{source} does not hold a cell that this pyrel knows: {error}") from error
     model.load_state_dict(tensors, assign=True)
     return model.eval(), {k: v for k, v in content.items() if k not in ("kind", "checksum")}
+
+
+def _check_entries(content: Mapping[str, Any]) -> None:
+    for name in ("cell", "training", "extra"):
+        if not isinstance(content.get(name), dict):
+            raise TypeError(f"{name} must be a mapping, not {content.get(name)!r}")
+    for name in ("low", "high"):
+        if name not in content:
+            raise ValueError(f"{name} is missing")
+        # An array of ragged lists is a ValueError of numpy's.
+        if content[name] is not None and np.asarray(content[name]).dtype.kind not in "iuf":
+            raise TypeError(f"{name} must be a number or an array of them, not {content[name]!r}")
 
 
 def _check_shapes(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:

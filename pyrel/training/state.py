@@ -93,8 +93,20 @@ class TrainingState:
             The file is no whole checkpoint, or of a run with another identity.
         """
         tensors, content = read_tensors(path, "checkpoint")
-        _check_identity(path, content["identity"], identity)
-        _warn_of_environment(path, content["environment"])
+        try:
+            saved, environment = dict(content["identity"]), dict(content["environment"])
+            history = [EpochRecord(**record) for record in content["history"]]
+            best_epoch = content["best_epoch"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path} does not describe a run that this pyrel knows: {error}"
+            ) from error
+        _check_identity(path, saved, identity)
+        _warn_of_environment(path, environment)
+        self._take(tensors)
+        self.history, self.best_epoch = history, best_epoch
+
+    def _take(self, tensors: dict[str, Tensor]) -> None:
         self.model.load_state_dict(_part(tensors, "model/"))
         self.generator.set_state(tensors["generator"])
         for name, parameter in self.model.named_parameters():
@@ -103,8 +115,6 @@ class TrainingState:
             for key in keys:
                 value = tensors[f"adam/{key}/{name}"].to(parameter.device)
                 self.optimizer.state[parameter][key] = value
-        self.history = [EpochRecord(**record) for record in content["history"]]
-        self.best_epoch = content["best_epoch"]
         device = next(self.model.parameters()).device
         self.best = {k: v.to(device) for k, v in _part(tensors, "best/").items()}
 

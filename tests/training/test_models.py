@@ -39,7 +39,7 @@ def test_a_saved_cell_comes_back(cell: type[Any], tmp_path: Path) -> None:
     assert metadata["cell"] == loaded.config() == model.config()
     assert (metadata["low"], metadata["high"]) == (0.0, 1.0)
     assert (metadata["training"], metadata["extra"]) == ({"epochs": 3}, {"note": "ä"})
-    assert metadata["format_version"] == 1 and metadata["pyrel_version"]
+    assert metadata["format_version"] == 2 and metadata["pyrel_version"]
     x = torch.rand(3, 6, 28, 14)
     assert torch.equal(loaded(x), model(x))
     assert all(p.requires_grad for p in loaded.parameters())
@@ -121,6 +121,28 @@ def test_a_changed_weight_is_refused(path: Path) -> None:
     refused(path, "was changed after pyrel wrote it")
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [(b'\\"high\\": 1.0', b'\\"high\\": 9.0'), (b'\\"classes\\": 3', b'\\"classes\\": 4')],
+)
+def test_a_changed_description_is_refused(
+    problem: "Problem", path: Path, old: bytes, new: bytes
+) -> None:
+    save_model(path, problem.model(), low=0.0, high=1.0)
+    data = path.read_bytes()
+    assert data.count(old) == 1
+    path.write_bytes(data.replace(old, new))
+    refused(path, "was changed after pyrel wrote it")
+
+
+@pytest.mark.parametrize("extra", [{1: "a", "b": (2, 3)}, {"ä": 1e-320, "big": 10**30}])
+def test_what_json_changes_is_no_change_of_the_file(
+    problem: "Problem", path: Path, extra: dict[Any, Any]
+) -> None:
+    save_model(path, problem.model(), extra=extra)
+    assert load_model(path)[1]["extra"] == json.loads(json.dumps(extra))
+
+
 @pytest.mark.parametrize("data", [b"PK\x03\x04" + bytes(200), b"\x80\x02}q\x00." * 30])
 def test_files_of_other_kinds_are_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "m.pt").write_bytes(data)
@@ -134,7 +156,7 @@ def test_foreign_safetensors_are_refused(tmp_path: Path, metadata: dict[str, str
     refused(file, "is a safetensors file, but pyrel did not write it")
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"format_version": "x"}'])
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"format_version": "x"}', "[" * 10**5])
 def test_a_damaged_description_is_refused(tmp_path: Path, text: str) -> None:
     file = tmp_path / "m.safetensors"
     safetensors.torch.save_file({"a": torch.ones(2)}, file, metadata={"pyrel": text})
@@ -148,12 +170,16 @@ def rewritten(path: Path, drop: str | None = None, **changes: Any) -> None:
     write_tensors(path, "model", tensors, content | changes)
 
 
-def test_a_newer_format_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("version", "words"), [(99, "install a newer"), (1, "write it anew")])
+def test_another_format_is_refused(
+    path: Path, monkeypatch: pytest.MonkeyPatch, version: int, words: str
+) -> None:
+    tensors, content = read_tensors(path, "model")
     with monkeypatch.context() as patch:
-        patch.setattr(files, "FORMAT_VERSION", 2)
+        patch.setattr(files, "FORMAT_VERSION", version)
         patch.setattr(files, "version", lambda: "9.0")
-        rewritten(path)
-    refused(path, "has format 2 of pyrel 9.0; .* install a newer pyrel")
+        write_tensors(path, "model", tensors, content)
+    refused(path, f"has format {version} of pyrel 9.0.* {words}")
 
 
 def test_a_checkpoint_is_no_model(path: Path) -> None:
@@ -172,6 +198,36 @@ def test_a_cell_of_other_sizes_is_refused(problem: "Problem", path: Path) -> Non
     # A size that no memory holds must not be allocated before it is compared.
     rewritten(path, cell=config | {"classes": 10**15})
     refused(path, "its cell has")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"cell": "Deep"}, "cell must be a mapping, not 'Deep'"),
+        ({"training": [1]}, r"training must be a mapping, not \[1\]"),
+        ({"extra": None}, "extra must be a mapping, not None"),
+        ({"low": "0"}, "low must be a number or an array of them, not '0'"),
+        ({"high": {"a": 1}}, "high must be a number"),
+        ({"high": [[1.0], [1.0, 2.0]]}, "inhomogeneous"),
+    ],
+)
+def test_an_entry_of_another_type_is_refused(
+    path: Path, changes: dict[str, Any], message: str
+) -> None:
+    rewritten(path, **changes)
+    refused(path, f"does not hold a cell that this pyrel knows: .*{message}")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"steps": "12"}, {"steps": 1.5}, {"step_shape": 7}, {"cell": ["Deep"]}, {"dropout": "none"},
+     {"sizes": [10**15] * 3, "classes": 10**15}, {"sizes": [10**30, 2, 3]}],
+)  # fmt: skip
+def test_a_cell_that_cannot_be_built_is_refused_by_name(
+    problem: "Problem", path: Path, change: dict[str, Any]
+) -> None:
+    rewritten(path, cell=problem.model().config() | change)
+    refused(path, "does not hold a cell that this pyrel knows")
 
 
 def test_a_missing_tensor_is_named(path: Path) -> None:

@@ -159,6 +159,18 @@ def test_a_damaged_checkpoint_is_refused(problem: "Problem", tmp_path: Path) -> 
         train(problem.model(), problem.x, problem.y, config=CONFIG, out=tmp_path, resume=True)
 
 
+@pytest.mark.parametrize("change", [{"history": [{"epoch": 1}]}, {"history": 3}, {"identity": 3}])
+def test_a_checkpoint_of_other_entries_is_refused(
+    problem: "Problem", tmp_path: Path, change: dict[str, object]
+) -> None:
+    train(problem.model(), problem.x, problem.y, config=CONFIG, out=tmp_path, progress=False)
+    path = tmp_path / "checkpoint.safetensors"
+    tensors, content = read_tensors(path, "checkpoint")
+    write_tensors(path, "checkpoint", tensors, content | change)
+    with pytest.raises(ValueError, match="checkpoint.safetensors does not describe a run"):
+        train(problem.model(), problem.x, problem.y, config=CONFIG, out=tmp_path, resume=True)
+
+
 def test_another_torch_is_warned_of(
     problem: "Problem", tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
