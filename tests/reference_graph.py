@@ -295,12 +295,12 @@ def reachable(output: Node) -> list[Node]:
 class Forward:
     """Values and their float32 rounding bounds (both (n, features)) by node serial.
 
-    A product sum in float32 is off by eps/4 · Σ|terms| in the mean (each partial sum rounds by half
-    an eps of itself) and by up to eps · Σ|terms| in hundreds of samples; 2 · eps · Σ|terms| is the
-    bound of one linear node here. Roundings of different units are independent, so the bounds of
-    the inputs add to it in quadrature, times the weights. `margin` (n,) is the smallest
-    |pre-activation| before a ReLU in units of its bound: where it is ≤ 1 a ReLU may flip, and the
-    gradient with it.
+    A product sum that float32 accumulates term by term is off by eps/4 · Σ|terms| in the mean (each
+    partial sum rounds by half an eps of itself); 4 · eps · Σ|terms| is the bound of one linear node
+    here, half as much again as the worst of ten thousand random graphs. Roundings of different
+    units are independent, so the bounds of the inputs add to it in quadrature, times the weights.
+    `margin` (n,) is the smallest |pre-activation| before a ReLU in units of its bound: where it is
+    ≤ 1 a ReLU may flip, and the gradient with it.
     """
 
     values: dict[int, Array]
@@ -352,4 +352,4 @@ def _evaluate_affine(node: Affine, own: list[tuple[Array, Array]]) -> tuple[Arra
         value = value + activation @ term.weight
         magnitude = magnitude + np.abs(activation) @ term.magnitude
         variance = variance + bound**2 @ term.weight**2
-    return value, np.sqrt(variance + (2 * EPS32 * magnitude) ** 2)
+    return value, np.sqrt(variance + (4 * EPS32 * magnitude) ** 2)

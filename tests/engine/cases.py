@@ -110,6 +110,7 @@ USER_CASES = (
     Case(wiring.ManyLayers, (15,), seed=12),
     Case(wiring.AddedInputs, (2, 7)),
     Case(wiring.NestedConcat, (16,)),
+    Case(wiring.EncodedPlusState, (3, 5)),
     Case(wiring.JoinedConstants, (3,), -1.0, 1.0),
 )
 

@@ -137,6 +137,7 @@ GRAPHS: dict[str, Callable[[Any, ref.Node], ref.Node]] = {
     "addmm-beta": lambda m, h: ref.linear(ref.take(h, 0), array(m.weight).T, 3 * array(m.bias)),
     "add-alpha": lambda m, h: ref.add(ref.take(h, 0), scaled(ref.take(h, 1), 2)),
     "add-scalar": lambda m, h: ref.add(ref.take(h, 0), ref.constant(np.full(8, 1.5))),
+    "add-parameter": lambda m, h: ref.add(ref.take(h, 0), ref.constant(array(m.bias))),
     "add-row": lambda m, h: ref.add(ref.take(h, 2), ref.take(h, 0)),
     "python-sum": lambda m, h: ref.add(*(ref.take(h, t) for t in range(4))),
     "sub": lambda m, h: ref.add(ref.take(h, 0), scaled(ref.take(h, 1), -1)),

@@ -220,3 +220,25 @@ class JoinedConstants(nn.Module):
     def graph(m: JoinedConstants, x: ref.Node) -> ref.Node:
         state = apply_relu(m.layer, ref.zeros(7))
         return apply(m.out, ref.concat([state, x, ref.add(state, state), ref.zeros(7)]))
+
+
+class EncodedPlusState(nn.Module):
+    """Encoded input + U h + b before the ReLU: at the first step U h + b is a signed constant."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encode, self.recurrent, self.out = nn.Linear(5, 9), nn.Linear(9, 9), nn.Linear(9, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x.new_zeros(x.shape[0], 9)
+        for t in range(3):
+            h = torch.relu(torch.relu(self.encode(x[:, t])) + self.recurrent(h))
+        return self.out(h)
+
+    @staticmethod
+    def graph(m: EncodedPlusState, x: ref.Node) -> ref.Node:
+        h: ref.Node = ref.zeros(9)
+        for t in range(3):
+            encoded = apply_relu(m.encode, ref.take(x, t))
+            h = ref.relu(ref.add(encoded, apply(m.recurrent, h)))
+        return apply(m.out, h)
