@@ -34,7 +34,8 @@ class TrainingConfig:
     warmup : float
         Part of a one-cycle run in which the rate rises, in (0, 1).
     decay_epochs, decay_factor : int, float
-        The step schedule multiplies the rate by the factor, in (0, 1], after every so many epochs.
+        The step schedule multiplies the rate by the factor, in (0, 1], after every so many epochs,
+        fewer than the run has.
     seed : int
         Of the batch order and the dropout masks, in [0, 2**63).
     target_accuracy : float, optional
@@ -82,6 +83,11 @@ class TrainingConfig:
         if self.target_accuracy is not None:
             _check_number("target_accuracy", self.target_accuracy, 1)
         _check_choice("schedule", self.schedule, get_args(Schedule))
+        if self.schedule == "step" and self.decay_epochs >= self.epochs:
+            raise ValueError(
+                f"decay_epochs must be below the {self.epochs} epochs of the run, not "
+                f"{self.decay_epochs}: the step schedule would never lower the rate"
+            )
         _check_choice("keep", self.keep, get_args(Keep))
         resolve_device(self.device)
 

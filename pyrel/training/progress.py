@@ -102,9 +102,10 @@ class Reporter:
     def end(self, result: TrainingResult) -> None:
         """Say in a line how the run ended."""
         minutes, seconds = divmod(round(result.seconds), 60)
+        epochs = "1 epoch" if len(result.history) == 1 else f"{len(result.history)} epochs"
         reason = "target accuracy reached" if result.stopped == "target" else "all done"
         self._console.print(
-            f"{len(result.history)} epochs in {minutes} min {seconds:02d} s ({reason}); "
+            f"{epochs} in {minutes} min {seconds:02d} s ({reason}); "
             f"model of epoch {result.kept_epoch}: loss {result.kept.loss:.4f}, "
             f"accuracy {_percent(result.kept)}",
             highlight=False,

@@ -18,7 +18,8 @@ def rate(config: TrainingConfig, batch: int, batches_per_epoch: int) -> float:
     - ``one-cycle``: rises along half a cosine from 1/25 of the highest rate in the first ``warmup``
       part of the run, then falls along half a cosine to 1/10,000 (Smith and Topin 2018).
     - ``cosine``: falls along half a cosine to 1/10,000 (Loshchilov and Hutter 2017, no restarts).
-    - ``step``: times ``decay_factor`` after every ``decay_epochs`` epochs.
+    - ``step``: times ``decay_factor`` after every ``decay_epochs`` epochs, which are fewer than the
+      run has.
 
     Parameters
     ----------
