@@ -3,12 +3,11 @@
 
 import csv
 import json
-import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -21,42 +20,75 @@ if TYPE_CHECKING:
 
 CONFIG = TrainingConfig(epochs=6, batch_size=25, learning_rate=0.01, seed=4, device="cpu")
 
-# Trains in its own process and kills that process in the middle: at a batch, so in the middle of an
-# epoch, or at a call of fsync, so between writing a file and putting it in its place.
+# Trains in processes of their own; a job is a folder, and where to kill the process: at a batch, so
+# in the middle of an epoch, or at a call of fsync, so between writing a file and putting it in its
+# place. They are forked from one process, for loading torch takes longer than all the trainings.
 PROGRAM = """
-import itertools, os, signal, sys
+import itertools, json, os, signal, sys
 import torch
 import pyrel.training
 from pyrel.nn import Deep
 
-out, where, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
-torch.set_num_threads(1)
-torch.manual_seed(0)
-x, y = torch.rand(130, 4, 3, 2), torch.randint(3, (130,))
-model = Deep(4, step_shape=(3, 2), classes=3, sizes=(12, 16, 8), recurrent=8)
-calls = itertools.count(1)
+def train(out, where, count):
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    x, y = torch.rand(130, 4, 3, 2), torch.randint(3, (130,))
+    model = Deep(4, step_shape=(3, 2), classes=3, sizes=(12, 16, 8), recurrent=8)
+    calls = itertools.count(1)
 
-def kill(*args):
-    if model.training and next(calls) == count:
-        os.kill(os.getpid(), signal.SIGKILL)
+    def kill(*args):
+        if model.training and next(calls) == count:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-if where == "batch":
-    model.register_forward_pre_hook(kill)
-if where == "fsync":
-    os.fsync = kill
-config = pyrel.training.TrainingConfig(
-    epochs=6, batch_size=25, learning_rate=0.01, seed=4, keep="best", device="cpu"
-)
-pyrel.training.train(
-    model, x, y, config=config, validation=(x[:40], y[:40]), out=out, resume=True, progress=False
-)
-pyrel.training.save_model(out + "/model.safetensors", model)
+    if where == "batch":
+        model.register_forward_pre_hook(kill)
+    if where == "fsync":
+        os.fsync = kill
+    config = pyrel.training.TrainingConfig(
+        epochs=6, batch_size=25, learning_rate=0.01, seed=4, keep="best", device="cpu"
+    )
+    validation = x[:40], y[:40]
+    pyrel.training.train(
+        model, x, y, config=config, validation=validation, out=out, resume=True, progress=False
+    )
+    pyrel.training.save_model(out + "/model.safetensors", model)
+
+ends = []
+for job in json.loads(sys.argv[1]):
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            train(*job)
+            status = 0
+        finally:
+            os._exit(status)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    ends.append((code, sorted(os.listdir(job[0]))))
+print(json.dumps(ends))
 """
 
+# Six batches an epoch: batch 16 is in the middle of the third. The log is written first, then a
+# checkpoint an epoch: the fifth fsync is that of the fourth epoch.
+KILLS = {"batch": 16, "fsync": 5}
 
-def run(out: Path, where: str = "never", count: int = 0) -> int:
-    command = [sys.executable, "-c", PROGRAM, str(out), where, str(count)]
-    return subprocess.run(command, check=False, timeout=60).returncode
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """Give the folder of an uninterrupted run and of killed ones, and how each job ended."""
+    folder = tmp_path_factory.mktemp("runs")
+    jobs: list[tuple[str, str, int]] = [("whole", "never", 0)]
+    for where, count in KILLS.items():
+        jobs += [(where, where, count), (where, "never", 0)]
+    for name, _, _ in jobs:
+        (folder / name).mkdir(exist_ok=True)
+    command = [sys.executable, "-c", PROGRAM]
+    given = json.dumps([(str(folder / name), where, count) for name, where, count in jobs])
+    printed = subprocess.run([*command, given], check=True, timeout=120, stdout=subprocess.PIPE)
+    ends: dict[str, Any] = {}
+    for (name, _, _), end in zip(jobs, json.loads(printed.stdout), strict=True):
+        ends.setdefault(name, []).append(end)
+    return folder, ends
 
 
 def log(out: Path) -> list[dict[str, str]]:
@@ -65,32 +97,26 @@ def log(out: Path) -> list[dict[str, str]]:
     return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("whole")
-    assert run(out) == 0
-    return out
-
-
-# Six batches an epoch: batch 16 is in the middle of the third. The log is written first, then a
-# checkpoint an epoch: the fifth fsync is that of the fourth epoch.
-@pytest.mark.parametrize(("where", "count"), [("batch", 16), ("fsync", 5)])
+@pytest.mark.parametrize("where", KILLS)
 def test_a_killed_run_ends_in_the_same_weights(
-    uninterrupted: Path, tmp_path: Path, where: str, count: int
+    runs: tuple[Path, dict[str, Any]], where: str
 ) -> None:
-    assert run(tmp_path, where, count) == -signal.SIGKILL
-    assert not (tmp_path / "model.safetensors").exists()
-    assert run(tmp_path) == 0
+    folder, ends = runs
+    files = ["checkpoint.safetensors", "log.csv", "model.safetensors"]
+    assert ends["whole"] == [[0, files]]
+    (killed, left), (resumed, in_the_end) = ends[where]
+    assert killed == -signal.SIGKILL
+    assert "checkpoint.safetensors" in left and "model.safetensors" not in left
+    assert resumed == 0 and in_the_end == files
+    ours, theirs = folder / where, folder / "whole"
     name = "model.safetensors"
-    assert (tmp_path / name).read_bytes() == (uninterrupted / name).read_bytes()
-    ours, theirs = (
-        read_tensors(folder / "checkpoint.safetensors", "checkpoint")[0]
-        for folder in (tmp_path, uninterrupted)
+    assert (ours / name).read_bytes() == (theirs / name).read_bytes()
+    first, second = (
+        read_tensors(run / "checkpoint.safetensors", "checkpoint")[0] for run in (ours, theirs)
     )
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    assert log(tmp_path) == log(uninterrupted)
-    assert sorted(os.listdir(tmp_path)) == sorted(os.listdir(uninterrupted))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert log(ours) == log(theirs)
 
 
 def test_a_torn_log_is_mended(problem: "Problem", tmp_path: Path) -> None:
