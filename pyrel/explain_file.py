@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,9 +78,10 @@ def explain_file(
     ValueError, TypeError
         If the input is damaged or no array of floats of the right shape, if it holds NaN, infinity
         or values outside the explainer's [low, high]; if `target` does not fit; if `out` is not
-        named .npz. The message names the file, and the sample where there is one.
+        named .npz or is the input. The message names the file, and the sample where there is one.
     """
     source, out = Path(source), Path(out)
+    refuse_overwriting(out, {"the input": source})
     if out.suffix != ".npz":
         raise ValueError(f"{out}: wanted a name ending in .npz for the output")
     if not out.parent.is_dir():
@@ -109,6 +111,28 @@ def explain_file(
             archive.add(name, column)
     errors = np.abs(columns["conservation"] + columns["absorbed"])
     return FileSummary(len(x), float(np.max(errors, initial=0.0)))
+
+
+def refuse_overwriting(out: Path, inputs: Mapping[str, Path]) -> None:
+    """Refuse an output that is one of the files to read, by whatever name or link.
+
+    Parameters
+    ----------
+    out
+        Where the output is to be; it need not be there.
+    inputs
+        Files by what they are called in the message; they need not be there.
+
+    Raises
+    ------
+    ValueError
+        If they are one file.
+    """
+    for what, path in inputs.items():
+        if out.exists() and path.exists() and out.samefile(path):
+            raise ValueError(
+                f"{out} is {what}, which the output would replace; give another name for the output"
+            )
 
 
 def _check_input(source: Path, x: npt.NDArray[Any], shape: tuple[int, ...]) -> None:
@@ -148,6 +172,9 @@ def _explain(
             raise ValueError(
                 f"{source}: NaN or infinity in sample {bad}; wanted finite numbers"
             ) from error
-        raise ValueError(
-            f"{source}, x = samples {part.start} to {part.stop - 1}: {error}"
-        ) from error
+        raise ValueError(f"{source}: {_counted_from(part.start, str(error))}") from error
+
+
+def _counted_from(first: int, message: str) -> str:
+    """Add to the number of the sample in "x[476]" or "x[476, 3]" that of the part's first."""
+    return re.sub(r"\bx\[(\d+)", lambda found: f"x[{first + int(found[1])}", message)

@@ -95,8 +95,10 @@ def explain(
     output out). It appears when it is complete, never before.
     """
     from pyrel.cli.display import bar
-    from pyrel.explain_file import explain_file
+    from pyrel.explain_file import explain_file, refuse_overwriting
 
+    inputs = {"the model": model, "the input": source, "the file of classes": Path(target)}
+    refuse_overwriting(out, inputs)
     explained = _target(target)
     explainer = _explainer(model, method, low, high, trust)
     with bar() as progress:

@@ -3,10 +3,12 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -145,7 +147,7 @@ def spoiled(x: np.ndarray, kind: str) -> np.ndarray:
     ("kind", "message"),
     [
         ("NaN", "NaN or infinity in sample 23"),
-        ("too bright", "x = samples 20 to 29: x: wanted values in [low, high] = [0.0, 1.0]"),
+        ("too bright", "x: wanted values in [low, high] = [0.0, 1.0], got x[23, 1, 2, 3] = 1.5"),
         ("flat", "the model takes floats of shape (n, 12, 28, 7); the file has shape (30, 2352)"),
         ("number", "the file has shape ()"),
         ("integers", "the file has uint8: convert it with astype('float32')"),
@@ -198,6 +200,42 @@ def test_the_output_is_an_archive(workshop: Workshop, x_file: Path, tmp_path: Pa
     result = pyrel("explain", workshop.deep, x_file, "--out", tmp_path / "none" / "r.npz")
     assert result.code == 1
     assert f"{tmp_path / 'none'}: there is no such folder" in result.err
+
+
+@pytest.mark.parametrize("link", [None, os.symlink, os.link])
+@pytest.mark.parametrize("role", ["the model", "the input", "the file of classes"])
+def test_no_input_is_overwritten(
+    workshop: Workshop, samples: Samples, tmp_path: Path, role: str, link: Callable | None
+) -> None:
+    files = {"the model": "model.npz", "the input": "x.npz", "the file of classes": "y.npy"}
+    paths = {what: tmp_path / name for what, name in files.items()}
+    shutil.copy(workshop.deep, paths["the model"])
+    np.savez(paths["the input"], x=samples[0])
+    np.save(paths["the file of classes"], samples[1])
+    before = {what: path.read_bytes() for what, path in paths.items()}
+    out = paths[role]
+    if link is not None or out.suffix == ".npy":
+        out = tmp_path / "out.npz"
+        (link or os.symlink)(paths[role], out)
+    result = pyrel(
+        "explain", paths["the model"], paths["the input"], "--target", paths["the file of classes"],
+        "--out", out,
+    )  # fmt: skip
+    assert result.code == 1
+    assert f"{out} is {role}, which the output would replace" in result.err
+    assert {what: path.read_bytes() for what, path in paths.items()} == before
+
+
+def test_the_library_does_not_overwrite_its_input(
+    workshop: Workshop, samples: Samples, tmp_path: Path
+) -> None:
+    source = tmp_path / "x.npz"
+    np.savez(source, x=samples[0])
+    explainer = library.Explainer(load_cell(workshop.deep).model, samples[0][:1])
+    with pytest.raises(ValueError, match="is the input, which the output would replace"):
+        module.explain_file(explainer, source, source)
+    with np.load(source) as file:
+        assert list(file) == ["x"]
 
 
 def test_models_that_cannot_be_read(workshop: Workshop, x_file: Path, tmp_path: Path) -> None:
