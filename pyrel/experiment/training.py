@@ -192,7 +192,7 @@ def train_cell(
         draws = None
     elif draws is None:
         draws = recipe(problem.dataset).draws
-    kept, validation = _split(images, held_out)
+    kept, validation = split(images, held_out)
     x, y = _training_samples(problem, kept, config, draws)
     result = train(
         model,
@@ -218,8 +218,11 @@ def accuracy_on(cell: TrainedCell, problem: Problem, images: Images) -> float:
     return evaluate(cell.model, x, y).accuracy
 
 
-def _split(images: Images, held_out: float) -> tuple[Images, Images | None]:
-    """Divide images at even distances, so that the parts are alike whatever the order."""
+def split(images: Images, held_out: float) -> tuple[Images, Images | None]:
+    """Return the images to train on and those held out, None where there are none.
+
+    Those held out lie at even distances, so that the parts are alike whatever the order.
+    """
     if not 0 <= held_out <= 0.5:
         raise ValueError(f"held_out: wanted a part from 0 to 0.5, given {held_out}")
     count = len(images[1])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from commands import TINY, Workshop, pyrel
 
+from pyrel.data import load_images, majority
 from pyrel.experiment import (
     METHODS,
     Problem,
@@ -18,6 +19,7 @@ from pyrel.experiment import (
     recipe,
     train_cell,
 )
+from pyrel.experiment.training import split
 from pyrel.metrics import load_study
 from pyrel.training import TrainingConfig
 
@@ -62,6 +64,16 @@ def test_the_kept_study_has_the_numbers_of_the_table(workshop: Workshop) -> None
     told = study.config["Deep"]["training"]
     assert (told["epochs"], told["draws"]) == (1, recipe("mnist-mini").draws)
     assert "decay_epochs" not in told
+
+
+def test_the_shown_samples_are_test_samples_where_the_study_says(workshop: Workshop) -> None:
+    shown = load_study(workshop.folder / "evaluation.json").shown
+    samples = majority(*load_images("mnist-mini", "test"), seed=0)
+    assert len(shown.index) == 6
+    for k, i in enumerate(shown.index):
+        assert np.array_equal(shown.x[k], samples.x[i])
+        assert shown.y[k] == samples.y[i]
+        assert np.array_equal(shown.relevant[k], samples.relevant[i])
 
 
 def test_the_same_seed_gives_the_same_models(workshop: Workshop, tmp_path: Path) -> None:
@@ -109,6 +121,17 @@ def test_problems_without_relevant_steps_are_not_judged(workshop: Workshop) -> N
 
 
 def test_held_out_images_are_not_trained_on() -> None:
+    # Images that are their own numbers, so that it can be seen where each is.
+    pixels = np.arange(100, dtype=np.uint8)[:, None, None] * np.ones((28, 28), np.uint8)
+    kept, held = split((pixels, np.arange(100)), 0.1)
+    for part, labels in (kept, held):
+        assert np.array_equal(part[:, 0, 0], labels)
+    assert (len(kept[1]), len(held[1])) == (90, 10)
+    assert sorted([*kept[1], *held[1]]) == list(range(100))
+    assert split((pixels, np.arange(100)), 0.0)[1] is None
+
+
+def test_training_measures_on_held_out_images() -> None:
     problem = Problem.of("mnist-mini", "sequence")
     images, labels = problem.images("train")
     part = images[:100], labels[:100]
