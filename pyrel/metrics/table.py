@@ -40,15 +40,15 @@ def table_csv(study: Study) -> str:
 
 def table_text(study: Study) -> str:
     """Return the rows as aligned plain text, mean ± standard error."""
-    lines = [_HEADINGS, *(text_cells(row) for row in table_rows(study))]
+    lines = [_HEADINGS, *(_text_cells(row) for row in table_rows(study))]
     widths = [max(len(line[i]) for line in lines) for i in range(len(_HEADINGS))]
     lines.insert(1, tuple("-" * width for width in widths))
     padded = ("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in lines)
     return "".join(line.rstrip() + "\n" for line in padded)
 
 
-def text_cells(row: Row) -> tuple[str, ...]:
-    """Return one row of `table_rows` as short texts, in the order of the printed columns."""
+def _text_cells(row: Row) -> tuple[str, ...]:
+    """Return a row as short texts, in the order of the headings."""
     return (
         str(row["cell"] or "(baseline)"),
         _plus_minus(row, "accuracy"),

@@ -5,17 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-import pyrel.nn
 from pyrel.data import MajoritySamples, majority
 from pyrel.training.config import TrainingConfig
 
-TEST_SEED = 0
+TEST_SEED = 0  # of the majority samples that cells are judged on; those of training come after it
 
 
 @dataclass(frozen=True)
@@ -35,29 +32,6 @@ class Recipe:
     config: TrainingConfig
     draws: int
     dropout: float
-
-    def model(self, cell: str, steps: int = 12) -> pyrel.nn.Cell:
-        """Return a new cell at the sizes of the thesis's majority experiment.
-
-        Its first weights come from the seed of the recipe; torch's random state stays as it is.
-
-        Parameters
-        ----------
-        cell : str
-            A name of :func:`pyrel.nn.names`.
-        steps : int
-            As in :func:`pyrel.data.majority`.
-
-        Raises
-        ------
-        ValueError
-            There is no cell of that name.
-        """
-        kind = pyrel.nn.cell_type(cell)
-        options: dict[str, Any] = {} if kind is pyrel.nn.Shallow else {"dropout": self.dropout}
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.config.seed)
-            return kind.for_majority(steps, **options)
 
     def samples(
         self, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.integer], steps: int = 12

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-import torch
 
 import pyrel.data
 import pyrel.nn
@@ -46,23 +45,10 @@ def test_draws_of_two_seeds_have_nothing_in_common(name: str, digits: Images) ->
     assert len(np.unique(np.concatenate([*drawn, test]), axis=0)) == 2 * recipe.draws + 1
 
 
-@pytest.mark.parametrize("cell", pyrel.nn.names())
-def test_models_have_the_sizes_of_the_experiment(cell: str) -> None:
-    recipe = RECIPES["mnist-mini"]
-    before = torch.random.get_rng_state()
-    model = recipe.model(cell)
-    assert torch.equal(before, torch.random.get_rng_state())
-    assert type(model).__name__ == cell
-    assert (model.steps, model.sizes) == (12, type(model).majority_sizes)
-    assert model.dropout.p == (0.0 if cell == "Shallow" else recipe.dropout)
-    for name, value in recipe.model(cell).state_dict().items():
-        assert torch.equal(value, model.state_dict()[name])
-
-
 def test_a_recipe_trains(digits: Images) -> None:
     recipe = RECIPES["mnist-mini"]
     samples = recipe.samples(*digits)
     settings: dict[str, Any] = recipe.config.to_dict() | {"epochs": 1}
-    model = recipe.model("Deep")
+    model = pyrel.nn.Deep.for_majority(dropout=recipe.dropout)
     result = train(model, samples.x, samples.y, config=TrainingConfig(**settings), progress=False)
     assert len(samples) == 30 * recipe.draws and len(result.history) == 1
