@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every test shares."""
 
+import itertools
 import os
 from pathlib import Path
 
@@ -12,8 +13,19 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """Give the folder with the real MNIST and Fashion-MNIST files; skip where there is none."""
-    folder = os.environ.get("PYREL_DATA_DIR")
-    if not folder:
+    """Give the folder with the real MNIST and Fashion-MNIST files; skip unless all are there.
+
+    What is missing would be downloaded, which no test is to do.
+    """
+    from pyrel.data.sources import SOURCES  # not above: it loads torch, which reads the variable
+
+    given = os.environ.get("PYREL_DATA_DIR")
+    if not given:
         pytest.skip("needs the real data sets: set PYREL_DATA_DIR to their folder")
-    return Path(folder)
+    folder = Path(given)
+    for source in SOURCES.values():
+        for file in itertools.chain.from_iterable(source.splits.values()):
+            path = folder / source.name / f"{file.name}.gz"
+            if not path.is_file():
+                pytest.skip(f"needs the real data sets: PYREL_DATA_DIR is set, but no file {path}")
+    return folder

@@ -24,6 +24,9 @@ PATIENCE = 20.0  # seconds until a server that hangs on purpose gives up
 def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no test see the data of this machine, or reach another one."""
     monkeypatch.delenv("PYREL_DATA_DIR", raising=False)
+    for kind in ("http", "https", "all", "no"):
+        for name in (f"{kind}_proxy", f"{kind}_proxy".upper()):
+            monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(pyrel.data.images, "_SYSTEM_FOLDER", tmp_path / "system")
     connect = socket.socket.connect
