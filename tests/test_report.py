@@ -222,9 +222,9 @@ def test_page_and_machine_facts_name_no_place_and_no_owner(html):
     assert "threads" not in report.machine_facts()
 
 
-def with_share(study, cell, method, values, **changes):
+def with_measure(study, cell, method, values, name="share"):
     result = study.cells[cell]
-    evaluation = replace(result.evaluations[method], share=metrics.Summary.of(values), **changes)
+    evaluation = replace(result.evaluations[method], **{name: metrics.Summary.of(values)})
     result = replace(result, evaluations=result.evaluations | {method: evaluation})
     return replace(study, cells=study.cells | {cell: result})
 
@@ -232,10 +232,10 @@ def with_share(study, cell, method, values, **changes):
 def test_findings_name_the_best_and_who_is_ahead(study):
     n = len(study.relevant)
     wave = np.resize([-0.01, 0.01], n)
-    study = with_share(study, "Deep", "deep_taylor", 0.9 + wave)
-    study = with_share(study, "Shallow", "deep_taylor", 0.8 - wave)
-    study = with_share(study, "Deep", "sensitivity", 0.6 + wave)
-    study = with_share(study, "Shallow", "sensitivity", 0.6 - wave)
+    study = with_measure(study, "Deep", "deep_taylor", 0.9 + wave)
+    study = with_measure(study, "Shallow", "deep_taylor", 0.8 - wave)
+    study = with_measure(study, "Deep", "sensitivity", 0.6 + wave)
+    study = with_measure(study, "Shallow", "sensitivity", 0.6 - wave)
     found = [f.replace("\u00a0", " ") for f in words.findings(study)]
     assert found[0].startswith(
         "The highest share of relevance in the majority steps: Deep Taylor on"
@@ -245,9 +245,43 @@ def test_findings_name_the_best_and_who_is_ahead(study):
     # Alternating ±0.02 around 0.1: standard error 0.02 / sqrt(29).
     assert "Share with Deep Taylor: Deep has clearly more than Shallow, by 0.100 ± 0.004." in found
     assert any("Sensitivity: Deep and Shallow do not differ clearly" in f for f in found)
+
+
+def test_findings_say_who_is_above_and_below_the_pixels(study):
+    mass = study.baselines["pixel_mass"]
+    # Over pixel mass by ±0.01 in turn, of mean 0 and of standard error 0.01 / sqrt(29) = 0.0019:
+    # a shift by 0.0037 is not clear, one by 0.0038 is.
+    wave = np.resize([-0.01, 0.01], len(study.relevant))
+    shifts = {
+        ("Shallow", "sensitivity"): 0.0037,
+        ("Shallow", "deep_taylor"): -0.0038,
+        ("Deep", "sensitivity"): -0.0037,
+        ("Deep", "deep_taylor"): 0.0038,
+    }
+    for (cell, method), shift in shifts.items():
+        for name, sign in (("share", 1), ("cosine_digit", -1)):
+            values = getattr(mass, name).values + wave + sign * shift
+            study = with_measure(study, cell, method, values, name)
+    found = words.findings(study)
     assert (
-        "Not clearly above the share that pixel mass has: Sensitivity on Shallow and Deep." in found
-    )
+        f"The share of pixel mass is {mass.share.mean:.3f}. Clearly above pixel mass: Deep Taylor "
+        f"on Deep. Clearly below pixel mass: Deep Taylor on Shallow. Not clearly above or below "
+        f"it: Sensitivity on Shallow and Deep."
+    ) in found
+    assert (
+        f"The cosine by digit of pixel mass is {mass.cosine_digit.mean:.3f}, that of the uniform "
+        f"map 0.816. Clearly above pixel mass: Deep Taylor on Shallow. Clearly below pixel mass: "
+        f"Deep Taylor on Deep. Not clearly above or below it: Sensitivity on Shallow and Deep."
+    ) in found
+
+
+def test_findings_say_when_all_are_above_the_pixels(study):
+    mass = study.baselines["pixel_mass"].cosine_digit
+    for cell, method, _ in study.evaluations():
+        if cell:
+            study = with_measure(study, cell, method, mass.values + 0.01, "cosine_digit")
+    (sentence,) = [f for f in words.findings(study) if f.startswith("The cosine by digit")]
+    assert sentence.endswith("Every method on every cell is clearly above pixel mass.")
 
 
 def test_findings_warn_of_what_is_not_to_be_trusted(study):

@@ -86,7 +86,7 @@ def size(value: float) -> str:
 
 def findings(study: Study) -> list[str]:
     """Return in sentences what the numbers of a study come to, most important first."""
-    found = [_best(study), *_cells_apart(study), _at_baseline(study), *_accuracy(study)]
+    found = [_best(study), *_cells_apart(study), *_against_pixels(study), *_accuracy(study)]
     return [sentence for sentence in (*found, *_conserved(study), _left_out(study)) if sentence]
 
 
@@ -125,16 +125,32 @@ def _cells_apart(study: Study) -> list[str]:
     return sentences
 
 
-def _at_baseline(study: Study) -> str:
-    mass = study.baselines["pixel_mass"]
-    below = [
-        (cell, method)
-        for cell, method, evaluation in study.evaluations()
-        if cell and not is_clear(paired_difference(evaluation.share, mass.share))
-    ]
-    if not below:
-        return "Every method on every cell is clearly above the share that pixel mass has."
-    return f"Not clearly above the share that pixel mass has: {_grouped(below)}."
+def _against_pixels(study: Study) -> list[str]:
+    mass, uniform = study.baselines["pixel_mass"], study.baselines["uniform"]
+    share = f"The share of pixel mass is {mass.share.mean:.3f}"
+    digit = (
+        f"The cosine by digit of pixel mass is {mass.cosine_digit.mean:.3f}, that of the uniform "
+        f"map {uniform.cosine_digit.mean:.3f}"
+    )
+    methods = [(cell, method, e) for cell, method, e in study.evaluations() if cell]
+    shares = {(c, m): paired_difference(e.share, mass.share) for c, m, e in methods}
+    digits = {(c, m): paired_difference(e.cosine_digit, mass.cosine_digit) for c, m, e in methods}
+    return [f"{share}. {_sides(shares)}", f"{digit}. {_sides(digits)}"]
+
+
+def _sides(over_mass: dict[tuple[str, str], Summary]) -> str:
+    """Name who is above pixel mass, who below, and of whom neither is clear."""
+    above = [pair for pair, more in over_mass.items() if is_clear(more)]
+    below = [pair for pair, more in over_mass.items() if is_clear(more, below=True)]
+    if len(above) == len(over_mass):
+        return "Every method on every cell is clearly above pixel mass."
+    unclear = [pair for pair in over_mass if pair not in above and pair not in below]
+    sides = {"above pixel mass": above, "below pixel mass": below, "above or below it": unclear}
+    return " ".join(
+        f"{'Not clearly' if pairs is unclear else 'Clearly'} {side}: {_grouped(pairs)}."
+        for side, pairs in sides.items()
+        if pairs
+    )
 
 
 def _accuracy(study: Study) -> list[str]:
@@ -181,9 +197,10 @@ def _left_out(study: Study) -> str | None:
     )
 
 
-def is_clear(difference: Summary) -> bool:
-    """Return whether a difference is more than chance would make it."""
-    return difference.mean > CLEAR * difference.standard_error
+def is_clear(difference: Summary, below: bool = False) -> bool:
+    """Return whether a difference is above (or below) 0 by more than chance would make it."""
+    mean = -difference.mean if below else difference.mean
+    return mean > CLEAR * difference.standard_error
 
 
 def _grouped(pairs: list[tuple[str, str]]) -> str:
