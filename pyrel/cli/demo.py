@@ -11,6 +11,7 @@ import typer
 
 from pyrel.cli.refusals import refusing
 
+PAGE = "report.html"
 EXAMPLES = """\b
 Examples:
   pyrel demo
@@ -18,14 +19,22 @@ Examples:
 """
 
 
+def page_path(text: str | Path) -> Path:
+    """Read --out of a page; after a name that ends in a slash, the page is report.html in it."""
+    path = Path(text)
+    return path / PAGE if str(text).endswith(("/", os.sep)) or path.is_dir() else path
+
+
 @refusing
 def demo(
     out: Annotated[
         Path,
         typer.Option(
-            metavar="FILE", help="The page to write, or the folder to write report.html in."
+            parser=page_path,
+            metavar="FILE",
+            help="The page to write, or the folder to write report.html in.",
         ),
-    ] = Path("report.html"),
+    ] = Path(PAGE),
     seed: Annotated[
         int, typer.Option(metavar="N", min=0, help="Of weights, batches and training samples.")
     ] = 0,
@@ -59,7 +68,7 @@ def demo(
     from pyrel.experiment import demo as run
     from pyrel.training import TrainingInterrupted
 
-    page = writable_page(out)
+    make_writable(out)
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=True)
     try:
@@ -76,21 +85,19 @@ def demo(
             )
     except TrainingInterrupted as stop:
         raise KeyboardInterrupt(f"interrupted in epoch {stop.epoch}; no report written") from None
-    report.write(page, study)
+    report.write(out, study)
     print_table(study)
-    typer.echo(f"\nThe report, with heatmaps: {page}")
+    typer.echo(f"\nThe report, with heatmaps: {out}")
 
 
-def writable_page(out: Path) -> Path:
-    """Return the path of a page, its folder made; refused now rather than after the work.
+def make_writable(out: Path) -> None:
+    """Make the folder of a page; refused now rather than after the work.
 
     Raises
     ------
     OSError
         If nothing can be written there.
     """
-    page = out / "report.html" if out.is_dir() else out
-    page.parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(page.parent, os.W_OK):
-        raise PermissionError(13, "no permission to write there; give another --out", str(page))
-    return page
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(out.parent, os.W_OK):
+        raise PermissionError(13, "no permission to write there; give another --out", str(out))

@@ -123,7 +123,7 @@ def _target(text: str) -> Any:
 
     if text == "predicted":
         return None
-    if text.isdigit():
+    if text.isdecimal():
         return int(text)
     if text.endswith(".npy"):
         return open_array(text)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pyrel.cli.demo import writable_page
+from pyrel.cli.demo import PAGE, make_writable, page_path
 from pyrel.cli.refusals import refusing
 
 EXAMPLES = """\b
@@ -29,9 +29,11 @@ def report(
     out: Annotated[
         Path,
         typer.Option(
-            metavar="FILE", help="The page to write, or the folder to write report.html in."
+            parser=page_path,
+            metavar="FILE",
+            help="The page to write, or the folder to write report.html in.",
         ),
-    ] = Path("report.html"),
+    ] = Path(PAGE),
 ) -> None:
     """Make a page of numbers and figures from a saved evaluation.
 
@@ -41,6 +43,6 @@ def report(
     from pyrel.experiment.demo import STUDY
     from pyrel.metrics import load_study
 
-    page = writable_page(out)
-    pages.write(page, load_study(study / STUDY if study.is_dir() else study))
-    typer.echo(f"Wrote {page}")
+    make_writable(out)
+    pages.write(out, load_study(study / STUDY if study.is_dir() else study))
+    typer.echo(f"Wrote {out}")

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -116,7 +118,7 @@ def train(
         typer.Option(
             metavar="N",
             min=1,
-            help="Majority samples made of each training image.",
+            help="Majority samples made of each training image; not for sequence.",
             show_default="mnist-mini 6, others 2",
         ),
     ] = None,
@@ -137,6 +139,27 @@ def train(
             help=f"How the learning rate changes: {', '.join(SCHEDULES)}.",
         ),
     ] = "one-cycle",
+    warmup: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="one-cycle: part of the run in which the learning rate rises.",
+            show_default="0.3",
+        ),
+    ] = None,
+    decay_epochs: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="step: after how many epochs the learning rate falls, again and again.",
+            show_default="a third of the epochs",
+        ),
+    ] = None,
+    decay_factor: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="step: what it is multiplied by then.", show_default="0.1"),
+    ] = None,
     seed: Annotated[
         int, typer.Option(metavar="N", min=0, help="Of weights, batches, dropout and draws.")
     ] = 0,
@@ -195,16 +218,33 @@ def train(
 
     folder = out or Path("runs") / cell.lower()
     task = Problem.of(dataset, problem, steps)  # type: ignore[arg-type]
+    if draws is not None and problem == "sequence":
+        raise typer.BadParameter(
+            "has no effect on --problem sequence, which takes each image once",
+            param_hint="--draws",
+        )
     if held_out is None:
         held_out = 0.0 if target_accuracy is None else 0.1
     if target_accuracy is not None and held_out == 0:
         raise ValueError("--target-accuracy is measured on held-out images: give --held-out 0.1")
+    _refuse_ineffective(schedule, warmup, decay_epochs, decay_factor)
+    usual = recipe(dataset).config
+    passes = usual.epochs if epochs is None else epochs
+    if schedule == "step" and decay_epochs is None:
+        decay_epochs = math.ceil(passes / 3)
+    if tensorboard and find_spec("tensorboard") is None:
+        raise ValueError(
+            "--tensorboard needs the package tensorboard: pip install 'pyrel[tensorboard]'"
+        )
     config = _config(
-        recipe(dataset).config,
-        epochs=epochs,
+        usual,
+        epochs=passes,
         batch_size=batch,
         learning_rate=learning_rate,
         schedule=schedule,
+        warmup=warmup,
+        decay_epochs=decay_epochs,
+        decay_factor=decay_factor,
         seed=seed,
         target_accuracy=target_accuracy,
         device=device,
@@ -235,6 +275,21 @@ def train(
     accuracy = accuracy_on(trained, task, test_images)
     typer.echo(f"Accuracy on {len(test_images[1]):,} test samples: {100 * accuracy:.2f} %")
     typer.echo(f"Wrote {folder / MODEL}")
+
+
+def _refuse_ineffective(
+    schedule: str, warmup: float | None, decay_epochs: int | None, decay_factor: float | None
+) -> None:
+    """Refuse settings of a schedule other than the one that is used."""
+    for option, value, of in (
+        ("--warmup", warmup, "one-cycle"),
+        ("--decay-epochs", decay_epochs, "step"),
+        ("--decay-factor", decay_factor, "step"),
+    ):
+        if value is not None and schedule != of:
+            raise typer.BadParameter(
+                f"has no effect on --schedule {schedule}, only on {of}", param_hint=option
+            )
 
 
 def _config(usual: TrainingConfig, **given: Any) -> TrainingConfig:

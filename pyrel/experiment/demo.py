@@ -9,9 +9,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pyrel.experiment.judging import METHODS, Progress, judge
-from pyrel.experiment.problem import Images, Problem
-from pyrel.experiment.training import TrainedCell, new_cell, recipe, train_cell
+from pyrel.experiment.problem import Problem
+from pyrel.experiment.training import new_cell, recipe, train_cell
+from pyrel.methods import get as get_method
 from pyrel.metrics import Study, save_study
+from pyrel.training import TrainingConfig
 
 CELLS = ("Shallow", "Deep")
 STUDY = "evaluation.json"
@@ -62,14 +64,21 @@ def demo(
         A setting is out of range; the message names it.
     """
     problem = Problem.of("mnist-mini", "majority")
+    config = _config(problem, seed, epochs)
+    untrained = {name: new_cell(name, problem, seed=seed) for name in cells}
+    for method in methods:
+        get_method(method)
     pixels, labels = problem.images("train")
     training = pixels[:training_images], labels[:training_images]
+    problem.refuse_few(training[1], f"training_images = {training_images}")
     samples = problem.samples(problem.images("test"), count=test_samples)
     trained = []
-    for name in cells:
+    for name, model in untrained.items():
         if say is not None:
             say(f"Training {name} from scratch")
-        trained.append(_train(name, problem, training, seed, epochs, training_progress))
+        trained.append(
+            train_cell(model, problem, training, config=config, progress=training_progress)[0]
+        )
         if keep is not None:
             trained[-1].save(Path(keep) / f"{name.lower()}.safetensors")
     if say is not None:
@@ -87,11 +96,7 @@ def demo(
     return study
 
 
-def _train(
-    name: str, problem: Problem, images: Images, seed: int, epochs: int | None, progress: bool
-) -> TrainedCell:
+def _config(problem: Problem, seed: int, epochs: int | None) -> TrainingConfig:
     usual = recipe(problem.dataset).config
     passes = usual.epochs if epochs is None else epochs
-    config = dataclasses.replace(usual, seed=seed, epochs=passes, device="cpu")
-    model = new_cell(name, problem, seed=seed)
-    return train_cell(model, problem, images, config=config, progress=progress)[0]
+    return dataclasses.replace(usual, seed=seed, epochs=passes, device="cpu")

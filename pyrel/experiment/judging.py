@@ -100,7 +100,8 @@ def judge(
             Summary.of(guess == y), evaluations, heatmaps, guess[index], cell.facts()
         )
     return Study(
-        title=title or f"What {_and(list(results))} look at: majority samples of {problem.dataset}",
+        title=title
+        or f"What {' and '.join(results)} look at: majority samples of {problem.dataset}",
         problem=problem.describe(),
         relevant=relevant,
         cells=results,
@@ -248,7 +249,3 @@ def _training(account: Mapping[str, Any]) -> dict[str, Any]:
         del config["decay_epochs"], config["decay_factor"]
     told = {"draws": account.get("draws"), "held_out": account.get("held_out")}
     return {"training": {k: v for k, v in (config | told).items() if v is not None}}
-
-
-def _and(names: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))

@@ -3,22 +3,24 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from pyrel.data import load_images, majority, sequence
+from pyrel.data._checks import SIDE
+from pyrel.training.recipes import TEST_SEED
 
 Kind = Literal["majority", "sequence"]
 Images = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
 
-SIDE = 28
 DIGITS_IN_SAMPLE = 3
-TEST_SEED = 0  # of the draw of the majority samples that every cell is judged on
 LOW, HIGH = 0.0, 1.0  # the range of the pixels
 
 _STEPS = {"majority": 12, "sequence": 4}
@@ -101,8 +103,33 @@ class Problem:
         return f"One {what}, read {strips}: which one is it?"
 
     def images(self, split: str, root: str | os.PathLike[str] | None = None) -> Images:
-        """Return images and labels of a split; see `pyrel.data.load_images`."""
+        """Return images and labels of a split; see `pyrel.data.load_images`.
+
+        Raises
+        ------
+        OSError
+            `root` is no folder; its files would be looked for elsewhere, and downloaded.
+        Exception
+            As `pyrel.data.load_images`.
+        """
+        if root is not None and not Path(root).is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "there is no such folder", os.fspath(root))
         return load_images(self.dataset, split, root)
+
+    def refuse_few(self, labels: npt.NDArray[np.integer], what: str) -> None:
+        """Refuse images that no samples can be made of; the message says what they are for.
+
+        Raises
+        ------
+        ValueError
+            For majority samples, there is a single class, or one with a single image.
+        """
+        counts = np.unique(labels, return_counts=True)[1]
+        if self.kind == "majority" and (len(counts) < 2 or counts.min() < 2):
+            raise ValueError(
+                f"{what}: majority samples take two images or more of each class, of two classes "
+                f"or more; {len(labels):,} images are too few for that"
+            )
 
     def samples(
         self, images: Images, seed: int = TEST_SEED, count: int | None = None

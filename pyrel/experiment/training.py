@@ -172,7 +172,7 @@ def train_cell(
         Settings of the run.
     draws
         How many majority samples are made of each image; by default as the recipe of the data set
-        says. Has no effect on `sequence`.
+        says. Not for `sequence`.
     held_out
         Part of the images, in [0, 0.5], kept out of training to measure accuracy on after each
         epoch.
@@ -184,15 +184,23 @@ def train_cell(
     Raises
     ------
     ValueError
-        `held_out` is outside [0, 0.5].
+        `held_out` is outside [0, 0.5], or leaves too few images for one of the two parts; or
+        `draws` is given for a problem without draws.
     Exception
         As `pyrel.training.train`.
     """
     if problem.kind == "sequence":
-        draws = None
+        if draws is not None:
+            raise ValueError(
+                f"draws: given {draws}, but only majority samples are drawn; a sequence problem "
+                f"has one sample for each image"
+            )
     elif draws is None:
         draws = recipe(problem.dataset).draws
     kept, validation = split(images, held_out)
+    problem.refuse_few(kept[1], f"training images beside held_out = {held_out}")
+    if validation is not None:
+        problem.refuse_few(validation[1], f"held_out = {held_out}")
     x, y = _training_samples(problem, kept, config, draws)
     result = train(
         model,

@@ -13,6 +13,7 @@ from pyrel.experiment import (
     METHODS,
     Problem,
     choose_shown,
+    demo,
     judge,
     load_cell,
     new_cell,
@@ -92,6 +93,30 @@ def test_a_page_that_cannot_be_written_is_refused_first(tmp_path: Path) -> None:
     assert result.code == 1
     assert result.err.count("\n") == 1  # no training before it
     assert str(tmp_path / "file") in result.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seed", 2**63], "seed must be below 2**63"),
+        (["--training-images", 5], "training_images = 5: majority samples take two"),
+    ],
+)
+def test_settings_are_refused_before_anything_is_trained(
+    tmp_path: Path, arguments: list, message: str
+) -> None:
+    result = pyrel("demo", *arguments, "--out", tmp_path)
+    assert result.code == 1
+    assert result.err.startswith(f"pyrel demo: {message}")
+    assert result.err.count("\n") == 1
+
+
+def test_methods_and_cells_are_refused_before_anything_is_trained() -> None:
+    for wrong in ({"methods": ["magic"]}, {"cells": ["Deeper"]}):
+        told: list[str] = []
+        with pytest.raises(ValueError, match=r"magic|Deeper"):
+            demo(say=told.append, **wrong)
+        assert told == []
 
 
 def test_shown_samples_change_places_and_classes() -> None:

@@ -69,6 +69,13 @@ def test_models_that_cannot_be_judged(workshop: Workshop, tmp_path: Path) -> Non
     assert pyrel("evaluate", unknown, *told, "--out", tmp_path / "e").code == 0
 
 
+def test_a_slash_makes_a_folder(workshop: Workshop, tmp_path: Path) -> None:
+    result = pyrel("report", workshop.folder, "--out", f"{tmp_path / 'new'}/")
+    assert result.code == 0
+    assert result.out == f"Wrote {tmp_path / 'new' / 'report.html'}\n"
+    assert (tmp_path / "new" / "report.html").is_file()
+
+
 def test_unknown_methods_are_named(workshop: Workshop) -> None:
     result = pyrel("evaluate", workshop.deep, "--methods", "deep_taylor,magic")
     assert result.code == 2

@@ -178,6 +178,7 @@ def test_inputs_that_do_not_fit(
         (["--method", "lrp"], 2, "'lrp' is not one of gradient"),
         (["--target", "10"], 1, "target: wanted classes 0 to 9, got 10"),
         (["--target", "ten"], 2, "'ten' is neither 'predicted' nor a class"),
+        (["--target", "²"], 2, "'²' is neither 'predicted' nor a class"),
         (["--target", "none.npy"], 1, "none.npy: no such file"),
         (["--low", "0.5"], 1, "low: wanted values <= 0, got 0.5"),
         (["--key", "x"], 1, "is an .npy file, which holds one array"),

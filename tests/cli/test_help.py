@@ -82,6 +82,8 @@ def test_defaults_in_the_help_are_those_in_use() -> None:
     for kind, steps in {"majority": 12, "sequence": 4}.items():
         assert f"{kind} {steps}" in help_of["--steps"]
         assert Problem.of("mnist", kind).steps == steps
+    assert f"({mini.config.warmup:g})" in help_of["--warmup"]
+    assert f"({mini.config.decay_factor:g})" in help_of["--decay-factor"]
     assert f"({mini.config.epochs})" in options(pyrel("demo", "--help").out)["--epochs"]
     evaluated = options(pyrel("evaluate", "--help").out)["--methods"]
     assert ",".join(METHODS) in evaluated.replace(" ", "")

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import csv
+import itertools
 import os
 import re
 import signal
@@ -10,9 +12,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from commands import pyrel
 
-from pyrel.experiment import Problem, load_cell
+from pyrel.experiment import Problem, load_cell, new_cell, train_cell
+from pyrel.training import TrainingConfig, epoch
+from pyrel.training.schedule import rate
 
 SMALL = ("--problem", "sequence", "--sizes", "8", "--recurrent", "4", "--batch", "500",
          "--threads", "1", "--device", "cpu")  # fmt: skip
@@ -65,6 +70,14 @@ def test_target_accuracy_is_measured_on_held_out_images(tmp_path: Path) -> None:
         (["Deep", "--steps", "5"], 1, "steps: wanted a divisor of 84"),
         (["Deep", "--learning-rate", "-1"], 1, "learning_rate must be a number above 0"),
         (["Deep", "--device", "gpu"], 1, "device must be 'auto', 'cpu' or 'cuda'"),
+        (["Deep", "--schedule", "step", "--epochs", "1"], 1, "would never lower the rate"),
+        (["Deep", "--schedule", "step", "--decay-epochs", "5"], 1, "would never lower the rate"),
+        (["Deep", "--decay-epochs", "2"], 2, "--decay-epochs: has no effect on --schedule one"),
+        (["Deep", "--decay-factor", "0.5"], 2, "--decay-factor: has no effect on --schedule"),
+        (["Deep", "--schedule", "step", "--warmup", "0.1"], 2, "no effect on --schedule step"),
+        (["Deep", "--problem", "sequence", "--draws", "5"], 2, "--draws: has no effect on"),
+        (["Deep", "--held-out", "0.001"], 1, "held_out = 0.001: majority samples take two"),
+        (["Deep", "--data-root", "no/folder"], 1, "no/folder: there is no such folder"),
         (["Deep", "--dataset", "imagenet"], 2, "'imagenet' is not one of mnist-mini"),
     ],
 )
@@ -73,6 +86,68 @@ def test_wrong_settings(tmp_path: Path, arguments: list[str], code: int, message
     assert result.code == code
     assert message in " ".join(result.err.split())
     assert not (tmp_path / "run").exists()
+
+
+def test_the_step_schedule_steps(tmp_path: Path) -> None:
+    command = ("train", "Shallow", *SMALL, "--schedule", "step", "--learning-rate", 0.01)
+    for name, options, wanted in [
+        ("usual", ("--epochs", 4), (2, 0.1)),
+        ("given", ("--epochs", 3, "--decay-epochs", 1, "--decay-factor", 0.5), (1, 0.5)),
+    ]:
+        out = tmp_path / name
+        assert pyrel(*command, *options, "--out", out).code == 0
+        config = load_cell(out / "model.safetensors").training["config"]
+        assert (config["decay_epochs"], config["decay_factor"]) == wanted
+        with (out / "log.csv").open(newline="") as file:
+            rates = {float(row["learning_rate"]) for row in csv.DictReader(file)}
+        assert len(rates) > 1
+
+
+def test_the_library_refuses_draws_that_have_no_effect() -> None:
+    problem = Problem.of("mnist-mini", "sequence")
+    model = new_cell("Shallow", problem, sizes=(8,), recurrent=4)
+    with pytest.raises(ValueError, match="draws: given 5, but only majority samples are drawn"):
+        train_cell(model, problem, problem.images("test"), config=TrainingConfig(), draws=5)
+
+
+def test_a_missing_tensorboard_is_said_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    out = tmp_path / "run"
+    result = pyrel("train", "Shallow", *SMALL, "--tensorboard", "--out", out)
+    assert result.code == 1
+    wanted = "--tensorboard needs the package tensorboard: pip install 'pyrel[tensorboard]'"
+    assert result.err == f"pyrel train: {wanted}\n"
+    assert not out.exists()
+
+
+def test_a_resumed_run_ends_with_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("train", "Shallow", *SMALL, "--epochs", 2, "--dropout", 0.2, "--out")
+    assert pyrel(*command, tmp_path / "whole").code == 0
+    with monkeypatch.context() as during:
+        count = itertools.count(1)
+
+        def stop_in_the_second_epoch(config: TrainingConfig, batch: int, per_epoch: int) -> float:
+            if next(count) > per_epoch + 3:
+                raise KeyboardInterrupt
+            return rate(config, batch, per_epoch)
+
+        during.setattr(epoch, "rate", stop_in_the_second_epoch)
+        stopped = pyrel(*command, tmp_path / "resumed")
+    assert stopped.code == 130
+    assert "interrupted in epoch 2; " in stopped.err
+    assert not (tmp_path / "resumed" / "model.safetensors").exists()
+    assert pyrel(*command, tmp_path / "resumed", "--resume").code == 0
+    whole, resumed = (
+        load_cell(tmp_path / name / "model.safetensors").model.state_dict()
+        for name in ("whole", "resumed")
+    )
+    assert whole.keys() == resumed.keys()
+    for name, value in whole.items():
+        assert torch.equal(value, resumed[name]), name
 
 
 def test_ctrl_c_and_resume(tmp_path: Path) -> None:
