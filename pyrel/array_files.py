@@ -14,6 +14,8 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from pyrel._files import replacing
+
 _NPY = b"\x93NUMPY"
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")  # the second begins an archive without members
 _DAMAGE = (ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
@@ -127,13 +129,5 @@ class NpzWriter:
 @contextmanager
 def whole_npz(path: Path) -> Iterator[NpzWriter]:
     """Write an .npz file that takes its place when it is complete; after an error there is none."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            with zipfile.ZipFile(file, "w") as archive:
-                yield NpzWriter(archive)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as (file,), zipfile.ZipFile(file, "w") as archive:
+        yield NpzWriter(archive)
