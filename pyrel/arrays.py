@@ -19,6 +19,8 @@ def batch(x: Array, shape: tuple[int, ...]) -> Float32s:
     wanted = f"floats of shape {('n', *shape)}".replace("'", "")
     if not isinstance(x, np.ndarray | torch.Tensor):
         raise TypeError(f"x: wanted an array or a tensor of {wanted}, got {type(x).__name__}")
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"x: wanted an array or a tensor of {wanted}, got a masked array")
     is_float = x.is_floating_point() if isinstance(x, torch.Tensor) else x.dtype.kind == "f"
     if not is_float:
         raise TypeError(f"x: wanted {wanted}, got dtype {x.dtype}")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -76,7 +77,7 @@ def fold(graph: Graph, low: Floats, high: Floats) -> Graph:
     folded: list[Node] = list(graph.nodes)
     for index, node in enumerate(graph.nodes):
         while isinstance(node, Linear) and signed[node.inputs[node.inputs >= 0]].any():
-            node = _fold_once(node, signed, owner, folded)
+            node = _fold_once(node, signed, owner, folded, graph.constant_values)
         folded[index] = node
         nodes.append(node)
     return compact(replace(graph, nodes=tuple(nodes)))
@@ -92,8 +93,9 @@ def _signed(graph: Graph, low: Floats, high: Floats) -> Mask:
             case Linear(relu=False):
                 signed[out] = True
             case Add():
-                addends_below_zero = (domains.of(node.inputs)[0] < 0).any(axis=0)
-                signed[out] = addends_below_zero | np.isfinite(domains.high[out])
+                # The whole sum, so that no part of it is left with addends of both kinds.
+                below_zero = (domains.of(node.inputs)[0] < 0).any()
+                signed[out] = below_zero or np.isfinite(domains.high[out]).any()
             case Scale():
                 signed[out] = (domains.low[out] < 0) | signed[node.inputs]
     return signed
@@ -120,7 +122,13 @@ def _linear_at_signed_sums(graph: Graph, low: Floats, high: Floats) -> Graph:
     return replace(graph, nodes=tuple(nodes), outputs=outputs)
 
 
-def _fold_once(node: Linear, signed: Mask, owner: Addresses, nodes: list[Node]) -> Linear:
+def _fold_once(
+    node: Linear,
+    signed: Mask,
+    owner: Addresses,
+    nodes: list[Node],
+    constants: Callable[[Addresses], Floats],
+) -> Linear:
     """Replace every signed input by what it is made of."""
     index = np.maximum(node.inputs, 0)
     belongs = np.where(signed[index] & (node.inputs >= 0), owner[index], -1)
@@ -141,8 +149,10 @@ def _fold_once(node: Linear, signed: Mask, owner: Addresses, nodes: list[Node]) 
                     bias = bias + weight @ source.bias[units]
                 case Scale():
                     pieces = [(source.inputs[units], weight * source.coefficients[units])]
-                case _:
-                    pieces = [(addend[units], weight) for addend in source.inputs]
+                case _:  # a sum: its constants are a bias
+                    addends = source.inputs[:, units]
+                    bias = bias + weight @ constants(addends).sum(axis=0)
+                    pieces = [(a[a >= 0], weight[:, a >= 0]) for a in addends]
         inputs += [a for a, _ in pieces]
         weights += [w for _, w in pieces]
     return replace(

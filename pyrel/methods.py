@@ -117,7 +117,8 @@ class DeepTaylor(Method):
         unbounded = ~node.constant & ((node.low == float("-inf")) | half_open)
         if not unbounded.any():
             return rules.z_plus_and_box(node)
-        if (unbounded == ~node.constant).all() and node.raw[unbounded].all():
+        alone = (unbounded == ~node.constant).all() and not node.value.any()
+        if alone and node.raw[unbounded].all():
             return rules.w_squared(node)
         raise UnsuitableDomainError(
             "deep_taylor needs to know the range of the inputs here, because they are mixed with "
