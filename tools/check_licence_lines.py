@@ -14,7 +14,9 @@ COMMENTS = {
     ".cpp": "// ",
     ".cu": "// ",
     ".cuh": "// ",
+    ".j2": "{# ",
 }
+ENDS = {"{# ": " #}"}  # what a comment ends in, where it does not end with the line
 NAMED = {"CMakeLists.txt": "# ", "Makefile": "# ", ".ci/run": "# "}
 
 
@@ -27,13 +29,27 @@ def has_licence_line(text: str, mark: str) -> bool:
     """Tell whether the first line, or the one after an interpreter line, is the licence line."""
     lines = text.splitlines()
     first = lines[1:2] if text.startswith("#!") else lines[:1]
-    return first == [mark + LICENCE]
+    return first == [mark + LICENCE + ENDS.get(mark, "")]
 
 
 def source_files(root: Path) -> list[Path]:
-    """List the files that git tracks or would track, relative to `root`."""
+    """List the files that git tracks or would track, relative to `root`.
+
+    Raises
+    ------
+    SystemExit
+        If git is not there or `root` is in no checkout.
+    """
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-    listing = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
+    try:
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    except FileNotFoundError:
+        raise SystemExit("licence lines: git is needed, which lists the files to check") from None
+    except subprocess.CalledProcessError as error:
+        raise SystemExit(
+            f"licence lines: git cannot list the files to check in {root}: {error.stderr.strip()}"
+        ) from None
+    listing = done.stdout
     names = sorted({Path(name) for name in listing.split("\0") if name})
     return [name for name in names if (root / name).is_file()]
 

@@ -23,6 +23,7 @@ def root(tmp_path):
         ("a.cpp", f"// {LINE}\nint x;\n"),
         ("run.sh", f"#!/bin/sh\n# {LINE}\n"),
         ("Makefile", f"# {LINE}\n"),
+        ("a.html.j2", f"{{# {LINE} #}}\n<p>\n"),
         ("notes.md", "no line needed\n"),
         ("built.py", "ignored by git\n"),
     ],
@@ -40,6 +41,8 @@ def test_accepted(root, name, text):
         ("a.cpp", f"# {LINE}\n"),
         ("a.h", "// SPDX-License-Identifier: MIT\n"),
         ("run.sh", "#!/bin/sh\necho\n"),
+        ("a.html.j2", "<p>\n"),
+        ("b.html.j2", f"{{# {LINE}\n#}}\n"),
         ("CMakeLists.txt", "project(x)\n"),
     ],
 )
@@ -54,3 +57,17 @@ def test_exit_status(root, monkeypatch, capsys):
     (root / "a.py").write_text("x = 1\n")
     assert check_licence_lines.main() == 1
     assert "a.py" in capsys.readouterr().err
+
+
+def test_outside_a_checkout(tmp_path, monkeypatch):
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="git cannot list the files to check in .*not a git repo"):
+        check_licence_lines.main()
+
+
+def test_without_git(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="git is needed"):
+        check_licence_lines.main()
