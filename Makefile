@@ -15,6 +15,8 @@ PINS := requirements/build.txt requirements/runtime.txt requirements/test.txt re
 ORACLES := requirements/oracles.txt
 READY := .venv/.packages-installed
 BUILT := .venv/.pyrel-installed
+# Its name says how the compiler is asked, so that another answer builds again.
+FLAGS := .venv/.werror-$(or $(PYREL_WERROR),OFF)
 RUN := .venv/bin/python
 ENGINE := CMakeLists.txt pyproject.toml $(wildcard csrc/*.* csrc/*/*.*)
 CXX_SOURCES = $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
@@ -65,13 +67,17 @@ $(READY): $(PINS) $(ORACLES) | $(READY_CHECK)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "pyrel needs Python 3.11 or newer, and $(PYTHON) is: $$($(PYTHON) --version 2>&1)." >&2; \
 	  echo "Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
-	@test -f $@ || { echo 'Setting up .venv (once; downloads some hundred megabytes)'; $(PYTHON) -m venv --clear .venv; }
+	@test -f $@ || { echo 'Setting up .venv (once; downloads torch and others: some hundred megabytes, or some gigabytes where torch comes with CUDA)'; $(PYTHON) -m venv --clear .venv; }
 	@rm -f $@
 	$(RUN) -m pip install $(PINS:%=--requirement=%)
 	$(RUN) -m pip install --no-deps --requirement=$(ORACLES)
 	@touch $@
 
-$(BUILT): $(READY) $(ENGINE)
+$(FLAGS): | $(READY)
+	@rm -f .venv/.werror-*
+	@touch $@
+
+$(BUILT): $(READY) $(ENGINE) $(FLAGS)
 	$(RUN) -m pip install --quiet --no-build-isolation --no-deps --editable .
 	@touch $@
 
