@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import dis
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import ParamSpec
 
 import typer
@@ -13,18 +15,20 @@ from pyrel.errors import UnsupportedModelError
 
 REFUSED, INTERRUPTED = 1, 130
 
-# What the library raises for inputs that it does not take; anything else is a fault of pyrel, and
-# keeps its traceback.
-_REFUSALS = (
-    OSError, ValueError, TypeError, ArithmeticError, MemoryError, ImportError,
-    UnsupportedModelError,
-)  # fmt: skip
+# Raised for what the machine or the model does not have, wherever they come from.
+_ALWAYS = (OSError, MemoryError, UnsupportedModelError)
+# Raised by pyrel's checks of what it is given, and by Python and libraries where pyrel is wrong.
+_WHERE_CHECKED = (ValueError, TypeError, ArithmeticError)
 
+_PACKAGE = Path(__file__).parents[1]
 _P = ParamSpec("_P")
 
 
 def refusing(command: Callable[_P, None]) -> Callable[_P, None]:
-    """Turn errors of a command into one line on standard error and an exit code."""
+    """Turn refusals of a command into one line on standard error and an exit code.
+
+    Anything else is a fault of pyrel, and keeps its traceback.
+    """
 
     @functools.wraps(command)
     def run(*args: _P.args, **kwargs: _P.kwargs) -> None:
@@ -35,11 +39,31 @@ def refusing(command: Callable[_P, None]) -> Callable[_P, None]:
             raise typer.Exit(INTERRUPTED) from None
         except BrokenPipeError:
             raise
-        except _REFUSALS as error:
+        except (*_ALWAYS, *_WHERE_CHECKED) as error:
+            if not is_refusal(error):
+                raise
             _say(command.__name__, _line(error))
             raise typer.Exit(REFUSED) from None
 
     return run
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Return whether an error tells the user something, rather than being a fault of pyrel.
+
+    A ValueError, TypeError or ArithmeticError is a refusal if a ``raise`` in pyrel raised it. One
+    that comes out of an operation, a call of a library or the interpreter was foreseen by nobody.
+    """
+    if isinstance(error, _ALWAYS):
+        return True
+    if not isinstance(error, _WHERE_CHECKED) or error.__traceback__ is None:
+        return False
+    origin = error.__traceback__
+    while origin.tb_next is not None:
+        origin = origin.tb_next
+    code = origin.tb_frame.f_code
+    raised = dis.opname[code.co_code[origin.tb_lasti]] == "RAISE_VARARGS"
+    return raised and Path(code.co_filename).is_relative_to(_PACKAGE)
 
 
 def _say(name: str, text: str) -> None:

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which errors are told in a line, and which are shown as faults of pyrel."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+from commands import Workshop, pyrel
+
+from pyrel import explain_file as module
+from pyrel.arrays import targets
+from pyrel.cli.refusals import refusing
+from pyrel.data import DataError, majority, read_images
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        lambda: len(3),
+        lambda: int("²"),
+        lambda: np.ones(2) + np.ones(3),
+        lambda: np.concatenate([]),
+        lambda: np.broadcast_shapes((2,), (3,)),
+        lambda: operator.truediv(1, 0),
+        lambda: {}["key"],
+    ],
+)
+def test_faults_are_not_told_as_refusals(
+    workshop: Workshop,
+    x_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Callable,
+) -> None:
+    monkeypatch.setattr(module, "open_array", lambda *_: fault())
+    with pytest.raises((TypeError, ValueError, ArithmeticError, KeyError)):
+        pyrel("explain", workshop.deep, x_file, "--out", tmp_path / "r.npz")
+
+
+@pytest.mark.parametrize(
+    ("check", "kind"),
+    [
+        (lambda: targets(np.zeros(3), 3, 10), TypeError),
+        (lambda: targets(10, 3, 10), ValueError),
+        (lambda: majority(np.zeros((2, 28, 28)), np.zeros(2, int), 0), TypeError),
+        (lambda: read_images(__file__, __file__), DataError),
+        (lambda: Path("none").read_bytes(), FileNotFoundError),
+    ],
+)
+def test_checks_are_told_in_a_line(
+    capsys: pytest.CaptureFixture[str], check: Callable, kind: type[Exception]
+) -> None:
+    with pytest.raises(kind):
+        check()
+    with pytest.raises(typer.Exit) as stop:
+        refusing(check)()
+    assert stop.value.exit_code == 1
+    told = capsys.readouterr().err
+    assert told.startswith("pyrel <lambda>: ")
+    assert told.count("\n") == 1
