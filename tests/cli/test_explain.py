@@ -97,6 +97,8 @@ def damaged(x: np.ndarray, kind: str) -> bytes:
     content = bytearray(buffer.getvalue())
     if kind == "changed archive":
         content[5000] ^= 1
+    if kind == "open head":
+        content[content.index(b"}")] = ord("{")
     return {"empty": b"", "text": b"hello", "cut head": content[:50]}.get(
         kind, content[:5000] if kind.startswith("cut") else bytes(content)
     )
@@ -109,6 +111,7 @@ def damaged(x: np.ndarray, kind: str) -> bytes:
         ("text", "neither an .npy nor an .npz file"),
         ("cut", "damaged or cut off"),
         ("cut head", "damaged or cut off"),
+        ("open head", "damaged or cut off"),
         ("cut archive", "damaged or cut off"),
         ("changed archive", "damaged or cut off"),
         ("objects", "holds Python objects"),
