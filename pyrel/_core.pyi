@@ -43,8 +43,9 @@ class Outcome(enum.Enum):
     input_not_finite = 1
     input_out_of_bounds = 2
     output_not_finite = 3
-    interrupted = 4
-    out_of_memory = 5
+    relevance_not_finite = 4
+    interrupted = 5
+    out_of_memory = 6
 
 class Status:
     @property

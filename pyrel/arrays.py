@@ -13,6 +13,9 @@ Array: TypeAlias = npt.NDArray[Any] | torch.Tensor
 Float32s = npt.NDArray[np.float32]
 Int64s = npt.NDArray[np.int64]
 
+# Beyond this a box is wider than what float32 can tell apart of usual inputs.
+LARGEST_BOUND = 1e12
+
 
 def batch(x: Array, shape: tuple[int, ...]) -> Float32s:
     """``x`` as contiguous float32, after checking its type and that it is (n, *shape)."""
@@ -38,9 +41,14 @@ def targets(target: Any, n: int, classes: int) -> Int64s | None:
     """``target`` as (n,) int64, or None for the predicted class."""
     if target is None:
         return None
-    values = (
-        target.detach().cpu().numpy() if isinstance(target, torch.Tensor) else np.asarray(target)
-    )
+    try:
+        values = (
+            target.detach().cpu().numpy()
+            if isinstance(target, torch.Tensor)
+            else np.asarray(target)
+        )
+    except ValueError as error:
+        raise ValueError(f"target: wanted an int or integers of shape ({n},): {error}") from None
     if values.size and values.dtype.kind not in "iu":
         raise TypeError(
             f"target: wanted an int or integers of shape ({n},), got dtype {values.dtype}"
@@ -70,8 +78,15 @@ def bounds(low: Any, high: Any, shape: tuple[int, ...]) -> tuple[Float32s, Float
     return flat_low, flat_high
 
 
+def _numbers(value: Any) -> npt.NDArray[Any]:
+    if not isinstance(value, torch.Tensor):
+        return np.asarray(value)
+    values = value.detach().cpu()
+    return (values.double() if values.is_floating_point() else values).numpy()
+
+
 def _bound(name: str, value: Any, shape: tuple[int, ...]) -> Float32s:
-    array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+    array = _numbers(value)
     if array.dtype.kind not in "fiu":
         raise TypeError(f"{name}: wanted a number or an array of numbers, got dtype {array.dtype}")
     try:
@@ -82,6 +97,11 @@ def _bound(name: str, value: Any, shape: tuple[int, ...]) -> Float32s:
         ) from None
     if np.isnan(full).any():
         raise ValueError(f"{name}: wanted numbers, got NaN")
+    if (np.isfinite(full) & (np.abs(full) > LARGEST_BOUND)).any():
+        raise ValueError(
+            f"{name}: wanted values up to {LARGEST_BOUND:.0e} in size, or infinity for no bound; "
+            f"got {np.max(np.abs(full)):.0e}"
+        )
     return np.ascontiguousarray(full, dtype=np.float32).reshape(-1)
 
 

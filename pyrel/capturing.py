@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
 from typing import Any
 
 import torch
 from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind
+from torch.export.graph_signature import InputKind, OutputKind
 
 from pyrel import operators
 from pyrel.errors import UnsupportedModelError
@@ -45,19 +46,52 @@ def capture(model: torch.nn.Module | ExportedProgram, example: Example | None = 
         If the example is no array or tensor of floats with a batch dimension.
     """
     if isinstance(model, ExportedProgram):
-        return _walk(model)
+        return _agreeing(list(_walk_twice(model)))
     if not isinstance(model, torch.nn.Module):
         wanted = "a torch.nn.Module, a torch.export.ExportedProgram or a pyrel Graph"
         raise TypeError(f"model: wanted {wanted}, got {type(model).__name__}")
     if example is None:
         raise TypeError("example: wanted an input of the model, to capture it with; got None")
-    exported = export(model, example)
-    if isinstance(exported, ExportedProgram):
-        return _walk(exported)
-    # The model makes a number of the batch size, as len(x) does: one program for each size. What
-    # they compute must be the same for one sample.
-    graphs = [_walk(program) for program in exported]
-    if not same_graph(*graphs):
+    first, *others = export(model, example)
+    graphs = _walk_twice(first)
+    for program in others:
+        with contextlib.suppress(_OneSampleError):
+            graphs.append(_walk(program))
+    return _agreeing(graphs)
+
+
+class _OneSampleError(UnsupportedModelError):
+    """A model treats a batch of one in a way of its own, as a squeeze does."""
+
+
+def _walk_twice(exported: ExportedProgram) -> list[Graph]:
+    """Walk a program with batches of two sizes, if its own is not fixed."""
+    exported = _functional(exported)
+    shape = _input_node(exported).meta["val"].shape
+    if isinstance(shape[0], int):
+        if shape[0] < 2:
+            raise UnsupportedModelError(
+                "the program was exported for a batch of one; export it with a dynamic batch",
+                operator="torch.export",
+            )
+        return [_Walker(exported, shape[0]).run()]
+    return [_Walker(exported, batch).run() for batch in (2, 3)]
+
+
+def _walk(exported: ExportedProgram) -> Graph:
+    """Walk a program of fixed batch size."""
+    exported = _functional(exported)
+    batch = int(_input_node(exported).meta["val"].shape[0])
+    try:
+        return _Walker(exported, batch).run()
+    except UnsupportedModelError as error:
+        if batch == 1:
+            raise _OneSampleError(str(error), operator=error.operator) from None
+        raise
+
+
+def _agreeing(graphs: list[Graph]) -> Graph:
+    if not all(same_graph(graphs[0], graph) for graph in graphs[1:]):
         raise UnsupportedModelError(
             "what it computes for a sample depends on the size of the batch",
             operator="torch.export",
@@ -65,7 +99,7 @@ def capture(model: torch.nn.Module | ExportedProgram, example: Example | None = 
     return graphs[0]
 
 
-def _walk(exported: ExportedProgram) -> Graph:
+def _functional(exported: ExportedProgram) -> ExportedProgram:
     if any(_mutates(node) for node in exported.graph.nodes):
         with quiet():
             exported = exported.run_decompositions({})  # in-place operators become functional ones
@@ -74,7 +108,7 @@ def _walk(exported: ExportedProgram) -> Graph:
         raise UnsupportedModelError(
             f"the model changes its buffers while it runs ({names})", operator="buffer mutation"
         )
-    return _Walker(exported).run()
+    return exported
 
 
 def _mutates(node: torch.fx.Node) -> bool:
@@ -82,30 +116,23 @@ def _mutates(node: torch.fx.Node) -> bool:
     return node.op == "call_function" and schema is not None and bool(schema.is_mutable)
 
 
+def _input_node(exported: ExportedProgram) -> torch.fx.Node:
+    names = exported.graph_signature.user_inputs
+    placeholders = [n for n in exported.graph.nodes if n.op == "placeholder"]
+    nodes: list[torch.fx.Node] = [n for n in placeholders if n.name in names]
+    if len(nodes) != 1 or len(names) != 1:
+        raise UnsupportedModelError(
+            f"the model takes {len(names)} inputs; pyrel explains models of one", operator="input"
+        )
+    return nodes[0]
+
+
 class _Walker:
-    def __init__(self, exported: ExportedProgram) -> None:
+    def __init__(self, exported: ExportedProgram, batch: int) -> None:
         self._exported = exported
         self._values: dict[torch.fx.Node, Any] = {}
-        shape = self._input_node().meta["val"].shape
-        batch = shape[0] if isinstance(shape[0], int) else 2
-        if batch < 2:
-            raise UnsupportedModelError(
-                "the program was exported for a batch of one; export it with a dynamic batch",
-                operator="torch.export",
-            )
-        dtype = self._input_node().meta["val"].dtype
-        self._tracer = Tracer(tuple(int(s) for s in shape[1:]), batch, dtype)
-
-    def _input_node(self) -> torch.fx.Node:
-        names = self._exported.graph_signature.user_inputs
-        placeholders = [n for n in self._exported.graph.nodes if n.op == "placeholder"]
-        nodes: list[torch.fx.Node] = [n for n in placeholders if n.name in names]
-        if len(nodes) != 1 or len(names) != 1:
-            raise UnsupportedModelError(
-                f"the model takes {len(names)} inputs; pyrel explains models of one",
-                operator="input",
-            )
-        return nodes[0]
+        value = _input_node(exported).meta["val"]
+        self._tracer = Tracer(tuple(int(s) for s in value.shape[1:]), batch, value.dtype)
 
     def run(self) -> Graph:
         self._bind_placeholders()
@@ -133,7 +160,14 @@ class _Walker:
             self._values[node] = stored.detach().cpu()
 
     def _graph(self) -> Graph:
-        returned = next(n for n in self._exported.graph.nodes if n.op == "output").args[0]
+        every = next(n for n in self._exported.graph.nodes if n.op == "output").args[0]
+        specs = self._exported.graph_signature.output_specs
+        # In-place operators on the input add what they leave there to the outputs.
+        returned = [
+            value
+            for value, spec in zip(every, specs, strict=True)
+            if spec.kind == OutputKind.USER_OUTPUT
+        ]
         spec = self._exported.call_spec.out_spec
         if len(returned) != 1 or (spec is not None and not spec.is_leaf()):
             raise UnsupportedModelError(
@@ -188,8 +222,20 @@ class _Walker:
             raise self._unsupported(node, f"aten.{name}", str(error)) from None
         if result is NotImplemented:
             raise self._unsupported(node, f"aten.{name}", operators.hint(name))
+        self._check_dtypes(node, name, result)
         # A traced operand has no dtype of its own: constants made like it take the exported one.
         return result.to(node.meta["val"].dtype) if isinstance(result, torch.Tensor) else result
+
+    def _check_dtypes(self, node: torch.fx.Node, name: str, result: Any) -> None:
+        """Refuse a value that is rounded on the way: relevance would be of another function."""
+        results = torch.utils._pytree.tree_leaves(result)
+        exact = {self._tracer.dtype, torch.float32, torch.float64}
+        for value, meta in zip(
+            results, torch.utils._pytree.tree_leaves(node.meta["val"]), strict=True
+        ):
+            if isinstance(value, Traced) and meta.dtype not in exact:
+                reason = f"the value is rounded to {meta.dtype}"
+                raise self._unsupported(node, f"aten.{name}", reason)
 
     @staticmethod
     def _unsupported(

@@ -185,6 +185,11 @@ class Explainer:
     def _failure(self, status: Status, values: npt.NDArray[np.float32]) -> Exception:
         if status.outcome == Outcome.out_of_memory:
             return MemoryError(f"no memory for {self._core.arena_size * 4} bytes per sample")
+        if status.outcome == Outcome.relevance_not_finite:
+            return ValueError(
+                f"the relevance of x[{status.sample}] is NaN or infinite: the computation "
+                "overflows in float32"
+            )
         if status.outcome == Outcome.output_not_finite:
             return ValueError(
                 f"the model's output {status.element} for x[{status.sample}] is NaN or infinite: "
@@ -212,6 +217,9 @@ _capture_lock = threading.Lock()
 def _locked_capture(model: Any, example: Array | None) -> Graph:
     with _capture_lock:
         return capture(model, example)
+
+
+_KEPT_EXPLAINERS = 8  # of a module: enough for its methods, few where bounds differ by call
 
 
 @dataclass(eq=False)
@@ -257,15 +265,21 @@ def explain(
     --------
     Explainer : the same, compiled once for many calls.
     """
+    if not isinstance(x, np.ndarray | torch.Tensor):
+        raise TypeError(f"x: wanted an array or a tensor, got {type(x).__name__}")
     if not isinstance(model, torch.nn.Module):
         return Explainer(model, x, method, **options)(x, target)
     kept = _keep(model, x)
-    if not all(isinstance(v, int | float | None) for v in options.values()):
+    plain = all(isinstance(v, int | float | None) for v in options.values())
+    if not plain or not isinstance(method, str):
         return Explainer(kept.graph, x, method, **options)(x, target)
     key = (method, runtime.isa(), *sorted(options.items()))
-    explainer = kept.explainers.get(key)
+    explainer = kept.explainers.pop(key, None)
     if explainer is None:
-        explainer = kept.explainers[key] = Explainer(kept.graph, x, method, **options)
+        explainer = Explainer(kept.graph, x, method, **options)
+    kept.explainers[key] = explainer  # the latest used comes last
+    if len(kept.explainers) > _KEPT_EXPLAINERS:
+        del kept.explainers[next(iter(kept.explainers))]
     return explainer(x, target)
 
 

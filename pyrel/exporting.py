@@ -19,29 +19,52 @@ from pyrel.errors import UnsupportedModelError
 
 Example: TypeAlias = npt.NDArray[Any] | torch.Tensor
 
-# Batch sizes of a model that cannot be exported for any: two, so that they can be compared.
-_FIXED_BATCHES = (2, 3)
 
+def export(model: torch.nn.Module, example: Example) -> list[ExportedProgram]:
+    """Export ``model`` in eval mode for any batch size, and again for single sizes to compare with.
 
-def export(
-    model: torch.nn.Module, example: Example
-) -> ExportedProgram | tuple[ExportedProgram, ...]:
-    """Export ``model`` in eval mode for any batch size, or else once for each of two sizes."""
+    torch.export lets a program depend on the size of the batch: a branch on it is decided by the
+    example. So the model is exported for a batch of one too, if it takes one, or else of three.
+    Where it makes a number of the batch size, as ``len(x)`` does, there are fixed sizes only.
+    """
     model = _unwrapped(model)
     sample = _example_tensor(model, example)
-    with _as_it_was(model), torch.no_grad(), quiet():
+    try:
+        programs = [_export_once(model, sample, dynamic=True)]
+    except Exception as error:  # torch.export raises many types, none of them documented
+        if not _fixes_the_batch(error):
+            raise _refusal(model, sample, error) from error
         try:
-            return torch.export.export(
-                model, (sample,), dynamic_shapes=({0: Dim.DYNAMIC},), strict=False
-            )
-        except Exception as error:  # torch.export raises many types, none of them documented
-            if not _fixes_the_batch(error):
-                raise _refusal(model, sample, error) from error
-        try:
-            batches = [sample[:1].expand(n, *sample.shape[1:]).clone() for n in _FIXED_BATCHES]
-            return tuple(torch.export.export(model, (x,), strict=False) for x in batches)
+            programs = [_export_once(model, _batch(sample, n)) for n in (2, 3)]
         except Exception as error:
             raise _refusal(model, sample, error) from error
+    if _bounds_the_batch(programs[0]):
+        raise UnsupportedModelError(
+            "what it computes for a sample depends on the size of the batch",
+            operator="torch.export",
+        )
+    try:
+        return [*programs, _export_once(model, _batch(sample, 1))]
+    except Exception:  # a model may well not take one sample alone: that is no obstacle
+        return [*programs, _export_once(model, _batch(sample, 3))]
+
+
+def _batch(sample: torch.Tensor, n: int) -> torch.Tensor:
+    return sample[:1].expand(n, *sample.shape[1:]).clone()
+
+
+def _export_once(
+    model: torch.nn.Module, batch: torch.Tensor, *, dynamic: bool = False
+) -> ExportedProgram:
+    shapes = ({0: Dim.DYNAMIC},) if dynamic else None
+    with _as_it_was(model), torch.no_grad(), quiet():
+        return torch.export.export(model, (batch,), dynamic_shapes=shapes, strict=False)
+
+
+def _bounds_the_batch(program: ExportedProgram) -> bool:
+    """Whether a branch confined the batch size that the program holds for."""
+    ranges = program.range_constraints.values()
+    return any(bool(r.lower > 2) or bool(r.upper < 1 << 31) for r in ranges)
 
 
 def _unwrapped(model: torch.nn.Module) -> torch.nn.Module:

@@ -13,7 +13,7 @@ from pyrel.emit import Emitter
 from pyrel.errors import UnsupportedModelError
 from pyrel.graph import Add, Addresses, Copy, Floats, Graph, Linear, Node, Relu, runs
 from pyrel.graph import Scale as ScaleNode
-from pyrel.layout import lay_out
+from pyrel.layout import MAX_SEGMENTS, lay_out
 from pyrel.methods import Method, UnsuitableDomainError
 from pyrel.program import Absorb, Epilogue, Gather, Program, Scatter, Seed
 from pyrel.rules import Denominator, LinearInputs, LinearRule, Term
@@ -95,7 +95,15 @@ class _Lowering(Emitter):
         for index, (features, matrix) in enumerate(denominator.products):
             accumulate = denominator.output or index > 0
             epilogue = Epilogue(bias=vector if index == 0 else -1, accumulate=accumulate)
-            self._gemm(self._segments(node.inputs[features]), matrix.T, place, epilogue)
+            segments = self._segments(node.inputs[features])
+            if len(segments) > MAX_SEGMENTS:
+                # Too many pieces: read all inputs, those between them with weights of zero.
+                variable = node.inputs >= 0
+                segments = self._segments(node.inputs[variable])
+                spread = np.zeros((node.size, node.inputs.size))
+                spread[:, features] = matrix
+                matrix = spread[:, variable]
+            self._gemm(segments, matrix.T, place, epilogue)
         return place[1]
 
     def _segments(self, addresses: Addresses) -> list[tuple[tuple[Space, int], int]]:
@@ -132,9 +140,10 @@ class _Lowering(Emitter):
             self._emit(RowOp(template, [source, out]))
 
     def _copied_parts(self, node: Copy) -> list[tuple[int, int]]:
-        """Split a copy by space: its inputs that are input elements come first."""
-        split = int((node.inputs < self._graph.input_size).sum())
-        return [(i, j) for i, j in [(0, split), (split, node.size)] if i < j]
+        """Split a copy where its inputs change between input elements and inner values."""
+        inner = node.inputs >= self._graph.input_size
+        edges = [0, *(np.flatnonzero(np.diff(inner)) + 1).tolist(), node.size]
+        return list(zip(edges[:-1], edges[1:], strict=True))
 
     # Backward
 

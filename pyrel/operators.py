@@ -78,7 +78,16 @@ def _subtract(tracer: Tracer, left: Any, right: Any, *, alpha: float = 1) -> Tra
     return _add(tracer, left, _multiply(tracer, right, -alpha))
 
 
+def _reverse_subtract(tracer: Tracer, left: Any, right: Any, *, alpha: float = 1) -> Traced:
+    return _add(tracer, right, _multiply(tracer, left, -alpha))
+
+
+def _fill(tracer: Tracer, value: Traced, number: Any) -> torch.Tensor:
+    return torch.full(value.ids.shape, float(_constant(number, "value")))
+
+
 def _multiply(tracer: Tracer, left: Any, right: Any) -> Any:
+    left, right = (tracer.constant(v) if isinstance(v, Traced) else v for v in (left, right))
     if isinstance(left, Traced) and isinstance(right, Traced):
         raise UnsupportedOperandsError("both factors depend on the input")
     if not isinstance(left, Traced):
@@ -90,7 +99,9 @@ def _multiply(tracer: Tracer, left: Any, right: Any) -> Any:
     return left if (factor == 1).all() and factor.dim() == 0 else tracer.scale(left, factor)
 
 
-def _divide(tracer: Tracer, left: Any, right: Any) -> Traced:
+def _divide(tracer: Tracer, left: Any, right: Any, *, rounding_mode: str | None = None) -> Traced:
+    if rounding_mode is not None:
+        raise UnsupportedOperandsError("the quotient is rounded")
     divisor = _constant(right, "divisor").to(torch.float64)
     if not isinstance(left, Traced):
         raise UnsupportedOperandsError("the dividend is constant")
@@ -130,13 +141,6 @@ def _dropout(tracer: Tracer, value: Traced, _probability: float, train: bool) ->
     return value
 
 
-def _cast(tracer: Tracer, value: Traced, *args: Any, **kwargs: Any) -> Traced:
-    wanted = [a for a in [*args, *kwargs.values()] if isinstance(a, torch.dtype)]
-    if any(dtype not in {tracer.dtype, torch.float32, torch.float64} for dtype in wanted):
-        raise UnsupportedOperandsError(f"the value is rounded to {wanted[0]}")
-    return value
-
-
 def _identity(tracer: Tracer, value: Traced, *_args: Any, **_kwargs: Any) -> Traced:
     return value
 
@@ -162,25 +166,30 @@ _COMPUTE: dict[str, Handler] = {
     "mul": _multiply,
     "mv": _matmul,
     "neg": _negate,
+    "fill": _fill,
     "relu": _relu,
+    "rsub": _reverse_subtract,
     "sub": _subtract,
     "sum": _sum,
     "dropout": _dropout,
     "feature_dropout": _dropout,
     "alpha_dropout": _dropout,
-    "to": _cast,
-    "_to_copy": _cast,
+    "to": _identity,
+    "_to_copy": _identity,
     "type_as": _identity,
 }
 
 # These only move elements, so they run on the element ids themselves.
 _MOVES = frozenset(
     """alias broadcast_to cat chunk clone concat concatenate contiguous copy detach detach_ expand
-    expand_as flatten flip hstack index_select lift_fresh lift_fresh_copy movedim moveaxis mT narrow
+    expand_as flatten flip hstack lift_fresh lift_fresh_copy movedim moveaxis mT narrow
     numpy_T permute repeat reshape roll select select_scatter slice slice_scatter split
     split_with_sizes squeeze stack swapaxes swapdims t tile transpose unbind unflatten unfold
     unsqueeze view vstack _unsafe_view""".split()
 )
+
+# These pick elements by an index, which is constant.
+_INDEXED = frozenset(["index", "index_select"])
 
 # These make constants; of a traced operand they use no more than its shape.
 _FACTORIES = frozenset(
@@ -212,7 +221,7 @@ _HINTS = {
 
 def supported() -> list[str]:
     """Names of the operators that may touch values which depend on the input."""
-    return sorted({*_COMPUTE, *_MOVES, *_FACTORIES})
+    return sorted({*_COMPUTE, *_MOVES, *_INDEXED, *_FACTORIES})
 
 
 def hint(name: str) -> str:
@@ -229,6 +238,8 @@ def apply(tracer: Tracer, target: Any, name: str, args: Any, kwargs: Any) -> Any
     if name in _FACTORIES:
         plain = torch.utils._pytree.tree_map_only(Traced, _shape_only, (args, kwargs))
         return target(*plain[0], **plain[1])
+    if name in _INDEXED:
+        return Traced(target(tracer.ids(args[0]), *args[1:], **kwargs))
     if name in _MOVES:
         plain = torch.utils._pytree.tree_map_only(
             (Traced, torch.Tensor), tracer.ids, (args, kwargs)

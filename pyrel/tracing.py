@@ -89,9 +89,15 @@ class Tracer:
     def array(self, tensor: torch.Tensor) -> Floats:
         """Return a parameter as float64, the same array each time: steps share their weights."""
         if id(tensor) not in self._arrays:
-            values = tensor.detach().cpu().to(torch.float64).numpy()
+            values = tensor.detach().cpu().to(torch.float64, copy=True).numpy()
             self._arrays[id(tensor)] = (tensor, values)  # the tensor too, so that its id stays its
         return self._arrays[id(tensor)][1]
+
+    def constant(self, value: Traced) -> Traced | torch.Tensor:
+        """Return the number of a traced tensor that holds constants only, or else the tensor."""
+        if value.ids.numel() == 0 or (value.ids >= 0).any():
+            return value
+        return torch.from_numpy(self.constant_values(value.ids.numpy()))
 
     def linear(self, value: Traced, weight: Floats, bias: Floats) -> Traced:
         """``value @ weight.T + bias`` over the last dimension."""

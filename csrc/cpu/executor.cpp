@@ -101,8 +101,7 @@ class SlabRunner {
             status = std::visit([this](const auto& i) { return execute(i); }, instruction);
             if (status.outcome != Outcome::done) return status;
         }
-        finish();
-        return status;
+        return finish();
     }
 
   private:
@@ -269,15 +268,19 @@ class SlabRunner {
         return good;
     }
 
-    void finish() const {
+    Status finish() const {
         const int64_t size = program_.input_size();
         for (int64_t s = 0; s < samples_; ++s) {
             const int64_t sample = first_ + s;
             batch_.absorbed[sample] = static_cast<float>(absorbed_[static_cast<size_t>(s)]);
-            if (!program_.conserves()) continue;
             const double sum = total(batch_.relevance + sample * size, size);
-            batch_.conservation[sample] = static_cast<float>(sum - put_in_[static_cast<size_t>(s)]);
+            if (batch_.check_finite && !std::isfinite(sum))
+                return {Outcome::relevance_not_finite, sample, -1};
+            if (program_.conserves())
+                batch_.conservation[sample] =
+                    static_cast<float>(sum - put_in_[static_cast<size_t>(s)]);
         }
+        return {};
     }
 
     // In double precision, by eight partial sums: one would wait for each addition's latency.

@@ -29,6 +29,7 @@ enum class Outcome {
     input_not_finite,
     input_out_of_bounds,
     output_not_finite,
+    relevance_not_finite,
     interrupted,
     out_of_memory
 };

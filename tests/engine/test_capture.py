@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What capture leaves behind, and models that torch.export does not take as they are."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -105,3 +108,95 @@ def test_more_than_one_input() -> None:
 
     with pytest.raises(pyrel.UnsupportedModelError, match="more than one input"):
         pyrel.capture(Two(), np.zeros((2, 3), np.float32))
+
+
+class Around(nn.Module):
+    """One expression of the input, between nothing and a linear layer or two."""
+
+    def __init__(self, expression: Callable[[Any, torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.expression = expression
+        self.whole, self.step, self.wide = nn.Linear(24, 3), nn.Linear(6, 3), nn.Linear(48, 3)
+        self.inner = nn.Linear(24, 24)
+        self.register_buffer("number", torch.zeros(1, dtype=torch.int64))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.expression(self, x)
+
+
+def _into_integers(m: Around, x: torch.Tensor) -> torch.Tensor:
+    kept = torch.zeros(x.shape[0], 6, dtype=torch.int64)
+    return m.step(kept.copy_(x[:, 0] * 10).float())
+
+
+REFUSED = {
+    "divided-by-batch": lambda m, x: m.whole(x.flatten(1)) / x.shape[0],
+    "alone-or-not": lambda m, x: m.whole(x.flatten(1)) * (1 if x.shape[0] > 1 else 2),
+    "even-batches": lambda m, x: m.whole(x.flatten(1)) * (1 if x.shape[0] % 2 == 0 else 2),
+    "small-batches": lambda m, x: m.whole(x.flatten(1)) * (1 if x.shape[0] < 100 else 2),
+    "batch-as-slice": lambda m, x: m.step(x[:, : x.shape[0]].sum(1)),
+    "into-integers": _into_integers,
+    "type-of-integers": lambda m, x: m.step((x[:, 0] * 10).type_as(m.number).float()),
+    "integer-sum": lambda m, x: m.step((x * 10).sum(1, dtype=torch.int64).float()),
+    "floor-division": lambda m, x: m.step(torch.div(x[:, 0], 0.3, rounding_mode="floor")),
+}
+
+EXPLAINED = {
+    "one-minus": lambda m, x: m.step(1 - x[:, 0]),
+    "index": lambda m, x: m.whole(x[:, [3, 1, 0, 2]].flatten(1)),
+    "index-select": lambda m, x: m.step(x.index_select(1, torch.tensor([2, 0])).sum(1)),
+    "constant-factor": lambda m, x: m.step(torch.full((1, 6), 0.5).expand_as(x[:, 0]) * x[:, 0]),
+    "in-place-input": lambda m, x: m.whole(torch.relu_(x).flatten(1)),
+    "squeezed": lambda m, x: m.step(x[:, 0].unsqueeze(1).squeeze()),
+    "outputs-of-two-kinds": lambda m, x: torch.stack(
+        [torch.relu(m.whole(x.flatten(1))), x[:, 0, :3]], -1
+    ).flatten(1),
+    "domains-alternate": lambda m, x: m.wide(
+        torch.stack([2 * x.flatten(1), torch.relu(m.inner(x.flatten(1)))], -1).flatten(1)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_other_functions_for_other_batches_or_types_are_refused(name: str) -> None:
+    with pytest.raises(pyrel.UnsupportedModelError, match="size of the batch|rounded"):
+        pyrel.capture(Around(REFUSED[name]), np.zeros((2, 4, 6), np.float32))
+
+
+@pytest.mark.parametrize("name", EXPLAINED)
+def test_unusual_expressions(name: str) -> None:
+    model, x = Around(EXPLAINED[name]).eval(), RNG.random((5, 4, 6), dtype=np.float32)
+    e = pyrel.explain(model, x, low=0.0, high=1.0)
+    with torch.no_grad():
+        output = model(torch.from_numpy(x.copy())).numpy()
+    # Products of at most 48 terms below 1 in size, in two layers.
+    np.testing.assert_allclose(e.output, output, atol=1e-5)
+    put_in = np.maximum(output.max(axis=1), 0)
+    np.testing.assert_allclose(
+        e.relevance.sum(axis=(1, 2)) + e.absorbed, put_in, rtol=1e-5, atol=1e-6
+    )
+    assert (e.relevance >= 0).all()
+
+
+def test_float64_weights_are_copied() -> None:
+    model, x = Loop().double(), RNG.random((2, 4, 5))
+    graph = pyrel.capture(model, x)
+    wanted = pyrel.Explainer(graph, method="gradient")(x).relevance
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    np.testing.assert_array_equal(pyrel.Explainer(graph, method="gradient")(x).relevance, wanted)
+
+
+def test_relevance_that_overflows_is_an_error() -> None:
+    model = nn.Sequential(nn.Linear(3, 1, bias=False))
+    with torch.no_grad():
+        model[0].weight.fill_(1e25)
+    with pytest.raises(ValueError, match=r"relevance of x\[0\]"):
+        pyrel.explain(model, np.full((2, 3), 1e-9, np.float32), "sensitivity")
+
+
+def test_bounds_beyond_float32_are_refused() -> None:
+    with pytest.raises(ValueError, match="low: wanted values up to"):
+        pyrel.Explainer(Loop(), np.zeros((2, 4, 5), np.float32), low=-3e38, high=3e38)

@@ -140,6 +140,7 @@ GRAPHS: dict[str, Callable[[Any, ref.Node], ref.Node]] = {
     "add-parameter": lambda m, h: ref.add(ref.take(h, 0), ref.constant(array(m.bias))),
     "add-row": lambda m, h: ref.add(ref.take(h, 2), ref.take(h, 0)),
     "python-sum": lambda m, h: ref.add(*(ref.take(h, t) for t in range(4))),
+    "write": lambda m, h: ref.concat([ref.zeros(4), ref.take(h, 0, slice(4, 8))]),
     "sub": lambda m, h: ref.add(ref.take(h, 0), scaled(ref.take(h, 1), -1)),
     "neg": lambda m, h: scaled(ref.take(h, 0), -1),
     "scale": lambda m, h: scaled(ref.take(h, 0), 2),
