@@ -21,8 +21,9 @@ namespace {
 
 // A thread is worth its start (tens of microseconds) from about this much work on.
 constexpr double kFlopsPerThread = 8e6;
-// Slabs of this many samples fill the micro-kernels' tiles at every step of a recurrence.
-constexpr int64_t kSlabSamples = 48;
+// Slabs of this many samples fill the widest tile at every step of a recurrence; larger ones leave
+// the caches.
+constexpr int64_t kSlabSamples = 12;
 // A slab's memory is kept below this where that leaves at least one tile of samples.
 constexpr int64_t kSlabBytes = int64_t{4} << 20;
 constexpr int64_t kLineFloats = 16;
@@ -261,11 +262,7 @@ class SlabRunner {
     }
 
     bool inside(const float* x, int64_t size) const {
-        int good = 1;
-        for (int64_t i = 0; i < size; ++i)
-            good &=
-                (x[i] >= batch_.low[i]) & (x[i] <= batch_.high[i]) & (std::fabs(x[i]) <= FLT_MAX);
-        return good;
+        return program_.kernels().inside(x, batch_.low, batch_.high, size);
     }
 
     Status finish() const {

@@ -288,6 +288,20 @@ void map(const MapTask& task) {
     }
 }
 
+bool inside(const float* x, const float* low, const float* high, int64_t size) {
+    const float largest = 3.402823466e+38f, smallest = -largest;
+    const Vector top = broadcast(&largest), bottom = broadcast(&smallest);
+    bool good = true;
+    for (int64_t i = 0; i < size; i += kLanes) {
+        const int64_t count = valid_lanes(size, i);
+        const bool partial = count < kLanes;  // lanes beyond the end are zero in all three
+        const Vector v = load(x + i, count, partial);
+        good &= inside(v, load(low + i, count, partial), load(high + i, count, partial)) &
+                inside(v, bottom, top);
+    }
+    return good;
+}
+
 double peak(int64_t repetitions) {
     constexpr int kChains = kTileRows * kPanelVectors;
     float seed[kLanes];
@@ -317,13 +331,15 @@ double peak(int64_t repetitions) {
 
 #if defined(PYREL_ISA_AVX512)
 const Kernels* kernels_avx512() {
-    static constexpr Kernels kernels = {"avx512", kPanel, kLanes, kTileRows, gemm, map, peak};
+    static constexpr Kernels kernels = {"avx512", kPanel, kLanes, kTileRows,
+                                        gemm,     map,    inside, peak};
 #elif defined(PYREL_ISA_AVX2)
 const Kernels* kernels_avx2() {
-    static constexpr Kernels kernels = {"avx2", kPanel, kLanes, kTileRows, gemm, map, peak};
+    static constexpr Kernels kernels = {"avx2", kPanel, kLanes, kTileRows, gemm, map, inside, peak};
 #else
 const Kernels* kernels_baseline() {
-    static constexpr Kernels kernels = {"baseline", kPanel, kLanes, kTileRows, gemm, map, peak};
+    static constexpr Kernels kernels = {"baseline", kPanel, kLanes, kTileRows,
+                                        gemm,       map,    inside, peak};
 #endif
     return &kernels;
 }

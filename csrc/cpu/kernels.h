@@ -82,6 +82,8 @@ struct Kernels {
     int64_t tile_rows;  // most rows that a micro-kernel takes at once
     void (*gemm)(const GemmTask&);
     void (*map)(const MapTask&);
+    // Whether every x[i] lies in [low[i], high[i]] and is finite.
+    bool (*inside)(const float* x, const float* low, const float* high, int64_t size);
     // Repeats independent fused multiply-adds in registers; what benchmarks call the peak. Returns
     // the FLOPs done.
     double (*peak)(int64_t repetitions);

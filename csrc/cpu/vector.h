@@ -34,6 +34,11 @@ inline Vector relu(Vector v) { return _mm512_maskz_max_ps(lanes(kLanes), zero(),
 inline Vector where_positive(Vector test, Vector v) {
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(test, zero(), _CMP_GT_OQ), v);
 }
+// Whether all lanes lie in [low, high]; not where one is NaN.
+inline bool inside(Vector v, Vector low, Vector high) {
+    return _mm512_mask_cmp_ps_mask(_mm512_cmp_ps_mask(v, low, _CMP_GE_OQ), v, high, _CMP_LE_OQ) ==
+           lanes(kLanes);
+}
 inline Vector safe_divide(Vector v, Vector d) {
     return _mm512_maskz_div_ps(_mm512_cmp_ps_mask(d, zero(), _CMP_NEQ_UQ), v, d);
 }
@@ -59,6 +64,11 @@ inline Vector multiply_add(Vector a, Vector b, Vector c) { return _mm256_fmadd_p
 inline Vector relu(Vector v) { return _mm256_max_ps(zero(), v); }
 inline Vector where_positive(Vector test, Vector v) {
     return _mm256_and_ps(_mm256_cmp_ps(test, zero(), _CMP_GT_OQ), v);
+}
+inline bool inside(Vector v, Vector low, Vector high) {
+    const Vector within =
+        _mm256_and_ps(_mm256_cmp_ps(v, low, _CMP_GE_OQ), _mm256_cmp_ps(v, high, _CMP_LE_OQ));
+    return _mm256_movemask_ps(within) == 0xff;
 }
 inline Vector safe_divide(Vector v, Vector d) {
     return _mm256_and_ps(_mm256_cmp_ps(d, zero(), _CMP_NEQ_UQ), _mm256_div_ps(v, d));
@@ -90,6 +100,10 @@ inline Vector select(Mask m, Vector v) {
 }
 inline Vector relu(Vector v) { return select(~(v <= zero()), v); }  // NaN stays NaN
 inline Vector where_positive(Vector test, Vector v) { return select(test > zero(), v); }
+inline bool inside(Vector v, Vector low, Vector high) {
+    const Mask within = (v >= low) & (v <= high);
+    return within[0] && within[1] && within[2] && within[3];
+}
 inline Vector safe_divide(Vector v, Vector d) { return select(d != zero(), v / d); }
 
 #endif
