@@ -8,7 +8,19 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pyrel.graph import Add, Addresses, Copy, Floats, Graph, Linear, Node, Relu, Scale, compact
+from pyrel.graph import (
+    Add,
+    Addresses,
+    Copy,
+    Floats,
+    Graph,
+    Linear,
+    Node,
+    Relu,
+    Scale,
+    compact,
+    look_up,
+)
 from pyrel.rules import Mask
 
 
@@ -26,9 +38,7 @@ class Domains:
 
     def of(self, addresses: Addresses) -> tuple[Floats, Floats]:
         """Range of each address; of a constant c it is [min(0, c), max(0, c)]."""
-        value = np.append(self.constants, 0.0)[
-            np.where(addresses < 0, -1 - addresses, self.constants.size)
-        ]
+        value = look_up(self.constants, addresses)
         index = np.maximum(addresses, 0)
         low = np.where(addresses < 0, np.minimum(value, 0.0), self.low[index])
         high = np.where(addresses < 0, np.maximum(value, 0.0), self.high[index])

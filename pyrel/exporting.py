@@ -46,7 +46,11 @@ def export(model: torch.nn.Module, example: Example) -> list[ExportedProgram]:
     try:
         return [*programs, _export_once(model, _batch(sample, 1))]
     except Exception:  # a model may well not take one sample alone: that is no obstacle
+        pass
+    try:
         return [*programs, _export_once(model, _batch(sample, 3))]
+    except Exception as error:
+        raise _refusal(model, sample, error) from error
 
 
 def _batch(sample: torch.Tensor, n: int) -> torch.Tensor:

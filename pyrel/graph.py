@@ -134,9 +134,13 @@ class Graph:
 
     def constant_values(self, addresses: Addresses) -> Floats:
         """Values of constant addresses, 0 where an address is not constant."""
-        table = np.append(self.constants, 0.0)
-        index = np.where(addresses < 0, -1 - addresses, self.constants.size)
-        return np.asarray(table[index])
+        return look_up(self.constants, addresses)
+
+
+def look_up(constants: Floats, addresses: Addresses) -> Floats:
+    """Values of constant addresses in a table of constants, 0 where an address is not constant."""
+    table = np.append(constants, 0.0)
+    return np.asarray(table[np.where(addresses < 0, -1 - addresses, constants.size)])
 
 
 def runs(addresses: Addresses) -> Iterator[tuple[int, int]]:

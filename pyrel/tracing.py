@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pyrel.graph import Add, Addresses, Floats, Graph, Linear, Node, Relu, Scale
+from pyrel.graph import Add, Addresses, Floats, Graph, Linear, Node, Relu, Scale, look_up
 
 # An element of sample s at address a is s · 2^44 + a; a constant is its negative address.
 _SAMPLE_SHIFT = 44
@@ -153,8 +153,7 @@ class Tracer:
 
     def constant_values(self, addresses: Addresses) -> Floats:
         """Values of constant addresses, 0 elsewhere."""
-        table = np.array([*self._constants, 0.0])
-        return np.asarray(table[np.where(addresses < 0, -1 - addresses, table.size - 1)])
+        return look_up(np.array(list(self._constants)), addresses)
 
     def _elementwise(
         self,
