@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// AVX-512: 32 registers of 16 floats.
+#pragma once
+
+#include <immintrin.h>
+#include <stdint.h>
+
+namespace pyrel {
+namespace {
+
+constexpr int kLanes = 16;
+// 12 × 2 accumulators, 2 panel vectors, 1 broadcast: 27 of 32 registers.
+constexpr int kTileRows = 12;
+using Vector = __m512;
+
+inline Vector zero() { return _mm512_setzero_ps(); }
+inline Vector load(const float* p) { return _mm512_loadu_ps(p); }
+inline void store(float* p, Vector v) { _mm512_storeu_ps(p, v); }
+inline __mmask16 lanes(int64_t count) { return static_cast<__mmask16>((1u << count) - 1u); }
+inline Vector load(const float* p, int64_t count) { return _mm512_maskz_loadu_ps(lanes(count), p); }
+inline void store(float* p, Vector v, int64_t count) { _mm512_mask_storeu_ps(p, lanes(count), v); }
+inline Vector broadcast(const float* p) { return _mm512_set1_ps(*p); }
+inline Vector multiply_add(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
+// The maskz form has no undefined pass-through operand, which GCC 12 warns about. NaN stays NaN in
+// this operand order.
+inline Vector relu(Vector v) { return _mm512_maskz_max_ps(lanes(kLanes), zero(), v); }
+inline Vector where_positive(Vector test, Vector v) {
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(test, zero(), _CMP_GT_OQ), v);
+}
+// Whether all lanes lie in [low, high]; not where one is NaN.
+inline bool inside(Vector v, Vector low, Vector high) {
+    return _mm512_mask_cmp_ps_mask(_mm512_cmp_ps_mask(v, low, _CMP_GE_OQ), v, high, _CMP_LE_OQ) ==
+           lanes(kLanes);
+}
+inline Vector safe_divide(Vector v, Vector d) {
+    return _mm512_maskz_div_ps(_mm512_cmp_ps_mask(d, zero(), _CMP_NEQ_UQ), v, d);
+}
+
+}  // namespace
+}  // namespace pyrel

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+// The vector extensions of GCC and clang, for any processor: 4 floats, multiply and add apart.
+#pragma once
+
+#include <stdint.h>
+
+namespace pyrel {
+namespace {
+
+constexpr int kLanes = 4;
+constexpr int kTileRows = 6;
+typedef float Vector __attribute__((vector_size(16)));
+typedef int32_t Mask __attribute__((vector_size(16)));
+typedef float Unaligned __attribute__((vector_size(16), aligned(4), may_alias));
+
+inline Vector zero() { return Vector{0.0f, 0.0f, 0.0f, 0.0f}; }
+inline Vector load(const float* p) { return *reinterpret_cast<const Unaligned*>(p); }
+inline void store(float* p, Vector v) { *reinterpret_cast<Unaligned*>(p) = v; }
+inline Vector load(const float* p, int64_t count) {
+    Vector v = zero();
+    for (int64_t i = 0; i < count && i < kLanes; ++i) v[i] = p[i];
+    return v;
+}
+inline void store(float* p, Vector v, int64_t count) {
+    for (int64_t i = 0; i < count && i < kLanes; ++i) p[i] = v[i];
+}
+inline Vector broadcast(const float* p) { return Vector{*p, *p, *p, *p}; }
+inline Vector multiply_add(Vector a, Vector b, Vector c) { return a * b + c; }
+inline Vector select(Mask m, Vector v) {
+    return reinterpret_cast<Vector>(m & reinterpret_cast<Mask>(v));
+}
+inline Vector relu(Vector v) { return select(~(v <= zero()), v); }  // NaN stays NaN
+inline Vector where_positive(Vector test, Vector v) { return select(test > zero(), v); }
+inline bool inside(Vector v, Vector low, Vector high) {
+    const Mask within = (v >= low) & (v <= high);
+    return within[0] && within[1] && within[2] && within[3];
+}
+inline Vector safe_divide(Vector v, Vector d) { return select(d != zero(), v / d); }
+
+}  // namespace
+}  // namespace pyrel
