@@ -78,6 +78,7 @@ pyrel::Status run(const pyrel::Program& program, const Floats& x,
                   const std::optional<Floats>& high, bool check_finite, int threads,
                   Floats relevance, Floats output, Integers explained, Floats absorbed,
                   Floats conservation) {
+    if (!program.finished()) throw std::invalid_argument("the program is not finished");
     pyrel::Batch batch;
     batch.samples = explained.size();
     batch.x = x.data();
@@ -193,6 +194,7 @@ void register_program(py::module_& m) {
                 program.add(pyrel::Absorb{rows(source), vector});
             },
             "source"_a, "vector"_a)
+        .def("finish", &pyrel::Program::finish, "End the building; a program runs only then.")
         .def_property_readonly("flops", &pyrel::Program::flops)
         .def_property_readonly("arena_size", &pyrel::Program::arena_size)
         .def_property_readonly(

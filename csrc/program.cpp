@@ -50,6 +50,10 @@ Program::Program(int64_t input_size, int64_t arena_size, int64_t classes, bool c
       kernels_(kernels) {
     require(input_size > 0 && arena_size > 0 && classes > 0,
             "input, arena and classes must each have a size above 0");
+    require(std::max({input_size, arena_size, classes}) <= kLargestSpace,
+            "input, arena or classes are larger than 2^31 floats a sample");
+    for (const Space space : {Space::arena, Space::relevance})
+        written_[static_cast<size_t>(space)].resize(static_cast<size_t>(space_size(space)));
 }
 
 int Program::add_matrix(const float* data, int64_t depth, int64_t columns) {
@@ -64,24 +68,58 @@ int Program::add_vector(std::vector<float> data) {
 }
 
 void Program::add(Instruction instruction) {
+    require(!finished_, "the program is finished");
     std::visit([this](const auto& i) { check(i); }, instruction);
     instructions_.push_back(std::move(instruction));
 }
 
-void Program::check_rows(const Rows& rows, size_t steps, int64_t columns, bool written) const {
-    const int64_t size = rows.space == Space::arena ? arena_size_ : input_size_;
-    require(rows.offsets.size() == steps && steps > 0,
-            "every operand of an instruction must have one offset per step");
-    require(!written || rows.space != Space::input, "an instruction writes to the input");
-    for (const int64_t offset : rows.offsets)
-        require(offset >= 0 && offset + columns <= size, "an operand reaches beyond its space");
+void Program::finish() {
+    require(seeds_ == 1, "a program must have one seed");
+    require(written(Space::relevance, 0, input_size_),
+            "the instructions leave elements of the relevance unwritten");
+    written_ = {};
+    finished_ = true;
 }
 
-void Program::check_index(const std::vector<int64_t>& index, const Rows& rows, bool written) const {
+int64_t Program::space_size(Space space) const {
+    return space == Space::arena ? arena_size_ : input_size_;
+}
+
+bool Program::written(Space space, int64_t first, int64_t count) const {
+    if (space == Space::input) return true;
+    const auto begin = written_[static_cast<size_t>(space)].begin() + first;
+    return std::find(begin, begin + count, false) == begin + count;
+}
+
+void Program::check_rows(const Rows& rows, size_t steps, int64_t columns, Access access) {
+    require(rows.offsets.size() == steps && steps > 0,
+            "every operand of an instruction must have one offset per step");
+    require(access == Access::read || rows.space != Space::input,
+            "an instruction writes to the input");
+    for (const int64_t offset : rows.offsets) {
+        require(offset >= 0 && offset <= space_size(rows.space) - columns,
+                "an operand reaches beyond its space");
+        require(access == Access::write || written(rows.space, offset, columns),
+                "an operand is read before it is written");
+    }
+    if (access == Access::read) return;
+    std::vector<bool>& space = written_[static_cast<size_t>(rows.space)];
+    for (const int64_t offset : rows.offsets) std::fill_n(space.begin() + offset, columns, true);
+}
+
+// The rows of a gather's source or a scatter's result, of which only some elements are touched.
+void Program::check_index(const std::vector<int64_t>& index, const Rows& rows, bool writes) {
     require(!index.empty(), "an index must not be empty");
-    const auto [low, high] = std::minmax_element(index.begin(), index.end());
-    require(*low >= 0, "an index must not be negative");
-    check_rows(rows, rows.offsets.size(), *high + 1, written);
+    require(!rows.offsets.empty(), "every operand must have an offset");
+    require(!writes || rows.space != Space::input, "an instruction writes to the input");
+    const int64_t size = space_size(rows.space);
+    for (const int64_t offset : rows.offsets) {
+        require(offset >= 0, "an operand reaches beyond its space");
+        for (const int64_t i : index) {
+            require(i >= 0 && i < size - offset, "an index reaches beyond its space");
+            require(written(rows.space, offset + i, 1), "an operand is read before it is written");
+        }
+    }
 }
 
 void Program::check_vector(int index, int64_t columns) const {
@@ -89,15 +127,20 @@ void Program::check_vector(int index, int64_t columns) const {
     require(vector_size(index) == columns, "a vector does not have one value per column");
 }
 
-void Program::check_epilogue(const EpilogueSpec& e, size_t steps, int64_t columns) const {
-    if (e.bias >= 0) check_vector(e.bias, columns);
-    if (e.scale == Scale::vector || e.scale == Scale::operand_minus_vector)
-        check_vector(e.scale_vector, columns);
-    if (e.scale >= Scale::operand) check_rows(e.scale_rows, steps, columns, false);
-    if (e.post_vector >= 0) check_vector(e.post_vector, columns);
+// Whatever is given is checked, whether it is used or not: kernels form addresses of all of it.
+void Program::check_epilogue(const EpilogueSpec& e, size_t steps, int64_t columns) {
+    for (const int vector : {e.bias, e.scale_vector, e.post_vector})
+        if (vector >= 0) check_vector(vector, columns);
+    require(
+        e.scale_vector >= 0 || (e.scale != Scale::vector && e.scale != Scale::operand_minus_vector),
+        "no such vector");
+    const bool scales = e.scale >= Scale::operand;
+    if (scales || !e.scale_rows.offsets.empty())
+        check_rows(e.scale_rows, steps, columns, Access::read);
     const bool reads = e.post == Post::divide || e.post == Post::mask || e.post == Post::guided ||
                        e.post == Post::multiply;
-    if (reads) check_rows(e.post_rows, steps, columns, false);
+    if (reads || !e.post_rows.offsets.empty())
+        check_rows(e.post_rows, steps, columns, Access::read);
 }
 
 void Program::check(const Gemm& gemm) {
@@ -109,45 +152,49 @@ void Program::check(const Gemm& gemm) {
     int64_t depth = 0;
     for (const Segment& segment : gemm.segments) {
         require(segment.depth > 0, "a segment must have a depth above 0");
-        check_rows(segment.rows, steps, segment.depth, false);
+        check_rows(segment.rows, steps, segment.depth, Access::read);
         depth += segment.depth;
     }
     require(depth == w.depth, "the segments' depths do not add up to the matrix's");
-    check_rows(gemm.out, steps, w.columns, true);
     check_epilogue(gemm.epilogue, steps, w.columns);
+    check_rows(gemm.out, steps, w.columns,
+               gemm.epilogue.accumulate ? Access::update : Access::write);
     flops_ += 2.0 * static_cast<double>(steps) * static_cast<double>(depth) *
               static_cast<double>(w.columns);
 }
 
-void Program::check(const Map& map) const {
+void Program::check(const Map& map) {
     const size_t steps = map.out.offsets.size();
     require(map.columns > 0, "a map must have at least one column");
-    if (!map.source.offsets.empty()) check_rows(map.source, steps, map.columns, false);
-    check_rows(map.out, steps, map.columns, true);
+    if (!map.source.offsets.empty()) check_rows(map.source, steps, map.columns, Access::read);
     check_epilogue(map.epilogue, steps, map.columns);
+    check_rows(map.out, steps, map.columns,
+               map.epilogue.accumulate ? Access::update : Access::write);
 }
 
-void Program::check(const Gather& gather) const {
+void Program::check(const Gather& gather) {
     check_index(gather.index, gather.source, false);
     check_rows(gather.out, gather.source.offsets.size(), static_cast<int64_t>(gather.index.size()),
-               true);
+               Access::write);
 }
 
-void Program::check(const Scatter& scatter) const {
+void Program::check(const Scatter& scatter) {
     check_index(scatter.index, scatter.out, true);
     check_rows(scatter.source, scatter.out.offsets.size(),
-               static_cast<int64_t>(scatter.index.size()), false);
+               static_cast<int64_t>(scatter.index.size()), Access::read);
 }
 
-void Program::check(const Seed& seed) const {
-    check_rows({Space::arena, {seed.source}}, 1, classes_, false);
-    check_rows({Space::arena, {seed.out}}, 1, classes_, true);
+void Program::check(const Seed& seed) {
+    check_rows({Space::arena, {seed.source}}, 1, classes_, Access::read);
+    check_rows({Space::arena, {seed.out}}, 1, classes_, Access::write);
+    ++seeds_;
 }
 
-void Program::check(const Absorb& absorb) const {
+void Program::check(const Absorb& absorb) {
     require(absorb.vector >= 0 && absorb.vector < static_cast<int>(vectors_.size()),
             "no such vector");
-    check_rows(absorb.source, absorb.source.offsets.size(), vector_size(absorb.vector), false);
+    check_rows(absorb.source, absorb.source.offsets.size(), vector_size(absorb.vector),
+               Access::read);
 }
 
 }  // namespace pyrel

@@ -4,6 +4,7 @@
 // afterwards and shared between threads. No Python types below this line.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -16,6 +17,9 @@ namespace pyrel {
 
 // Where an operand lives. Every space holds one block per sample.
 enum class Space : int { input = 0, arena = 1, relevance = 2 };
+constexpr int kSpaces = 3;
+// Most floats that a block has: keeps every product of sizes far from overflow.
+constexpr int64_t kLargestSpace = int64_t{1} << 31;
 
 // One address per row (step) of an instruction: step t starts at offsets[t] in the sample's block
 // of `space`.
@@ -96,6 +100,8 @@ struct Matrix {
     std::unique_ptr<float[], void (*)(void*)> packed{nullptr, nullptr};
 };
 
+// Programs come from files of strangers too. What is not checked while a program is built is not
+// checked at all: a finished one reads and writes only what is its own.
 class Program {
   public:
     // Sizes in floats per sample. Throws std::invalid_argument, as every member that adds something
@@ -108,7 +114,10 @@ class Program {
     int add_matrix(const float* data, int64_t depth, int64_t columns);
     int add_vector(std::vector<float> data);
     void add(Instruction instruction);
+    // Ends the building: there is one seed, and every element of the relevance is written.
+    void finish();
 
+    bool finished() const { return finished_; }
     int64_t input_size() const { return input_size_; }
     int64_t arena_size() const { return arena_size_; }
     int64_t classes() const { return classes_; }
@@ -125,16 +134,21 @@ class Program {
     }
 
   private:
+    // What an instruction does with an operand.
+    enum class Access { read, write, update };
+
     void check(const Gemm& gemm);
-    void check(const Map& map) const;
-    void check(const Gather& gather) const;
-    void check(const Scatter& scatter) const;
-    void check(const Seed& seed) const;
-    void check(const Absorb& absorb) const;
-    void check_rows(const Rows& rows, size_t steps, int64_t columns, bool written) const;
-    void check_index(const std::vector<int64_t>& index, const Rows& rows, bool written) const;
+    void check(const Map& map);
+    void check(const Gather& gather);
+    void check(const Scatter& scatter);
+    void check(const Seed& seed);
+    void check(const Absorb& absorb);
+    void check_rows(const Rows& rows, size_t steps, int64_t columns, Access access);
+    void check_index(const std::vector<int64_t>& index, const Rows& rows, bool writes);
     void check_vector(int index, int64_t columns) const;
-    void check_epilogue(const EpilogueSpec& epilogue, size_t steps, int64_t columns) const;
+    void check_epilogue(const EpilogueSpec& epilogue, size_t steps, int64_t columns);
+    int64_t space_size(Space space) const;
+    bool written(Space space, int64_t first, int64_t count) const;
 
     int64_t input_size_;
     int64_t arena_size_;
@@ -145,6 +159,10 @@ class Program {
     std::vector<Instruction> instructions_;
     std::vector<Matrix> matrices_;
     std::vector<std::vector<float>> vectors_;
+    // By space: the floats that the instructions so far write. Given back by finish().
+    std::array<std::vector<bool>, kSpaces> written_;
+    int seeds_ = 0;
+    bool finished_ = false;
 };
 
 }  // namespace pyrel

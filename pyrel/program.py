@@ -213,6 +213,7 @@ class Program:
             core.add_vector(vector)
         for instruction in self.instructions:
             self._load(core, instruction)
+        core.finish()
         return core
 
     def _load(self, core: _core.Program, instruction: Instruction) -> None:

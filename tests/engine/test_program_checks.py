@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine refuses a program that would read or write what is not its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pyrel import _core
+from pyrel._core import Epilogue, Post, Scale, Space, Start
+
+INT64_MAX = 2**63 - 1
+INPUTS, CLASSES, ARENA = 3, 2, 8
+
+
+def input_at(*offsets: int) -> tuple[Space, list[int]]:
+    return Space.input, list(offsets)
+
+
+def arena(*offsets: int) -> tuple[Space, list[int]]:
+    return Space.arena, list(offsets)
+
+
+def relevance(*offsets: int) -> tuple[Space, list[int]]:
+    return Space.relevance, list(offsets)
+
+
+def begun() -> _core.Program:
+    """Return a program with outputs at 0 and their relevance at 2; 4 to 7 are not written."""
+    program = _core.Program(
+        input_size=INPUTS, arena_size=ARENA, classes=CLASSES, conserves=False, isa="baseline"
+    )
+    program.add_matrix(np.ones((INPUTS, CLASSES), np.float32))
+    program.add_matrix(np.ones((CLASSES, INPUTS), np.float32))
+    program.add_vector(np.ones(CLASSES, np.float32))
+    program.add_vector(np.ones(INPUTS, np.float32))
+    program.gemm([(input_at(0), INPUTS)], 0, arena(0), Epilogue())
+    program.seed(0, 2, Start.one)
+    return program
+
+
+def complete(program: _core.Program) -> None:
+    program.gemm([(arena(2), CLASSES)], 1, relevance(0), Epilogue())
+
+
+def run(program: _core.Program, samples: int) -> Any:
+    x = np.ones((samples, INPUTS), np.float32)
+    out, floats = np.empty_like(x), [np.empty(samples, np.float32) for _ in range(2)]
+    output, target = np.empty((samples, CLASSES), np.float32), np.empty(samples, np.int64)
+    program.run(x, None, None, None, True, 2, out, output, target, *floats)
+    return out
+
+
+def test_a_complete_program_runs() -> None:
+    program = begun()
+    complete(program)
+    program.finish()
+    np.testing.assert_array_equal(run(program, 5), np.ones((5, INPUTS), np.float32))
+
+
+def test_only_a_finished_program_runs_and_nothing_is_added_to_it() -> None:
+    program = begun()
+    complete(program)
+    with pytest.raises(ValueError, match="not finished"):
+        run(program, 1)
+    program.finish()
+    with pytest.raises(ValueError, match="is finished"):
+        complete(program)
+
+
+def test_relevance_must_be_written_everywhere() -> None:
+    program = begun()
+    program.map(None, INPUTS - 1, relevance(1), Epilogue())
+    with pytest.raises(ValueError, match="elements of the relevance unwritten"):
+        program.finish()
+
+
+@pytest.mark.parametrize("seeds", [0, 2])
+def test_a_program_has_one_seed(seeds: int) -> None:
+    program = _core.Program(input_size=2, arena_size=2, classes=1, conserves=False, isa="baseline")
+    program.map(None, 1, arena(0), Epilogue())
+    program.map(None, 2, relevance(0), Epilogue())
+    for _ in range(seeds):
+        program.seed(0, 1, Start.one)
+    with pytest.raises(ValueError, match="one seed"):
+        program.finish()
+
+
+@pytest.mark.parametrize("size", [0, -1, 2**31 + 1, INT64_MAX])
+@pytest.mark.parametrize("which", ["input_size", "arena_size", "classes"])
+def test_sizes(which: str, size: int) -> None:
+    sizes = {"input_size": 1, "arena_size": 1, "classes": 1} | {which: size}
+    with pytest.raises(ValueError, match="input, arena"):
+        _core.Program(**sizes, conserves=False, isa="baseline")
+
+
+Build = Callable[[_core.Program], object]
+WRONG: dict[str, Build] = {
+    "gemm reads beyond the input": lambda p: p.gemm([(input_at(1), 3)], 0, arena(4), Epilogue()),
+    "gemm reads before the input": lambda p: p.gemm([(input_at(-1), 3)], 0, arena(4), Epilogue()),
+    "offset near overflow": lambda p: p.map(input_at(INT64_MAX), 2, arena(4), Epilogue()),
+    "negative offset": lambda p: p.map(input_at(-INT64_MAX), 2, arena(4), Epilogue()),
+    "one bad step": lambda p: p.map(input_at(0, 2), 2, arena(4, 6), Epilogue()),
+    "writes beyond the arena": lambda p: p.map(None, 5, arena(4), Epilogue()),
+    "columns near overflow": lambda p: p.map(None, INT64_MAX, arena(4), Epilogue()),
+    "no columns": lambda p: p.map(None, 0, arena(4), Epilogue()),
+    "writes to the input": lambda p: p.map(arena(0), 2, input_at(0), Epilogue()),
+    "steps that differ": lambda p: p.map(input_at(0, 1), 1, arena(4), Epilogue()),
+    "no steps": lambda p: p.map(None, 1, arena(), Epilogue()),
+    "no such matrix": lambda p: p.gemm([(arena(0), 2)], 2, arena(4), Epilogue()),
+    "negative matrix": lambda p: p.gemm([(arena(0), 2)], -1, arena(4), Epilogue()),
+    "no segments": lambda p: p.gemm([], 0, arena(4), Epilogue()),
+    "nine segments": lambda p: p.gemm([(input_at(0), 1)] * 9, 0, arena(4), Epilogue()),
+    "negative depth": lambda p: p.gemm(
+        [(input_at(0), 2), (input_at(0), 2), (input_at(0), -1)], 0, arena(4), Epilogue()
+    ),
+    "depths that do not fit": lambda p: p.gemm([(input_at(0), 2)], 0, arena(4), Epilogue()),
+    "unwritten source": lambda p: p.map(arena(4), 2, arena(6), Epilogue()),
+    "partly unwritten segment": lambda p: p.gemm([(arena(2), 3)], 0, arena(4), Epilogue()),
+    "adds to what is not there": lambda p: p.map(None, 1, arena(4), Epilogue(accumulate=True)),
+    "bias of another width": lambda p: p.map(None, 2, arena(4), Epilogue(bias=1)),
+    "no such bias": lambda p: p.map(None, 2, arena(4), Epilogue(bias=2)),
+    "unused vector that is not there": lambda p: p.map(
+        None, 2, arena(4), Epilogue(scale_vector=2**31 - 1)
+    ),
+    "scale without its vector": lambda p: p.map(None, 2, arena(4), Epilogue(scale=Scale.vector)),
+    "scale without its operand": lambda p: p.map(None, 2, arena(4), Epilogue(scale=Scale.operand)),
+    "post without its operand": lambda p: p.map(None, 2, arena(4), Epilogue(post=Post.divide)),
+    "unused operand with fewer steps": lambda p: p.map(
+        None, 2, arena(4, 6), Epilogue(post_rows=arena(0))
+    ),
+    "unused operand beyond the arena": lambda p: p.map(
+        None, 2, arena(4), Epilogue(scale_rows=arena(7))
+    ),
+    "gather beyond the input": lambda p: p.gather(input_at(0), [0, 3], arena(4)),
+    "gather near overflow": lambda p: p.gather(input_at(0), [INT64_MAX], arena(4)),
+    "gather from an offset near overflow": lambda p: p.gather(input_at(INT64_MAX), [1], arena(4)),
+    "negative gather": lambda p: p.gather(input_at(1), [-1], arena(4)),
+    "gather of nothing": lambda p: p.gather(input_at(0), [], arena(4)),
+    "gather without rows": lambda p: p.gather(input_at(), [0], arena()),
+    "gather of unwritten values": lambda p: p.gather(arena(0), [0, 4], arena(6)),
+    "gather into the input": lambda p: p.gather(arena(0), [0], input_at(0)),
+    "scatter beyond the relevance": lambda p: p.scatter(arena(0), [3], relevance(0)),
+    "scatter to unwritten values": lambda p: p.scatter(arena(0), [0], arena(4)),
+    "scatter into the input": lambda p: p.scatter(arena(0), [0], input_at(0)),
+    "seed from unwritten values": lambda p: p.seed(4, 6, Start.one),
+    "seed beyond the arena": lambda p: p.seed(0, 7, Start.one),
+    "seed near overflow": lambda p: p.seed(INT64_MAX, 0, Start.one),
+    "absorb of another width": lambda p: p.absorb(arena(2), 1),
+    "absorb without a vector": lambda p: p.absorb(arena(2), -1),
+    "absorb without rows": lambda p: p.absorb(arena(), 0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("add", WRONG.values(), ids=WRONG)
+def test_instructions_stay_within_what_is_theirs(add: Build) -> None:
+    program = begun()
+    with pytest.raises(ValueError, match=r"operand|index|vector|matrix|depth|segment|input|column"):
+        add(program)
+    complete(program)  # what was refused left nothing behind
+    program.finish()
+    np.testing.assert_array_equal(run(program, 2), np.ones((2, INPUTS), np.float32))
