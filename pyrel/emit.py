@@ -2,9 +2,10 @@
 """Places in memory, and the instructions that write relevance to them.
 
 Every value has a place in the arena, and beside it a place for its relevance; the relevance of
-input elements goes straight to the result. A node's relevance is complete when all its readers have
-written to it; whoever writes last also does what comes next (divides by the denominator, masks by
-the ReLU) in the same instruction, where the shapes allow it.
+input elements goes straight to the result. Places are not shared here: `pyrel.memory` does that
+once the instructions are in order. A node's relevance is complete when all its readers have written
+to it; whoever writes last also does what comes next (divides by the denominator, masks by the ReLU)
+in the same instruction, where the shapes allow it.
 """
 
 from __future__ import annotations

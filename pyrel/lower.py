@@ -14,6 +14,7 @@ from pyrel.errors import UnsupportedModelError
 from pyrel.graph import Add, Addresses, Copy, Floats, Graph, Linear, Node, Relu, runs
 from pyrel.graph import Scale as ScaleNode
 from pyrel.layout import MAX_SEGMENTS, lay_out
+from pyrel.memory import plan
 from pyrel.methods import Method, UnsuitableDomainError
 from pyrel.program import Absorb, Epilogue, Gather, Program, Scatter, Seed
 from pyrel.rules import Denominator, LinearInputs, LinearRule, Term
@@ -53,8 +54,8 @@ class _Lowering(Emitter):
         self._denominators: dict[int, int] = {}  # likewise: where in the arena it is formed
 
     def program(self) -> Program:
-        self._program.instructions = schedule(self._ops, self._program.input_size, self._arena)
-        self._program.arena_size = self._arena
+        instructions = schedule(self._ops, self._program.input_size, self._arena)
+        self._program.instructions, self._program.arena_size = plan(instructions)
         return self._program
 
     # Forward

@@ -24,12 +24,16 @@ _Stored = TypeVar("_Stored", Float32s, Offsets)
 
 @dataclass(frozen=True)
 class Operand:
-    """A run of ``size`` floats in one space that an instruction reads or writes."""
+    """A run of ``size`` floats in one space that an instruction reads or writes.
+
+    ``whole`` says that it touches each of them, and not only some.
+    """
 
     space: Space
     size: int
     read: bool = True
     written: bool = False
+    whole: bool = True
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,8 @@ class Gather:
 
     def operands(self) -> tuple[Operand, ...]:
         """List source and output."""
-        return (Operand(self.source, self.span), Operand(self.out, self.columns, False, True))
+        source = Operand(self.source, self.span, whole=False)
+        return (source, Operand(self.out, self.columns, False, True))
 
 
 @dataclass(frozen=True)

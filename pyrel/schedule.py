@@ -72,8 +72,8 @@ def schedule(ops: list[RowOp], input_size: int, arena_size: int) -> tuple[Instru
 def _dependencies(ops: list[RowOp], input_size: int, arena_size: int) -> list[set[int]]:
     """For each operation, those whose results it reads or writes over.
 
-    No place is written for a new purpose before all its readers are done, as every value has its
-    own: so reads need not be waited for.
+    No place is written for a new purpose before all its readers are done, as every value still has
+    its own (`pyrel.memory` lets them share memory afterwards): so reads need not be waited for.
     """
     writer: dict[Space, npt.NDArray[np.int64]] = {
         Space.input: np.full(input_size, -1),

@@ -12,6 +12,7 @@ import torch
 from engine.cases import sample
 from engine.checks import assert_deep_taylor, assert_gradient
 from engine.models import apply
+from engine.unplanned import assert_plan_changes_nothing
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reference import explain
@@ -203,6 +204,7 @@ def test_random_graphs_agree_with_the_reference(recipe: Recipe, seed: int, low: 
     assert_deep_taylor(e, wanted, floor=2 * ref.EPS32)
     single = taylor(x[-1:], target=wanted.target[-1:])
     np.testing.assert_array_equal(single.relevance[0], e.relevance[-1])
+    assert_plan_changes_nothing(captured, x, method="deep_taylor", **domain)
     for method in ("gradient", "guided_backprop"):
         explainer = pyrel.Explainer(captured, x, method=method, **domain)
         assert_gradient(explainer(x, target=wanted.target), explain(graph, x, method))

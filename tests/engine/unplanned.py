@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Programs without the memory plan: every value keeps a place of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import pyrel
+from pyrel._core import Space
+from pyrel.program import Instruction, Operand
+
+Instructions = tuple[Instruction, ...]
+
+
+def arena_runs(instruction: Instruction) -> Iterator[tuple[Operand, slice]]:
+    """Yield the runs of floats in the arena that an instruction touches, step by step."""
+    for operand, offsets in zip(instruction.template.operands(), instruction.offsets, strict=True):
+        for offset in offsets.tolist() if operand.space == Space.arena else ():
+            yield operand, slice(offset, offset + operand.size)
+
+
+def arena_end(instructions: Instructions) -> int:
+    """Return how many floats the arena must have."""
+    return max(run.stop for i in instructions for _, run in arena_runs(i))
+
+
+def explainer_without_plan(graph: pyrel.Graph, **options: Any) -> tuple[Any, Instructions]:
+    """Return an explainer whose values have a place each, and its instructions."""
+    seen: list[Instructions] = []
+
+    def keep(instructions: Instructions) -> tuple[Instructions, int]:
+        seen.append(instructions)
+        return instructions, arena_end(instructions)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pyrel.lower.plan", keep)
+        explainer = pyrel.Explainer(graph, **options)
+    (instructions,) = seen
+    return explainer, instructions
+
+
+def assert_plan_changes_nothing(graph: pyrel.Graph, x: Any, **options: Any) -> None:
+    """Every result has the same bits with and without the plan."""
+    without, _ = explainer_without_plan(graph, **options)
+    with_plan = pyrel.Explainer(graph, **options)
+    one, other = with_plan(x), without(x)
+    for field in ("relevance", "output", "target", "absorbed", "conservation"):
+        np.testing.assert_array_equal(getattr(one, field), getattr(other, field), strict=True)
