@@ -17,23 +17,30 @@ void require(bool condition, const char* message) {
     if (!condition) throw std::invalid_argument(message);
 }
 
-// Columns are cut into panels; a panel is contiguous, its rows in ascending k. The last one is a
-// single vector wide where that is enough, and padded by zeros.
+// Floats from one panel to the next: the kernel for rows with zeros reads a few rows of four panels
+// again and again, and these must not fall on the same sets of the first-level cache.
+int64_t panel_stride(int64_t depth, int64_t panel) {
+    constexpr int64_t kPage = 1024, kQuarter = 256;
+    return (depth * panel + kPage - 1) / kPage * kPage + kQuarter;
+}
+
+// Columns are cut into panels; a panel is contiguous, its rows in ascending k. The last one is
+// padded by zeros.
 Matrix pack(const float* data, int64_t depth, int64_t columns, const Kernels& kernels) {
-    const int64_t lanes = kernels.lanes;
-    const int64_t padded = (columns + lanes - 1) / lanes * lanes;
-    const size_t bytes = static_cast<size_t>(padded * depth) * sizeof(float);
-    void* memory =
-        std::aligned_alloc(kAlignment, (bytes + kAlignment - 1) / kAlignment * kAlignment);
+    const int64_t width = kernels.panel;
+    const int64_t panels = (columns + width - 1) / width;
+    const int64_t stride = panel_stride(depth, width);
+    const size_t bytes = static_cast<size_t>(panels * stride) * sizeof(float);
+    void* memory = std::aligned_alloc(kAlignment, bytes);
     if (!memory) throw std::bad_alloc();
-    Matrix matrix{depth, columns, {static_cast<float*>(memory), &std::free}};
-    float* out = matrix.packed.get();
-    for (int64_t column = 0; column < columns; column += kernels.panel) {
-        const int64_t panel = std::min(kernels.panel, padded - column);
-        const int64_t filled = std::min(panel, columns - column);
-        for (int64_t k = 0; k < depth; ++k, out += panel) {
+    Matrix matrix{depth, columns, stride, {static_cast<float*>(memory), &std::free}};
+    for (int64_t panel = 0; panel < panels; ++panel) {
+        const int64_t column = panel * width;
+        const int64_t filled = std::min(width, columns - column);
+        float* out = matrix.packed.get() + panel * stride;
+        for (int64_t k = 0; k < depth; ++k, out += width) {
             std::copy_n(data + k * columns + column, filled, out);
-            std::fill(out + filled, out + panel, 0.0f);
+            std::fill(out + filled, out + width, 0.0f);
         }
     }
     return matrix;

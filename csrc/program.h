@@ -97,6 +97,7 @@ using Instruction = std::variant<Gemm, Map, Gather, Scatter, Seed, Absorb>;
 struct Matrix {
     int64_t depth = 0;
     int64_t columns = 0;
+    int64_t panel_stride = 0;
     std::unique_ptr<float[], void (*)(void*)> packed{nullptr, nullptr};
 };
 

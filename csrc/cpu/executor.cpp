@@ -156,6 +156,7 @@ class SlabRunner {
             task.a[s] = view(gemm.segments[s].rows);
         }
         task.packed = w.packed.get();
+        task.panel_stride = w.panel_stride;
         task.out = view(gemm.out);
         task.epilogue = epilogue(gemm.epilogue);
         program_.kernels().gemm(task);

@@ -21,12 +21,23 @@ inline int64_t valid_lanes(int64_t columns, int64_t column) {
     return left < 0 ? 0 : (left > kLanes ? kLanes : left);
 }
 
-struct Tile {
-    const float* a[kMaxSegments][kTileRows];
-    float* out[kTileRows];
-    const float* scale[kTileRows];
-    const float* post[kTileRows];
+// Rows are looked at this many at a time: enough to read weights often from the first-level cache
+// where single rows skip their zeros, and a whole number of dense tiles.
+constexpr int kBlockRows = 24;
+
+struct Block {
+    int rows;
+    const float* a[kMaxSegments][kBlockRows];
+    float* out[kBlockRows];
+    const float* scale[kBlockRows];
+    const float* post[kBlockRows];
 };
+
+// Where vector j, counted over panels, of the row of weights lies that starts at `row` in the first
+// of them.
+inline const float* weights(const GemmTask& task, const float* row, int j) {
+    return row + j / kPanelVectors * task.panel_stride + j % kPanelVectors * kLanes;
+}
 
 // Walks the rows of a view, samples outer and steps inner.
 struct RowCursor {
@@ -45,18 +56,21 @@ struct RowCursor {
     }
 };
 
-void fill_operands(Tile& tile, int row, const View& out, const Epilogue& e,
+void fill_operands(Block& block, int row, const View& out, const Epilogue& e,
                    const RowCursor& cursor) {
-    tile.out[row] = cursor.row<float*>(out);
-    if (e.scale >= Scale::operand) tile.scale[row] = cursor.row<const float*>(e.scale_operand);
-    if (e.post_operand.offsets) tile.post[row] = cursor.row<const float*>(e.post_operand);
+    block.out[row] = cursor.row<float*>(out);
+    if (e.scale >= Scale::operand) block.scale[row] = cursor.row<const float*>(e.scale_operand);
+    if (e.post_operand.offsets) block.post[row] = cursor.row<const float*>(e.post_operand);
 }
 
-// The epilogue on Rows × Vectors registers. Each stage is one uniform branch around an unrolled
-// loop, so the accumulators never leave their registers.
+// The epilogue on Rows × Vectors registers, of the block's rows from `first` on. Each stage is one
+// uniform branch around an unrolled loop, so the accumulators never leave their registers.
 template <int Rows, int Vectors, bool Partial>
-inline void finish(Vector (&v)[Rows][Vectors], const Tile& tile, const Epilogue& e, int64_t column,
-                   int64_t columns) {
+inline void finish(Vector (&v)[Rows][Vectors], const Block& block, int first, const Epilogue& e,
+                   int64_t column, int64_t columns) {
+    float* const* out = block.out + first;
+    const float* const* scale = block.scale + first;
+    const float* const* post = block.post + first;
     int64_t count[Vectors];
     for (int j = 0; j < Vectors; ++j)
         count[j] = Partial ? valid_lanes(columns, column + j * kLanes) : kLanes;
@@ -77,15 +91,15 @@ inline void finish(Vector (&v)[Rows][Vectors], const Tile& tile, const Epilogue&
             each([&](Vector x, int, int j) { return x * at(e.scale_vector, j); });
             break;
         case Scale::operand:
-            each([&](Vector x, int r, int j) { return x * at(tile.scale[r], j); });
+            each([&](Vector x, int r, int j) { return x * at(scale[r], j); });
             break;
         case Scale::operand_minus_vector:
             each([&](Vector x, int r, int j) {
-                return x * (at(tile.scale[r], j) - at(e.scale_vector, j));
+                return x * (at(scale[r], j) - at(e.scale_vector, j));
             });
             break;
     }
-    if (e.accumulate) each([&](Vector x, int r, int j) { return x + at(tile.out[r], j); });
+    if (e.accumulate) each([&](Vector x, int r, int j) { return x + at(out[r], j); });
     switch (e.post) {
         case Post::none:
             break;
@@ -95,31 +109,31 @@ inline void finish(Vector (&v)[Rows][Vectors], const Tile& tile, const Epilogue&
         case Post::divide:
             if (e.post_vector)
                 each([&](Vector x, int r, int j) {
-                    return safe_divide(x, at(tile.post[r], j) + at(e.post_vector, j));
+                    return safe_divide(x, at(post[r], j) + at(e.post_vector, j));
                 });
             else
-                each([&](Vector x, int r, int j) { return safe_divide(x, at(tile.post[r], j)); });
+                each([&](Vector x, int r, int j) { return safe_divide(x, at(post[r], j)); });
             break;
         case Post::mask:
-            each([&](Vector x, int r, int j) { return where_positive(at(tile.post[r], j), x); });
+            each([&](Vector x, int r, int j) { return where_positive(at(post[r], j), x); });
             break;
         case Post::guided:
             each([&](Vector x, int r, int j) {
-                return where_positive(at(tile.post[r], j), relu(x));
+                return where_positive(at(post[r], j), relu(x));
             });
             break;
         case Post::square:
             each([&](Vector x, int, int) { return x * x; });
             break;
         case Post::multiply:
-            each([&](Vector x, int r, int j) { return x * at(tile.post[r], j); });
+            each([&](Vector x, int r, int j) { return x * at(post[r], j); });
             break;
     }
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 8
         for (int j = 0; j < Vectors; ++j) {
-            float* p = tile.out[r] + column + j * kLanes;
+            float* p = out[r] + column + j * kLanes;
             if (Partial)
                 store(p, v[r][j], count[j]);
             else
@@ -127,30 +141,27 @@ inline void finish(Vector (&v)[Rows][Vectors], const Tile& tile, const Epilogue&
         }
 }
 
-// Rows × Vectors outputs from consecutive panels of PanelVectors each: the accumulators stay in
-// registers over the whole depth. Unrolled twice: the loop's own instructions and the reloads of
-// row pointers that found no register cost 7 % of the peak otherwise (12 rows, AVX-512, Zen 4).
-template <int Rows, int Vectors, int PanelVectors, bool Partial>
-void gemm_tile(const GemmTask& task, const Tile& tile, int64_t column) {
-    constexpr int64_t Width = PanelVectors * kLanes;
+// Rows × Vectors outputs from consecutive panels: the accumulators stay in registers over the whole
+// depth. Unrolled twice: the loop's own instructions and the reloads of row pointers that found no
+// register cost 7 % of the peak otherwise (12 rows, AVX-512, Zen 4).
+template <int Rows, int Vectors, bool Partial>
+void gemm_tile(const GemmTask& task, const Block& block, int first, int64_t column) {
     Vector sum[Rows][Vectors];
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 8
         for (int j = 0; j < Vectors; ++j) sum[r][j] = zero();
-    const int64_t panel_size = task.depth * Width;
-    const float* b = task.packed + task.depth * column;
+    const float* b = task.packed + column / kPanel * task.panel_stride;
     for (int s = 0; s < task.segments; ++s) {
         const float* a[Rows];
 #pragma GCC unroll 16
-        for (int r = 0; r < Rows; ++r) a[r] = tile.a[s][r];
+        for (int r = 0; r < Rows; ++r) a[r] = block.a[s][first + r];
         const int64_t depth = task.segment_depth[s];
 #pragma GCC unroll 2
-        for (int64_t k = 0; k < depth; ++k, b += Width) {
+        for (int64_t k = 0; k < depth; ++k, b += kPanel) {
             Vector w[Vectors];
 #pragma GCC unroll 8
-            for (int j = 0; j < Vectors; ++j)
-                w[j] = load(b + (j / PanelVectors) * panel_size + (j % PanelVectors) * kLanes);
+            for (int j = 0; j < Vectors; ++j) w[j] = load(weights(task, b, j));
 #pragma GCC unroll 16
             for (int r = 0; r < Rows; ++r) {
                 const Vector x = broadcast(a[r] + k);
@@ -159,93 +170,27 @@ void gemm_tile(const GemmTask& task, const Tile& tile, int64_t column) {
             }
         }
     }
-    finish<Rows, Vectors, Partial>(sum, tile, task.epilogue, column, task.columns);
-}
-
-// A single row is bound by reading the weights. Where an activation is zero, as half of them are
-// after a ReLU, and all relevance below them, its weights need not be read: adding zero changes no
-// sum. Deeper products than this are not compressed.
-constexpr int64_t kSparseDepth = 2048;
-
-struct NonZeros {
-    int32_t count[kMaxSegments];
-    int32_t index[kSparseDepth];  // of all segments, one after the other
-};
-
-// Lists where a row is not zero; false where too few are to be worth it.
-bool find_non_zeros(const GemmTask& task, const Tile& tile, NonZeros& found) {
-    if (task.depth > kSparseDepth) return false;
-    int32_t total = 0;
-    for (int s = 0; s < task.segments; ++s) {
-        const float* a = tile.a[s][0];
-        const int32_t before = total;
-        for (int32_t k = 0; k < task.segment_depth[s]; ++k) {
-            found.index[total] = k;
-            total += a[k] != 0.0f;
-        }
-        found.count[s] = total - before;
-    }
-    return 4 * total <= 3 * task.depth;
-}
-
-template <int Vectors, int PanelVectors, bool Partial>
-void gemm_sparse_row(const GemmTask& task, const Tile& tile, const NonZeros& found,
-                     int64_t column) {
-    constexpr int64_t Width = PanelVectors * kLanes;
-    Vector sum[1][Vectors];
-#pragma GCC unroll 8
-    for (int j = 0; j < Vectors; ++j) sum[0][j] = zero();
-    const int64_t panel_size = task.depth * Width;
-    const float* b = task.packed + task.depth * column;
-    const int32_t* index = found.index;
-    for (int s = 0; s < task.segments; ++s) {
-        const float* a = tile.a[s][0];
-        const int32_t* end = index + found.count[s];
-#pragma GCC unroll 2
-        for (; index < end; ++index) {
-            const Vector x = broadcast(a + *index);
-            const float* row = b + *index * Width;
-#pragma GCC unroll 8
-            for (int j = 0; j < Vectors; ++j) {
-                const float* w =
-                    row + (j / PanelVectors) * panel_size + (j % PanelVectors) * kLanes;
-                sum[0][j] = multiply_add(x, load(w), sum[0][j]);
-            }
-        }
-        b += task.segment_depth[s] * Width;
-    }
-    finish<1, Vectors, Partial>(sum, tile, task.epilogue, column, task.columns);
+    finish<Rows, Vectors, Partial>(sum, block, first, task.epilogue, column, task.columns);
 }
 
 // Few rows leave registers free: several panels at once keep enough independent chains to hide the
 // latency of an FMA.
 template <int Rows>
-void gemm_rows(const GemmTask& task, const Tile& tile) {
+void gemm_rows(const GemmTask& task, const Block& block, int first) {
     constexpr int Panels = 4 * Rows <= kTileRows ? 4 : (2 * Rows <= kTileRows ? 2 : 1);
-    NonZeros found;
-    const bool sparse = Rows == 1 && find_non_zeros(task, tile, found);
-    // Columns from `column` on, in Vectors registers a row.
-    const auto columns = [&]<int Vectors, int PanelVectors, bool Partial>(int64_t column) {
-        if (sparse)
-            gemm_sparse_row<Vectors, PanelVectors, Partial>(task, tile, found, column);
-        else
-            gemm_tile<Rows, Vectors, PanelVectors, Partial>(task, tile, column);
-    };
-    constexpr int Vectors = Panels * kPanelVectors;
     const int64_t whole = task.columns / kPanel * kPanel;
     int64_t column = 0;
     for (; column + Panels * kPanel <= whole; column += Panels * kPanel)
-        columns.template operator()<Vectors, kPanelVectors, false>(column);
+        gemm_tile<Rows, Panels * kPanelVectors, false>(task, block, first, column);
     for (; column < whole; column += kPanel)
-        columns.template operator()<kPanelVectors, kPanelVectors, false>(column);
-    // The last columns' panel is as narrow as they allow.
+        gemm_tile<Rows, kPanelVectors, false>(task, block, first, column);
     if (task.columns - whole > kLanes)
-        columns.template operator()<kPanelVectors, kPanelVectors, true>(whole);
+        gemm_tile<Rows, kPanelVectors, true>(task, block, first, whole);
     else if (task.columns > whole)
-        columns.template operator()<1, 1, true>(whole);
+        gemm_tile<Rows, 1, true>(task, block, first, whole);
 }
 
-using RowsKernel = void (*)(const GemmTask&, const Tile&);
+using RowsKernel = void (*)(const GemmTask&, const Block&, int);
 constexpr RowsKernel kRowsKernels[] = {
     gemm_rows<1>, gemm_rows<2>, gemm_rows<3>, gemm_rows<4>,  gemm_rows<5>,  gemm_rows<6>,
 #if defined(PYREL_ISA_AVX512)
@@ -253,20 +198,159 @@ constexpr RowsKernel kRowsKernels[] = {
 #endif
 };
 
+void gemm_dense(const GemmTask& task, const Block& block) {
+    // Tiles of nearly equal height: 13 rows are 7 + 6, not 12 and a slow 1.
+    const int tiles = (block.rows + kTileRows - 1) / kTileRows;
+    for (int t = 0; t < tiles; ++t) {
+        const int first = block.rows * t / tiles;
+        kRowsKernels[block.rows * (t + 1) / tiles - first - 1](task, block, first);
+    }
+}
+
+// Rows with zeros. Half of all activations are zero after a ReLU, and so is all relevance below
+// them; where an activation is zero its products need not be formed, since adding zero changes no
+// sum. A dense tile cannot skip them, as its rows have their zeros in different places. So each row
+// is multiplied alone, walking the set bits of a mask of its non-zeros, its accumulators in
+// registers and the weights as operands from memory. That runs at the first-level cache's
+// bandwidth, one vector a multiply-add, if the weights are there: the depth is cut into parts, of
+// which a group of panels stays in that cache while all rows of the block use it. A single row
+// reads its weights once anyhow, and skips reading those that it does not need.
+constexpr int kPartDepth = 64;  // bits of a mask; × 4 panels × 128 bytes = 32 KiB at most
+constexpr int kGroupPanels = 4;
+constexpr int64_t kSparseDepth = 4096;  // deeper products do not skip
+constexpr int kMaxParts = kSparseDepth / kPartDepth + kMaxSegments;
+
+struct Part {
+    int32_t segment;
+    int32_t depth;
+    int64_t start;  // within the segment
+    int64_t k;      // within the whole depth
+};
+
+struct NonZeros {
+    int32_t parts;
+    Part part[kMaxParts];
+    uint64_t mask[kMaxParts][kBlockRows];  // bit k: whether element k of the part is not zero
+};
+
+void cut_into_parts(const GemmTask& task, NonZeros& found) {
+    found.parts = 0;
+    int64_t k = 0;
+    for (int s = 0; s < task.segments; ++s) {
+        const int64_t depth = task.segment_depth[s];
+        for (int64_t start = 0; start < depth; start += kPartDepth) {
+            const int64_t left = depth - start;
+            const auto size = static_cast<int32_t>(left < kPartDepth ? left : kPartDepth);
+            found.part[found.parts++] = {s, size, start, k + start};
+        }
+        k += depth;
+    }
+}
+
+// Returns how many elements of the row are not zero.
+int64_t find_non_zeros(const Block& block, int row, NonZeros& found) {
+    int64_t total = 0;
+    for (int p = 0; p < found.parts; ++p) {
+        const Part& part = found.part[p];
+        const float* a = block.a[part.segment][row] + part.start;
+        uint64_t mask = 0;
+        for (int k = 0; k < part.depth; k += kLanes) {
+            const int64_t count = valid_lanes(part.depth, k);
+            mask |= uint64_t{non_zero_lanes(load(a + k, count, count < kLanes))} << k;
+        }
+        found.mask[p][row] = mask;
+        total += __builtin_popcountll(mask);
+    }
+    return total;
+}
+
+// Whether enough is zero for it to pay; the first row tells whether to look at the others.
+bool is_sparse(const GemmTask& task, const Block& block, NonZeros& found) {
+    if (task.depth > kSparseDepth) return false;
+    cut_into_parts(task, found);
+    int64_t total = find_non_zeros(block, 0, found);
+    if (10 * total > 9 * task.depth) return false;
+    for (int r = 1; r < block.rows; ++r) total += find_non_zeros(block, r, found);
+    return block.rows == 1 || static_cast<double>(total) <=
+                                  kSparseShare * static_cast<double>(task.depth * block.rows);
+}
+
+// One row over the parts from `begin` to `end`; between calls the sums are kept in `carried`.
+template <int Vectors, bool Partial>
+void sparse_row(const GemmTask& task, const Block& block, const NonZeros& found, int row, int begin,
+                int end, int64_t column, float* carried) {
+    Vector sum[1][Vectors];
+#pragma GCC unroll 8
+    for (int j = 0; j < Vectors; ++j) sum[0][j] = begin == 0 ? zero() : load(carried + j * kLanes);
+    const float* panels = task.packed + column / kPanel * task.panel_stride;
+    for (int p = begin; p < end; ++p) {
+        const Part& part = found.part[p];
+        const float* a = block.a[part.segment][row] + part.start;
+        const float* b = panels + part.k * kPanel;
+        for (uint64_t left = found.mask[p][row]; left; left &= left - 1) {
+            const int k = __builtin_ctzll(left);
+            const Vector x = broadcast(a + k);
+#pragma GCC unroll 8
+            for (int j = 0; j < Vectors; ++j)
+                sum[0][j] = multiply_add(x, load(weights(task, b + k * kPanel, j)), sum[0][j]);
+        }
+    }
+    if (end == found.parts)
+        finish<1, Vectors, Partial>(sum, block, row, task.epilogue, column, task.columns);
+    else
+#pragma GCC unroll 8
+        for (int j = 0; j < Vectors; ++j) store(carried + j * kLanes, sum[0][j]);
+}
+
+template <int Vectors, bool Partial>
+void sparse_columns(const GemmTask& task, const Block& block, const NonZeros& found,
+                    int64_t column) {
+    alignas(64) float carried[kBlockRows][Vectors * kLanes];
+    const int step = block.rows == 1 ? found.parts : 1;
+    for (int p = 0; p < found.parts; p += step)
+        for (int r = 0; r < block.rows; ++r)
+            sparse_row<Vectors, Partial>(task, block, found, r, p, p + step, column, carried[r]);
+}
+
+using ColumnsKernel = void (*)(const GemmTask&, const Block&, const NonZeros&, int64_t);
+constexpr ColumnsKernel kColumnsKernels[2][kGroupPanels * kPanelVectors] = {
+    {sparse_columns<1, false>, sparse_columns<2, false>, sparse_columns<3, false>,
+     sparse_columns<4, false>, sparse_columns<5, false>, sparse_columns<6, false>,
+     sparse_columns<7, false>, sparse_columns<8, false>},
+    {sparse_columns<1, true>, sparse_columns<2, true>, sparse_columns<3, true>,
+     sparse_columns<4, true>, sparse_columns<5, true>, sparse_columns<6, true>,
+     sparse_columns<7, true>, sparse_columns<8, true>}};
+
+void gemm_sparse(const GemmTask& task, const Block& block, const NonZeros& found) {
+    // Groups of nearly equal width, as each reads all lists once.
+    const int64_t panels = (task.columns + kPanel - 1) / kPanel;
+    const int64_t groups = (panels + kGroupPanels - 1) / kGroupPanels;
+    for (int64_t g = 0; g < groups; ++g) {
+        const int64_t column = panels * g / groups * kPanel;
+        const int64_t next = panels * (g + 1) / groups * kPanel;
+        const int64_t width = (next < task.columns ? next : task.columns) - column;
+        const int64_t vectors = (width + kLanes - 1) / kLanes;
+        kColumnsKernels[width % kLanes != 0][vectors - 1](task, block, found, column);
+    }
+}
+
 void gemm(const GemmTask& task) {
     const int64_t rows = task.samples * task.steps;
-    const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
+    const int64_t blocks = (rows + kBlockRows - 1) / kBlockRows;
     RowCursor cursor{0, 0, task.steps};
-    for (int64_t t = 0; t < tiles; ++t) {
-        // Tiles of nearly equal height: 13 rows are 7 + 6, not 12 and a slow 1.
-        const int height = static_cast<int>(rows * (t + 1) / tiles - rows * t / tiles);
-        Tile tile;
-        for (int r = 0; r < height; ++r, cursor.next()) {
+    Block block;
+    NonZeros found;
+    for (int64_t b = 0; b < blocks; ++b) {
+        block.rows = static_cast<int>(rows * (b + 1) / blocks - rows * b / blocks);
+        for (int r = 0; r < block.rows; ++r, cursor.next()) {
             for (int s = 0; s < task.segments; ++s)
-                tile.a[s][r] = cursor.row<const float*>(task.a[s]);
-            fill_operands(tile, r, task.out, task.epilogue, cursor);
+                block.a[s][r] = cursor.row<const float*>(task.a[s]);
+            fill_operands(block, r, task.out, task.epilogue, cursor);
         }
-        kRowsKernels[height - 1](task, tile);
+        if (is_sparse(task, block, found))
+            gemm_sparse(task, block, found);
+        else
+            gemm_dense(task, block);
     }
 }
 
@@ -274,16 +358,16 @@ void map(const MapTask& task) {
     const int64_t rows = task.samples * task.steps;
     RowCursor cursor{0, 0, task.steps};
     for (int64_t row = 0; row < rows; ++row, cursor.next()) {
-        Tile tile{};
-        fill_operands(tile, 0, task.out, task.epilogue, cursor);
+        Block block;
+        fill_operands(block, 0, task.out, task.epilogue, cursor);
         const float* source = task.has_source ? cursor.row<const float*>(task.source) : nullptr;
         for (int64_t column = 0; column < task.columns; column += kLanes) {
             const int64_t count = valid_lanes(task.columns, column);
             Vector v[1][1] = {{source ? load(source + column, count, count < kLanes) : zero()}};
             if (count < kLanes)
-                finish<1, 1, true>(v, tile, task.epilogue, column, task.columns);
+                finish<1, 1, true>(v, block, 0, task.epilogue, column, task.columns);
             else
-                finish<1, 1, false>(v, tile, task.epilogue, column, task.columns);
+                finish<1, 1, false>(v, block, 0, task.epilogue, column, task.columns);
         }
     }
 }
@@ -331,14 +415,14 @@ double peak(int64_t repetitions) {
 
 #if defined(PYREL_ISA_AVX512)
 const Kernels* kernels_avx512() {
-    static constexpr Kernels kernels = {"avx512", kPanel, kLanes, kTileRows,
+    static constexpr Kernels kernels = {"avx512", kPanel, kTileRows,
                                         gemm,     map,    inside, peak};
 #elif defined(PYREL_ISA_AVX2)
 const Kernels* kernels_avx2() {
-    static constexpr Kernels kernels = {"avx2", kPanel, kLanes, kTileRows, gemm, map, inside, peak};
+    static constexpr Kernels kernels = {"avx2", kPanel, kTileRows, gemm, map, inside, peak};
 #else
 const Kernels* kernels_baseline() {
-    static constexpr Kernels kernels = {"baseline", kPanel, kLanes, kTileRows,
+    static constexpr Kernels kernels = {"baseline", kPanel, kTileRows,
                                         gemm,       map,    inside, peak};
 #endif
     return &kernels;

@@ -60,6 +60,7 @@ struct GemmTask {
     int64_t segment_depth[kMaxSegments];
     View a[kMaxSegments];
     const float* packed;  // [panel][depth][columns of the panel], zero padded; see Kernels
+    int64_t panel_stride;  // floats from one panel to the next
     View out;
     Epilogue epilogue;
 };
@@ -78,7 +79,6 @@ struct MapTask {
 struct Kernels {
     const char* isa;
     int64_t panel;      // columns per packed panel
-    int64_t lanes;      // columns of the last panel where no more are left
     int64_t tile_rows;  // most rows that a micro-kernel takes at once
     void (*gemm)(const GemmTask&);
     void (*map)(const MapTask&);

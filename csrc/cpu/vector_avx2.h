@@ -11,6 +11,7 @@ namespace {
 constexpr int kLanes = 8;
 // 6 × 2 accumulators, 2 panel vectors, 1 broadcast: 15 of 16 registers.
 constexpr int kTileRows = 6;
+constexpr double kSparseShare = 0.7;
 using Vector = __m256;
 
 inline Vector zero() { return _mm256_setzero_ps(); }
@@ -32,6 +33,9 @@ inline bool inside(Vector v, Vector low, Vector high) {
     const Vector within =
         _mm256_and_ps(_mm256_cmp_ps(v, low, _CMP_GE_OQ), _mm256_cmp_ps(v, high, _CMP_LE_OQ));
     return _mm256_movemask_ps(within) == 0xff;
+}
+inline unsigned non_zero_lanes(Vector v) {
+    return static_cast<unsigned>(_mm256_movemask_ps(_mm256_cmp_ps(v, zero(), _CMP_NEQ_UQ)));
 }
 inline Vector safe_divide(Vector v, Vector d) {
     return _mm256_and_ps(_mm256_cmp_ps(d, zero(), _CMP_NEQ_UQ), _mm256_div_ps(v, d));

@@ -11,6 +11,8 @@ namespace {
 constexpr int kLanes = 16;
 // 12 × 2 accumulators, 2 panel vectors, 1 broadcast: 27 of 32 registers.
 constexpr int kTileRows = 12;
+// Blocks of rows skip their zeros where at most this share is not zero.
+constexpr double kSparseShare = 0.7;
 using Vector = __m512;
 
 inline Vector zero() { return _mm512_setzero_ps(); }
@@ -32,6 +34,8 @@ inline bool inside(Vector v, Vector low, Vector high) {
     return _mm512_mask_cmp_ps_mask(_mm512_cmp_ps_mask(v, low, _CMP_GE_OQ), v, high, _CMP_LE_OQ) ==
            lanes(kLanes);
 }
+// One bit for each lane that is not zero.
+inline unsigned non_zero_lanes(Vector v) { return _mm512_cmp_ps_mask(v, zero(), _CMP_NEQ_UQ); }
 inline Vector safe_divide(Vector v, Vector d) {
     return _mm512_maskz_div_ps(_mm512_cmp_ps_mask(d, zero(), _CMP_NEQ_UQ), v, d);
 }

@@ -9,6 +9,7 @@ namespace {
 
 constexpr int kLanes = 4;
 constexpr int kTileRows = 6;
+constexpr double kSparseShare = 0.7;
 typedef float Vector __attribute__((vector_size(16)));
 typedef int32_t Mask __attribute__((vector_size(16)));
 typedef float Unaligned __attribute__((vector_size(16), aligned(4), may_alias));
@@ -34,6 +35,10 @@ inline Vector where_positive(Vector test, Vector v) { return select(test > zero(
 inline bool inside(Vector v, Vector low, Vector high) {
     const Mask within = (v >= low) & (v <= high);
     return within[0] && within[1] && within[2] && within[3];
+}
+inline unsigned non_zero_lanes(Vector v) {
+    const Mask bits = (v != zero()) & Mask{1, 2, 4, 8};
+    return static_cast<unsigned>(bits[0] | bits[1] | bits[2] | bits[3]);
 }
 inline Vector safe_divide(Vector v, Vector d) { return select(d != zero(), v / d); }
 
