@@ -118,9 +118,7 @@ inline void finish(Vector (&v)[Rows][Vectors], const Block& block, int first, co
             each([&](Vector x, int r, int j) { return where_positive(at(post[r], j), x); });
             break;
         case Post::guided:
-            each([&](Vector x, int r, int j) {
-                return where_positive(at(post[r], j), relu(x));
-            });
+            each([&](Vector x, int r, int j) { return where_positive(at(post[r], j), relu(x)); });
             break;
         case Post::square:
             each([&](Vector x, int, int) { return x * x; });
@@ -279,9 +277,9 @@ bool is_sparse(const GemmTask& task, const Block& block, NonZeros& found) {
 template <int Vectors, bool Partial>
 void sparse_row(const GemmTask& task, const Block& block, const NonZeros& found, int row, int begin,
                 int end, int64_t column, float* carried) {
-    Vector sum[1][Vectors];
+    Vector sum[Vectors];
 #pragma GCC unroll 8
-    for (int j = 0; j < Vectors; ++j) sum[0][j] = begin == 0 ? zero() : load(carried + j * kLanes);
+    for (int j = 0; j < Vectors; ++j) sum[j] = begin == 0 ? zero() : load(carried + j * kLanes);
     const float* panels = task.packed + column / kPanel * task.panel_stride;
     for (int p = begin; p < end; ++p) {
         const Part& part = found.part[p];
@@ -292,14 +290,19 @@ void sparse_row(const GemmTask& task, const Block& block, const NonZeros& found,
             const Vector x = broadcast(a + k);
 #pragma GCC unroll 8
             for (int j = 0; j < Vectors; ++j)
-                sum[0][j] = multiply_add(x, load(weights(task, b + k * kPanel, j)), sum[0][j]);
+                sum[j] = multiply_add(x, load(weights(task, b + k * kPanel, j)), sum[j]);
         }
     }
-    if (end == found.parts)
-        finish<1, Vectors, Partial>(sum, block, row, task.epilogue, column, task.columns);
-    else
+    if (end < found.parts) {
 #pragma GCC unroll 8
-        for (int j = 0; j < Vectors; ++j) store(carried + j * kLanes, sum[0][j]);
+        for (int j = 0; j < Vectors; ++j) store(carried + j * kLanes, sum[j]);
+        return;
+    }
+    // A copy: of an array that is passed on by reference GCC keeps every change in memory.
+    Vector result[1][Vectors];
+#pragma GCC unroll 8
+    for (int j = 0; j < Vectors; ++j) result[0][j] = sum[j];
+    finish<1, Vectors, Partial>(result, block, row, task.epilogue, column, task.columns);
 }
 
 template <int Vectors, bool Partial>
@@ -415,15 +418,13 @@ double peak(int64_t repetitions) {
 
 #if defined(PYREL_ISA_AVX512)
 const Kernels* kernels_avx512() {
-    static constexpr Kernels kernels = {"avx512", kPanel, kTileRows,
-                                        gemm,     map,    inside, peak};
+    static constexpr Kernels kernels = {"avx512", kPanel, kTileRows, gemm, map, inside, peak};
 #elif defined(PYREL_ISA_AVX2)
 const Kernels* kernels_avx2() {
     static constexpr Kernels kernels = {"avx2", kPanel, kTileRows, gemm, map, inside, peak};
 #else
 const Kernels* kernels_baseline() {
-    static constexpr Kernels kernels = {"baseline", kPanel, kTileRows,
-                                        gemm,       map,    inside, peak};
+    static constexpr Kernels kernels = {"baseline", kPanel, kTileRows, gemm, map, inside, peak};
 #endif
     return &kernels;
 }

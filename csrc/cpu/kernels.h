@@ -59,7 +59,7 @@ struct GemmTask {
     int32_t segments;
     int64_t segment_depth[kMaxSegments];
     View a[kMaxSegments];
-    const float* packed;  // [panel][depth][columns of the panel], zero padded; see Kernels
+    const float* packed;   // [panel][depth][columns of the panel], zero padded; see Kernels
     int64_t panel_stride;  // floats from one panel to the next
     View out;
     Epilogue epilogue;

@@ -11,7 +11,7 @@ namespace {
 constexpr int kLanes = 8;
 // 6 × 2 accumulators, 2 panel vectors, 1 broadcast: 15 of 16 registers.
 constexpr int kTileRows = 6;
-constexpr double kSparseShare = 0.7;
+constexpr double kSparseShare = 0.55;
 using Vector = __m256;
 
 inline Vector zero() { return _mm256_setzero_ps(); }

@@ -12,7 +12,7 @@ constexpr int kLanes = 16;
 // 12 × 2 accumulators, 2 panel vectors, 1 broadcast: 27 of 32 registers.
 constexpr int kTileRows = 12;
 // Blocks of rows skip their zeros where at most this share is not zero.
-constexpr double kSparseShare = 0.7;
+constexpr double kSparseShare = 0.6;
 using Vector = __m512;
 
 inline Vector zero() { return _mm512_setzero_ps(); }

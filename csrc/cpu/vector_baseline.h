@@ -9,7 +9,7 @@ namespace {
 
 constexpr int kLanes = 4;
 constexpr int kTileRows = 6;
-constexpr double kSparseShare = 0.7;
+constexpr double kSparseShare = 0.55;
 typedef float Vector __attribute__((vector_size(16)));
 typedef int32_t Mask __attribute__((vector_size(16)));
 typedef float Unaligned __attribute__((vector_size(16), aligned(4), may_alias));
