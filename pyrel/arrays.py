@@ -102,7 +102,7 @@ def _bound(name: str, value: Any, shape: tuple[int, ...]) -> Float32s:
             f"{name}: wanted values up to {LARGEST_BOUND:.0e} in size, or infinity for no bound; "
             f"got {np.max(np.abs(full)):.0e}"
         )
-    return np.ascontiguousarray(full, dtype=np.float32).reshape(-1)
+    return np.array(full, dtype=np.float32, order="C").reshape(-1)
 
 
 def result(out: Array | None, x: Array, values: Float32s) -> Float32s:

@@ -89,11 +89,10 @@ def explain_file(
             errno.ENOENT, "there is no such folder for the output", str(out.parent)
         )
     x = open_array(source, key)
-    graph = explainer.graph
-    _check_input(source, x, graph.input_shape)
-    targets = arrays.targets(target, len(x), graph.classes)
+    _check_input(source, x, explainer.input_shape)
+    targets = arrays.targets(target, len(x), explainer.classes)
     columns: dict[str, npt.NDArray[Any]] = {
-        "output": np.empty((len(x), graph.classes), np.float32),
+        "output": np.empty((len(x), explainer.classes), np.float32),
         "target": np.empty(len(x), np.int64),
         "absorbed": np.empty(len(x), np.float32),
         "conservation": np.empty(len(x), np.float32),

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 import weakref
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,12 +16,13 @@ import numpy.typing as npt
 import torch
 from torch.export import ExportedProgram
 
-from pyrel import arrays, methods, runtime
+from pyrel import _core, arrays, methods, runtime
 from pyrel._core import Outcome, Status
-from pyrel.arrays import Array
+from pyrel.arrays import Array, Float32s
 from pyrel.capturing import capture
 from pyrel.graph import Floats, Graph
 from pyrel.lower import lower
+from pyrel.program_files import Compiled, read_program, write_program
 
 Model: TypeAlias = torch.nn.Module | ExportedProgram | Graph
 Bound: TypeAlias = float | npt.ArrayLike | torch.Tensor
@@ -55,7 +58,7 @@ class Explainer:
     """A model compiled for one explanation method.
 
     Compiling copies the weights: later changes to the model do not show. An explainer may be used
-    from several threads at once, and after a fork.
+    from several threads at once, and after a fork. `save` and `load` keep it as a file.
 
     Parameters
     ----------
@@ -72,6 +75,14 @@ class Explainer:
         Refuse NaN and infinity in inputs and outputs.
     **options
         Arguments of the method, where it is given by name; such as ``squared=False``.
+
+    Attributes
+    ----------
+    method : Method
+    input_shape : tuple of int
+        Shape of one sample.
+    classes : int
+        Number of raw outputs.
 
     Raises
     ------
@@ -99,20 +110,71 @@ class Explainer:
         check_finite: bool = True,
         **options: Any,
     ) -> None:
-        self.method = methods.get(method, **options)
-        self.graph = model if isinstance(model, Graph) else _locked_capture(model, example)
-        self._bounds = arrays.bounds(low, high, self.graph.input_shape)
-        self._check_finite = bool(check_finite)
-        program = lower(self.graph, self.method, *self._domain())
-        self._core = program.load(runtime.isa())
+        chosen = methods.get(method, **options)
+        graph = model if isinstance(model, Graph) else _locked_capture(model, example)
+        bounds = arrays.bounds(low, high, graph.input_shape)
+        program = lower(graph, chosen, *_domain(bounds, graph.input_size))
+        compiled = Compiled(chosen, graph.input_shape, bounds, bool(check_finite), program)
+        self._take(compiled, program.load(runtime.isa()))
+
+    def _take(self, compiled: Compiled, core: _core.Program) -> None:
+        self._compiled, self._core = compiled, core
+        self.method = compiled.method
+        self.input_shape = compiled.input_shape
+        self.classes = compiled.program.classes
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the compiled program to a file, which `load` reads without the model.
+
+        The file holds the weights as they are, not packed for this machine's instruction set.
+
+        Parameters
+        ----------
+        path : path
+            Replaced in one step if it exists; folders are made as needed. Any name will do;
+            the content is a safetensors file.
+
+        Raises
+        ------
+        TypeError
+            If the method is a class of your own: a file can only name the methods of pyrel.
+        OSError
+            If the file cannot be written.
+        """
+        write_program(Path(path), self._compiled)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Explainer:
+        """Read an explainer that `save` wrote.
+
+        Nothing in the file is executed as code, and the engine checks every instruction before it
+        runs one: a file of a stranger can at worst explain wrongly, or need much memory.
+
+        Parameters
+        ----------
+        path : path
+
+        Returns
+        -------
+        Explainer
+            With the same results as the saved one, bit for bit on the same instruction set.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be read.
+        ValueError
+            If it is truncated, changed, foreign or of a newer pyrel; the message names the file.
+        """
+        explainer = cls.__new__(cls)
+        explainer._take(*read_program(Path(path), runtime.isa()))
+        return explainer
 
     def __repr__(self) -> str:
         """Show method, shapes and instruction set."""
-        shape = ", ".join(map(str, self.graph.input_shape))
-        return (
-            f"Explainer({self.method}, input (n, {shape}), "
-            f"{self.graph.classes} outputs, {self._core.isa})"
-        )
+        shape = ", ".join(map(str, self.input_shape))
+        outputs = f"{self.classes} outputs"
+        return f"Explainer({self.method}, input (n, {shape}), {outputs}, {self._core.isa})"
 
     @property
     def flops(self) -> float:
@@ -143,21 +205,21 @@ class Explainer:
         TypeError
             If an argument has the wrong type.
         """
-        values = arrays.batch(x, self.graph.input_shape)
-        n, classes = values.shape[0], self.graph.classes
+        values = arrays.batch(x, self.input_shape)
+        n, classes = values.shape[0], self.classes
         targets = arrays.targets(target, n, classes)
         relevance = arrays.result(out, x, values)
         output = np.empty((n, classes), dtype=np.float32)
         explained = np.empty(n, dtype=np.int64)
         absorbed = np.empty(n, dtype=np.float32)
         conservation = np.full(n, np.nan, dtype=np.float32)
-        low, high = self._bounds or (None, None)
+        low, high = self._compiled.bounds or (None, None)
         status = self._core.run(
             values,
             targets,
             low,
             high,
-            self._check_finite,
+            self._compiled.check_finite,
             runtime.num_threads(),
             relevance,
             output,
@@ -175,13 +237,6 @@ class Explainer:
         """Relevance alone, under the name that captum and Quantus call."""
         return self(inputs, target).relevance
 
-    def _domain(self) -> tuple[Floats, Floats]:
-        if self._bounds is None:
-            size = self.graph.input_size
-            return np.full(size, -np.inf), np.full(size, np.inf)
-        low, high = self._bounds
-        return low.astype(np.float64), high.astype(np.float64)
-
     def _failure(self, status: Status, values: npt.NDArray[np.float32]) -> Exception:
         if status.outcome == Outcome.out_of_memory:
             return MemoryError(f"no memory for {self._core.arena_size * 4} bytes per sample")
@@ -195,7 +250,7 @@ class Explainer:
                 f"the model's output {status.element} for x[{status.sample}] is NaN or infinite: "
                 "the computation overflows in float32"
             )
-        within = np.unravel_index(status.element, self.graph.input_shape)
+        within = np.unravel_index(status.element, self.input_shape)
         index = (status.sample, *(int(i) for i in within))
         where, value = f"x[{', '.join(map(str, index))}]", values[index]
         if status.outcome == Outcome.input_not_finite:
@@ -203,11 +258,19 @@ class Explainer:
                 f"x: wanted finite float32 values, got {where} = {value}; "
                 "check_finite=False lets it pass"
             )
-        assert self._bounds is not None
-        low, high = (bound[status.element] for bound in self._bounds)
+        assert self._compiled.bounds is not None
+        low, high = (bound[status.element] for bound in self._compiled.bounds)
         return ValueError(
             f"x: wanted values in [low, high] = [{low}, {high}], got {where} = {value}"
         )
+
+
+def _domain(bounds: tuple[Float32s, Float32s] | None, size: int) -> tuple[Floats, Floats]:
+    """Range of every input element for lowering; infinite where nothing is known."""
+    if bounds is None:
+        return np.full(size, -np.inf), np.full(size, np.inf)
+    low, high = bounds
+    return low.astype(np.float64), high.astype(np.float64)
 
 
 # torch.export is not safe to run in several threads, and capture switches modules to eval mode.

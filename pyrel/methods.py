@@ -48,9 +48,15 @@ class Method(ABC):
     def linear(self, node: LinearInputs) -> LinearRule:
         """Choose the rule for a linear node; `UnsuitableDomainError` where none fits."""
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """Arguments that make an equal method, such as JSON can hold."""
+        return {}
+
     def __repr__(self) -> str:
         """Show the constructor call."""
-        return f"{type(self).__name__}()"
+        options = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+        return f"{type(self).__name__}({options})"
 
 
 class Gradient(Method):
@@ -93,9 +99,10 @@ class GuidedBackprop(Gradient):
         self.squared = squared
         self.finish = Post.square if squared else Post.none
 
-    def __repr__(self) -> str:
-        """Show the constructor call."""
-        return f"GuidedBackprop(squared={self.squared})"
+    @property
+    def options(self) -> dict[str, Any]:
+        """``squared``."""
+        return {"squared": self.squared}
 
 
 class DeepTaylor(Method):
@@ -138,6 +145,11 @@ _METHODS: dict[str, type[Method]] = {
 def names() -> list[str]:
     """Names of all methods."""
     return list(_METHODS)
+
+
+def named(name: str) -> type[Method] | None:
+    """Return the class of a name, None if there is no such method."""
+    return _METHODS.get(name)
 
 
 def get(method: str | Method, **options: Any) -> Method:

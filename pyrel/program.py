@@ -8,6 +8,7 @@ twelve steps of a recurrence is one instruction with twelve offsets an operand.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import TypeAlias, TypeVar
 
@@ -197,7 +198,7 @@ class Program:
         return self._intern("index", self.indices, np.array(values, dtype=np.int64))
 
     def _intern(self, kind: str, store: list[_Stored], array: _Stored) -> int:
-        key = (kind, array.tobytes(), array.shape)
+        key = (kind, hashlib.blake2b(array.data).digest(), array.shape)
         if key not in self._interned:
             self._interned[key] = len(store)
             store.append(array)

@@ -20,6 +20,8 @@ EXAMPLES = """\b
 Examples:
   pyrel explain runs/deep/model.safetensors samples.npy --out relevance.npz
   pyrel explain model.safetensors data.npz --key x --target 3 --out relevance.npz
+  pyrel explain model.safetensors samples.npy --out relevance.npz --save-program deep.program
+  pyrel explain deep.program more.npy --out more.npz
 """
 
 
@@ -29,7 +31,8 @@ def explain(
         Path,
         typer.Argument(
             metavar="MODEL",
-            help="A model that pyrel saved (.safetensors), or with --trust a .pt2 of torch.export.",
+            help="A model that pyrel trained (.safetensors), a program of --save-program or "
+            "Explainer.save, or with --trust a .pt2 of torch.export.",
         ),
     ],
     source: Annotated[
@@ -41,11 +44,14 @@ def explain(
     ],
     out: Annotated[Path, typer.Option(metavar="FILE", help="The .npz file to write.")],
     method: Annotated[
-        str,
+        str | None,
         typer.Option(
-            callback=one_of(METHODS), metavar="NAME", help=f"One of {', '.join(METHODS)}."
+            callback=one_of(METHODS),
+            metavar="NAME",
+            help=f"One of {', '.join(METHODS)}. A program has its own.",
+            show_default="deep_taylor",
         ),
-    ] = "deep_taylor",
+    ] = None,
     target: Annotated[
         str,
         typer.Option(
@@ -76,6 +82,14 @@ def explain(
             metavar="NAME", help="Name of the array in INPUT.npz.", show_default="the only one"
         ),
     ] = None,
+    save_program: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the compiled program too: model, method and range of the inputs in a file "
+            "that is safe to load and can be given as MODEL.",
+        ),
+    ] = None,
     trust: Annotated[
         bool,
         typer.Option(
@@ -99,8 +113,15 @@ def explain(
 
     inputs = {"the model": model, "the input": source, "the file of classes": Path(target)}
     refuse_overwriting(out, inputs)
+    if save_program is not None:
+        refuse_overwriting(save_program, inputs)
+        if save_program.absolute() == out.absolute():
+            raise ValueError(f"{out} is named for the output and for the program")
     explained = _target(target)
     explainer = _explainer(model, method, low, high, trust)
+    if save_program is not None:
+        explainer.save(save_program)
+    name = explainer.method.name
     with bar() as progress:
         done = explain_file(
             explainer,
@@ -108,9 +129,9 @@ def explain(
             out,
             target=explained,
             key=key,
-            progress=lambda samples, count: progress(f"{method}", samples, count),
+            progress=lambda samples, count: progress(name, samples, count),
         )
-    typer.echo(f"Wrote {out}: {done.samples:,} samples, {method}")
+    typer.echo(f"Wrote {out}: {done.samples:,} samples, {name}")
     if not math.isnan(done.error):
         typer.echo(
             f"Relevance and what biases kept add up to what was put in, within {done.error:.1e}"
@@ -134,21 +155,31 @@ def _target(text: str) -> Any:
 
 
 def _explainer(
-    path: Path, method: str, low: float | None, high: float | None, trust: bool
+    path: Path, method: str | None, low: float | None, high: float | None, trust: bool
 ) -> Explainer:
     import torch
 
     from pyrel.explainer import Explainer
+    from pyrel.tensor_files import read_kind
     from pyrel.training import load_model
 
+    wanted = method or "deep_taylor"
     if path.suffix == ".pt2":
-        return Explainer(_exported(path, trust), method=method, low=low, high=high)
+        return Explainer(_exported(path, trust), method=wanted, low=low, high=high)
+    if read_kind(path) == "program":
+        given = {"--method": method, "--low": low, "--high": high}
+        if names := [name for name, value in given.items() if value is not None]:
+            raise ValueError(
+                f"{path} is a compiled program, which has its method and range: leave out "
+                f"{', '.join(names)}, or give the model that it was made of"
+            )
+        return Explainer.load(path)
     model, metadata = load_model(path)
     example = torch.zeros(1, model.steps, *model.step_shape)
     return Explainer(
         model,
         example,
-        method,
+        wanted,
         low=metadata["low"] if low is None else low,
         high=metadata["high"] if high is None else high,
     )

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyrel.tensor_files import read_tensors, write_tensors
 from pyrel.training.config import TrainingConfig
-from pyrel.training.files import read_tensors, write_tensors
 from pyrel.training.result import EpochRecord
 
 _LOGGER = logging.getLogger("pyrel")

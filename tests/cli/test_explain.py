@@ -256,6 +256,52 @@ def test_models_that_cannot_be_read(workshop: Workshop, x_file: Path, tmp_path: 
         assert message in result.err
 
 
+def test_a_saved_program_stands_for_the_model(
+    workshop: Workshop, x_file: Path, tmp_path: Path
+) -> None:
+    program, first, second = (tmp_path / name for name in ("deep.program", "1.npz", "2.npz"))
+    made = pyrel(
+        "explain", workshop.deep, x_file, "--out", first, "--method", "guided_backprop",
+        "--save-program", program,
+    )  # fmt: skip
+    assert made.code == 0, made.err
+    used = pyrel("explain", program, x_file, "--out", second)
+    assert used.code == 0, used.err
+    assert "30 samples, guided_backprop" in used.out
+    assert first.read_bytes() == second.read_bytes()
+    assert repr(library.Explainer.load(program)).startswith(
+        "Explainer(GuidedBackprop(squared=True)"
+    )
+
+
+def test_a_program_takes_no_options_of_a_model(
+    workshop: Workshop, x_file: Path, tmp_path: Path
+) -> None:
+    program, out = tmp_path / "deep.program", tmp_path / "r.npz"
+    library.Explainer(load_cell(workshop.deep).model, np.load(x_file)).save(program)
+    result = pyrel("explain", program, x_file, "--out", out, "--method", "gradient", "--low", "0")
+    assert result.code == 1
+    assert f"{program} is a compiled program" in result.err
+    assert "leave out --method, --low" in result.err
+    assert not out.exists()
+
+
+def test_a_program_replaces_none_of_the_other_files(
+    workshop: Workshop, x_file: Path, tmp_path: Path
+) -> None:
+    before = x_file.read_bytes()
+    for program, message in [
+        (x_file, "is the input, which the output would replace"),
+        (tmp_path / "r.npz", "is named for the output and for the program"),
+    ]:
+        result = pyrel(
+            "explain", workshop.deep, x_file, "--out", tmp_path / "r.npz", "--save-program", program
+        )
+        assert result.code == 1
+        assert message in result.err
+    assert x_file.read_bytes() == before
+
+
 def test_an_exported_program_needs_trust(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))

@@ -354,6 +354,15 @@ def test_bounds_of_gradient_methods_are_checked_too(x: Floats) -> None:
     assert np.isfinite(free(x).relevance).all()
 
 
+def test_bounds_are_copied(x: Floats) -> None:
+    low = np.zeros(SHAPE, np.float32)
+    bounded = pyrel.Explainer(CASE.module(), x, method="gradient", low=low, high=1.0)
+    low -= 1.0
+    with pytest.raises(ValueError, match=r"\[0.0, 1.0\], got x\[2, 3, 4\] = -0.5"):
+        x[2, 3, 4] = -0.5
+        bounded(x)
+
+
 def test_no_result_after_an_error(explainer: Any, x: Floats) -> None:
     """An explainer that refused a batch explains the next one as ever."""
     wanted = explainer(x)

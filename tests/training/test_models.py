@@ -13,9 +13,10 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from pyrel import tensor_files
 from pyrel.nn import Deep, DeepV2, Shallow
-from pyrel.training import files, load_model, save_model
-from pyrel.training.files import read_tensors, write_tensors
+from pyrel.tensor_files import read_tensors, write_tensors
+from pyrel.training import load_model, save_model
 
 if TYPE_CHECKING:
     from conftest import Problem
@@ -176,8 +177,8 @@ def test_another_format_is_refused(
 ) -> None:
     tensors, content = read_tensors(path, "model")
     with monkeypatch.context() as patch:
-        patch.setattr(files, "FORMAT_VERSION", version)
-        patch.setattr(files, "version", lambda: "9.0")
+        patch.setitem(tensor_files.FORMAT_VERSIONS, "model", version)
+        patch.setattr(tensor_files, "version", lambda: "9.0")
         write_tensors(path, "model", tensors, content)
     refused(path, f"has format {version} of pyrel 9.0.* {words}")
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from pyrel.tensor_files import read_tensors, write_tensors
 from pyrel.training import TrainingConfig, train
-from pyrel.training.files import read_tensors, write_tensors
 
 if TYPE_CHECKING:
     from conftest import Problem

@@ -22,8 +22,9 @@ from torch import Tensor
 from pyrel._core import version
 from pyrel._files import write_whole
 
-Kind = Literal["model", "checkpoint"]
-FORMAT_VERSION = 2  # 1 had no checksum of the description
+Kind = Literal["model", "checkpoint", "program"]
+# Of models and checkpoints, version 1 had no checksum of the description.
+FORMAT_VERSIONS: dict[Kind, int] = {"model": 2, "checkpoint": 2, "program": 1}
 _KEY = "pyrel"
 
 
@@ -36,7 +37,7 @@ def write_tensors(
     ----------
     path : Path
         Its folder must exist.
-    kind : {"model", "checkpoint"}
+    kind : {"model", "checkpoint", "program"}
     tensors : mapping
         Copied to the CPU.
     content : mapping
@@ -52,7 +53,7 @@ def write_tensors(
     header = {
         **content,
         "kind": kind,
-        "format_version": FORMAT_VERSION,
+        "format_version": FORMAT_VERSIONS[kind],
         "pyrel_version": version(),
     }
     described = json.loads(json.dumps(header, allow_nan=False))  # as a reader will see it
@@ -76,6 +77,26 @@ def read_tensors(path: Path, kind: Kind) -> tuple[dict[str, Tensor], dict[str, A
     ValueError
         It is truncated, changed, foreign, of another kind or of another format.
     """
+    tensors, content = _read(path)
+    _check_format(path, content, kind)
+    try:
+        checksum = _checksum(tensors, content)
+    except RecursionError as error:
+        raise ValueError(f"{path} has a damaged description; write it anew") from error
+    if content.get("checksum") != checksum:
+        raise ValueError(
+            f"{path} was changed after pyrel wrote it (the checksum of its tensors and description "
+            f"is wrong); copy it again or write it anew"
+        )
+    return tensors, content
+
+
+def read_kind(path: Path) -> str:
+    """Return the kind of a file of :func:`write_tensors`; errors as of :func:`read_tensors`."""
+    return str(_read(path)[1]["kind"])
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     data = path.read_bytes()
     try:
         tensors = safetensors.torch.load(data)
@@ -84,39 +105,39 @@ def read_tensors(path: Path, kind: Kind) -> tuple[dict[str, Tensor], dict[str, A
             f"{path} is not a whole safetensors file ({error}); it was truncated, or pyrel never "
             f"wrote it: copy it again or write it anew"
         ) from error
-    content = _description(path, data, kind)
-    if content.get("checksum") != _checksum(tensors, content):
-        raise ValueError(
-            f"{path} was changed after pyrel wrote it (the checksum of its tensors and description "
-            f"is wrong); copy it again or write it anew"
-        )
-    return tensors, content
+    return tensors, _description(path, data)
 
 
-def _description(path: Path, data: bytes, kind: Kind) -> dict[str, Any]:
+def _description(path: Path, data: bytes) -> dict[str, Any]:
     end = 8 + int.from_bytes(data[:8], "little")
     metadata = json.loads(data[8:end]).get("__metadata__") or {}
     if _KEY not in metadata:
         raise ValueError(f"{path} is a safetensors file, but pyrel did not write it")
     try:
         content = json.loads(metadata[_KEY])
-        file_version = int(content["format_version"])
-        file_kind = content["kind"]
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        return {
+            **content,
+            "kind": content["kind"],
+            "format_version": int(content["format_version"]),
+        }
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path} has a damaged description; write it anew") from error
-    if file_version > FORMAT_VERSION:
+
+
+def _check_format(path: Path, content: Mapping[str, Any], kind: Kind) -> None:
+    if content["kind"] != kind:
+        raise ValueError(f"{path} holds a {content['kind']}, not a {kind}")
+    written, read = content["format_version"], FORMAT_VERSIONS[kind]
+    if written > read:
         raise ValueError(
-            f"{path} has format {file_version} of pyrel {content.get('pyrel_version')}; this is "
-            f"pyrel {version()}, which reads format {FORMAT_VERSION}: install a newer pyrel"
+            f"{path} has format {written} of pyrel {content.get('pyrel_version')}; this is "
+            f"pyrel {version()}, which reads format {read}: install a newer pyrel"
         )
-    if file_version < FORMAT_VERSION:
+    if written < read:
         raise ValueError(
-            f"{path} has format {file_version} of pyrel {content.get('pyrel_version')}, which this "
+            f"{path} has format {written} of pyrel {content.get('pyrel_version')}, which this "
             f"pyrel {version()} does not read: write it anew"
         )
-    if file_kind != kind:
-        raise ValueError(f"{path} holds a {file_kind}, not a {kind}")
-    return dict(content)
 
 
 def _checksum(tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> str:

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compiled programs as files: safe to load from strangers, for every instruction set.
+
+A file holds what an explainer was compiled to: logical matrices and vectors, the instructions with
+their places in memory, and what a call checks its input against. Neither the model nor torch.export
+is needed to use it. The layout is that of `pyrel.tensor_files`; its tensors are ``matrix.0`` …,
+``vector.0`` …, ``index.0`` …, the offsets of all instructions one after the other, and the
+bounds ``low`` and ``high`` where there are any.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pyrel import _core, arrays, methods
+from pyrel.program import Float32s, Instruction, Program, Template
+from pyrel.records import decode, encode
+from pyrel.tensor_files import read_tensors, write_tensors
+
+_APART = ("instructions", "matrices", "vectors", "indices", "_interned")
+_ARRAYS = {"matrix": (torch.float32, 2), "vector": (torch.float32, 1), "index": (torch.int64, 1)}
+
+
+@dataclass(frozen=True, eq=False)
+class Compiled:
+    """A model compiled for one method: all that an explainer is made of.
+
+    Attributes
+    ----------
+    method : Method
+    input_shape : tuple of int
+        Shape of one sample.
+    bounds : pair of ndarray, shape (input size,), or None
+        Smallest and largest value of every input element.
+    check_finite : bool
+    program : Program
+    """
+
+    method: methods.Method
+    input_shape: tuple[int, ...]
+    bounds: tuple[Float32s, Float32s] | None
+    check_finite: bool
+    program: Program
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What is neither the program nor an array."""
+
+    method: str
+    input_shape: tuple[int, ...]
+    check_finite: bool
+
+
+@dataclass(frozen=True)
+class _Step:
+    """An instruction, its offsets apart."""
+
+    template: Template
+    steps: int
+
+
+def write_program(path: Path, compiled: Compiled) -> None:
+    """Write a compiled program in one step; folders are made as needed.
+
+    Raises
+    ------
+    TypeError
+        The method is none of `pyrel.methods.names()`, so that a reader could not make it.
+    OSError
+        The file cannot be written.
+    """
+    method, program = compiled.method, compiled.program
+    if methods.named(method.name) is not type(method):
+        raise TypeError(
+            f"a file names its method, and {type(method).__name__} is none of pyrel's: "
+            f"{', '.join(methods.names())}"
+        )
+    named: dict[str, npt.NDArray[Any]] = dict(
+        zip(("low", "high"), compiled.bounds or (), strict=False)
+    )
+    named["offsets"] = np.concatenate([i.offsets.reshape(-1) for i in program.instructions])
+    stores: dict[str, Sequence[npt.NDArray[Any]]] = {
+        "matrix": program.matrices,
+        "vector": program.vectors,
+        "index": program.indices,
+    }
+    for kind, store in stores.items():
+        named |= {f"{kind}.{i}": array for i, array in enumerate(store)}
+    content = {
+        "explainer": encode(_Header(method.name, compiled.input_shape, compiled.check_finite)),
+        "options": method.options,
+        "program": encode(program, leave_out=_APART),
+        "instructions": [
+            encode(_Step(i.template, i.offsets.shape[1])) for i in program.instructions
+        ],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {name: torch.from_numpy(array) for name, array in named.items()}
+    write_tensors(path, "program", tensors, content)
+
+
+def read_program(path: Path, isa: str) -> tuple[Compiled, _core.Program]:
+    """Read a file of `write_program` and pack it for an instruction set.
+
+    Nothing in the file is executed before the engine has checked all of it.
+
+    Raises
+    ------
+    OSError
+        The file cannot be read.
+    ValueError
+        It is truncated, changed, foreign, of a newer pyrel, or holds no program that can run; the
+        message names the file.
+    """
+    tensors, content = read_tensors(path, "program")
+    try:
+        compiled = _compiled(tensors, content)
+        return compiled, compiled.program.load(isa)
+    except (ValueError, TypeError, MemoryError, RecursionError) as error:
+        raise ValueError(
+            f"{path} does not hold a program that this pyrel {_core.version()} can run, though it "
+            f"is whole: {error}; write it anew, or install the pyrel "
+            f"{content.get('pyrel_version')} that wrote it"
+        ) from error
+
+
+def _compiled(tensors: dict[str, Tensor], content: dict[str, Any]) -> Compiled:
+    left = dict(tensors)
+    stores = {kind: _take_all(left, kind) for kind in _ARRAYS}
+    offsets = _take(left, "offsets", torch.int64, 1)
+    bounds = [_take(left, n, torch.float32, 1) for n in ("low", "high") if n in left]
+    if left:
+        raise ValueError(f"it has a tensor {min(left)!r}, unknown to this pyrel")
+    header = decode(_Header, content.get("explainer"))
+    program = decode(
+        Program,
+        content.get("program"),
+        _APART,
+        instructions=_instructions(content.get("instructions"), offsets, stores["index"]),
+        matrices=stores["matrix"],
+        vectors=stores["vector"],
+        indices=stores["index"],
+    )
+    if (
+        min(header.input_shape, default=1) < 1
+        or math.prod(header.input_shape) != program.input_size
+    ):
+        raise ValueError(f"samples of shape {header.input_shape} do not fit its program")
+    return Compiled(
+        _method(header.method, content.get("options")),
+        header.input_shape,
+        _bounds(bounds, header.input_shape),
+        header.check_finite,
+        program,
+    )
+
+
+def _instructions(
+    entries: Any, offsets: npt.NDArray[np.int64], indices: list[npt.NDArray[Any]]
+) -> tuple[Instruction, ...]:
+    if not isinstance(entries, list):
+        raise ValueError("instructions: wanted a list")
+    instructions, first = [], 0
+    for entry in entries:
+        step = decode(_Step, entry)
+        operands = len(step.template.operands())
+        stop = first + operands * step.steps
+        if step.steps < 1 or stop > offsets.size:
+            raise ValueError(f"there are {offsets.size} offsets, fewer than instructions ask for")
+        if getattr(step.template, "index", 0) not in range(max(1, len(indices))):
+            raise ValueError("an instruction names an index that is not there")
+        rows = offsets[first:stop].reshape(operands, step.steps)
+        instructions.append(Instruction(step.template, rows))
+        first = stop
+    if first != offsets.size:
+        raise ValueError(f"there are {offsets.size} offsets, more than instructions ask for")
+    return tuple(instructions)
+
+
+def _method(name: str, options: Any) -> methods.Method:
+    if not isinstance(options, dict):
+        raise ValueError("options: wanted a mapping")
+    return methods.get(name, **options)
+
+
+def _bounds(
+    given: list[npt.NDArray[Any]], shape: tuple[int, ...]
+) -> tuple[Float32s, Float32s] | None:
+    if not given:
+        return None
+    if len(given) != 2 or any(bound.size != math.prod(shape) for bound in given):
+        raise ValueError("low and high must both have one value for each input element")
+    low, high = (bound.reshape(shape) for bound in given)
+    return arrays.bounds(low, high, shape)
+
+
+def _take_all(tensors: dict[str, Tensor], kind: str) -> list[npt.NDArray[Any]]:
+    names = itertools.takewhile(tensors.__contains__, (f"{kind}.{i}" for i in itertools.count()))
+    return [_take(tensors, name, *_ARRAYS[kind]) for name in list(names)]
+
+
+def _take(
+    tensors: dict[str, Tensor], name: str, dtype: torch.dtype, dimensions: int
+) -> npt.NDArray[Any]:
+    if name not in tensors:
+        raise ValueError(f"the tensor {name!r} is missing")
+    tensor = tensors.pop(name)
+    if tensor.dtype != dtype or tensor.dim() != dimensions:
+        raise ValueError(
+            f"{name}: wanted {dtype} of {dimensions} dimensions, got {tensor.dtype} "
+            f"{tuple(tensor.shape)}"
+        )
+    return tensor.numpy()
