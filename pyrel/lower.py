@@ -229,19 +229,14 @@ class _Lowering(Emitter):
             self._record(op, address, size)
 
     def _factor(self, term: Term, part: slice, address: int) -> tuple[Epilogue, list[int]]:
-        post = Post.relu if term.nonneg else Post.none
-        if term.minus is not None:
-            space, offset = self._value(address)
-            if not term.minus[part].any():
-                return Epilogue(scale=Scale.operand, scale_space=space, post=post), [offset]
-            vector = self._program.vector(term.minus[part])
-            scale = Scale.operand_minus_vector
-            epilogue = Epilogue(scale=scale, scale_space=space, scale_vector=vector, post=post)
-            return epilogue, [offset]
-        if term.factor is not None:
-            vector = self._program.vector(term.factor[part])
-            return Epilogue(scale=Scale.vector, scale_vector=vector, post=post), []
-        return Epilogue(post=post), []
+        if term.minus is None:
+            return Epilogue(), []
+        space, offset = self._value(address)
+        if not term.minus[part].any():
+            return Epilogue(scale=Scale.operand, scale_space=space), [offset]
+        vector = self._program.vector(term.minus[part])
+        scale = Scale.operand_minus_vector
+        return Epilogue(scale=scale, scale_space=space, scale_vector=vector), [offset]
 
     def _pass_on(
         self, node: Node, inputs: Addresses, vector: Floats | None = None, activation: bool = False

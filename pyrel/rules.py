@@ -44,16 +44,13 @@ class LinearInputs:
 class Term:
     """Part of R_j for the inputs that ``features`` marks: factor_j · Σ_k s_k matrix_kj.
 
-    The factor is ``a_j - minus_j`` where ``minus`` is given, else ``factor_j`` where ``factor`` is,
-    else 1. ``matrix`` is (out, marked inputs), the vectors have one value per marked input.
-    ``nonneg`` promises that the sum up to this term is ≥ 0 but for rounding, which is cut off.
+    The factor is ``a_j - minus_j`` where ``minus`` is given, else 1. ``matrix`` is (out, marked
+    inputs), ``minus`` has one value per marked input.
     """
 
     features: Mask
     matrix: Floats
     minus: Floats | None = None
-    factor: Floats | None = None
-    nonneg: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +97,7 @@ def z_plus_and_box(node: LinearInputs) -> LinearRule:
     contribution is a_j w⁺_jk, or a_j w_jk − l_j w⁺_jk − h_j w⁻_jk. Constants c count as inputs in
     [min(0, c), max(0, c)], so they contribute max(0, c w), and like max(0, b) absorb their share.
 
+    a w − l w⁺ − h w⁻ = (a − l) w⁺ + (a − h) w⁻ is two products of terms ≥ 0, so nothing cancels.
     Where there is a box, the denominator is formed from the pre-activation z, which costs only the
     products of w⁻ with the inputs ≥ 0. The engine keeps max(0, z) instead of z; that is the same
     wherever relevance arrives, since no unit at or below zero receives any.
@@ -116,8 +114,8 @@ def z_plus_and_box(node: LinearInputs) -> LinearRule:
         products = ((nonneg, positive_part[:, nonneg]),)
         return LinearRule(tuple(terms), Denominator(absorbed, products), absorbed)
     low, high = node.low[box], node.high[box]
-    terms.append(Term(box, negative_part[:, box], factor=low - high))
-    terms.append(Term(box, node.weight[:, box], minus=low, nonneg=True))
+    terms.append(Term(box, positive_part[:, box], minus=low))
+    terms.append(Term(box, negative_part[:, box], minus=high))
     offset = positive_part[:, box] @ low + negative_part[:, box] @ high
     constant = absorbed - node.bias - from_constants.sum(axis=1) - offset
     if not nonneg.any():
