@@ -10,7 +10,7 @@ tall product.
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -27,20 +27,12 @@ class RowOp:
     offsets: list[int]
 
 
-@dataclass(eq=False)
-class _Queue:
-    """The operations of one template: how many are left, and which may run now."""
-
-    left: int = 0
-    ready: list[int] = field(default_factory=list)
-
-
 def schedule(ops: list[RowOp], input_size: int, arena_size: int) -> tuple[Instruction, ...]:
     """Order and batch operations that are given in an order in which they could run.
 
-    A template whose remaining operations are all ready runs first: nothing is gained by waiting.
-    Otherwise the ready operation with the longest chain of others behind it runs, with those of the
-    same template that are ready beside it.
+    The ready operation with the longest chain of others behind it runs, and with it all of the same
+    template that are ready. So what nothing waits for runs late, together, and close to its
+    readers: its result takes memory for a short time only.
     """
     before = _dependencies(ops, input_size, arena_size)
     after: list[list[int]] = [[] for _ in ops]
@@ -49,23 +41,22 @@ def schedule(ops: list[RowOp], input_size: int, arena_size: int) -> tuple[Instru
             after[other].append(index)
     height = _heights(after)
     waiting = [len(needed) for needed in before]
-    queues: dict[Template, _Queue] = defaultdict(_Queue)
+    ready_by_template: dict[Template, list[int]] = defaultdict(list)
     for index, op in enumerate(ops):
-        queues[op.template].left += 1
         if not waiting[index]:
-            queues[op.template].ready.append(index)
+            ready_by_template[op.template].append(index)
     instructions = []
-    while active := [q for q in queues.values() if q.ready]:
-        queue = max(active, key=lambda q: (len(q.ready) == q.left, max(height[i] for i in q.ready)))
-        batch, queue.ready = sorted(queue.ready), []
-        queue.left -= len(batch)
+    while active := [ready for ready in ready_by_template.values() if ready]:
+        ready = max(active, key=lambda ready: max(height[index] for index in ready))
+        batch = sorted(ready)
+        ready.clear()
         offsets = np.array([ops[index].offsets for index in batch], dtype=np.int64).T
         instructions.append(Instruction(ops[batch[0]].template, np.ascontiguousarray(offsets)))
         for index in batch:
             for other in after[index]:
                 waiting[other] -= 1
                 if not waiting[other]:
-                    queues[ops[other].template].ready.append(other)
+                    ready_by_template[ops[other].template].append(other)
     return tuple(instructions)
 
 
