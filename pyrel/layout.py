@@ -11,7 +11,7 @@ import numpy as np
 from pyrel.graph import Addresses, Copy, Graph, Linear, Node, compact, runs
 
 MAX_SEGMENTS = 8  # of a gemm, see csrc/cpu/kernels.h
-_SHORT_RUN = 16  # floats: shorter than a vector on average, copying costs less than reading apart
+SHORT_RUN = 16  # floats: shorter than a vector on average, copying costs less than reading apart
 
 
 def lay_out(graph: Graph) -> Graph:
@@ -44,7 +44,7 @@ def _scattered(inputs: Addresses) -> bool:
     pieces = list(runs(inputs))
     elements = sum(stop - first for first, stop in pieces)
     return len(pieces) > MAX_SEGMENTS or (
-        len(pieces) > 1 and elements < _SHORT_RUN * len(pieces) and elements > 1
+        len(pieces) > 1 and elements < SHORT_RUN * len(pieces) and elements > 1
     )
 
 

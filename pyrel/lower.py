@@ -13,7 +13,7 @@ from pyrel.emit import Emitter
 from pyrel.errors import UnsupportedModelError
 from pyrel.graph import Add, Addresses, Copy, Floats, Graph, Linear, Node, Relu, runs
 from pyrel.graph import Scale as ScaleNode
-from pyrel.layout import MAX_SEGMENTS, lay_out
+from pyrel.layout import MAX_SEGMENTS, SHORT_RUN, lay_out
 from pyrel.memory import plan
 from pyrel.methods import Method, UnsuitableDomainError
 from pyrel.program import Absorb, Epilogue, Gather, Program, Scatter, Seed
@@ -50,6 +50,7 @@ class _Lowering(Emitter):
         super().__init__(graph, Program(graph.input_size, graph.classes, method.conserves))
         self._method = method
         self._domains = domains
+        self._owners = graph.owners()
         self._rules: dict[int, LinearRule] = {}  # by the start of the linear node
         self._denominators: dict[int, int] = {}  # likewise: where in the arena it is formed
 
@@ -141,9 +142,15 @@ class _Lowering(Emitter):
             self._emit(RowOp(template, [source, out]))
 
     def _copied_parts(self, node: Copy) -> list[tuple[int, int]]:
-        """Split a copy where its inputs change between input elements and inner values."""
-        inner = node.inputs >= self._graph.input_size
-        edges = [0, *(np.flatnonzero(np.diff(inner)) + 1).tolist(), node.size]
+        """Split a copy where its inputs change from one node to another.
+
+        Where the parts would be shorter than a vector, only between the graph's input and nodes.
+        """
+        owner = self._owners[node.inputs]
+        breaks = np.flatnonzero(np.diff(owner)) + 1
+        if node.size < SHORT_RUN * (breaks.size + 1):
+            breaks = np.flatnonzero(np.diff(owner >= 0)) + 1
+        edges = [0, *breaks.tolist(), node.size]
         return list(zip(edges[:-1], edges[1:], strict=True))
 
     # Backward

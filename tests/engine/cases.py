@@ -112,6 +112,7 @@ USER_CASES = (
     Case(wiring.NestedConcat, (16,)),
     Case(wiring.EncodedPlusState, (3, 5)),
     Case(wiring.JoinedConstants, (3,), -1.0, 1.0),
+    Case(wiring.AllStates, (12, 3), -1.0, 1.0),
 )
 
 ALL_CASES: tuple[Case | CellCase, ...] = (*CELL_CASES, *USER_CASES)

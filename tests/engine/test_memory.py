@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from engine.cases import ALL_CASES, Case, captured, inputs
+from engine.cases import ALL_CASES, Case, by_name, captured, inputs
 from engine.cells import CellCase
 from engine.unplanned import (
     Instructions,
@@ -213,3 +213,13 @@ def test_cells_take_little_more_than_what_is_in_use(cell_graph: pyrel.Graph, met
     assert size < 0.75 * arena_end(before)
     assert_same_run(before, after, size)
     assert all(run.start % LINE == 0 for i in after for _, run in arena_runs(i))
+
+
+def test_a_copy_of_many_values_does_not_keep_those_between_them_alive() -> None:
+    """The states of all steps are read together; the encoder's outputs lie between them."""
+    case = by_name("AllStates")
+    _, graph = captured(case)
+    _, before = explainer_without_plan(graph, method="gradient", low=case.low, high=case.high)
+    _, size = plan(before)
+    assert size <= 1.25 * peak(before)
+    assert size < 0.75 * arena_end(before)

@@ -242,3 +242,27 @@ class EncodedPlusState(nn.Module):
             encoded = apply_relu(m.encode, ref.take(x, t))
             h = ref.relu(ref.add(encoded, apply(m.recurrent, h)))
         return apply(m.out, h)
+
+
+class AllStates(nn.Module):
+    """The states of more steps than a product can read in pieces, side by side in the read-out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encode, self.cell = nn.Linear(3, 31), nn.Linear(31 + 16, 16)
+        self.out = nn.Linear(12 * 16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, states = x.new_zeros(x.shape[0], 16), []
+        for t in range(12):
+            h = torch.relu(self.cell(torch.cat([torch.relu(self.encode(x[:, t])), h], 1)))
+            states.append(h)
+        return self.out(torch.cat(states, 1))
+
+    @staticmethod
+    def graph(m: AllStates, x: ref.Node) -> ref.Node:
+        states: list[ref.Node] = [ref.zeros(16)]
+        for t in range(12):
+            encoded = apply_relu(m.encode, ref.take(x, t))
+            states.append(apply_relu(m.cell, ref.concat([encoded, states[-1]])))
+        return apply(m.out, ref.concat(states[1:]))
