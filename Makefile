@@ -18,8 +18,8 @@ BUILT := .venv/.pyrel-installed
 # Its name says how the compiler is asked, so that another answer builds again.
 FLAGS := .venv/.werror-$(or $(PYREL_WERROR),OFF)
 RUN := .venv/bin/python
-ENGINE := CMakeLists.txt pyproject.toml $(wildcard csrc/*.* csrc/*/*.*)
-CXX_SOURCES = $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+ENGINE := CMakeLists.txt pyproject.toml $(wildcard csrc/*.* csrc/*/*.* tests/native/*.*)
+CXX_SOURCES = $(shell find csrc tests/native -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 

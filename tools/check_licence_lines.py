@@ -14,6 +14,7 @@ COMMENTS = {
     ".cpp": "// ",
     ".cu": "// ",
     ".cuh": "// ",
+    ".cmake": "# ",
     ".j2": "{# ",
 }
 ENDS = {"{# ": " #}"}  # what a comment ends in, where it does not end with the line

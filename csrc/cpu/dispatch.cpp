@@ -6,13 +6,19 @@ namespace pyrel {
 std::vector<const Kernels*> available_kernels() {
     std::vector<const Kernels*> found{kernels_baseline()};
 #if defined(PYREL_X86)
-    // The builtin asks CPUID and, for the wide registers, XCR0: whether the operating system saves
-    // them.
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-        found.push_back(kernels_avx2());
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
-        found.push_back(kernels_avx512());
+    // The builtin asks CPUID, and XCR0 for what the operating system saves: SSE and AVX state for
+    // AVX2, opmask and both halves of ZMM state too for AVX-512. (LLVM's runtime takes FMA from
+    // CPUID alone, hence never without AVX2; macOS saves ZMM state from its first use on, which
+    // LLVM's runtime knows.) A further set joins the chain with all that its unit is compiled for.
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                      __builtin_cpu_supports("bmi") && __builtin_cpu_supports("popcnt");
+    if (avx2) found.push_back(kernels_avx2());
+    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
+                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
+                        __builtin_cpu_supports("avx512vl");
+    if (avx512) found.push_back(kernels_avx512());
+#elif defined(PYREL_ARM64)
+    found.push_back(kernels_neon());  // every 64-bit ARM has it
 #endif
     return found;
 }

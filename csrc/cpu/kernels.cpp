@@ -191,7 +191,7 @@ void gemm_rows(const GemmTask& task, const Block& block, int first) {
 using RowsKernel = void (*)(const GemmTask&, const Block&, int);
 constexpr RowsKernel kRowsKernels[] = {
     gemm_rows<1>, gemm_rows<2>, gemm_rows<3>, gemm_rows<4>,  gemm_rows<5>,  gemm_rows<6>,
-#if defined(PYREL_ISA_AVX512)
+#if defined(PYREL_ISA_AVX512) || defined(PYREL_ISA_NEON)
     gemm_rows<7>, gemm_rows<8>, gemm_rows<9>, gemm_rows<10>, gemm_rows<11>, gemm_rows<12>,
 #endif
 };
@@ -383,8 +383,8 @@ bool inside(const float* x, const float* low, const float* high, int64_t size) {
         const int64_t count = valid_lanes(size, i);
         const bool partial = count < kLanes;  // lanes beyond the end are zero in all three
         const Vector v = load(x + i, count, partial);
-        good &= inside(v, load(low + i, count, partial), load(high + i, count, partial)) &
-                inside(v, bottom, top);
+        good &= inside(v, load(low + i, count, partial), load(high + i, count, partial));
+        good &= inside(v, bottom, top);
     }
     return good;
 }
@@ -397,20 +397,18 @@ double peak(int64_t repetitions) {
 #pragma GCC unroll 32
     for (int i = 0; i < kChains; ++i) {
         sum[i] = zero();
-        asm volatile("" : "+x"(sum[i]));  // else the chains are equal and the compiler keeps one
+        hide(sum[i]);  // else the chains are equal and the compiler keeps one
     }
     Vector x = load(seed);
     for (int64_t n = 0; n < repetitions; ++n) {
-        asm volatile(
-            ""
-            : "+x"(x));  // a new value as far as the compiler knows: the loop cannot be folded
+        hide(x);  // else the loop could be folded
 #pragma GCC unroll 32
         for (int i = 0; i < kChains; ++i) sum[i] = multiply_add(x, x, sum[i]);
     }
     Vector total = zero();
 #pragma GCC unroll 32
     for (int i = 0; i < kChains; ++i) total = total + sum[i];
-    asm volatile("" : : "x"(total));
+    hide(total);
     return static_cast<double>(repetitions) * kChains * kLanes * 2.0;
 }
 
@@ -422,6 +420,9 @@ const Kernels* kernels_avx512() {
 #elif defined(PYREL_ISA_AVX2)
 const Kernels* kernels_avx2() {
     static constexpr Kernels kernels = {"avx2", kPanel, kTileRows, gemm, map, inside, peak};
+#elif defined(PYREL_ISA_NEON)
+const Kernels* kernels_neon() {
+    static constexpr Kernels kernels = {"neon", kPanel, kTileRows, gemm, map, inside, peak};
 #else
 const Kernels* kernels_baseline() {
     static constexpr Kernels kernels = {"baseline", kPanel, kTileRows, gemm, map, inside, peak};

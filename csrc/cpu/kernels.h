@@ -93,6 +93,8 @@ const Kernels* kernels_baseline();
 #if defined(PYREL_X86)
 const Kernels* kernels_avx2();
 const Kernels* kernels_avx512();
+#elif defined(PYREL_ARM64)
+const Kernels* kernels_neon();
 #endif
 
 }  // namespace pyrel

@@ -8,6 +8,8 @@
 #include "vector_avx512.h"
 #elif defined(PYREL_ISA_AVX2)
 #include "vector_avx2.h"
+#elif defined(PYREL_ISA_NEON)
+#include "vector_neon.h"
 #else
 #include "vector_baseline.h"
 #endif

@@ -40,6 +40,8 @@ inline unsigned non_zero_lanes(Vector v) {
 inline Vector safe_divide(Vector v, Vector d) {
     return _mm256_and_ps(_mm256_cmp_ps(d, zero(), _CMP_NEQ_UQ), _mm256_div_ps(v, d));
 }
+// A new value as far as the compiler knows.
+inline void hide(Vector& v) { asm volatile("" : "+x"(v)); }
 
 }  // namespace
 }  // namespace pyrel

@@ -39,6 +39,8 @@ inline unsigned non_zero_lanes(Vector v) { return _mm512_cmp_ps_mask(v, zero(), 
 inline Vector safe_divide(Vector v, Vector d) {
     return _mm512_maskz_div_ps(_mm512_cmp_ps_mask(d, zero(), _CMP_NEQ_UQ), v, d);
 }
+// A new value as far as the compiler knows.
+inline void hide(Vector& v) { asm volatile("" : "+v"(v)); }
 
 }  // namespace
 }  // namespace pyrel

@@ -41,6 +41,14 @@ inline unsigned non_zero_lanes(Vector v) {
     return static_cast<unsigned>(bits[0] | bits[1] | bits[2] | bits[3]);
 }
 inline Vector safe_divide(Vector v, Vector d) { return select(d != zero(), v / d); }
+// A new value as far as the compiler knows.
+inline void hide(Vector& v) {
+#if defined(__aarch64__)
+    asm volatile("" : "+w"(v));
+#else
+    asm volatile("" : "+x"(v));
+#endif
+}
 
 }  // namespace
 }  // namespace pyrel
