@@ -8,12 +8,15 @@ from collections.abc import Callable, Sequence
 import typer
 
 from pyrel import methods
+from pyrel.benchmark import contestants
 
 CELLS = ("Shallow", "Deep", "DeepV2")
 DATASETS = ("mnist-mini", "mnist", "fashion-mnist")
 PROBLEMS = ("majority", "sequence")
 SCHEDULES = ("constant", "one-cycle", "cosine", "step")
 METHODS = tuple(methods.names())
+CONTESTANTS = tuple(c.name for c in contestants.CONTESTANTS if c.name != contestants.PYREL)
+BENCHMARKED = contestants.METHODS
 
 
 def one_of(names: Sequence[str]) -> Callable[[str | None], str | None]:
@@ -52,3 +55,9 @@ def whole_numbers(value: str | None) -> str | None:
             f"{value!r} is no list of whole numbers such as 256,128,32"
         ) from None
     return ",".join(map(str, numbers))
+
+
+def one_or_all(value: str, names: Sequence[str]) -> list[str]:
+    """Return the names of an option that `some_of` has read, all of them for 'all'."""
+    given = value.split(",")
+    return list(names) if "all" in given else given

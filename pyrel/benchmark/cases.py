@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is explained: a cell at the thesis's sizes, a batch, a method; and samples for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pyrel.benchmark.contestants import METHODS
+from pyrel.experiment import Problem
+from pyrel.nn import Cell, cell_type
+from pyrel.training import load_model
+
+STEPS = (7, 12, 28)
+BATCHES = (1, 8, 64, 1024, 10000)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A cell, and where its weights and its samples come from.
+
+    Attributes
+    ----------
+    cell : Cell
+    weights, inputs : str
+        For the reader of results.
+    problem : Problem, optional
+        Where samples are drawn from; without it they are uniform random numbers in [0, 1).
+    """
+
+    cell: Cell
+    weights: str
+    inputs: str
+    problem: Problem | None = None
+
+    def candidates(self, count: int, seed: int) -> npt.NDArray[np.float32]:
+        """Return at most `count` samples (n, steps, pixels)."""
+        steps, pixels = self.cell.steps, self.cell.step_features
+        if self.problem is None:
+            rng = np.random.default_rng(seed)
+            return rng.random((count, steps, pixels), np.float32)
+        x = self.problem.samples(self.problem.images("test"), count=count)[0]
+        return x.reshape(-1, steps, pixels)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the results."""
+
+    cell: str
+    steps: int
+    method: str
+    batch: int
+
+    def __str__(self) -> str:
+        """Return it as tables show it."""
+        return f"{self.cell}-{self.steps}, {self.method}, batch {self.batch:,}"
+
+
+def thesis_model(name: str, steps: int, seed: int) -> Model:
+    """Return a cell with random weights, at the sizes that the thesis has for a number of steps.
+
+    One image of 28 columns is cut into `steps`, or three side by side where that number divides
+    84 only.
+
+    Raises
+    ------
+    ValueError
+        If there is no such cell, or `steps` divides neither.
+    """
+    kind = cell_type(name)
+    # The draw must not depend on what the caller drew before, nor change what he draws next.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        single = 28 % steps == 0
+        cell = kind(steps, (28, 28 // steps)) if single else kind.for_majority(steps)
+    return Model(cell.eval(), f"random, seed {seed}", f"uniform random numbers, seed {seed}")
+
+
+def saved_model(path: Path) -> Model:
+    """Return a trained cell of a file, and the data set that it was trained on.
+
+    Raises
+    ------
+    OSError, ValueError
+        If the file cannot be read, or does not say which problem it was trained on.
+    """
+    cell, metadata = load_model(path)
+    problem = Problem.from_metadata(metadata)
+    if problem is None or metadata["low"] != 0 or metadata["high"] != 1:
+        raise ValueError(f"{path} was not trained by pyrel train on inputs in [0, 1]")
+    inputs = f"{problem.dataset}, {problem.kind}, test samples"
+    return Model(cell, f"trained ({path.name})", inputs, problem)
+
+
+def cases_of(
+    models: Sequence[Model], methods: Sequence[str], batches: Sequence[int]
+) -> list[tuple[Model, Case]]:
+    """Return all combinations, those of a model and a method together, small batches first.
+
+    Raises
+    ------
+    ValueError
+        If there is no such method, or a batch is not positive.
+    """
+    if unknown := [m for m in methods if m not in METHODS]:
+        raise ValueError(f"methods: no {', '.join(unknown)}; there are {', '.join(METHODS)}")
+    if any(batch < 1 for batch in batches):
+        raise ValueError(f"batches: wanted numbers from 1 on, got {min(batches)}")
+    return [
+        (model, Case(type(model.cell).__name__, model.cell.steps, method, batch))
+        for model in models
+        for method in methods
+        for batch in sorted(set(batches))
+    ]

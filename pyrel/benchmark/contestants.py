@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who takes part: pyrel in its variants, and its peers."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pyrel._core import instruction_sets
+
+PROPAGATION, GRADIENTS = ("deep_taylor",), ("sensitivity", "guided_backprop")
+METHODS = (*PROPAGATION, *GRADIENTS)
+INSTALL = 'pip install "pyrel[bench]"'
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One way to explain a cell, in a process of its own.
+
+    Attributes
+    ----------
+    name : str
+        As the command line takes it.
+    title : str
+        As tables show it.
+    maker : str
+        As `pyrel.benchmark.jobs.make_runner` takes it.
+    methods
+        What it can explain with.
+    packages
+        What has to be importable.
+    isa
+        Instruction set that it needs beyond what every machine has, or that pyrel is told to use.
+    environment
+        Variables of its process.
+    options
+        For the maker.
+    differs
+        Why its answers are not what the method's formula gives; then they are compared, and the
+        error is told, but is no reason to stop.
+    """
+
+    name: str
+    title: str
+    maker: str
+    methods: tuple[str, ...] = METHODS
+    packages: tuple[str, ...] = ()
+    isa: str | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    differs: str | None = None
+
+    @property
+    def is_pyrel(self) -> bool:
+        """Whether this is pyrel, in any variant."""
+        return self.maker == "pyrel.benchmark.peers.runners:pyrel"
+
+    def why_not(self) -> str | None:
+        """Return why it cannot take part on this machine, or None."""
+        missing = [name for name in self.packages if importlib.util.find_spec(name) is None]
+        if missing:
+            return f"{', '.join(missing)} not installed; to include it: {INSTALL}"
+        if self.isa is not None and self.isa not in instruction_sets():
+            return f"this machine has no {self.isa}"
+        return None
+
+
+PYREL = "pyrel"
+
+CONTESTANTS: tuple[Contestant, ...] = (
+    Contestant(PYREL, "pyrel", "pyrel.benchmark.peers.runners:pyrel"),
+    Contestant(
+        "pyrel-avx2",
+        "pyrel, AVX2",
+        "pyrel.benchmark.peers.runners:pyrel",
+        isa="avx2",
+        environment={"PYREL_ISA": "avx2"},
+    ),
+    Contestant("torch", "torch by hand", "pyrel.benchmark.peers.runners:torch"),
+    Contestant(
+        "torch-compile",
+        "torch.compile of that",
+        "pyrel.benchmark.peers.runners:torch",
+        options={"compile": True},
+    ),
+    Contestant("jax", "JAX jit of that", "pyrel.benchmark.peers.runners:jax", packages=("jax",)),
+    Contestant("numpy", "NumPy of that", "pyrel.benchmark.peers.runners:numpy"),
+    Contestant(
+        "numpy-skylakex",
+        "NumPy, OPENBLAS_CORETYPE=SkylakeX",
+        "pyrel.benchmark.peers.runners:numpy",
+        isa="avx512",
+        environment={"OPENBLAS_CORETYPE": "SkylakeX"},
+    ),
+)
+
+
+def chosen(names: Sequence[str] | None = None) -> list[Contestant]:
+    """Return contestants by name, pyrel always first; all of them if no names are given.
+
+    Raises
+    ------
+    ValueError
+        If there is none of a name.
+    """
+    known = {c.name: c for c in CONTESTANTS}
+    if names is None:
+        return list(CONTESTANTS)
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"contestants: no {', '.join(unknown)}; there are {', '.join(known)}")
+    return [c for c in CONTESTANTS if c.name == PYREL or c.name in names]
+
+
+def environment(contestant: Contestant, threads: int) -> dict[str, str]:
+    """Return the variables that a contestant's process gets on top of the present ones."""
+    counts = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "PYREL_NUM_THREADS")
+    # torch.compile would start a pool of processes of its own.
+    rest = {"TORCHINDUCTOR_COMPILE_THREADS": "1"}
+    return {name: str(threads) for name in counts} | rest | dict(contestant.environment)

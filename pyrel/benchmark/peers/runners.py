@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makers of runners: pyrel itself, and the explanations by hand."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pyrel.benchmark.jobs import Job, Runner
+from pyrel.benchmark.peers.by_hand import ByHand
+
+Array = npt.NDArray[Any]
+
+_NUMPY_SLAB = 64  # samples: more of them leave the caches, and take longer each
+
+
+def pyrel(job: Job) -> Runner:
+    """Make the engine explain, as `pyrel.Explainer` does for everybody."""
+    from pyrel.explainer import Explainer
+    from pyrel.runtime import set_num_threads
+
+    set_num_threads(job.threads)
+    cell = job.cell()
+    shape = (cell.steps, *cell.step_shape)
+    explainer = Explainer(
+        cell, np.zeros((1, *shape), np.float32), job.method, low=0.0, high=1.0, **job.options
+    )
+    return Runner(
+        load=lambda x: x.reshape(-1, *shape),
+        run=explainer,
+        relevance=lambda e: e.relevance,
+        versions={"pyrel": version("pyrel")},
+    )
+
+
+def numpy(job: Job) -> Runner:
+    """Make NumPy explain by hand, large batches in parts that stay in the caches."""
+    from pyrel.benchmark.peers.with_numpy import NumpyLibrary
+
+    explain = ByHand(job.layers(), NumpyLibrary(), job.method)
+
+    def run(x: Array) -> Array:
+        if len(x) <= _NUMPY_SLAB:
+            relevance: Array = explain(x)
+            return relevance
+        out = np.empty_like(x)
+        for i in range(0, len(x), _NUMPY_SLAB):
+            out[i : i + _NUMPY_SLAB] = explain(x[i : i + _NUMPY_SLAB])
+        return out
+
+    return Runner(np.ascontiguousarray, run, np.asarray, {"numpy": version("numpy")})
+
+
+def torch(job: Job) -> Runner:
+    """Make torch explain by hand; with the option ``compile``, through `torch.compile`."""
+    import torch
+
+    from pyrel.benchmark.peers.with_torch import TorchLibrary
+
+    torch.set_num_threads(job.threads)
+    explain: Any = ByHand(job.layers(), TorchLibrary(), job.method)
+    if job.options.get("compile"):
+        torch.compiler.reset()
+        explain = torch.compile(explain, dynamic=False)
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode():
+            relevance: torch.Tensor = explain(x)
+            return relevance
+
+    return Runner(torch.from_numpy, run, lambda r: r.numpy(), {"torch": torch.__version__})
+
+
+def jax(job: Job) -> Runner:
+    """Make JAX explain by hand, compiled by `jax.jit`."""
+    import jax
+
+    from pyrel.benchmark.peers.with_jax import JaxLibrary
+
+    explain = jax.jit(ByHand(job.layers(), JaxLibrary(), job.method).__call__)
+    return Runner(
+        load=jax.numpy.asarray,
+        run=lambda x: explain(x).block_until_ready(),
+        relevance=np.asarray,
+        versions={name: version(name) for name in ("jax", "jaxlib")},
+    )

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`pyrel bench`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pyrel.cli.choices import (
+    BENCHMARKED,
+    CELLS,
+    CONTESTANTS,
+    one_or_all,
+    some_of,
+    whole_numbers,
+)
+from pyrel.cli.refusals import REFUSED, refusing
+
+if TYPE_CHECKING:
+    from pyrel.benchmark.results import Results
+
+EXAMPLES = """\b
+Examples:
+  pyrel bench --blocks 3
+  pyrel bench --cells all --steps 7,12,28 --batches 1,8,64,1024,10000 --methods all
+  pyrel bench --model runs/deep/model.safetensors --batches 1024 --peers torch,numpy
+  pyrel bench --from benchmark.json --markdown table.md --plots plots
+"""
+
+
+@refusing
+def bench(
+    cells: Annotated[
+        str,
+        typer.Option(
+            callback=some_of((*CELLS, "all")),
+            metavar="NAMES",
+            help=f"Some of {', '.join(CELLS)}, divided by commas, or all; at the thesis's sizes.",
+        ),
+    ] = "Deep",
+    steps: Annotated[
+        str,
+        typer.Option(
+            callback=whole_numbers,
+            metavar="NUMBERS",
+            help="Steps of a sequence: divisors of 28 cut one image, of 84 three side by side.",
+        ),
+    ] = "12",
+    batches: Annotated[
+        str,
+        typer.Option(callback=whole_numbers, metavar="NUMBERS", help="Samples in a call."),
+    ] = "1,64,1024",
+    methods: Annotated[
+        str,
+        typer.Option(
+            callback=some_of((*BENCHMARKED, "all")),
+            metavar="NAMES",
+            help=f"Some of {', '.join(BENCHMARKED)}, divided by commas, or all.",
+        ),
+    ] = "deep_taylor",
+    peers: Annotated[
+        str,
+        typer.Option(
+            callback=some_of((*CONTESTANTS, "all", "none")),
+            metavar="NAMES",
+            help=f"Whom to measure beside pyrel: some of {', '.join(CONTESTANTS)}, all or none.",
+        ),
+    ] = "all",
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="MODEL",
+            help="A model that pyrel train saved, measured on test samples of its data set. "
+            "--cells and --steps do not count then.",
+            show_default="random weights and inputs",
+        ),
+    ] = None,
+    blocks: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=1, help="Rounds; in each of them the peak and all have a turn."
+        ),
+    ] = 20,
+    calls: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Calls of a turn; the fastest counts.")
+    ] = 6,
+    pause: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0, help="Silence before a turn.")
+    ] = 0.3,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="For everybody.", show_default="as many as processors"
+        ),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Of random weights and inputs.")
+    ] = 0,
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE", help="Where to write all measurements; complete after every case."
+        ),
+    ] = Path("benchmark.json"),
+    plots: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder for figures (SVG).", show_default="none"),
+    ] = None,
+    markdown: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the tables as markdown too.", show_default="none"),
+    ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="FILE",
+            help="Measure nothing: show an earlier run, from what --out wrote.",
+            show_default="measure",
+        ),
+    ] = None,
+) -> None:
+    """Measure pyrel beside other ways to explain.
+
+    Every contestant explains the same cell in a process of its own: pyrel, the explanation written
+    by hand with torch, NumPy and JAX, and other packages. Peers that are not installed are left
+    out, with a line that says so. In every block each has a turn: a pause, a call that does not
+    count, then the fastest of several calls; what it answered is checked. Ratios are taken within
+    a block and their median is shown. docs/performance.md tells what each column means.
+
+    Takes some minutes; leave the machine alone meanwhile. Ctrl-C leaves the cases that are done.
+    """
+    from pyrel.benchmark.results import load_results
+    from pyrel.benchmark.tables import markdown as as_markdown
+    from pyrel.benchmark.tables import print_results
+
+    for path in (out, markdown):
+        if path is not None and source is None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+    if source is not None:
+        results = load_results(source)
+    else:
+        results = _measured(
+            cells=one_or_all(cells, CELLS),
+            steps=[int(n) for n in steps.split(",")],
+            batches=[int(n) for n in batches.split(",")],
+            methods=one_or_all(methods, BENCHMARKED),
+            peers=[] if peers == "none" else one_or_all(peers, CONTESTANTS),
+            model=model,
+            protocol={"blocks": blocks, "calls": calls, "pause": pause, "seed": seed},
+            threads=threads,
+            out=out,
+        )
+    print_results(results)
+    if markdown is not None:
+        markdown.parent.mkdir(parents=True, exist_ok=True)
+        markdown.write_text(as_markdown(results))
+    if plots is not None:
+        _draw(results, plots)
+    if source is None:
+        typer.echo(f"\nAll measurements: {out}")
+
+
+def _measured(
+    *,
+    cells: list[str],
+    steps: list[int],
+    batches: list[int],
+    methods: list[str],
+    peers: list[str],
+    model: Path | None,
+    protocol: dict[str, float],
+    threads: int | None,
+    out: Path,
+) -> Results:
+    """Measure, showing on standard error how far it is."""
+    from pyrel import runtime
+    from pyrel.benchmark.cases import cases_of, saved_model, thesis_model
+    from pyrel.benchmark.contestants import chosen
+    from pyrel.benchmark.measuring import run
+    from pyrel.benchmark.processes import WorkerError
+    from pyrel.benchmark.results import Protocol, WrongAnswerError
+    from pyrel.cli.display import bar
+
+    how = Protocol(threads=threads or runtime.num_threads(), **protocol)  # type: ignore[arg-type]
+    if model is not None:
+        models = [saved_model(model)]
+    else:
+        models = [thesis_model(cell, n, how.seed) for cell in cells for n in steps]
+    cases = cases_of(models, methods, batches)
+    done = 0
+
+    def save(results: Results) -> None:
+        nonlocal done
+        done = len(results.cases)
+        results.save(out)
+
+    try:
+        with bar() as progress:
+            return run(
+                cases,
+                chosen(peers),
+                how,
+                save=save,
+                say=lambda text: typer.echo(text, err=True),
+                progress=progress,
+            )
+    except (WorkerError, WrongAnswerError) as error:
+        typer.echo(f"pyrel bench: {error}", err=True)
+        raise typer.Exit(REFUSED) from None
+    except KeyboardInterrupt:
+        kept = f"{done} of {len(cases)} cases are in {out}" if done else "nothing is written"
+        raise KeyboardInterrupt(f"interrupted; {kept}") from None
+
+
+def _draw(results: Results, folder: Path) -> None:
+    from pyrel._files import write_whole
+    from pyrel.benchmark.charts import figures
+    from pyrel.plots import to_svg
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, figure in figures(results).items():
+        write_whole(folder / f"{name}.svg", to_svg(figure).encode())
+        typer.echo(f"Wrote {folder / name}.svg")
