@@ -83,7 +83,6 @@ def test_arm_gives_the_bits_of_this_machine() -> None:
         ("Haswell", ["baseline", "avx2"]),
         ("Haswell,-fma", ["baseline"]),
         ("Haswell,-avx2", ["baseline"]),
-        ("Haswell,-bmi1", ["baseline"]),
         ("Haswell,-popcnt", ["baseline"]),
         # The processor has AVX2, but the operating system saves none of its registers.
         ("Haswell,-xsave", ["baseline"]),
