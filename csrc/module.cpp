@@ -77,20 +77,20 @@ pyrel::Status run(const pyrel::Program& program, const Floats& x,
                   const std::optional<Integers>& target, const std::optional<Floats>& low,
                   const std::optional<Floats>& high, bool check_finite, int threads,
                   Floats relevance, Floats output, Integers explained, Floats absorbed,
-                  Floats conservation) {
+                  Floats conservation, int64_t first) {
     if (!program.finished()) throw std::invalid_argument("the program is not finished");
     pyrel::Batch batch;
-    batch.samples = explained.size();
+    batch.samples = x.shape(0);
     batch.x = x.data();
-    batch.target = target ? target->data() : nullptr;
+    batch.target = target ? target->data() + first : nullptr;
     batch.low = data_or_null(low);
     batch.high = data_or_null(high);
     batch.check_finite = check_finite;
-    batch.relevance = relevance.mutable_data();
-    batch.output = output.mutable_data();
-    batch.explained = explained.mutable_data();
-    batch.absorbed = absorbed.mutable_data();
-    batch.conservation = conservation.mutable_data();
+    batch.relevance = relevance.mutable_data() + first * program.input_size();
+    batch.output = output.mutable_data() + first * program.classes();
+    batch.explained = explained.mutable_data() + first;
+    batch.absorbed = absorbed.mutable_data() + first;
+    batch.conservation = conservation.mutable_data() + first;
     pyrel::Status status;
     {
         const py::gil_scoped_release release;
@@ -205,7 +205,8 @@ void register_program(py::module_& m) {
         .def("run", &run, "x"_a.noconvert(), "target"_a.noconvert(), "low"_a.noconvert(),
              "high"_a.noconvert(), "check_finite"_a, "threads"_a, "relevance"_a.noconvert(),
              "output"_a.noconvert(), "explained"_a.noconvert(), "absorbed"_a.noconvert(),
-             "conservation"_a.noconvert());
+             "conservation"_a.noconvert(), "first"_a = 0,
+             "Explain x, which are the samples from `first` on of all the other arrays.");
 }
 
 }  // namespace

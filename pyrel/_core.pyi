@@ -109,4 +109,5 @@ class Program:
         explained: npt.NDArray[np.int64],
         absorbed: npt.NDArray[np.float32],
         conservation: npt.NDArray[np.float32],
+        first: int = 0,
     ) -> Status: ...

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,23 +19,56 @@ Int64s = npt.NDArray[np.int64]
 LARGEST_BOUND = 1e12
 
 
-def batch(x: Array, shape: tuple[int, ...]) -> Float32s:
-    """``x`` as contiguous float32, after checking its type and that it is (n, *shape)."""
-    wanted = f"floats of shape {('n', *shape)}".replace("'", "")
-    if not isinstance(x, np.ndarray | torch.Tensor):
-        raise TypeError(f"x: wanted an array or a tensor of {wanted}, got {type(x).__name__}")
-    if isinstance(x, np.ma.MaskedArray):
-        raise TypeError(f"x: wanted an array or a tensor of {wanted}, got a masked array")
-    is_float = x.is_floating_point() if isinstance(x, torch.Tensor) else x.dtype.kind == "f"
+# Of what has to be converted, this much is held in memory at once.
+_PIECE_BYTES = 1 << 24
+
+
+def check_batch(x: Array, shape: tuple[int, ...]) -> None:
+    """Refuse what is no array or tensor of floats (n, *shape)."""
+    if isinstance(x, np.ndarray) and not isinstance(x, np.ma.MaskedArray):
+        is_float = x.dtype.kind == "f"
+    elif isinstance(x, torch.Tensor):
+        is_float = x.is_floating_point()
+    else:
+        got = "a masked array" if isinstance(x, np.ma.MaskedArray) else type(x).__name__
+        raise TypeError(f"x: wanted an array or a tensor of {_batch_of(shape)}, got {got}")
     if not is_float:
-        raise TypeError(f"x: wanted {wanted}, got dtype {x.dtype}")
-    if tuple(x.shape[1:]) != shape or len(x.shape) != len(shape) + 1:
-        raise ValueError(f"x: wanted {wanted}, got shape {tuple(x.shape)}")
+        raise TypeError(f"x: wanted {_batch_of(shape)}, got dtype {x.dtype}")
+    if x.shape[1:] != shape or len(x.shape) != len(shape) + 1:
+        raise ValueError(f"x: wanted {_batch_of(shape)}, got shape {tuple(x.shape)}")
+
+
+def _batch_of(shape: tuple[int, ...]) -> str:
+    return f"floats of shape {('n', *shape)}".replace("'", "")
+
+
+def pieces(x: Array) -> Iterator[tuple[int, Float32s]]:
+    """Yield (first sample, samples as contiguous float32) of a batch.
+
+    What the engine can read where it lies is one piece. Anything else is converted a piece at a
+    time, so that a memory map of another type or order need not fit in memory.
+    """
+    whole = _as_it_lies(x)
+    if whole is not None:
+        yield 0, whole
+        return
+    samples = max(1, _PIECE_BYTES // (4 * max(1, math.prod(x.shape[1:]))))
+    for first in range(0, x.shape[0], samples):
+        yield first, _converted(x[first : first + samples])
+
+
+def _as_it_lies(x: Array) -> Float32s | None:
+    if isinstance(x, np.ndarray):
+        return np.asarray(x) if x.dtype == np.float32 and x.flags.c_contiguous else None
+    plain = x.is_cpu and x.dtype == torch.float32 and x.is_contiguous()
+    return x.detach().numpy() if plain else None
+
+
+def _converted(x: Array) -> Float32s:
     if isinstance(x, torch.Tensor):
         return x.detach().to("cpu", torch.float32).contiguous().numpy()
-    with np.errstate(
-        over="ignore"
-    ):  # what is too large for float32 becomes infinite, and is refused
+    # What is too large for float32 becomes infinite, and is refused.
+    with np.errstate(over="ignore"):
         return np.ascontiguousarray(x, dtype=np.float32)
 
 
@@ -41,6 +76,8 @@ def targets(target: Any, n: int, classes: int) -> Int64s | None:
     """``target`` as (n,) int64, or None for the predicted class."""
     if target is None:
         return None
+    if type(target) is int and 0 <= target < classes:
+        return np.full(n, target)
     try:
         values = (
             target.detach().cpu().numpy()
@@ -105,26 +142,41 @@ def _bound(name: str, value: Any, shape: tuple[int, ...]) -> Float32s:
     return np.array(full, dtype=np.float32, order="C").reshape(-1)
 
 
-def result(out: Array | None, x: Array, values: Float32s) -> Float32s:
+def result(out: Array | None, x: Array) -> Float32s:
     """Return the array to write relevance into: ``out`` after checking it, or a new one."""
     if out is None:
-        return np.empty_like(values)
+        return np.empty(x.shape, dtype=np.float32)
     if isinstance(out, np.ndarray) != isinstance(x, np.ndarray):
         raise TypeError(f"out: wanted the type of x, {type(x).__name__}, got {type(out).__name__}")
     if isinstance(out, torch.Tensor):
         if out.device.type != "cpu" or out.requires_grad:
             raise ValueError("out: wanted a tensor on the CPU that does not require a gradient")
         out = out.numpy()
-    if out.dtype != np.float32 or out.shape != values.shape:
-        wanted = f"float32 of shape {values.shape}"
+    if out.dtype != np.float32 or out.shape != tuple(x.shape):
+        wanted = f"float32 of shape {tuple(x.shape)}"
         raise ValueError(f"out: wanted {wanted}, got {out.dtype} {out.shape}")
     if not out.flags.c_contiguous or not out.flags.writeable:
         raise ValueError("out: wanted a writable, contiguous array")
-    if np.may_share_memory(out, values):
+    if np.may_share_memory(out, _memory(x)):
         raise ValueError("out: wanted memory apart from x, which is read while out is written")
     return out
 
 
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def _memory(x: Array) -> npt.NDArray[Any]:
+    """Return an array over the memory of ``x``; an empty one where that is on another device."""
+    if isinstance(x, np.ndarray):
+        return x
+    if not x.is_cpu:
+        return np.empty(0)
+    return x.detach().view(_INTEGERS[x.element_size()]).numpy()  # NumPy has no bfloat16
+
+
 def like(values: npt.NDArray[Any], x: Array) -> Array:
     """``values`` as the type of array, and on the device, of ``x``."""
-    return torch.from_numpy(values).to(x.device) if isinstance(x, torch.Tensor) else values
+    if isinstance(x, np.ndarray):
+        return values
+    tensor = torch.from_numpy(values)
+    return tensor if x.is_cpu else tensor.to(x.device)

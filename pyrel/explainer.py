@@ -193,6 +193,12 @@ class Explainer:
         out : float32 ndarray or CPU Tensor of the shape of ``x``, optional
             Where to write the relevance; a memory map too.
 
+        Notes
+        -----
+        Contiguous float32 in main memory, or in a memory map, is read where it lies. Anything else
+        is converted piece by piece, so a call needs little memory beside its results; with a memory
+        map as ``out`` those are 16 bytes and the raw outputs for each sample.
+
         Returns
         -------
         Explanation
@@ -205,54 +211,59 @@ class Explainer:
         TypeError
             If an argument has the wrong type.
         """
-        values = arrays.batch(x, self.input_shape)
-        n, classes = values.shape[0], self.classes
+        arrays.check_batch(x, self.input_shape)
+        n, classes = x.shape[0], self.classes
         targets = arrays.targets(target, n, classes)
-        relevance = arrays.result(out, x, values)
+        relevance = arrays.result(out, x)
         output = np.empty((n, classes), dtype=np.float32)
         explained = np.empty(n, dtype=np.int64)
         absorbed = np.empty(n, dtype=np.float32)
-        conservation = np.full(n, np.nan, dtype=np.float32)
+        conservation = np.empty(n, dtype=np.float32)
         low, high = self._compiled.bounds or (None, None)
-        status = self._core.run(
-            values,
-            targets,
-            low,
-            high,
-            self._compiled.check_finite,
-            runtime.num_threads(),
-            relevance,
-            output,
-            explained,
-            absorbed,
-            conservation,
-        )
-        if status.outcome != Outcome.done:
-            raise self._failure(status, values)
+        threads = runtime.num_threads() if n > 1 else 1  # one sample is never divided
+        for first, values in arrays.pieces(x):
+            status = self._core.run(
+                values,
+                targets,
+                low,
+                high,
+                self._compiled.check_finite,
+                threads,
+                relevance,
+                output,
+                explained,
+                absorbed,
+                conservation,
+                first,
+            )
+            if status.outcome != Outcome.done:
+                raise self._failure(status, first, values)
         given = arrays.like(relevance, x) if out is None else out
-        rest = (arrays.like(a, x) for a in (output, explained, absorbed, conservation))
+        rest = [arrays.like(column, x) for column in (output, explained, absorbed, conservation)]
         return Explanation(given, *rest)
 
     def attribute(self, inputs: Array, target: Any = None) -> Any:
         """Relevance alone, under the name that captum and Quantus call."""
         return self(inputs, target).relevance
 
-    def _failure(self, status: Status, values: npt.NDArray[np.float32]) -> Exception:
+    def _failure(self, status: Status, first: int, values: Float32s) -> Exception:
+        """Say in words why the engine refused ``values``, the samples from ``first`` on."""
         if status.outcome == Outcome.out_of_memory:
             return MemoryError(f"no memory for {self._core.arena_size * 4} bytes per sample")
+        sample = first + status.sample
         if status.outcome == Outcome.relevance_not_finite:
             return ValueError(
-                f"the relevance of x[{status.sample}] is NaN or infinite: the computation "
-                "overflows in float32"
+                f"the relevance of x[{sample}] is NaN or infinite: the computation overflows in "
+                "float32"
             )
         if status.outcome == Outcome.output_not_finite:
             return ValueError(
-                f"the model's output {status.element} for x[{status.sample}] is NaN or infinite: "
-                "the computation overflows in float32"
+                f"the model's output {status.element} for x[{sample}] is NaN or infinite: the "
+                "computation overflows in float32"
             )
-        within = np.unravel_index(status.element, self.input_shape)
-        index = (status.sample, *(int(i) for i in within))
-        where, value = f"x[{', '.join(map(str, index))}]", values[index]
+        within = [int(i) for i in np.unravel_index(status.element, self.input_shape)]
+        where = f"x[{', '.join(map(str, [sample, *within]))}]"
+        value = values[(status.sample, *within)]
         if status.outcome == Outcome.input_not_finite:
             return ValueError(
                 f"x: wanted finite float32 values, got {where} = {value}; "

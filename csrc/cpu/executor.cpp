@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstdlib>
+#include <limits>
 #include <memory>
 #include <mutex>
 #include <system_error>
@@ -274,9 +275,9 @@ class SlabRunner {
             const double sum = total(batch_.relevance + sample * size, size);
             if (batch_.check_finite && !std::isfinite(sum))
                 return {Outcome::relevance_not_finite, sample, -1};
-            if (program_.conserves())
-                batch_.conservation[sample] =
-                    static_cast<float>(sum - put_in_[static_cast<size_t>(s)]);
+            batch_.conservation[sample] =
+                program_.conserves() ? static_cast<float>(sum - put_in_[static_cast<size_t>(s)])
+                                     : std::numeric_limits<float>::quiet_NaN();
         }
         return {};
     }

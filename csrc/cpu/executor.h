@@ -21,7 +21,7 @@ struct Batch {
     float* output = nullptr;        // (samples, classes)
     int64_t* explained = nullptr;   // (samples,)
     float* absorbed = nullptr;      // (samples,)
-    float* conservation = nullptr;  // (samples,) Σ relevance − relevance put in
+    float* conservation = nullptr;  // (samples,) Σ relevance − relevance put in, or NaN
 };
 
 enum class Outcome {

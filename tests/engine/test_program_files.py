@@ -26,6 +26,7 @@ import pyrel
 from pyrel import _core, tensor_files
 from pyrel.records import decode, encode
 from pyrel.tensor_files import read_tensors, write_tensors
+from pyrel.training import save_model
 
 Content = dict[str, Any]
 Tensors = dict[str, torch.Tensor]
@@ -178,7 +179,7 @@ def test_a_changed_file_is_refused(path: Path) -> None:
 
 
 def test_other_files_are_refused(path: Path) -> None:
-    pyrel.training.save_model(path, pyrel.nn.Shallow(2, (3,), 2, (4,), 2))
+    save_model(path, pyrel.nn.Shallow(2, (3,), 2, (4,), 2))
     refused(path, "holds a model, not a program")
     path.write_bytes(b"\x80\x02}q\x00." * 30)
     refused(path, "is not a whole safetensors file")
