@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
 from pyrel.benchmark.contestants import PYREL
 from pyrel.benchmark.results import CaseResult, Results
-from pyrel.plots.style import BLUE, GREEN, MUTED, ORANGE, TEXT, new_figure, styled
+from pyrel.plots.style import BLUE, GREEN, MUTED, ORANGE, new_figure, styled
 
 _COLOURS = (BLUE, ORANGE, GREEN, "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 _MARKERS = "osD^vPX*<>hp"
@@ -59,8 +59,7 @@ def throughput(results: Results, cases: Sequence[CaseResult]) -> Figure:
     axes.axhline(limit, color=MUTED, linestyle="--", linewidth=1, label=label)
     axes.set(xscale="log", yscale="log", xlabel="batch size", ylabel="samples/s")
     _plain_ticks(axes, [case.batch for case in cases])
-    title = f"{cases[0].cell}-{cases[0].steps}, {cases[0].method}"
-    figure.suptitle(title, size=TEXT, weight="bold")
+    axes.set_title(f"{cases[0].cell}-{cases[0].steps}, {cases[0].method}", weight="bold")
     figure.legend(loc="outside right upper")
     return figure
 
@@ -83,7 +82,7 @@ def roofline(results: Results) -> Figure:
         axes.plot([], [], "o", color=_COLOURS[i % len(_COLOURS)], label=f"{cell[0]}-{cell[1]}")
     axes.plot([], [], "o", color="none", markeredgecolor=MUTED, label="a peer")
     peak = _peak(results, results.cases)
-    low = min(case.flops / case.bytes for case in results.cases) / 2
+    low = min(case.flops / case.bytes for case in results.cases) / 4
     high = max(case.flops / case.bytes for case in results.cases) * 2
     x = np.geomspace(low, high, 200)
     roof = np.minimum(x * results.bandwidth, peak) / 1e9

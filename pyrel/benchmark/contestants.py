@@ -37,9 +37,11 @@ class Contestant:
         Variables of its process.
     options
         For the maker.
-    differs
-        Why its answers are not what the method's formula gives; then they are compared, and the
-        error is told, but is no reason to stop.
+    box
+        Whether its deep Taylor takes the z^β rule at pixels; otherwise z⁺, and its answers are
+        compared with that.
+    note
+        For the reader of results.
     """
 
     name: str
@@ -50,7 +52,8 @@ class Contestant:
     isa: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
-    differs: str | None = None
+    box: bool = True
+    note: str | None = None
 
     @property
     def is_pyrel(self) -> bool:
@@ -89,10 +92,32 @@ CONTESTANTS: tuple[Contestant, ...] = (
     Contestant("numpy", "NumPy of that", "pyrel.benchmark.peers.runners:numpy"),
     Contestant(
         "numpy-skylakex",
-        "NumPy, OPENBLAS_CORETYPE=SkylakeX",
+        "NumPy, SkylakeX",
         "pyrel.benchmark.peers.runners:numpy",
         isa="avx512",
         environment={"OPENBLAS_CORETYPE": "SkylakeX"},
+    ),
+    Contestant(
+        "torch-autograd",
+        "torch autograd",
+        "pyrel.benchmark.peers.packages:autograd",
+        methods=GRADIENTS,
+    ),
+    Contestant(
+        "zennit",
+        "zennit",
+        "pyrel.benchmark.peers.packages:zennit",
+        methods=(*PROPAGATION, "guided_backprop"),
+        packages=("zennit",),
+    ),
+    Contestant(
+        "captum",
+        "captum",
+        "pyrel.benchmark.peers.packages:captum",
+        packages=("captum",),
+        box=False,
+        note="its LRP has no z^β rule, so its deep Taylor takes z⁺ at the pixels too, and is "
+        "compared with that",
     ),
 )
 
@@ -113,9 +138,14 @@ def chosen(names: Sequence[str] | None = None) -> list[Contestant]:
     return [c for c in CONTESTANTS if c.name == PYREL or c.name in names]
 
 
+def thread_counts(threads: int) -> dict[str, str]:
+    """Return the variables that tell libraries, and a worker, how many threads to use."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "PYREL_NUM_THREADS")
+    return {name: str(threads) for name in names}
+
+
 def environment(contestant: Contestant, threads: int) -> dict[str, str]:
     """Return the variables that a contestant's process gets on top of the present ones."""
-    counts = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "PYREL_NUM_THREADS")
     # torch.compile would start a pool of processes of its own.
-    rest = {"TORCHINDUCTOR_COMPILE_THREADS": "1"}
-    return {name: str(threads) for name in counts} | rest | dict(contestant.environment)
+    alone = {"TORCHINDUCTOR_COMPILE_THREADS": "1"}
+    return thread_counts(threads) | alone | dict(contestant.environment)

@@ -32,7 +32,6 @@ class Job:
     weights : path
         The cell's state, as safetensors.
     method : str
-    threads : int
     options : mapping
         Of the contestant.
     """
@@ -40,7 +39,6 @@ class Job:
     config: Mapping[str, Any]
     weights: Path
     method: str
-    threads: int
     options: Mapping[str, Any]
 
     def layers(self) -> Layers:

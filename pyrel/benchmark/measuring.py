@@ -16,7 +16,7 @@ import safetensors.torch
 
 from pyrel import runtime
 from pyrel.benchmark.cases import Case, Model
-from pyrel.benchmark.contestants import PYREL, Contestant, environment
+from pyrel.benchmark.contestants import PYREL, Contestant, environment, thread_counts
 from pyrel.benchmark.layers import layers_of
 from pyrel.benchmark.processes import WorkerProcess
 from pyrel.benchmark.results import Block, CaseResult, Protocol, Results, WrongAnswerError
@@ -71,7 +71,7 @@ def run(
         machine={**machine_facts(protocol.threads), "isa": runtime.isa()},
         protocol=protocol,
         titles={c.name: c.title for c in present},
-        notes={c.name: c.differs for c in present if c.differs is not None},
+        notes={c.name: c.note for c in present if c.note is not None},
         skipped=skipped,
     )
     with _Field(present, protocol, progress or (lambda what, done, total: None)) as field_:
@@ -110,7 +110,7 @@ class _Contest:
     method: str
     contestants: list[Contestant]
     pool: str
-    answers: str
+    answers: dict[bool, str]  # by whether z^β or z⁺ is at the pixels
     found: dict[str, Any]  # what the reference has told
     versions: dict[str, dict[str, str]] = field(default_factory=dict)
 
@@ -128,7 +128,7 @@ class _Field:
     def __enter__(self) -> _Field:
         folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="pyrel-bench-"))
         self._folder = Path(folder)
-        self._machine = self._start("the machine's peak", {})
+        self._machine = self._start("the machine's peak", thread_counts(self._protocol.threads))
         return self
 
     def __exit__(self, *what: object) -> None:
@@ -157,7 +157,6 @@ class _Field:
             "config": model.cell.config(),
             "weights": str(weights),
             "method": method,
-            "threads": self._protocol.threads,
         }
         present = [c for c in self._contestants if method in c.methods]
         contest = self._reference(model, method, largest, present, job)
@@ -181,7 +180,7 @@ class _Field:
         # Some of them float32 cannot decide about: rarely more than a half.
         candidates = model.candidates(2 * wanted + 16, self._protocol.seed)
         paths = {name: str(self._folder / name) for name in ("candidates.npy", "pool.npy")}
-        answers = str(self._folder / "answers.npz")
+        answers = {box: str(self._folder / f"answers-{box}.npz") for box in (True, False)}
         np.save(paths["candidates.npy"], candidates)
         self._progress("computing the right answers", 0, 1)
         # A process of its own for each, so that the memory is free again.
@@ -192,7 +191,8 @@ class _Field:
                 candidates=paths["candidates.npy"],
                 wanted=wanted,
                 pool=paths["pool.npy"],
-                answers=answers,
+                answers=answers[True],
+                answers_plus=None if all(c.box for c in present) else answers[False],
             )
         if found["kept"] < min(wanted, self._protocol.arrays):
             raise ValueError(
@@ -232,7 +232,7 @@ class _Field:
                 self._worker(contestant).ask(
                     "inputs",
                     pool=contest.pool,
-                    answers=contest.answers,
+                    answers=contest.answers[contestant.box],
                     arrays=self._protocol.arrays,
                     batch=case.batch,
                 )
@@ -265,7 +265,7 @@ class _Field:
 
     def _refuse_wrong(self, contestant: Contestant, case: Case, turn: dict[str, Any]) -> None:
         excess = turn["excess"]
-        if contestant.differs is not None or (excess is not None and excess <= 1):
+        if excess is not None and excess <= 1:
             return
         what = "the relevance is not finite"
         if excess is not None:

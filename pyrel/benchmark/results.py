@@ -192,7 +192,7 @@ class Results:
     versions : mapping
         Of packages, by contestant.
     notes : mapping
-        On contestants whose answers differ from the method's formula.
+        On contestants, by name.
     skipped : mapping
         Why contestants did not take part.
     bandwidth : float

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pyrel.benchmark.contestants import PROPAGATION
 from pyrel.benchmark.results import CaseResult, Results, Row
 
 HEADINGS = ("batch", "", "samples/s", "× pyrel's time", "% of peak", "error")
@@ -22,7 +23,7 @@ def print_results(results: Results, console: Console | None = None) -> None:
     for title, facts, cases in _groups(results):
         table = Table(box=None, pad_edge=False, header_style="bold")
         for name in HEADINGS:
-            table.add_column(name, justify="left" if name == "" else "right", no_wrap=True)
+            table.add_column(name, justify="left" if name == "" else "right")
         for row in _rows(results, cases):
             table.add_row(*row)
         console.print(Text.assemble("\n", (title, "bold")))
@@ -72,20 +73,25 @@ def _rows(results: Results, cases: Sequence[CaseResult]) -> Iterator[tuple[str, 
         for i, name in enumerate(case.names):
             batch = f"{case.batch:,}" if i == 0 else ""
             row = case.row(name, results.protocol.least_peak)
-            mark = "*" if name in results.notes else ""
+            mark = "*" if name in results.notes and case.method in PROPAGATION else ""
             yield (batch, results.titles[name] + mark, *_numbers(row))
 
 
 def _numbers(row: Row) -> tuple[str, ...]:
     ratio = row.ratio
-    spread = f" ({ratio.lower:.2f}–{ratio.upper:.2f})" if ratio.lower != ratio.upper else ""
-    error = f"{row.error:.0e}" if math.isfinite(row.error) else "not finite"
+    spread = f" ({_short(ratio.lower)}–{_short(ratio.upper)})" if ratio.lower < ratio.upper else ""
+    error = f"{row.error:.0e}" if math.isfinite(row.error) else "∞"
     return (
         f"{row.samples_per_second.median:,.0f}",
-        f"{ratio.median:.2f}{spread}",
+        f"{_short(ratio.median)}{spread}",
         f"{100 * row.share_of_peak.median:.0f} %",
         error,
     )
+
+
+def _short(value: float) -> str:
+    """Return a number with three digits or more."""
+    return f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2}f}"
 
 
 def _machine(results: Results) -> str:

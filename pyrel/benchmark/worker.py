@@ -123,6 +123,9 @@ class Worker:
         kept = np.flatnonzero(answer.decided)[: request["wanted"]]
         np.save(request["pool"], x[kept])
         np.savez(request["answers"], relevance=answer.relevance[kept], allowed=answer.allowed[kept])
+        if request["answers_plus"] is not None:
+            plus = reference.explain(layers, x[kept], job.method, box=False)
+            np.savez(request["answers_plus"], relevance=plus.relevance, allowed=plus.allowed)
         return {
             "kept": len(kept),
             "undecided": int((~answer.decided).sum()),
@@ -154,8 +157,16 @@ def _together(calls: Sequence[Callable[[], object]]) -> float:
     return max(stop for _, stop in spans) - min(start for start, _ in spans)
 
 
+def _keep_to_processors(count: int) -> None:
+    """Use no more processors than that: JAX asks for their number and for nothing else."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
+
+
 def main() -> None:
     """Answer requests until there are no more."""
+    if text := os.environ.get("PYREL_NUM_THREADS"):
+        _keep_to_processors(int(text))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who started this; he ends it
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever a library prints goes elsewhere

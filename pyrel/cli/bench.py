@@ -125,10 +125,10 @@ def bench(
     """Measure pyrel beside other ways to explain.
 
     Every contestant explains the same cell in a process of its own: pyrel, the explanation written
-    by hand with torch, NumPy and JAX, and other packages. Peers that are not installed are left
-    out, with a line that says so. In every block each has a turn: a pause, a call that does not
-    count, then the fastest of several calls; what it answered is checked. Ratios are taken within
-    a block and their median is shown. docs/performance.md tells what each column means.
+    by hand with torch, NumPy and JAX, torch autograd, zennit, captum. Those that are not installed
+    are left out, with a line that says so. In every block each has a turn: a pause, a call that
+    does not count, then the fastest of several calls; what it answered is checked. Ratios are taken
+    within a block and their median is shown. docs/performance.md tells what each column means.
 
     Takes some minutes; leave the machine alone meanwhile. Ctrl-C leaves the cases that are done.
     """

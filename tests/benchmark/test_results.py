@@ -14,6 +14,7 @@ from rich.console import Console
 
 from pyrel import plots
 from pyrel.benchmark.charts import figures
+from pyrel.benchmark.contestants import CONTESTANTS
 from pyrel.benchmark.results import Block, CaseResult, Protocol, Results, Spread, load_results
 from pyrel.benchmark.tables import markdown, print_results
 
@@ -134,17 +135,37 @@ def test_a_case_without_blocks_is_refused(results: Results, tmp_path: Path) -> N
 
 def test_tables_have_the_numbers(results: Results) -> None:
     text = markdown(results)
-    assert "|  | torch by hand* | 12 | 3.00 (2.50–3.50) | 28 % | not finite |" in text
+    assert "|  | torch by hand* | 12 | 3.00 (2.50–3.50) | 28 % | ∞ |" in text
     assert "| 1,000 | pyrel | 2,500 | 1.00 | 11364 % | 1e-07 |" in text
     assert "Blocks dropped: 2 of 5 (batch 10), 2 of 5 (batch 1,000)." in text
     assert "50 % of the activations" in text
     assert "* torch by hand: its answers differ" in text
     assert "Without jax: jax not installed." in text
     assert "torch 2.0" in text
+    gradient = dataclasses.replace(case(), method="sensitivity")
+    assert "torch by hand |" in markdown(dataclasses.replace(results, cases=(gradient,)))
+
+
+@pytest.mark.parametrize("faster", [1, 100])
+def test_tables_fit_into_a_terminal(results: Results, faster: float) -> None:
+    """The widest contents that are expected, on 80 columns."""
+    blocks = [
+        dataclasses.replace(
+            b, seconds={"pyrel": [b.best("pyrel") / faster], "torch": [1.0 + i * i]}
+        )
+        for i, b in enumerate(case().blocks)
+    ]
+    wide = dataclasses.replace(case(batch=10000), flops=5e-4 / faster, blocks=blocks)
+    longest = max((c.title for c in CONTESTANTS), key=len)
+    titles = {"pyrel": "pyrel", "torch": longest}
     shown = io.StringIO()
-    print_results(results, Console(file=shown, width=100))
-    assert "3.00 (2.50–3.50)" in shown.getvalue()
-    assert max(map(len, shown.getvalue().splitlines())) <= 100
+    console = Console(file=shown, width=80)
+    print_results(dataclasses.replace(results, cases=(wide,), titles=titles), console)
+    (line,) = [line for line in shown.getvalue().splitlines() if f"{longest}*  " in line]
+    assert len(line) <= 80
+    ratios = sorted((1 + i * i) * faster / OURS[i] for i in (0, 3, 4))  # of the blocks that count
+    quartiles = (sum(ratios[:2]) / 2, sum(ratios[1:]) / 2)
+    assert "({}–{})".format(*(f"{q:,.0f}" if q >= 100 else f"{q:.1f}" for q in quartiles)) in line
 
 
 def test_figures_show_every_case(results: Results) -> None:

@@ -10,6 +10,8 @@ import numpy as np
 
 from pyrel.benchmark.jobs import Job, Runner
 from pyrel.benchmark.peers import runners
+from pyrel.benchmark.peers.by_hand import ByHand
+from pyrel.benchmark.peers.with_numpy import NumpyLibrary
 
 
 def slightly(job: Job) -> Runner:
@@ -23,6 +25,12 @@ def slightly(job: Job) -> Runner:
         return relevance
 
     return dataclasses.replace(right, run=run)
+
+
+def of_another_rule(job: Job) -> Runner:
+    """Take the z⁺ rule at the pixels."""
+    explain = ByHand(job.layers(), NumpyLibrary(), job.method, box=False)
+    return dataclasses.replace(runners.numpy(job), run=explain)
 
 
 def not_finite(job: Job) -> Runner:

@@ -20,9 +20,7 @@ _NUMPY_SLAB = 64  # samples: more of them leave the caches, and take longer each
 def pyrel(job: Job) -> Runner:
     """Make the engine explain, as `pyrel.Explainer` does for everybody."""
     from pyrel.explainer import Explainer
-    from pyrel.runtime import set_num_threads
 
-    set_num_threads(job.threads)
     cell = job.cell()
     shape = (cell.steps, *cell.step_shape)
     explainer = Explainer(
@@ -60,7 +58,6 @@ def torch(job: Job) -> Runner:
 
     from pyrel.benchmark.peers.with_torch import TorchLibrary
 
-    torch.set_num_threads(job.threads)
     explain: Any = ByHand(job.layers(), TorchLibrary(), job.method)
     if job.options.get("compile"):
         torch.compiler.reset()
