@@ -6,6 +6,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <map>
 #include <optional>
 #include <utility>
 
@@ -227,6 +228,10 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
         },
         "isa"_a, "repetitions"_a,
         "Repeat independent multiply-adds in registers; return the FLOPs done.");
+    module.def(
+        "kernel_offsets",
+        [](const std::string& isa) { return pyrel::kernel_offsets(kernels_named(isa)); }, "isa"_a,
+        "Where the functions of an instruction set's kernels lie in the extension's file.");
     register_enums(module);
     register_program(module);
 }

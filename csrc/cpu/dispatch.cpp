@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "dispatch.h"
 
+#include <dlfcn.h>
+
+#include <stdexcept>
+
 namespace pyrel {
 
 std::vector<const Kernels*> available_kernels() {
@@ -29,6 +33,19 @@ const Kernels* find_kernels(const std::string& name) {
     for (const Kernels* kernels : found)
         if (name == kernels->isa) return kernels;
     return nullptr;
+}
+
+std::map<std::string, int64_t> kernel_offsets(const Kernels& kernels) {
+    const auto offset = [](auto* function) -> int64_t {
+        Dl_info found{};
+        const auto* address = reinterpret_cast<const char*>(function);
+        if (!dladdr(address, &found)) throw std::runtime_error("a kernel is in no loaded file");
+        return address - static_cast<const char*>(found.dli_fbase);
+    };
+    return {{"gemm", offset(kernels.gemm)},
+            {"map", offset(kernels.map)},
+            {"inside", offset(kernels.inside)},
+            {"peak", offset(kernels.peak)}};
 }
 
 }  // namespace pyrel

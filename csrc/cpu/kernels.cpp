@@ -157,14 +157,27 @@ void gemm_tile(const GemmTask& task, const Block& block, int first, int64_t colu
         const int64_t depth = task.segment_depth[s];
 #pragma GCC unroll 2
         for (int64_t k = 0; k < depth; ++k, b += kPanel) {
-            Vector w[Vectors];
+            // Whichever operand has fewer vectors is held, the other one passes by.
+            if constexpr (Vectors > Rows) {
+                Vector x[Rows];
 #pragma GCC unroll 8
-            for (int j = 0; j < Vectors; ++j) w[j] = load(weights(task, b, j));
+                for (int r = 0; r < Rows; ++r) x[r] = broadcast(a[r] + k);
+#pragma GCC unroll 8
+                for (int j = 0; j < Vectors; ++j) {
+                    const Vector w = load(weights(task, b, j));
+#pragma GCC unroll 8
+                    for (int r = 0; r < Rows; ++r) sum[r][j] = multiply_add(x[r], w, sum[r][j]);
+                }
+            } else {
+                Vector w[Vectors];
+#pragma GCC unroll 8
+                for (int j = 0; j < Vectors; ++j) w[j] = load(weights(task, b, j));
 #pragma GCC unroll 16
-            for (int r = 0; r < Rows; ++r) {
-                const Vector x = broadcast(a[r] + k);
+                for (int r = 0; r < Rows; ++r) {
+                    const Vector x = broadcast(a[r] + k);
 #pragma GCC unroll 8
-                for (int j = 0; j < Vectors; ++j) sum[r][j] = multiply_add(x, w[j], sum[r][j]);
+                    for (int j = 0; j < Vectors; ++j) sum[r][j] = multiply_add(x, w[j], sum[r][j]);
+                }
             }
         }
     }

@@ -3,7 +3,8 @@
 // bit with single-precision ones that do the same operations in the same order, and within the
 // derived bound with double-precision ones. Operands end where memory ends, so that reading beyond
 // a row is a crash. Prints, for each set, a digest of all results; ends with status 1 after a
-// difference. With --list it only names the sets.
+// difference. With --list it only names the sets and where
+// in this file their gemm begins.
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -477,7 +478,8 @@ int main(int count, char** arguments) {
     const bool list = count > 1 && std::string(arguments[1]) == "--list";
     for (const Kernels* kernels : pyrel::available_kernels()) {
         if (list) {
-            std::printf("%s\n", kernels->isa);
+            std::printf("%s %lld\n", kernels->isa,
+                        static_cast<long long>(pyrel::kernel_offsets(*kernels).at("gemm")));
             continue;
         }
         Digest digest;
