@@ -6,6 +6,7 @@ How pyrel compares with others is the matter of ``pyrel bench``.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,16 @@ def test_pack(benchmark: BenchmarkFixture, name: str, steps: int) -> None:
     bounds = np.zeros(graph.input_size), np.ones(graph.input_size)
     program = lower(graph, get_method("deep_taylor"), *bounds)
     assert benchmark(program.load, pyrel.show_config()["isa"]).flops > 0
+
+
+@every_cell
+def test_load(benchmark: BenchmarkFixture, name: str, steps: int, tmp_path: Path) -> None:
+    """A saved program, checked and packed."""
+    cell = thesis_model(name, steps, 0).cell
+    saved = pyrel.Explainer(cell, samples(cell, 1), low=0.0, high=1.0)
+    saved.save(tmp_path / "program.pyrel")
+    loaded = benchmark(pyrel.Explainer.load, tmp_path / "program.pyrel")
+    assert loaded.flops == saved.flops
 
 
 @every_cell

@@ -39,14 +39,13 @@ def throughput(results: Results, cases: Sequence[CaseResult]) -> Figure:
     """Draw samples/s of every contestant over the batch size; the limit is the peak's."""
     figure = new_figure(_SIZE, layout="constrained")
     axes = figure.subplots()
-    least = results.protocol.least_peak
     names = list(dict.fromkeys(name for case in cases for name in case.names))
     for i, name in enumerate(names):
-        present = [case for case in cases if name in case.names]
-        rows = [case.row(name, least) for case in present]
+        rows = {c.batch: c.row(name, results.floor) for c in cases if name in c.names}
+        speeds = {batch: row.samples_per_second.median for batch, row in rows.items() if row}
         axes.plot(
-            [case.batch for case in present],
-            [row.samples_per_second.median for row in rows],
+            list(speeds),
+            list(speeds.values()),
             color=_COLOURS[i % len(_COLOURS)],
             marker=_MARKERS[i % len(_MARKERS)],
             linestyle="-" if name == PYREL else ":",
@@ -54,7 +53,7 @@ def throughput(results: Results, cases: Sequence[CaseResult]) -> Figure:
             markersize=5,
             label=results.titles[name],
         )
-    limit = _peak(results, cases) / cases[0].flops
+    limit = results.highest_peak / cases[0].flops
     label = "all useful FLOPs at the peak"
     axes.axhline(limit, color=MUTED, linestyle="--", linewidth=1, label=label)
     axes.set(xscale="log", yscale="log", xlabel="batch size", ylabel="samples/s")
@@ -81,7 +80,7 @@ def roofline(results: Results) -> Figure:
                 _roofline_point(axes, results, case, name, i, batches)
         axes.plot([], [], "o", color=_COLOURS[i % len(_COLOURS)], label=f"{cell[0]}-{cell[1]}")
     axes.plot([], [], "o", color="none", markeredgecolor=MUTED, label="a peer")
-    peak = _peak(results, results.cases)
+    peak = results.highest_peak
     low = min(case.flops / case.bytes for case in results.cases) / 4
     high = max(case.flops / case.bytes for case in results.cases) * 2
     x = np.geomspace(low, high, 200)
@@ -100,7 +99,9 @@ def roofline(results: Results) -> Figure:
 def _roofline_point(
     axes: Axes, results: Results, case: CaseResult, name: str, cell: int, batches: list[int]
 ) -> None:
-    row = case.row(name, results.protocol.least_peak)
+    row = case.row(name, results.floor)
+    if row is None:
+        return
     speed = case.flops * row.samples_per_second.median / 1e9
     colour = _COLOURS[cell % len(_COLOURS)]
     ours = name == PYREL
@@ -114,11 +115,6 @@ def _roofline_point(
         markersize=4 + 3 * batches.index(case.batch) / max(1, len(batches) - 1) if ours else 3,
         zorder=3 if ours else 2,
     )
-
-
-def _peak(results: Results, cases: Sequence[CaseResult]) -> float:
-    """Return the highest FLOP/s that was measured with pyrel's instruction set."""
-    return max(block.peak[case.isa[PYREL]] for case in cases for block in case.blocks)
 
 
 def _plain_ticks(axes: Axes, batches: Sequence[int]) -> None:

@@ -27,7 +27,8 @@ class Protocol:
     Attributes
     ----------
     blocks : int
-        Rounds; in each the peak and every contestant have a turn.
+        Rounds; in each the peak and every contestant have a turn. Those dropped are repeated, as
+        long as there are no more than twice as many in all.
     calls : int
         Timed calls of a turn, of which the fastest counts.
     pause : float
@@ -37,7 +38,7 @@ class Protocol:
     turn_seconds : float
         A turn makes no further call after so long, so that slow contestants do not hold up all.
     least_peak : float
-        Blocks whose peak is below this part of the highest are dropped: the machine was busy.
+        Blocks whose peak is below this part of the run's highest are dropped: the machine was busy.
     threads : int
     seed : int
         Of random weights and inputs.
@@ -47,7 +48,7 @@ class Protocol:
     calls: int = 6
     pause: float = 0.3
     arrays: int = 4
-    turn_seconds: float = 10.0
+    turn_seconds: float = 3.0
     least_peak: float = 0.9
     threads: int = 1
     seed: int = 0
@@ -157,15 +158,21 @@ class CaseResult:
         """Names of the contestants that were measured, in their order."""
         return list(self.blocks[0].seconds)
 
-    def kept(self, least_peak: float) -> list[Block]:
-        """Return the blocks whose peak is not below a part of the highest of all."""
-        isa = self.isa[PYREL]
-        highest = max(block.peak[isa] for block in self.blocks)
-        return [block for block in self.blocks if block.peak[isa] >= least_peak * highest]
+    @property
+    def peaks(self) -> list[float]:
+        """Return the peak of every block, with the instruction set that pyrel uses."""
+        return [block.peak[self.isa[PYREL]] for block in self.blocks]
 
-    def row(self, name: str, least_peak: float) -> Row:
-        """Return the numbers of a contestant."""
-        blocks = self.kept(least_peak)
+    def kept(self, floor: float) -> list[Block]:
+        """Return the blocks whose peak is not below a number of FLOP/s."""
+        pairs = zip(self.blocks, self.peaks, strict=True)
+        return [block for block, peak in pairs if peak >= floor]
+
+    def row(self, name: str, floor: float) -> Row | None:
+        """Return the numbers of a contestant in the blocks kept; None if there are none."""
+        blocks = self.kept(floor)
+        if not blocks:
+            return None
         best = [block.best(name) for block in blocks]
         peaks = [block.peak[self.isa[name]] for block in blocks]
         error, excess = self.errors[name], self.excesses[name]
@@ -208,6 +215,16 @@ class Results:
     skipped: Mapping[str, str] = field(default_factory=dict)
     bandwidth: float = 0.0
     cases: Sequence[CaseResult] = ()
+
+    @property
+    def highest_peak(self) -> float:
+        """Return the highest FLOP/s that were measured with pyrel's instruction set, or 0."""
+        return max((peak for case in self.cases for peak in case.peaks), default=0.0)
+
+    @property
+    def floor(self) -> float:
+        """Return the FLOP/s that a block's peak must have, lest it be dropped."""
+        return self.protocol.least_peak * self.highest_peak
 
     def with_case(self, case: CaseResult) -> Results:
         """Return these results and one more."""

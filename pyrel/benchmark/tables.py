@@ -56,8 +56,7 @@ def _groups(results: Results) -> Iterator[tuple[str, str, list[CaseResult]]]:
 def _facts(results: Results, cases: Sequence[CaseResult]) -> str:
     first = cases[0]
     blocks = ", ".join(
-        f"{len(c.blocks) - len(c.kept(results.protocol.least_peak))} of {len(c.blocks)} "
-        f"(batch {c.batch:,})"
+        f"{len(c.blocks) - len(c.kept(results.floor))} of {len(c.blocks)} (batch {c.batch:,})"
         for c in cases
     )
     return (
@@ -72,12 +71,14 @@ def _rows(results: Results, cases: Sequence[CaseResult]) -> Iterator[tuple[str, 
     for case in cases:
         for i, name in enumerate(case.names):
             batch = f"{case.batch:,}" if i == 0 else ""
-            row = case.row(name, results.protocol.least_peak)
+            row = case.row(name, results.floor)
             mark = "*" if name in results.notes and case.method in PROPAGATION else ""
             yield (batch, results.titles[name] + mark, *_numbers(row))
 
 
-def _numbers(row: Row) -> tuple[str, ...]:
+def _numbers(row: Row | None) -> tuple[str, ...]:
+    if row is None:  # no block was kept
+        return ("–",) * 4
     ratio = row.ratio
     spread = f" ({_short(ratio.lower)}–{_short(ratio.upper)})" if ratio.lower < ratio.upper else ""
     error = f"{row.error:.0e}" if math.isfinite(row.error) else "∞"
@@ -104,9 +105,9 @@ def _remarks(results: Results) -> list[str]:
     """Return sentences on the columns, on who did not take part, and whose answers differ."""
     protocol = results.protocol
     remarks = [
-        f"Medians over {protocol.blocks} blocks, less those dropped because their peak of "
-        f"multiply-adds was under {100 * protocol.least_peak:.0f} % of the highest. In "
-        "parentheses: quartiles.",
+        f"Medians over {protocol.blocks} blocks; blocks whose peak of multiply-adds was under "
+        f"{100 * protocol.least_peak:.0f} % of the highest are dropped, and repeated, up to as "
+        "many again. In parentheses: quartiles.",
         f"% of peak: useful FLOP/s, of the peak of {protocol.threads} threads; who skips zeros may "
         "exceed 100 %.",
         "Error: worst relative L2 error of a timed answer against float64.",

@@ -62,22 +62,40 @@ def results() -> Results:
     )
 
 
-def test_blocks_of_a_busy_machine_are_dropped() -> None:
-    assert [block.peak["avx512"] for block in case().kept(0.9)] == [100.0, 110.0, 99.0]
+def test_blocks_of_a_busy_machine_are_dropped(results: Results) -> None:
+    assert results.highest_peak == 110.0
+    assert results.floor == pytest.approx(99.0)
+    assert [block.peak["avx512"] for block in case().kept(99.0)] == [100.0, 110.0, 99.0]
     assert len(case().kept(0.0)) == 5
-    assert [block.peak["avx512"] for block in case().kept(1.0)] == [110.0]
+    assert case().kept(111.0) == []
+    assert Results(machine={}, protocol=Protocol()).floor == 0
+
+
+def test_the_highest_peak_is_that_of_the_run(results: Results) -> None:
+    """A case that was measured on a busy machine throughout has no numbers."""
+    block = Block({"avx512": 200.0, "avx2": 200.0}, {"pyrel": [1.0], "torch": [2.0]})
+    quiet = dataclasses.replace(case(batch=7), blocks=[block])
+    more = results.with_case(quiet)
+    assert case().row("torch", more.floor) is None
+    text = markdown(more)
+    assert "|  | torch by hand* | – | – | – | – |" in text
+    assert "|  | torch by hand* | 4 | 2.00 | 9 % | ∞ |" in text
+    assert "5 of 5 (batch 10), 5 of 5 (batch 1,000), 0 of 1 (batch 7)" in text
+    assert set(figures(more)) == {"throughput-deep-12-deep-taylor", "roofline"}
 
 
 def test_medians_are_of_ratios_block_by_block() -> None:
     """The fastest call of each turn counts; ratios are 3, 2, 4 in the blocks that count."""
-    row = case().row("torch", 0.9)
+    row = case().row("torch", 99.0)
+    assert row is not None
     assert row.ratio.median == pytest.approx(3.0)
     assert row.ratio.lower == pytest.approx(2.5)
     assert row.ratio.upper == pytest.approx(3.5)
     assert row.samples_per_second.median == pytest.approx(10 / 0.8)
     assert row.share_of_peak.median == pytest.approx(5 * 10 / 0.8 / 220)
     assert row.error == row.excess == float("inf")
-    own = case().row("pyrel", 0.9)
+    own = case().row("pyrel", 99.0)
+    assert own is not None
     assert own.ratio == Spread(1.0, 1.0, 1.0)
     assert own.share_of_peak.median == pytest.approx(5 * 10 / 0.4 / 110)
     assert (own.error, own.excess) == (1e-7, 0.1)
