@@ -48,9 +48,9 @@ pyrel::EpilogueSpec epilogue(int bias, pyrel::Scale scale, const std::optional<P
             accumulate, post,  rows(post_rows),  post_vector};
 }
 
-int add_matrix(pyrel::Program& program, const Floats& matrix) {
+int add_matrix(pyrel::Program& program, const Floats& matrix, bool bf16) {
     if (matrix.ndim() != 2) throw std::invalid_argument("a matrix must have two dimensions");
-    return program.add_matrix(matrix.data(), matrix.shape(0), matrix.shape(1));
+    return program.add_matrix(matrix.data(), matrix.shape(0), matrix.shape(1), bf16);
 }
 
 int add_vector(pyrel::Program& program, const Floats& vector) {
@@ -159,7 +159,7 @@ void register_program(py::module_& m) {
                                        kernels_named(isa));
              }),
              py::kw_only(), "input_size"_a, "arena_size"_a, "classes"_a, "conserves"_a, "isa"_a)
-        .def("add_matrix", &add_matrix, "matrix"_a)
+        .def("add_matrix", &add_matrix, "matrix"_a, "bf16"_a = false)
         .def("add_vector", &add_vector, "vector"_a)
         .def("gemm", &add_gemm, "segments"_a, "matrix"_a, "out"_a, "epilogue"_a)
         .def(

@@ -2,6 +2,7 @@
 #include "program.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstdlib>
 #include <limits>
 #include <new>
@@ -24,6 +25,24 @@ int64_t panel_stride(int64_t depth, int64_t panel) {
     return (depth * panel + kPage - 1) / kPage * kPage + kQuarter;
 }
 
+// Rounds to the nearest bfloat16, ties to even. Of finite values only.
+uint32_t to_bf16(float value) {
+    const uint32_t bits = std::bit_cast<uint32_t>(value);
+    return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+
+// Rows 2k and 2k + 1 of a matrix as one row of pairs; see GemmTask.
+std::vector<float> paired(const float* data, int64_t depth, int64_t columns) {
+    std::vector<float> pairs(static_cast<size_t>((depth + 1) / 2 * columns));
+    for (int64_t k = 0; k < depth; k += 2)
+        for (int64_t c = 0; c < columns; ++c) {
+            const uint32_t low = to_bf16(data[k * columns + c]);
+            const uint32_t high = k + 1 < depth ? to_bf16(data[(k + 1) * columns + c]) : 0;
+            pairs[static_cast<size_t>(k / 2 * columns + c)] = std::bit_cast<float>(high << 16 | low);
+        }
+    return pairs;
+}
+
 // Columns are cut into panels; a panel is contiguous, its rows in ascending k. The last one is
 // padded by zeros.
 Matrix pack(const float* data, int64_t depth, int64_t columns, const Kernels& kernels) {
@@ -33,7 +52,7 @@ Matrix pack(const float* data, int64_t depth, int64_t columns, const Kernels& ke
     const size_t bytes = static_cast<size_t>(panels * stride) * sizeof(float);
     void* memory = std::aligned_alloc(kAlignment, bytes);
     if (!memory) throw std::bad_alloc();
-    Matrix matrix{depth, columns, stride, {static_cast<float*>(memory), &std::free}};
+    Matrix matrix{depth, columns, stride, false, {static_cast<float*>(memory), &std::free}};
     for (int64_t panel = 0; panel < panels; ++panel) {
         const int64_t column = panel * width;
         const int64_t filled = std::min(width, columns - column);
@@ -63,9 +82,18 @@ Program::Program(int64_t input_size, int64_t arena_size, int64_t classes, bool c
         written_[static_cast<size_t>(space)].resize(static_cast<size_t>(space_size(space)));
 }
 
-int Program::add_matrix(const float* data, int64_t depth, int64_t columns) {
+int Program::add_matrix(const float* data, int64_t depth, int64_t columns, bool bf16) {
     require(depth > 0 && columns > 0, "a matrix must have at least one row and one column");
-    matrices_.push_back(pack(data, depth, columns, kernels_));
+    require(!bf16 || kernels_.gemm_bf16, "this instruction set has no products of bfloat16");
+    if (bf16) {
+        const std::vector<float> pairs = paired(data, depth, columns);
+        matrices_.push_back(pack(pairs.data(), (depth + 1) / 2, columns, kernels_));
+        matrices_.back().depth = depth;
+        matrices_.back().bf16 = true;
+        scratch_size_ = std::max(scratch_size_, kernels_.block_rows * bf16_row(depth));
+    } else {
+        matrices_.push_back(pack(data, depth, columns, kernels_));
+    }
     return static_cast<int>(matrices_.size()) - 1;
 }
 

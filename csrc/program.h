@@ -98,6 +98,7 @@ struct Matrix {
     int64_t depth = 0;
     int64_t columns = 0;
     int64_t panel_stride = 0;
+    bool bf16 = false;  // pairs of bfloat16; see GemmTask
     std::unique_ptr<float[], void (*)(void*)> packed{nullptr, nullptr};
 };
 
@@ -110,9 +111,9 @@ class Program {
     Program(int64_t input_size, int64_t arena_size, int64_t classes, bool conserves,
             const Kernels& kernels);
 
-    // Copies and packs a row-major (depth, columns) matrix for the kernels' panels; returns its
-    // index.
-    int add_matrix(const float* data, int64_t depth, int64_t columns);
+    // Copies and packs a row-major (depth, columns) matrix for the kernels' panels, rounded to
+    // bfloat16 where the products with it shall be of that; returns its index.
+    int add_matrix(const float* data, int64_t depth, int64_t columns, bool bf16);
     int add_vector(std::vector<float> data);
     void add(Instruction instruction);
     // Ends the building: there is one seed, and every element of the relevance is written.
@@ -121,6 +122,7 @@ class Program {
     bool finished() const { return finished_; }
     int64_t input_size() const { return input_size_; }
     int64_t arena_size() const { return arena_size_; }
+    int64_t scratch_size() const { return scratch_size_; }  // floats, whatever the samples
     int64_t classes() const { return classes_; }
     bool conserves() const { return conserves_; }
     double flops() const { return flops_; }
@@ -153,6 +155,7 @@ class Program {
 
     int64_t input_size_;
     int64_t arena_size_;
+    int64_t scratch_size_ = 0;
     int64_t classes_;
     bool conserves_;
     double flops_ = 0.0;  // multiply-adds of the gemms count twice

@@ -21,6 +21,7 @@ std::vector<const Kernels*> available_kernels() {
                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
                         __builtin_cpu_supports("avx512vl");
     if (avx512) found.push_back(kernels_avx512());
+    if (avx512 && __builtin_cpu_supports("avx512bf16")) found.push_back(kernels_avx512_bf16());
 #elif defined(PYREL_ARM64)
     found.push_back(kernels_neon());  // every 64-bit ARM has it
 #endif

@@ -84,8 +84,12 @@ struct SharedState {
 class SlabRunner {
   public:
     SlabRunner(const Program& program, const Batch& batch, int64_t slab)
-        : program_(program), batch_(batch), stride_(arena_stride(program.arena_size())) {
-        const size_t bytes = static_cast<size_t>(stride_ * slab) * sizeof(float);
+        : program_(program),
+          batch_(batch),
+          stride_(arena_stride(program.arena_size())),
+          slab_(slab) {
+        const int64_t size = stride_ * slab + program.scratch_size();
+        const size_t bytes = static_cast<size_t>(size) * sizeof(float);
         arena_.reset(static_cast<float*>(std::aligned_alloc(64, (bytes + 63) / 64 * 64)));
         absorbed_.reset(new (std::nothrow) double[static_cast<size_t>(slab)]);
         put_in_.reset(new (std::nothrow) double[static_cast<size_t>(slab)]);
@@ -160,7 +164,11 @@ class SlabRunner {
         task.panel_stride = w.panel_stride;
         task.out = view(gemm.out);
         task.epilogue = epilogue(gemm.epilogue);
-        program_.kernels().gemm(task);
+        task.scratch = arena_.get() + stride_ * slab_;
+        if (w.bf16)
+            program_.kernels().gemm_bf16(task);
+        else
+            program_.kernels().gemm(task);
         return {};
     }
 
@@ -298,6 +306,7 @@ class SlabRunner {
     const Program& program_;
     const Batch& batch_;
     const int64_t stride_;
+    const int64_t slab_;
     int64_t first_ = 0;
     int64_t samples_ = 0;
     std::unique_ptr<float, Free> arena_;

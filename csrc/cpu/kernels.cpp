@@ -21,6 +21,21 @@ inline int64_t valid_lanes(int64_t columns, int64_t column) {
     return left < 0 ? 0 : (left > kLanes ? kLanes : left);
 }
 
+// What the elements of a product's operands are: floats, or pairs of bfloat16 in a float's bits.
+struct Single {
+    static Vector multiply_add(Vector a, Vector b, Vector c) {
+        return pyrel::multiply_add(a, b, c);
+    }
+    static unsigned non_zero_lanes(Vector v) { return pyrel::non_zero_lanes(v); }
+};
+
+#if defined(PYREL_ISA_AVX512_BF16)
+struct Bf16Pair {
+    static Vector multiply_add(Vector a, Vector b, Vector c) { return multiply_add_bf16(a, b, c); }
+    static unsigned non_zero_lanes(Vector v) { return non_zero_lanes_bf16(v); }
+};
+#endif
+
 // Rows are looked at this many at a time: enough to read weights often from the first-level cache
 // where single rows skip their zeros, and a whole number of dense tiles.
 constexpr int kBlockRows = 24;
@@ -142,7 +157,7 @@ inline void finish(Vector (&v)[Rows][Vectors], const Block& block, int first, co
 // Rows × Vectors outputs from consecutive panels: the accumulators stay in registers over the whole
 // depth. Unrolled twice: the loop's own instructions and the reloads of row pointers that found no
 // register cost 7 % of the peak otherwise (12 rows, AVX-512, Zen 4).
-template <int Rows, int Vectors, bool Partial>
+template <typename Element, int Rows, int Vectors, bool Partial>
 void gemm_tile(const GemmTask& task, const Block& block, int first, int64_t column) {
     Vector sum[Rows][Vectors];
 #pragma GCC unroll 16
@@ -166,7 +181,8 @@ void gemm_tile(const GemmTask& task, const Block& block, int first, int64_t colu
                 for (int j = 0; j < Vectors; ++j) {
                     const Vector w = load(weights(task, b, j));
 #pragma GCC unroll 8
-                    for (int r = 0; r < Rows; ++r) sum[r][j] = multiply_add(x[r], w, sum[r][j]);
+                    for (int r = 0; r < Rows; ++r)
+                        sum[r][j] = Element::multiply_add(x[r], w, sum[r][j]);
                 }
             } else {
                 Vector w[Vectors];
@@ -176,7 +192,8 @@ void gemm_tile(const GemmTask& task, const Block& block, int first, int64_t colu
                 for (int r = 0; r < Rows; ++r) {
                     const Vector x = broadcast(a[r] + k);
 #pragma GCC unroll 8
-                    for (int j = 0; j < Vectors; ++j) sum[r][j] = multiply_add(x, w[j], sum[r][j]);
+                    for (int j = 0; j < Vectors; ++j)
+                        sum[r][j] = Element::multiply_add(x, w[j], sum[r][j]);
                 }
             }
         }
@@ -186,35 +203,39 @@ void gemm_tile(const GemmTask& task, const Block& block, int first, int64_t colu
 
 // Few rows leave registers free: several panels at once keep enough independent chains to hide the
 // latency of an FMA.
-template <int Rows>
+template <typename Element, int Rows>
 void gemm_rows(const GemmTask& task, const Block& block, int first) {
     constexpr int Panels = 4 * Rows <= kTileRows ? 4 : (2 * Rows <= kTileRows ? 2 : 1);
     const int64_t whole = task.columns / kPanel * kPanel;
     int64_t column = 0;
     for (; column + Panels * kPanel <= whole; column += Panels * kPanel)
-        gemm_tile<Rows, Panels * kPanelVectors, false>(task, block, first, column);
+        gemm_tile<Element, Rows, Panels * kPanelVectors, false>(task, block, first, column);
     for (; column < whole; column += kPanel)
-        gemm_tile<Rows, kPanelVectors, false>(task, block, first, column);
+        gemm_tile<Element, Rows, kPanelVectors, false>(task, block, first, column);
     if (task.columns - whole > kLanes)
-        gemm_tile<Rows, kPanelVectors, true>(task, block, first, whole);
+        gemm_tile<Element, Rows, kPanelVectors, true>(task, block, first, whole);
     else if (task.columns > whole)
-        gemm_tile<Rows, 1, true>(task, block, first, whole);
+        gemm_tile<Element, Rows, 1, true>(task, block, first, whole);
 }
 
 using RowsKernel = void (*)(const GemmTask&, const Block&, int);
+template <typename Element>
 constexpr RowsKernel kRowsKernels[] = {
-    gemm_rows<1>, gemm_rows<2>, gemm_rows<3>, gemm_rows<4>,  gemm_rows<5>,  gemm_rows<6>,
+    gemm_rows<Element, 1>,  gemm_rows<Element, 2>,  gemm_rows<Element, 3>,
+    gemm_rows<Element, 4>,  gemm_rows<Element, 5>,  gemm_rows<Element, 6>,
 #if defined(PYREL_ISA_AVX512) || defined(PYREL_ISA_NEON)
-    gemm_rows<7>, gemm_rows<8>, gemm_rows<9>, gemm_rows<10>, gemm_rows<11>, gemm_rows<12>,
+    gemm_rows<Element, 7>,  gemm_rows<Element, 8>,  gemm_rows<Element, 9>,
+    gemm_rows<Element, 10>, gemm_rows<Element, 11>, gemm_rows<Element, 12>,
 #endif
 };
 
+template <typename Element>
 void gemm_dense(const GemmTask& task, const Block& block) {
     // Tiles of nearly equal height: 13 rows are 7 + 6, not 12 and a slow 1.
     const int tiles = (block.rows + kTileRows - 1) / kTileRows;
     for (int t = 0; t < tiles; ++t) {
         const int first = block.rows * t / tiles;
-        kRowsKernels[block.rows * (t + 1) / tiles - first - 1](task, block, first);
+        kRowsKernels<Element>[block.rows * (t + 1) / tiles - first - 1](task, block, first);
     }
 }
 
@@ -259,6 +280,7 @@ void cut_into_parts(const GemmTask& task, NonZeros& found) {
 }
 
 // Returns how many elements of the row are not zero.
+template <typename Element>
 int64_t find_non_zeros(const Block& block, int row, NonZeros& found) {
     int64_t total = 0;
     for (int p = 0; p < found.parts; ++p) {
@@ -267,7 +289,7 @@ int64_t find_non_zeros(const Block& block, int row, NonZeros& found) {
         uint64_t mask = 0;
         for (int k = 0; k < part.depth; k += kLanes) {
             const int64_t count = valid_lanes(part.depth, k);
-            mask |= uint64_t{non_zero_lanes(load(a + k, count, count < kLanes))} << k;
+            mask |= uint64_t{Element::non_zero_lanes(load(a + k, count, count < kLanes))} << k;
         }
         found.mask[p][row] = mask;
         total += __builtin_popcountll(mask);
@@ -276,18 +298,19 @@ int64_t find_non_zeros(const Block& block, int row, NonZeros& found) {
 }
 
 // Whether enough is zero for it to pay; the first row tells whether to look at the others.
+template <typename Element>
 bool is_sparse(const GemmTask& task, const Block& block, NonZeros& found) {
     if (task.depth > kSparseDepth) return false;
     cut_into_parts(task, found);
-    int64_t total = find_non_zeros(block, 0, found);
+    int64_t total = find_non_zeros<Element>(block, 0, found);
     if (10 * total > 9 * task.depth) return false;
-    for (int r = 1; r < block.rows; ++r) total += find_non_zeros(block, r, found);
+    for (int r = 1; r < block.rows; ++r) total += find_non_zeros<Element>(block, r, found);
     return block.rows == 1 || static_cast<double>(total) <=
                                   kSparseShare * static_cast<double>(task.depth * block.rows);
 }
 
 // One row over the parts from `begin` to `end`; between calls the sums are kept in `carried`.
-template <int Vectors, bool Partial>
+template <typename Element, int Vectors, bool Partial>
 void sparse_row(const GemmTask& task, const Block& block, const NonZeros& found, int row, int begin,
                 int end, int64_t column, float* carried) {
     Vector sum[Vectors];
@@ -303,7 +326,7 @@ void sparse_row(const GemmTask& task, const Block& block, const NonZeros& found,
             const Vector x = broadcast(a + k);
 #pragma GCC unroll 8
             for (int j = 0; j < Vectors; ++j)
-                sum[j] = multiply_add(x, load(weights(task, b + k * kPanel, j)), sum[j]);
+                sum[j] = Element::multiply_add(x, load(weights(task, b + k * kPanel, j)), sum[j]);
         }
     }
     if (end < found.parts) {
@@ -318,25 +341,26 @@ void sparse_row(const GemmTask& task, const Block& block, const NonZeros& found,
     finish<1, Vectors, Partial>(result, block, row, task.epilogue, column, task.columns);
 }
 
-template <int Vectors, bool Partial>
+template <typename Element, int Vectors, bool Partial>
 void sparse_columns(const GemmTask& task, const Block& block, const NonZeros& found,
                     int64_t column) {
     alignas(64) float carried[kBlockRows][Vectors * kLanes];
     const int step = block.rows == 1 ? found.parts : 1;
     for (int p = 0; p < found.parts; p += step)
         for (int r = 0; r < block.rows; ++r)
-            sparse_row<Vectors, Partial>(task, block, found, r, p, p + step, column, carried[r]);
+            sparse_row<Element, Vectors, Partial>(task, block, found, r, p, p + step, column,
+                                                  carried[r]);
 }
 
 using ColumnsKernel = void (*)(const GemmTask&, const Block&, const NonZeros&, int64_t);
-constexpr ColumnsKernel kColumnsKernels[2][kGroupPanels * kPanelVectors] = {
-    {sparse_columns<1, false>, sparse_columns<2, false>, sparse_columns<3, false>,
-     sparse_columns<4, false>, sparse_columns<5, false>, sparse_columns<6, false>,
-     sparse_columns<7, false>, sparse_columns<8, false>},
-    {sparse_columns<1, true>, sparse_columns<2, true>, sparse_columns<3, true>,
-     sparse_columns<4, true>, sparse_columns<5, true>, sparse_columns<6, true>,
-     sparse_columns<7, true>, sparse_columns<8, true>}};
+template <typename Element, bool Partial>
+constexpr ColumnsKernel kColumnsKernels[kGroupPanels * kPanelVectors] = {
+    sparse_columns<Element, 1, Partial>, sparse_columns<Element, 2, Partial>,
+    sparse_columns<Element, 3, Partial>, sparse_columns<Element, 4, Partial>,
+    sparse_columns<Element, 5, Partial>, sparse_columns<Element, 6, Partial>,
+    sparse_columns<Element, 7, Partial>, sparse_columns<Element, 8, Partial>};
 
+template <typename Element>
 void gemm_sparse(const GemmTask& task, const Block& block, const NonZeros& found) {
     // Groups of nearly equal width, as each reads all lists once.
     const int64_t panels = (task.columns + kPanel - 1) / kPanel;
@@ -346,16 +370,26 @@ void gemm_sparse(const GemmTask& task, const Block& block, const NonZeros& found
         const int64_t next = panels * (g + 1) / groups * kPanel;
         const int64_t width = (next < task.columns ? next : task.columns) - column;
         const int64_t vectors = (width + kLanes - 1) / kLanes;
-        kColumnsKernels[width % kLanes != 0][vectors - 1](task, block, found, column);
+        const ColumnsKernel* kernels =
+            width % kLanes ? kColumnsKernels<Element, true> : kColumnsKernels<Element, false>;
+        kernels[vectors - 1](task, block, found, column);
     }
 }
 
-void gemm(const GemmTask& task) {
+template <typename Element>
+void multiply(const GemmTask& task, const Block& block, NonZeros& found) {
+    if (is_sparse<Element>(task, block, found))
+        gemm_sparse<Element>(task, block, found);
+    else
+        gemm_dense<Element>(task, block);
+}
+
+template <typename Take>
+void for_blocks(const GemmTask& task, Take&& take) {
     const int64_t rows = task.samples * task.steps;
     const int64_t blocks = (rows + kBlockRows - 1) / kBlockRows;
     RowCursor cursor{0, 0, task.steps};
     Block block;
-    NonZeros found;
     for (int64_t b = 0; b < blocks; ++b) {
         block.rows = static_cast<int>(rows * (b + 1) / blocks - rows * b / blocks);
         for (int r = 0; r < block.rows; ++r, cursor.next()) {
@@ -363,12 +397,38 @@ void gemm(const GemmTask& task) {
                 block.a[s][r] = cursor.row<const float*>(task.a[s]);
             fill_operands(block, r, task.out, task.epilogue, cursor);
         }
-        if (is_sparse(task, block, found))
-            gemm_sparse(task, block, found);
-        else
-            gemm_dense(task, block);
+        take(block);
     }
 }
+
+void gemm(const GemmTask& task) {
+    NonZeros found;
+    for_blocks(task, [&](Block& block) { multiply<Single>(task, block, found); });
+}
+
+#if defined(PYREL_ISA_AVX512_BF16)
+// The rows of a block are rounded once, their segments joined, and then multiplied as rows of half
+// as many elements.
+void gemm_bf16(const GemmTask& task) {
+    NonZeros found;
+    GemmTask pairs = task;
+    pairs.segments = 1;
+    pairs.depth = pairs.segment_depth[0] = (task.depth + 1) / 2;
+    const int64_t stride = bf16_row(task.depth);
+    for_blocks(task, [&](Block& block) {
+        for (int r = 0; r < block.rows; ++r) {
+            float* row = task.scratch + r * stride;
+            row[pairs.depth - 1] = 0.0f;  // an odd depth leaves half of the last pair
+            int64_t k = 0;
+            for (int s = 0; s < task.segments; k += task.segment_depth[s++])
+                round_to_bf16(block.a[s][r], task.segment_depth[s],
+                              reinterpret_cast<char*>(row) + 2 * k);
+            block.a[0][r] = row;
+        }
+        multiply<Bf16Pair>(pairs, block, found);
+    });
+}
+#endif
 
 void map(const MapTask& task) {
     const int64_t rows = task.samples * task.steps;
@@ -402,6 +462,7 @@ bool inside(const float* x, const float* low, const float* high, int64_t size) {
     return good;
 }
 
+template <typename Element>
 double peak(int64_t repetitions) {
     constexpr int kChains = kTileRows * kPanelVectors;
     float seed[kLanes];
@@ -416,7 +477,7 @@ double peak(int64_t repetitions) {
     for (int64_t n = 0; n < repetitions; ++n) {
         hide(x);  // else the loop could be folded
 #pragma GCC unroll 32
-        for (int i = 0; i < kChains; ++i) sum[i] = multiply_add(x, x, sum[i]);
+        for (int i = 0; i < kChains; ++i) sum[i] = Element::multiply_add(x, x, sum[i]);
     }
     Vector total = zero();
 #pragma GCC unroll 32
@@ -425,20 +486,40 @@ double peak(int64_t repetitions) {
     return static_cast<double>(repetitions) * kChains * kLanes * 2.0;
 }
 
+constexpr Kernels table(const char* isa) {
+    Kernels kernels{};
+    kernels.isa = isa;
+    kernels.panel = kPanel;
+    kernels.tile_rows = kTileRows;
+    kernels.block_rows = kBlockRows;
+    kernels.gemm = gemm;
+    kernels.map = map;
+    kernels.inside = inside;
+    kernels.peak = peak<Single>;
+#if defined(PYREL_ISA_AVX512_BF16)
+    kernels.gemm_bf16 = gemm_bf16;
+    kernels.peak_bf16 = peak<Bf16Pair>;
+#endif
+    return kernels;
+}
+
 }  // namespace
 
-#if defined(PYREL_ISA_AVX512)
+#if defined(PYREL_ISA_AVX512_BF16)
+const Kernels* kernels_avx512_bf16() {
+    static constexpr Kernels kernels = table("avx512_bf16");
+#elif defined(PYREL_ISA_AVX512)
 const Kernels* kernels_avx512() {
-    static constexpr Kernels kernels = {"avx512", kPanel, kTileRows, gemm, map, inside, peak};
+    static constexpr Kernels kernels = table("avx512");
 #elif defined(PYREL_ISA_AVX2)
 const Kernels* kernels_avx2() {
-    static constexpr Kernels kernels = {"avx2", kPanel, kTileRows, gemm, map, inside, peak};
+    static constexpr Kernels kernels = table("avx2");
 #elif defined(PYREL_ISA_NEON)
 const Kernels* kernels_neon() {
-    static constexpr Kernels kernels = {"neon", kPanel, kTileRows, gemm, map, inside, peak};
+    static constexpr Kernels kernels = table("neon");
 #else
 const Kernels* kernels_baseline() {
-    static constexpr Kernels kernels = {"baseline", kPanel, kTileRows, gemm, map, inside, peak};
+    static constexpr Kernels kernels = table("baseline");
 #endif
     return &kernels;
 }

@@ -59,8 +59,11 @@ struct GemmTask {
     int32_t segments;
     int64_t segment_depth[kMaxSegments];
     View a[kMaxSegments];
-    const float* packed;   // [panel][depth][columns of the panel], zero padded; see Kernels
+    // [panel][depth][columns of the panel], zero padded; see Kernels. For gemm_bf16 each element is
+    // a pair of bfloat16, of rows 2k and 2k + 1, in the bits of a float, the first one lowest.
+    const float* packed;
     int64_t panel_stride;  // floats from one panel to the next
+    float* scratch;        // for gemm_bf16: block_rows × bf16_row(depth) floats
     View out;
     Epilogue epilogue;
 };
@@ -76,23 +79,32 @@ struct MapTask {
     Epilogue epilogue;
 };
 
+// Floats that one row of `depth` values takes once it is rounded to pairs of bfloat16.
+constexpr int64_t bf16_row(int64_t depth) { return (depth + 31) / 32 * 16; }
+
 struct Kernels {
     const char* isa;
-    int64_t panel;      // columns per packed panel
-    int64_t tile_rows;  // most rows that a micro-kernel takes at once
+    int64_t panel;       // columns per packed panel
+    int64_t tile_rows;   // most rows that a micro-kernel takes at once
+    int64_t block_rows;  // most rows that are looked at together
     void (*gemm)(const GemmTask&);
+    // The same with the segments and the weights rounded to bfloat16, and sums in float32; null
+    // where the instruction set has no such products.
+    void (*gemm_bf16)(const GemmTask&);
     void (*map)(const MapTask&);
     // Whether every x[i] lies in [low[i], high[i]] and is finite.
     bool (*inside)(const float* x, const float* low, const float* high, int64_t size);
     // Repeats independent fused multiply-adds in registers; what benchmarks call the peak. Returns
     // the FLOPs done.
     double (*peak)(int64_t repetitions);
+    double (*peak_bf16)(int64_t repetitions);  // null as gemm_bf16
 };
 
 const Kernels* kernels_baseline();
 #if defined(PYREL_X86)
 const Kernels* kernels_avx2();
 const Kernels* kernels_avx512();
+const Kernels* kernels_avx512_bf16();
 #elif defined(PYREL_ARM64)
 const Kernels* kernels_neon();
 #endif

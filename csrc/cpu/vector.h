@@ -4,7 +4,9 @@
 // operations, whatever tile computes it.
 #pragma once
 
-#if defined(PYREL_ISA_AVX512)
+#if defined(PYREL_ISA_AVX512_BF16)
+#include "vector_avx512_bf16.h"
+#elif defined(PYREL_ISA_AVX512)
 #include "vector_avx512.h"
 #elif defined(PYREL_ISA_AVX2)
 #include "vector_avx2.h"
