@@ -222,16 +222,22 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
                "Those that this machine can run, slowest first.");
     module.def(
         "peak",
-        [](const std::string& isa, int64_t repetitions) {
+        [](const std::string& isa, int64_t repetitions, bool bf16) {
+            const pyrel::Kernels& kernels = kernels_named(isa);
+            const auto peak = bf16 ? kernels.peak_bf16 : kernels.peak;
+            if (!peak) throw std::invalid_argument("no products of bfloat16 in " + isa);
             const py::gil_scoped_release release;
-            return kernels_named(isa).peak(repetitions);
+            return peak(repetitions);
         },
-        "isa"_a, "repetitions"_a,
+        "isa"_a, "repetitions"_a, "bf16"_a = false,
         "Repeat independent multiply-adds in registers; return the FLOPs done.");
     module.def(
         "kernel_offsets",
         [](const std::string& isa) { return pyrel::kernel_offsets(kernels_named(isa)); }, "isa"_a,
         "Where the functions of an instruction set's kernels lie in the extension's file.");
+    module.def(
+        "has_bf16", [](const std::string& isa) { return kernels_named(isa).gemm_bf16 != nullptr; },
+        "isa"_a, "Whether an instruction set has products of bfloat16.");
     register_enums(module);
     register_program(module);
 }

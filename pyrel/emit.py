@@ -65,6 +65,7 @@ class Emitter:
         out: tuple[Space, int],
         epilogue: Epilogue,
         *epilogue_offsets: int,
+        bf16: bool = False,
     ) -> RowOp:
         """``matrix`` is (depth, columns)."""
         template = Gemm(
@@ -73,6 +74,7 @@ class Emitter:
             matrix.shape[1],
             out[0],
             epilogue,
+            bf16,
         )
         offsets = [*(place[1] for place, _ in segments), out[1], *epilogue_offsets]
         return self._emit(RowOp(template, offsets))

@@ -21,7 +21,7 @@ from pyrel._core import Outcome, Status
 from pyrel.arrays import Array, Float32s
 from pyrel.capturing import capture
 from pyrel.graph import Floats, Graph
-from pyrel.lower import lower
+from pyrel.lower import PRECISIONS, lower
 from pyrel.program_files import Compiled, read_program, write_program
 
 Model: TypeAlias = torch.nn.Module | ExportedProgram | Graph
@@ -108,14 +108,17 @@ class Explainer:
         low: Bound | None = None,
         high: Bound | None = None,
         check_finite: bool = True,
+        precision: str = "float32",
         **options: Any,
     ) -> None:
+        isa = runtime.isa()
+        _check_precision(precision, isa)
         chosen = methods.get(method, **options)
         graph = model if isinstance(model, Graph) else _locked_capture(model, example)
         bounds = arrays.bounds(low, high, graph.input_shape)
-        program = lower(graph, chosen, *_domain(bounds, graph.input_size))
+        program = lower(graph, chosen, *_domain(bounds, graph.input_size), precision)
         compiled = Compiled(chosen, graph.input_shape, bounds, bool(check_finite), program)
-        self._take(compiled, program.load(runtime.isa()))
+        self._take(compiled, program.load(isa))
 
     def _take(self, compiled: Compiled, core: _core.Program) -> None:
         self._compiled, self._core = compiled, core
@@ -273,6 +276,15 @@ class Explainer:
         low, high = (bound[status.element] for bound in self._compiled.bounds)
         return ValueError(
             f"x: wanted values in [low, high] = [{low}, {high}], got {where} = {value}"
+        )
+
+
+def _check_precision(precision: str, isa: str) -> None:
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision: wanted {', '.join(PRECISIONS)}, got {precision!r}")
+    if precision != "float32" and not _core.has_bf16(isa):
+        raise ValueError(
+            f"precision: {precision!r} needs products of bfloat16 (avx512_bf16), and {isa} has none"
         )
 
 

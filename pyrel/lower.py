@@ -21,7 +21,14 @@ from pyrel.rules import Denominator, LinearInputs, LinearRule, Term
 from pyrel.schedule import RowOp, schedule
 
 
-def lower(graph: Graph, method: Method, low: Floats, high: Floats) -> Program:
+# Which products are of bfloat16, with sums in float32: none, those of relevance (denominators
+# too), or the forward pass as well.
+PRECISIONS = ("float32", "bf16", "bf16_all")
+
+
+def lower(
+    graph: Graph, method: Method, low: Floats, high: Floats, precision: str = "float32"
+) -> Program:
     """Make the program that explains ``graph`` by ``method``.
 
     Parameters
@@ -30,6 +37,8 @@ def lower(graph: Graph, method: Method, low: Floats, high: Floats) -> Program:
     method : Method
     low, high : ndarray, shape (input size,)
         Range of every input element; −∞ and ∞ where nothing is known.
+    precision : str
+        Of `PRECISIONS`.
 
     Raises
     ------
@@ -39,18 +48,20 @@ def lower(graph: Graph, method: Method, low: Floats, high: Floats) -> Program:
     if method.conserves:
         graph = fold(graph, low, high)
     graph = lay_out(graph)
-    lowering = _Lowering(graph, method, propagate(graph, low, high))
+    lowering = _Lowering(graph, method, propagate(graph, low, high), precision)
     lowering.forward()
     lowering.backward()
     return lowering.program()
 
 
 class _Lowering(Emitter):
-    def __init__(self, graph: Graph, method: Method, domains: Domains) -> None:
+    def __init__(self, graph: Graph, method: Method, domains: Domains, precision: str) -> None:
         super().__init__(graph, Program(graph.input_size, graph.classes, method.conserves))
         self._method = method
         self._domains = domains
         self._owners = graph.owners()
+        self._bf16_relevance = precision != "float32"
+        self._bf16_forward = precision == "bf16_all"
         self._rules: dict[int, LinearRule] = {}  # by the start of the linear node
         self._denominators: dict[int, int] = {}  # likewise: where in the arena it is formed
 
@@ -83,7 +94,8 @@ class _Lowering(Emitter):
             post=Post.relu if node.relu else Post.none,
         )
         matrix = node.weight[:, ~constant].T
-        self._gemm(self._segments(node.inputs), matrix, self._value(node.start), epilogue)
+        out = self._value(node.start)
+        self._gemm(self._segments(node.inputs), matrix, out, epilogue, bf16=self._bf16_forward)
         self._rules[node.start] = rule = self._rule(node)
         if rule.denominator is not None and rule.denominator.products:
             self._denominators[node.start] = self._form_denominator(node, rule.denominator)
@@ -105,7 +117,7 @@ class _Lowering(Emitter):
                 spread = np.zeros((node.size, node.inputs.size))
                 spread[:, features] = matrix
                 matrix = spread[:, variable]
-            self._gemm(segments, matrix.T, place, epilogue)
+            self._gemm(segments, matrix.T, place, epilogue, bf16=self._bf16_relevance)
         return place[1]
 
     def _segments(self, addresses: Addresses) -> list[tuple[tuple[Space, int], int]]:
@@ -232,7 +244,9 @@ class _Lowering(Emitter):
             epilogue, offsets = self._factor(term, slice(first, stop), address)
             epilogue = replace(epilogue, accumulate=self._accumulates(address, size))
             matrix = term.matrix[:, first:stop]
-            op = self._gemm(segments, matrix, self._relevance_of(address), epilogue, *offsets)
+            out = self._relevance_of(address)
+            bf16 = self._bf16_relevance
+            op = self._gemm(segments, matrix, out, epilogue, *offsets, bf16=bf16)
             self._record(op, address, size)
 
     def _factor(self, term: Term, part: slice, address: int) -> tuple[Epilogue, list[int]]:

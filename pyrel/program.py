@@ -62,13 +62,17 @@ class Epilogue:
 
 @dataclass(frozen=True)
 class Gemm:
-    """``out = epilogue(concatenated segments @ matrix)``."""
+    """``out = epilogue(concatenated segments @ matrix)``.
+
+    With ``bf16`` the segments and the matrix are rounded to bfloat16, and summed in float32.
+    """
 
     segments: tuple[tuple[Space, int], ...]
     matrix: int
     columns: int
     out: Space
     epilogue: Epilogue = Epilogue()
+    bf16: bool = False
 
     def operands(self) -> tuple[Operand, ...]:
         """List segments, output, epilogue operands."""
@@ -213,16 +217,17 @@ class Program:
             conserves=self.conserves,
             isa=isa,
         )
-        for matrix in self.matrices:
-            core.add_matrix(matrix)
+        packed: dict[tuple[int, bool], int] = {}
         for vector in self.vectors:
             core.add_vector(vector)
         for instruction in self.instructions:
-            self._load(core, instruction)
+            self._load(core, instruction, packed)
         core.finish()
         return core
 
-    def _load(self, core: _core.Program, instruction: Instruction) -> None:
+    def _load(
+        self, core: _core.Program, instruction: Instruction, packed: dict[tuple[int, bool], int]
+    ) -> None:
         template = instruction.template
         spaces = [operand.space for operand in template.operands()]
         rows = list(zip(spaces, instruction.offsets.tolist(), strict=True))
@@ -232,7 +237,10 @@ class Program:
                 depths = [depth for _, depth in template.segments]
                 segments = list(zip(rows[:count], depths, strict=True))
                 epilogue = _epilogue(template.epilogue, rows[count + 1 :])
-                core.gemm(segments, template.matrix, rows[count], epilogue)
+                key = (template.matrix, template.bf16)
+                if key not in packed:
+                    packed[key] = core.add_matrix(self.matrices[template.matrix], template.bf16)
+                core.gemm(segments, packed[key], rows[count], epilogue)
             case Map():
                 source = None if template.source is None else rows[0]
                 out = 0 if source is None else 1

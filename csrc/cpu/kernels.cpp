@@ -23,6 +23,7 @@ inline int64_t valid_lanes(int64_t columns, int64_t column) {
 
 // What the elements of a product's operands are: floats, or pairs of bfloat16 in a float's bits.
 struct Single {
+    static constexpr int kProducts = 1;
     static Vector multiply_add(Vector a, Vector b, Vector c) {
         return pyrel::multiply_add(a, b, c);
     }
@@ -31,6 +32,7 @@ struct Single {
 
 #if defined(PYREL_ISA_AVX512_BF16)
 struct Bf16Pair {
+    static constexpr int kProducts = 2;
     static Vector multiply_add(Vector a, Vector b, Vector c) { return multiply_add_bf16(a, b, c); }
     static unsigned non_zero_lanes(Vector v) { return non_zero_lanes_bf16(v); }
 };
@@ -297,16 +299,19 @@ int64_t find_non_zeros(const Block& block, int row, NonZeros& found) {
     return total;
 }
 
-// Whether enough is zero for it to pay; the first row tells whether to look at the others.
+// Whether enough is zero for it to pay. A single row gains sooner: it reads weights for nothing
+// else. Of more rows the first tells whether to look at the others.
 template <typename Element>
 bool is_sparse(const GemmTask& task, const Block& block, NonZeros& found) {
     if (task.depth > kSparseDepth) return false;
     cut_into_parts(task, found);
-    int64_t total = find_non_zeros<Element>(block, 0, found);
-    if (10 * total > 9 * task.depth) return false;
-    for (int r = 1; r < block.rows; ++r) total += find_non_zeros<Element>(block, r, found);
-    return block.rows == 1 || static_cast<double>(total) <=
-                                  kSparseShare * static_cast<double>(task.depth * block.rows);
+    const auto depth = static_cast<double>(task.depth);
+    auto total = static_cast<double>(find_non_zeros<Element>(block, 0, found));
+    if (block.rows == 1) return total <= 0.9 * depth;
+    if (total > 1.2 * kSparseShare * depth) return false;
+    for (int r = 1; r < block.rows; ++r)
+        total += static_cast<double>(find_non_zeros<Element>(block, r, found));
+    return total <= kSparseShare * depth * block.rows;
 }
 
 // One row over the parts from `begin` to `end`; between calls the sums are kept in `carried`.
@@ -483,7 +488,7 @@ double peak(int64_t repetitions) {
 #pragma GCC unroll 32
     for (int i = 0; i < kChains; ++i) total = total + sum[i];
     hide(total);
-    return static_cast<double>(repetitions) * kChains * kLanes * 2.0;
+    return static_cast<double>(repetitions) * kChains * kLanes * 2.0 * Element::kProducts;
 }
 
 constexpr Kernels table(const char* isa) {
