@@ -77,9 +77,11 @@ const float* data_or_null(const std::optional<Floats>& array) {
 pyrel::Status run(const pyrel::Program& program, const Floats& x,
                   const std::optional<Integers>& target, const std::optional<Floats>& low,
                   const std::optional<Floats>& high, bool check_finite, int threads,
-                  Floats relevance, Floats output, Integers explained, Floats absorbed,
-                  Floats conservation, int64_t first) {
+                  std::optional<Floats> relevance, Floats output, Integers explained,
+                  Floats absorbed, Floats conservation, int64_t first) {
     if (!program.finished()) throw std::invalid_argument("the program is not finished");
+    if (program.explains() != relevance.has_value())
+        throw std::invalid_argument("a program needs a place for relevance if it writes any");
     pyrel::Batch batch;
     batch.samples = x.shape(0);
     batch.x = x.data();
@@ -87,7 +89,8 @@ pyrel::Status run(const pyrel::Program& program, const Floats& x,
     batch.low = data_or_null(low);
     batch.high = data_or_null(high);
     batch.check_finite = check_finite;
-    batch.relevance = relevance.mutable_data() + first * program.input_size();
+    batch.relevance =
+        relevance ? relevance->mutable_data() + first * program.input_size() : nullptr;
     batch.output = output.mutable_data() + first * program.classes();
     batch.explained = explained.mutable_data() + first;
     batch.absorbed = absorbed.mutable_data() + first;

@@ -38,7 +38,8 @@ std::vector<float> paired(const float* data, int64_t depth, int64_t columns) {
         for (int64_t c = 0; c < columns; ++c) {
             const uint32_t low = to_bf16(data[k * columns + c]);
             const uint32_t high = k + 1 < depth ? to_bf16(data[(k + 1) * columns + c]) : 0;
-            pairs[static_cast<size_t>(k / 2 * columns + c)] = std::bit_cast<float>(high << 16 | low);
+            pairs[static_cast<size_t>(k / 2 * columns + c)] =
+                std::bit_cast<float>(high << 16 | low);
         }
     return pairs;
 }
@@ -110,7 +111,7 @@ void Program::add(Instruction instruction) {
 
 void Program::finish() {
     require(seeds_ == 1, "a program must have one seed");
-    require(written(Space::relevance, 0, input_size_),
+    require(!explains_ || written(Space::relevance, 0, input_size_),
             "the instructions leave elements of the relevance unwritten");
     written_ = {};
     finished_ = true;
@@ -138,6 +139,7 @@ void Program::check_rows(const Rows& rows, size_t steps, int64_t columns, Access
                 "an operand is read before it is written");
     }
     if (access == Access::read) return;
+    explains_ |= rows.space == Space::relevance;
     std::vector<bool>& space = written_[static_cast<size_t>(rows.space)];
     for (const int64_t offset : rows.offsets) std::fill_n(space.begin() + offset, columns, true);
 }

@@ -113,13 +113,15 @@ class Program {
 
     // Copies and packs a row-major (depth, columns) matrix for the kernels' panels, rounded to
     // bfloat16 where the products with it shall be of that; returns its index.
-    int add_matrix(const float* data, int64_t depth, int64_t columns, bool bf16);
+    int add_matrix(const float* data, int64_t depth, int64_t columns, bool bf16 = false);
     int add_vector(std::vector<float> data);
     void add(Instruction instruction);
     // Ends the building: there is one seed, and every element of the relevance is written.
     void finish();
 
     bool finished() const { return finished_; }
+    // Whether it writes relevance; else it only runs forward.
+    bool explains() const { return explains_; }
     int64_t input_size() const { return input_size_; }
     int64_t arena_size() const { return arena_size_; }
     int64_t scratch_size() const { return scratch_size_; }  // floats, whatever the samples
@@ -167,6 +169,7 @@ class Program {
     std::array<std::vector<bool>, kSpaces> written_;
     int seeds_ = 0;
     bool finished_ = false;
+    bool explains_ = false;
 };
 
 }  // namespace pyrel

@@ -106,7 +106,7 @@ class Program:
         high: npt.NDArray[np.float32] | None,
         check_finite: bool,
         threads: int,
-        relevance: npt.NDArray[np.float32],
+        relevance: npt.NDArray[np.float32] | None,
         output: npt.NDArray[np.float32],
         explained: npt.NDArray[np.int64],
         absorbed: npt.NDArray[np.float32],

@@ -18,11 +18,14 @@ from torch.export import ExportedProgram
 
 from pyrel import _core, arrays, methods, runtime
 from pyrel._core import Outcome, Status
-from pyrel.arrays import Array, Float32s
+from pyrel.arrays import Array, Float32s, Int64s
 from pyrel.capturing import capture
 from pyrel.graph import Floats, Graph
-from pyrel.lower import PRECISIONS, lower
-from pyrel.program_files import Compiled, read_program, write_program
+from pyrel.lower import lower, lower_forward
+from pyrel.precision import check_precision, gaps, margin
+from pyrel.program_files import Compiled, Decider, read_program, write_program
+
+_DECIDED_AT_ONCE = 1024  # samples that are copied to be looked at again
 
 Model: TypeAlias = torch.nn.Module | ExportedProgram | Graph
 Bound: TypeAlias = float | npt.ArrayLike | torch.Tensor
@@ -73,6 +76,13 @@ class Explainer:
         be any real numbers. deep_taylor chooses its rule at the input by them.
     check_finite : bool
         Refuse NaN and infinity in inputs and outputs.
+    precision : {"float32", "bf16", "bf16_all"}
+        "bf16" forms the products of relevance from numbers rounded to bfloat16 (8 significant
+        bits), summed in float32; outputs and class stay those of float32. "bf16_all" forms all
+        products so, which suits deep_taylor only: gradients change where a ReLU flips. The
+        explained class is still that of float32: a sample whose two largest outputs are close is
+        decided by a forward pass in float32, and explained again if its class differs. Both
+        need a processor with products of bfloat16.
     **options
         Arguments of the method, where it is given by name; such as ``squared=False``.
 
@@ -112,16 +122,22 @@ class Explainer:
         **options: Any,
     ) -> None:
         isa = runtime.isa()
-        _check_precision(precision, isa)
+        check_precision(precision, isa)
         chosen = methods.get(method, **options)
         graph = model if isinstance(model, Graph) else _locked_capture(model, example)
         bounds = arrays.bounds(low, high, graph.input_shape)
-        program = lower(graph, chosen, *_domain(bounds, graph.input_size), precision)
-        compiled = Compiled(chosen, graph.input_shape, bounds, bool(check_finite), program)
-        self._take(compiled, program.load(isa))
+        domain = _domain(bounds, graph.input_size)
+        program = lower(graph, chosen, *domain, precision)
+        decider = None
+        if precision == "bf16_all":
+            forward = lower_forward(graph, chosen, *domain)
+            decider = Decider(forward, margin(program, forward, bounds, isa))
+        shape = graph.input_shape
+        compiled = Compiled(chosen, shape, bounds, bool(check_finite), program, decider)
+        self._take(compiled, *compiled.load(isa))
 
-    def _take(self, compiled: Compiled, core: _core.Program) -> None:
-        self._compiled, self._core = compiled, core
+    def _take(self, compiled: Compiled, core: _core.Program, decider: _core.Program | None) -> None:
+        self._compiled, self._core, self._decider = compiled, core, decider
         self.method = compiled.method
         self.input_shape = compiled.input_shape
         self.classes = compiled.program.classes
@@ -215,35 +231,69 @@ class Explainer:
             If an argument has the wrong type.
         """
         arrays.check_batch(x, self.input_shape)
-        n, classes = x.shape[0], self.classes
-        targets = arrays.targets(target, n, classes)
+        n = x.shape[0]
+        targets = arrays.targets(target, n, self.classes)
         relevance = arrays.result(out, x)
-        output = np.empty((n, classes), dtype=np.float32)
-        explained = np.empty(n, dtype=np.int64)
-        absorbed = np.empty(n, dtype=np.float32)
-        conservation = np.empty(n, dtype=np.float32)
-        low, high = self._compiled.bounds or (None, None)
+        results = (relevance, *self._results(n))
         threads = runtime.num_threads() if n > 1 else 1  # one sample is never divided
         for first, values in arrays.pieces(x):
-            status = self._core.run(
-                values,
-                targets,
-                low,
-                high,
-                self._compiled.check_finite,
-                threads,
-                relevance,
-                output,
-                explained,
-                absorbed,
-                conservation,
-                first,
-            )
-            if status.outcome != Outcome.done:
-                raise self._failure(status, first, values)
+            self._run(self._core, values, targets, results, threads, first)
+            if self._decider is not None and targets is None:
+                self._decide(values, results, threads, first)
         given = arrays.like(relevance, x) if out is None else out
-        rest = [arrays.like(column, x) for column in (output, explained, absorbed, conservation)]
-        return Explanation(given, *rest)
+        return Explanation(given, *[arrays.like(column, x) for column in results[1:]])
+
+    def _results(self, n: int) -> tuple[Float32s, Int64s, Float32s, Float32s]:
+        """Return places for output, explained class, absorbed and conservation."""
+        return (
+            np.empty((n, self.classes), dtype=np.float32),
+            np.empty(n, dtype=np.int64),
+            np.empty(n, dtype=np.float32),
+            np.empty(n, dtype=np.float32),
+        )
+
+    def _run(
+        self,
+        core: _core.Program,
+        values: Float32s,
+        targets: Int64s | None,
+        results: tuple[Float32s | None, Float32s, Int64s, Float32s, Float32s],
+        threads: int,
+        first: int = 0,
+    ) -> None:
+        """Run ``values``, which are the samples from ``first`` on of targets and results."""
+        low, high = self._compiled.bounds or (None, None)
+        check = self._compiled.check_finite
+        status = core.run(values, targets, low, high, check, threads, *results, first)
+        if status.outcome != Outcome.done:
+            raise self._failure(status, first, values)
+
+    def _decide(
+        self,
+        values: Float32s,
+        results: tuple[Float32s, Float32s, Int64s, Float32s, Float32s],
+        threads: int,
+        first: int,
+    ) -> None:
+        """Explain those samples again whose class is another one in float32."""
+        assert self._decider is not None and self._compiled.decider is not None
+        here: list[npt.NDArray[Any]] = [column[first : first + len(values)] for column in results]
+        unsure = np.flatnonzero(gaps(here[1]) <= self._compiled.decider.margin)
+        for start in range(0, unsure.size, _DECIDED_AT_ONCE):
+            some = unsure[start : start + _DECIDED_AT_ONCE]
+            decided = self._results(some.size)
+            self._run(self._decider, values[some], None, (None, *decided), threads)
+            other = decided[1] != here[2][some]
+            targets, some = decided[1][other], some[other]
+            if not some.size:
+                continue
+            again = (
+                np.empty((some.size, *self.input_shape), np.float32),
+                *self._results(some.size),
+            )
+            self._run(self._core, values[some], targets, again, threads)
+            for column, replacement in zip(here, again, strict=True):
+                column[some] = replacement
 
     def attribute(self, inputs: Array, target: Any = None) -> Any:
         """Relevance alone, under the name that captum and Quantus call."""
@@ -276,15 +326,6 @@ class Explainer:
         low, high = (bound[status.element] for bound in self._compiled.bounds)
         return ValueError(
             f"x: wanted values in [low, high] = [{low}, {high}], got {where} = {value}"
-        )
-
-
-def _check_precision(precision: str, isa: str) -> None:
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision: wanted {', '.join(PRECISIONS)}, got {precision!r}")
-    if precision != "float32" and not _core.has_bf16(isa):
-        raise ValueError(
-            f"precision: {precision!r} needs products of bfloat16 (avx512_bf16), and {isa} has none"
         )
 
 

@@ -21,11 +21,6 @@ from pyrel.rules import Denominator, LinearInputs, LinearRule, Term
 from pyrel.schedule import RowOp, schedule
 
 
-# Which products are of bfloat16, with sums in float32: none, those of relevance (denominators
-# too), or the forward pass as well.
-PRECISIONS = ("float32", "bf16", "bf16_all")
-
-
 def lower(
     graph: Graph, method: Method, low: Floats, high: Floats, precision: str = "float32"
 ) -> Program:
@@ -38,20 +33,32 @@ def lower(
     low, high : ndarray, shape (input size,)
         Range of every input element; −∞ and ∞ where nothing is known.
     precision : str
-        Of `PRECISIONS`.
+        Of `pyrel.precision.PRECISIONS`.
 
     Raises
     ------
     UnsupportedModelError
         If the method has no rule for a node with what is known of its inputs.
     """
-    if method.conserves:
-        graph = fold(graph, low, high)
-    graph = lay_out(graph)
-    lowering = _Lowering(graph, method, propagate(graph, low, high), precision)
+    lowering = _lowering(graph, method, low, high, precision)
     lowering.forward()
     lowering.backward()
     return lowering.program()
+
+
+def lower_forward(graph: Graph, method: Method, low: Floats, high: Floats) -> Program:
+    """Make the forward part of what `lower` makes in float32: outputs and the predicted class."""
+    lowering = _lowering(graph, method, low, high, "float32")
+    lowering.forward(denominators=False)
+    lowering.seed()
+    return lowering.program()
+
+
+def _lowering(graph: Graph, method: Method, low: Floats, high: Floats, precision: str) -> _Lowering:
+    if method.conserves:
+        graph = fold(graph, low, high)
+    graph = lay_out(graph)
+    return _Lowering(graph, method, propagate(graph, low, high), precision)
 
 
 class _Lowering(Emitter):
@@ -72,11 +79,11 @@ class _Lowering(Emitter):
 
     # Forward
 
-    def forward(self) -> None:
+    def forward(self, denominators: bool = True) -> None:
         for node in self._graph.nodes:
             match node:
                 case Linear():
-                    self._forward_linear(node)
+                    self._forward_linear(node, denominators)
                 case Relu():
                     self._forward_runs(node, Epilogue(post=Post.relu))
                 case ScaleNode():
@@ -86,7 +93,7 @@ class _Lowering(Emitter):
                 case Copy():
                     self._forward_copy(node)
 
-    def _forward_linear(self, node: Linear) -> None:
+    def _forward_linear(self, node: Linear, denominators: bool) -> None:
         constant = node.inputs < 0
         bias = node.bias + node.weight @ self._graph.constant_values(node.inputs)
         epilogue = Epilogue(
@@ -97,7 +104,7 @@ class _Lowering(Emitter):
         out = self._value(node.start)
         self._gemm(self._segments(node.inputs), matrix, out, epilogue, bf16=self._bf16_forward)
         self._rules[node.start] = rule = self._rule(node)
-        if rule.denominator is not None and rule.denominator.products:
+        if denominators and rule.denominator is not None and rule.denominator.products:
             self._denominators[node.start] = self._form_denominator(node, rule.denominator)
 
     def _form_denominator(self, node: Linear, denominator: Denominator) -> int:
@@ -168,7 +175,7 @@ class _Lowering(Emitter):
     # Backward
 
     def backward(self) -> None:
-        self._seed()
+        self.seed()
         for node in reversed(self._graph.nodes):
             if (self._writer[node.start : node.start + node.size] < 0).all():
                 continue
@@ -188,7 +195,7 @@ class _Lowering(Emitter):
         self._clear_unwritten(0, self._graph.input_size)
         self._finish_input()
 
-    def _seed(self) -> None:
+    def seed(self) -> None:
         outputs = self._graph.outputs
         start = int(outputs[0])
         template = Seed(outputs.size, self._method.start)

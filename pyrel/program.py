@@ -237,6 +237,8 @@ class Program:
                 depths = [depth for _, depth in template.segments]
                 segments = list(zip(rows[:count], depths, strict=True))
                 epilogue = _epilogue(template.epilogue, rows[count + 1 :])
+                if template.matrix not in range(len(self.matrices)):
+                    raise ValueError(f"there is no matrix {template.matrix}")
                 key = (template.matrix, template.bf16)
                 if key not in packed:
                     packed[key] = core.add_matrix(self.matrices[template.matrix], template.bf16)

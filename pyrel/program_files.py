@@ -4,8 +4,9 @@
 A file holds what an explainer was compiled to: logical matrices and vectors, the instructions with
 their places in memory, and what a call checks its input against. Neither the model nor torch.export
 is needed to use it. The layout is that of `pyrel.tensor_files`; its tensors are ``matrix.0`` …,
-``vector.0`` …, ``index.0`` …, the offsets of all instructions one after the other, and the
-bounds ``low`` and ``high`` where there are any.
+``vector.0`` …, ``index.0`` …, the offsets of all instructions one after the other, the same of the
+program that decides the class (``decider.matrix.0`` …), and the bounds ``low`` and ``high``, where
+there are any.
 """
 
 from __future__ import annotations
@@ -27,8 +28,25 @@ from pyrel.program import Float32s, Instruction, Program, Template
 from pyrel.records import decode, encode
 from pyrel.tensor_files import read_tensors, write_tensors
 
+_DECIDER = "decider."
 _APART = ("instructions", "matrices", "vectors", "indices", "_interned")
 _ARRAYS = {"matrix": (torch.float32, 2), "vector": (torch.float32, 1), "index": (torch.int64, 1)}
+
+
+@dataclass(frozen=True, eq=False)
+class Decider:
+    """A forward program in float32, and when it is asked.
+
+    Attributes
+    ----------
+    program : Program
+    margin : float
+        Samples are unsure whose two largest outputs differ by at most this share of the largest
+        size of an output.
+    """
+
+    program: Program
+    margin: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +62,8 @@ class Compiled:
         Smallest and largest value of every input element.
     check_finite : bool
     program : Program
+    decider : Decider or None
+        What decides the explained class where the program's own outputs are too coarse for it.
     """
 
     method: methods.Method
@@ -51,6 +71,12 @@ class Compiled:
     bounds: tuple[Float32s, Float32s] | None
     check_finite: bool
     program: Program
+    decider: Decider | None = None
+
+    def load(self, isa: str) -> tuple[_core.Program, _core.Program | None]:
+        """Pack the program, and the decider's if there is one, for an instruction set."""
+        decider = None if self.decider is None else self.decider.program.load(isa)
+        return self.program.load(isa), decider
 
 
 @dataclass(frozen=True)
@@ -60,6 +86,7 @@ class _Header:
     method: str
     input_shape: tuple[int, ...]
     check_finite: bool
+    margin: float = -1.0  # of the decider, where there is one
 
 
 @dataclass(frozen=True)
@@ -80,7 +107,7 @@ def write_program(path: Path, compiled: Compiled) -> None:
     OSError
         The file cannot be written.
     """
-    method, program = compiled.method, compiled.program
+    method, decider = compiled.method, compiled.decider
     if methods.named(method.name) is not type(method):
         raise TypeError(
             f"a file names its method, and {type(method).__name__} is none of pyrel's: "
@@ -89,29 +116,41 @@ def write_program(path: Path, compiled: Compiled) -> None:
     named: dict[str, npt.NDArray[Any]] = dict(
         zip(("low", "high"), compiled.bounds or (), strict=False)
     )
-    named["offsets"] = np.concatenate([i.offsets.reshape(-1) for i in program.instructions])
+    margin = {} if decider is None else {"margin": decider.margin}
+    header = _Header(method.name, compiled.input_shape, compiled.check_finite, **margin)
+    content = {
+        "explainer": encode(header),
+        "options": method.options,
+        **_content("", compiled.program, named),
+    }
+    if decider is not None:
+        content |= _content(_DECIDER, decider.program, named)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {name: torch.from_numpy(array) for name, array in named.items()}
+    write_tensors(path, "program", tensors, content)
+
+
+def _content(prefix: str, program: Program, named: dict[str, npt.NDArray[Any]]) -> dict[str, Any]:
+    """Return what a file says of a program, and put its named among the others."""
+    named[f"{prefix}offsets"] = np.concatenate(
+        [i.offsets.reshape(-1) for i in program.instructions]
+    )
     stores: dict[str, Sequence[npt.NDArray[Any]]] = {
         "matrix": program.matrices,
         "vector": program.vectors,
         "index": program.indices,
     }
     for kind, store in stores.items():
-        named |= {f"{kind}.{i}": array for i, array in enumerate(store)}
-    content = {
-        "explainer": encode(_Header(method.name, compiled.input_shape, compiled.check_finite)),
-        "options": method.options,
-        "program": encode(program, leave_out=_APART),
-        "instructions": [
-            encode(_Step(i.template, i.offsets.shape[1])) for i in program.instructions
-        ],
+        named |= {f"{prefix}{kind}.{i}": array for i, array in enumerate(store)}
+    steps = [_Step(i.template, i.offsets.shape[1]) for i in program.instructions]
+    return {
+        f"{prefix}program": encode(program, leave_out=_APART),
+        f"{prefix}instructions": [encode(step) for step in steps],
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {name: torch.from_numpy(array) for name, array in named.items()}
-    write_tensors(path, "program", tensors, content)
 
 
-def read_program(path: Path, isa: str) -> tuple[Compiled, _core.Program]:
-    """Read a file of `write_program` and pack it for an instruction set.
+def read_program(path: Path, isa: str) -> tuple[Compiled, _core.Program, _core.Program | None]:
+    """Read a file of `write_program` and pack its programs for an instruction set.
 
     Nothing in the file is executed before the engine has checked all of it.
 
@@ -126,7 +165,7 @@ def read_program(path: Path, isa: str) -> tuple[Compiled, _core.Program]:
     tensors, content = read_tensors(path, "program")
     try:
         compiled = _compiled(tensors, content)
-        return compiled, compiled.program.load(isa)
+        return compiled, *compiled.load(isa)
     except (ValueError, TypeError, MemoryError, RecursionError) as error:
         raise ValueError(
             f"{path} does not hold a program that this pyrel {_core.version()} can run, though it "
@@ -137,21 +176,19 @@ def read_program(path: Path, isa: str) -> tuple[Compiled, _core.Program]:
 
 def _compiled(tensors: dict[str, Tensor], content: dict[str, Any]) -> Compiled:
     left = dict(tensors)
-    stores = {kind: _take_all(left, kind) for kind in _ARRAYS}
-    offsets = _take(left, "offsets", torch.int64, 1)
     bounds = [_take(left, n, torch.float32, 1) for n in ("low", "high") if n in left]
+    header = decode(_Header, content.get("explainer"))
+    program = _program("", left, content)
+    decider = None
+    if header.margin >= 0:
+        decider = Decider(_program(_DECIDER, left, content), header.margin)
+        if (decider.program.input_size, decider.program.classes) != (
+            program.input_size,
+            program.classes,
+        ):
+            raise ValueError("its two programs are of different models")
     if left:
         raise ValueError(f"it has a tensor {min(left)!r}, unknown to this pyrel")
-    header = decode(_Header, content.get("explainer"))
-    program = decode(
-        Program,
-        content.get("program"),
-        _APART,
-        instructions=_instructions(content.get("instructions"), offsets, stores["index"]),
-        matrices=stores["matrix"],
-        vectors=stores["vector"],
-        indices=stores["index"],
-    )
     if (
         min(header.input_shape, default=1) < 1
         or math.prod(header.input_shape) != program.input_size
@@ -163,6 +200,23 @@ def _compiled(tensors: dict[str, Tensor], content: dict[str, Any]) -> Compiled:
         _bounds(bounds, header.input_shape),
         header.check_finite,
         program,
+        decider,
+    )
+
+
+def _program(prefix: str, left: dict[str, Tensor], content: dict[str, Any]) -> Program:
+    """Make a program, and take its tensors from those that are left."""
+    stores = {kind: _take_all(left, prefix, kind) for kind in _ARRAYS}
+    offsets = _take(left, f"{prefix}offsets", torch.int64, 1)
+    entries = content.get(f"{prefix}instructions")
+    return decode(
+        Program,
+        content.get(f"{prefix}program"),
+        _APART,
+        instructions=_instructions(entries, offsets, stores["index"]),
+        matrices=stores["matrix"],
+        vectors=stores["vector"],
+        indices=stores["index"],
     )
 
 
@@ -205,8 +259,9 @@ def _bounds(
     return arrays.bounds(low, high, shape)
 
 
-def _take_all(tensors: dict[str, Tensor], kind: str) -> list[npt.NDArray[Any]]:
-    names = itertools.takewhile(tensors.__contains__, (f"{kind}.{i}" for i in itertools.count()))
+def _take_all(tensors: dict[str, Tensor], prefix: str, kind: str) -> list[npt.NDArray[Any]]:
+    all_names = (f"{prefix}{kind}.{i}" for i in itertools.count())
+    names = itertools.takewhile(tensors.__contains__, all_names)
     return [_take(tensors, name, *_ARRAYS[kind]) for name in list(names)]
 
 

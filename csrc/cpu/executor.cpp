@@ -280,6 +280,7 @@ class SlabRunner {
         for (int64_t s = 0; s < samples_; ++s) {
             const int64_t sample = first_ + s;
             batch_.absorbed[sample] = static_cast<float>(absorbed_[static_cast<size_t>(s)]);
+            if (!program_.explains()) continue;
             const double sum = total(batch_.relevance + sample * size, size);
             if (batch_.check_finite && !std::isfinite(sum))
                 return {Outcome::relevance_not_finite, sample, -1};

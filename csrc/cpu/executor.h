@@ -17,7 +17,7 @@ struct Batch {
     const float* low = nullptr;   // (input_size,) or null
     const float* high = nullptr;  // with low
     bool check_finite = true;
-    float* relevance = nullptr;     // (samples, input_size)
+    float* relevance = nullptr;     // (samples, input_size), or null of a program without any
     float* output = nullptr;        // (samples, classes)
     int64_t* explained = nullptr;   // (samples,)
     float* absorbed = nullptr;      // (samples,)
