@@ -238,7 +238,7 @@ class Program:
                 segments = list(zip(rows[:count], depths, strict=True))
                 epilogue = _epilogue(template.epilogue, rows[count + 1 :])
                 if template.matrix not in range(len(self.matrices)):
-                    raise ValueError(f"there is no matrix {template.matrix}")
+                    raise ValueError(f"no such matrix: {template.matrix}")
                 key = (template.matrix, template.bf16)
                 if key not in packed:
                     packed[key] = core.add_matrix(self.matrices[template.matrix], template.bf16)

@@ -244,7 +244,7 @@ FORGERIES: dict[str, tuple[Callable[[Tensors, Content], object], str]] = {
     "new field": (lambda t, c: first(c, "Gemm").update(magic=1), "Gemm has 'magic', unknown"),
     "field gone": (lambda t, c: first(c, "Gemm").pop("matrix"), "Gemm: matrix is missing"),
     "matrix": (lambda t, c: first(c, "Gemm").update(matrix=99), "no such matrix"),
-    "huge matrix": (lambda t, c: first(c, "Gemm").update(matrix=2**40), "gemm"),
+    "huge matrix": (lambda t, c: first(c, "Gemm").update(matrix=2**40), "no such matrix"),
     "beyond int64": (lambda t, c: first(c, "Gemm").update(matrix=2**64), "matrix: 1844.* unknown"),
     "space": (lambda t, c: first(c, "Gemm").update(out="disk"), "Gemm.out: 'disk' is unknown"),
     "input": (lambda t, c: first(c, "Gemm").update(out="input"), "writes to the input"),

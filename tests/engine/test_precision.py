@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Products of bfloat16: within the bound of their rounding, and with the class of float32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from engine.cases import ALL_CASES, Case, captured, compiled, inputs, sample
+from engine.cells import CellCase
+from engine.isa_child import bits
+
+import pyrel
+from pyrel import _core, runtime
+from pyrel.graph import Graph, Linear
+
+U = 2.0**-9  # unit roundoff of bfloat16: 8 significant bits, to the nearest
+FLOAT32 = 1e-5  # what float32 adds at most, as for the other tests
+
+bf16 = pytest.mark.skipif(
+    not _core.has_bf16(runtime.isa()), reason="this instruction set has no products of bfloat16"
+)
+every_model = pytest.mark.parametrize("case", ALL_CASES, ids=lambda case: case.name)
+
+
+def explainer(case: Case | CellCase, precision: str, method: str = "deep_taylor") -> Any:
+    _, graph = captured(case)
+    domain = {"low": case.low, "high": case.high}
+    example = sample(case.shape, 2, case.low, case.high)
+    return pyrel.Explainer(graph, example, method=method, precision=precision, **domain)
+
+
+def depth(graph: Graph) -> int:
+    """Most linear nodes on a way through the graph."""
+    below = np.zeros(graph.size + 1, dtype=int)
+    for node in graph.nodes:
+        longest = below[np.maximum(node.inputs, -1)].max() + isinstance(node, Linear)
+        below[node.start : node.start + node.size] = longest
+    return int(below[graph.outputs].max())
+
+
+@bf16
+@every_model
+def test_deep_taylor_is_within_its_rounding(case: Case | CellCase) -> None:
+    """A term s w a has two roundings, and so has each term of the denominator below it.
+
+    All terms are of one sign, so the relative error of a sum is at most that of its terms, and a
+    way through n linear nodes multiplies by at most ((1 + u) / (1 − u))²ⁿ. The forward pass is that
+    of float32: no ReLU differs.
+    """
+    x = inputs(case)
+    exact, rounded = compiled(case, "deep_taylor")(x), explainer(case, "bf16")(x)
+    for field in ("output", "target"):
+        assert getattr(exact, field).tobytes() == getattr(rounded, field).tobytes()
+    growth = ((1 + U) / (1 - U)) ** (2 * depth(captured(case)[1])) - 1
+    for field in ("relevance", "absorbed"):
+        one = np.asarray(getattr(exact, field), dtype=np.float64)
+        other = np.asarray(getattr(rounded, field), dtype=np.float64)
+        start = np.maximum(exact.output[np.arange(len(x)), exact.target], 0).astype(np.float64)
+        slack = FLOAT32 * start.reshape(-1, *[1] * (one.ndim - 1))
+        assert (np.abs(other - one) <= growth * one + slack).all(), field
+        assert (other >= 0).all()
+
+
+def layers(
+    depths: tuple[int, ...], seed: int
+) -> tuple[torch.nn.Module, list[npt.NDArray[np.float64]]]:
+    torch.manual_seed(seed)
+    linear = [torch.nn.Linear(a, b) for a, b in zip(depths, depths[1:], strict=False)]
+    parts = [part for layer in linear[:-1] for part in (layer, torch.nn.ReLU())]
+    weights = [layer.weight.detach().double().numpy() for layer in linear]
+    return torch.nn.Sequential(*parts, linear[-1]).eval(), weights
+
+
+@bf16
+@pytest.mark.parametrize("depths", [(5, 3), (31, 17, 4), (64, 33, 65, 3), (200, 129, 70, 31, 2)])
+def test_gradient_is_within_its_rounding(depths: tuple[int, ...]) -> None:
+    """|error| ≤ ((1 + u)²ⁿ − 1) · what the same products of absolute values give."""
+    model, weights = layers(depths, seed=1)
+    x = np.random.default_rng(2).normal(size=(37, depths[0])).astype(np.float32)
+    exact = pyrel.Explainer(model, x, "gradient")(x)
+    rounded = pyrel.Explainer(model, x, "gradient", precision="bf16")(x)
+    assert exact.target.tobytes() == rounded.target.tobytes()
+    active, a = [], torch.from_numpy(x)
+    for part in model:
+        a = part(a)
+        if isinstance(part, torch.nn.ReLU):
+            active.append((a > 0).double().numpy())
+    bound = np.abs(weights[-1])[exact.target]
+    for weight, on in zip(reversed(weights[:-1]), reversed(active), strict=True):
+        bound = (bound * on) @ np.abs(weight)
+    growth = (1 + U) ** (2 * len(weights)) - 1
+    error = np.abs(rounded.relevance.astype(float) - exact.relevance)
+    assert (error <= (growth + FLOAT32) * bound).all()
+
+
+@bf16
+@pytest.mark.parametrize("cell", ["Shallow", "Deep", "DeepV2"])
+def test_bf16_all_keeps_the_class_and_the_direction(cell: str) -> None:
+    torch.manual_seed(3)
+    model = getattr(pyrel.nn, cell)(4).eval()
+    x = np.random.default_rng(4).random((3000, 4, 28, 7), dtype=np.float32)
+    options: dict[str, Any] = {"low": 0.0, "high": 1.0}
+    exact = pyrel.Explainer(model, x[:2], **options)(x)
+    rounded = pyrel.Explainer(model, x[:2], precision="bf16_all", **options)(x)
+    np.testing.assert_array_equal(rounded.target, exact.target)
+    one, other = (e.relevance.reshape(len(x), -1).astype(float) for e in (exact, rounded))
+    cosine = (one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
+    assert np.quantile(cosine, 0.01) >= 0.9999
+
+
+@bf16
+def test_close_calls_are_decided_in_float32() -> None:
+    """Outputs that bfloat16 cannot tell apart: without a decision, about half would be wrong."""
+    model = torch.nn.Sequential(torch.nn.Linear(64, 2)).eval()
+    with torch.no_grad():
+        model[0].weight[1] = model[0].weight[0] * (1 + 2.0**-12)
+        model[0].bias.zero_()
+    x = np.random.default_rng(5).normal(size=(500, 64)).astype(np.float32)
+    exact = pyrel.Explainer(model, x, "gradient_x_input")(x)
+    careful = pyrel.Explainer(model, x, "gradient_x_input", precision="bf16_all")
+    assert set(exact.target) == {0, 1}
+    e = careful(x)
+    np.testing.assert_array_equal(e.target, exact.target)
+    assert bits(e) == bits(careful(x, target=exact.target))  # all of it belongs to that class
+    for i in range(0, 500, 7):
+        assert bits(careful(x[i : i + 1])) == tuple(
+            np.ascontiguousarray(getattr(e, name)[i : i + 1]).tobytes()
+            for name in ("relevance", "output", "target", "absorbed", "conservation")
+        )
+
+
+@bf16
+@pytest.mark.parametrize("precision", ["bf16", "bf16_all"])
+def test_same_bits_for_batches_threads_and_files(precision: str, tmp_path: Path) -> None:
+    model, _ = layers((200, 129, 70, 10), seed=6)
+    x = np.random.default_rng(7).random((61, 200), dtype=np.float32)
+    x[::3, :150] = 0  # rows whose zeros are skipped, among others
+    e = pyrel.Explainer(model, x, low=0.0, high=1.0, precision=precision)
+    whole = e(x)
+    e.save(tmp_path / "one.program")
+    assert bits(pyrel.Explainer.load(tmp_path / "one.program")(x)) == bits(whole)
+    for count in (1, 2, 12, 25):
+        part = e(x[:count])
+        for name in ("relevance", "output", "target"):
+            assert getattr(part, name).tobytes() == getattr(whole, name)[:count].tobytes()
+
+
+def test_unknown_precision() -> None:
+    model, _ = layers((4, 2), seed=8)
+    with pytest.raises(ValueError, match="precision: wanted float32, bf16, bf16_all, got 'half'"):
+        pyrel.Explainer(model, np.zeros((1, 4), np.float32), precision="half")
+
+
+def test_refused_where_there_are_no_such_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = layers((4, 2), seed=9)
+    monkeypatch.setenv("PYREL_ISA", "baseline")
+    with pytest.raises(ValueError, match=r"needs products of bfloat16 \(avx512_bf16\), and base"):
+        pyrel.Explainer(model, np.zeros((1, 4), np.float32), precision="bf16")
