@@ -43,10 +43,15 @@ std::map<std::string, int64_t> kernel_offsets(const Kernels& kernels) {
         if (!dladdr(address, &found)) throw std::runtime_error("a kernel is in no loaded file");
         return address - static_cast<const char*>(found.dli_fbase);
     };
-    return {{"gemm", offset(kernels.gemm)},
-            {"map", offset(kernels.map)},
-            {"inside", offset(kernels.inside)},
-            {"peak", offset(kernels.peak)}};
+    std::map<std::string, int64_t> offsets{{"gemm", offset(kernels.gemm)},
+                                           {"map", offset(kernels.map)},
+                                           {"inside", offset(kernels.inside)},
+                                           {"peak", offset(kernels.peak)}};
+    if (kernels.gemm_bf16) {
+        offsets.emplace("gemm_bf16", offset(kernels.gemm_bf16));
+        offsets.emplace("peak_bf16", offset(kernels.peak_bf16));
+    }
+    return offsets;
 }
 
 }  // namespace pyrel

@@ -72,6 +72,15 @@ EXPECTED = {
         sums=24,
         share=0.5,
     ),
+    "avx512_bf16": Expected(
+        add=r"vdpbf16ps .*(%zmm\d+)$",
+        fused=True,
+        scalar=_FUSED + r"s[sd]",
+        forbidden=r"(vdpbf16ps|" + _FUSED + r"p[sd]) .*%[xy]mm",
+        store=r"vmov[au]ps %zmm\d+,.*\(",
+        sums=24,
+        share=0.5,
+    ),
     "neon": Expected(
         add=r"fmla (v\d+)\.4s",
         fused=True,
@@ -128,19 +137,29 @@ def extension() -> Binary:
     return binary
 
 
-@pytest.mark.parametrize("isa", _core.instruction_sets())
-def test_dispatched_product(isa: str) -> None:
-    assert isa in EXPECTED, "say how the products of this instruction set look"
-    functions = extension().reachable(_core.kernel_offsets(isa)["gemm"])
-    assert faults(functions, EXPECTED[isa]) == []
+def products() -> list[tuple[str, str, str]]:
+    """List (instruction set, function, what it should look like) of all that this machine runs."""
+    found = []
+    for isa in _core.instruction_sets():
+        wide = "avx512" if isa == "avx512_bf16" else isa  # a set of its own for bfloat16 only
+        found.append((isa, "gemm", wide))
+        if _core.has_bf16(isa):
+            found.append((isa, "gemm_bf16", isa))
+    return found
+
+
+@pytest.mark.parametrize(("isa", "function", "look"), products())
+def test_dispatched_product(isa: str, function: str, look: str) -> None:
+    functions = extension().reachable(_core.kernel_offsets(isa)[function])
+    assert faults(functions, EXPECTED[look]) == []
 
 
 def test_functions_of_another_set_are_found_out() -> None:
     """Each set's product has faults by the measure of each other set."""
-    for isa in _core.instruction_sets():
-        functions = extension().reachable(_core.kernel_offsets(isa)["gemm"])
+    for isa, function, look in products():
+        functions = extension().reachable(_core.kernel_offsets(isa)[function])
         for other, expected in EXPECTED.items():
-            assert other == isa or faults(functions, expected), (isa, other)
+            assert other == look or faults(functions, expected), (isa, function, other)
 
 
 def test_kernels_that_were_not_optimised_are_found_out(tmp_path: Path) -> None:
@@ -153,7 +172,7 @@ def test_kernels_that_were_not_optimised_are_found_out(tmp_path: Path) -> None:
     run(*command, "-O0", "-shared")
     binary = Binary(library)
     (gemm,) = [symbol for symbol in binary.symbols if symbol.name.endswith("4gemmERKNS_8GemmTaskE")]
-    assert faults(binary.reachable(gemm.address), EXPECTED[isa])
+    assert faults(binary.reachable(gemm.address), EXPECTED["avx512" if "avx512" in isa else isa])
 
 
 def test_dispatched_product_on_arm() -> None:
