@@ -11,7 +11,7 @@ from engine.building import build_folder, cross_compiled, run, run_for_arm, tool
 
 from pyrel import _core
 
-FUSED = {"avx2", "avx512", "neon"}
+FUSED = {"avx2", "avx512", "avx512_bf16", "neon"}
 
 
 def digests(output: str) -> dict[str, str]:

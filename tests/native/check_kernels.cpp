@@ -145,7 +145,8 @@ enum class Rounding { once, twice, unknown };
 
 Rounding rounding(const std::string& isa) {
     if (isa == "baseline") return Rounding::twice;
-    if (isa == "avx2" || isa == "avx512" || isa == "neon") return Rounding::once;
+    for (const char* fused : {"avx2", "avx512", "avx512_bf16", "neon"})
+        if (isa == fused) return Rounding::once;
     return Rounding::unknown;
 }
 
