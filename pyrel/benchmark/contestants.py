@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pyrel._core import instruction_sets
+from pyrel import runtime
+from pyrel._core import has_bf16, instruction_sets
 
 PROPAGATION, GRADIENTS = ("deep_taylor",), ("sensitivity", "guided_backprop")
 METHODS = (*PROPAGATION, *GRADIENTS)
+LEAST_COSINE = 0.9999
 INSTALL = 'pip install "pyrel[bench]"'
 
 
@@ -40,6 +42,11 @@ class Contestant:
     box
         Whether its deep Taylor takes the z^β rule at pixels; otherwise z⁺, and its answers are
         compared with that.
+    bf16
+        Whether it needs products of bfloat16. Its answers are then held to a cosine with float64
+        of `LEAST_COSINE`, as float32's bounds are not for them.
+    exempt
+        Part of the samples of a batch that may have a smaller one.
     note
         For the reader of results.
     """
@@ -53,6 +60,8 @@ class Contestant:
     environment: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     box: bool = True
+    bf16: bool = False
+    exempt: float = 0.0
     note: str | None = None
 
     @property
@@ -67,6 +76,8 @@ class Contestant:
             return f"{', '.join(missing)} not installed; to include it: {INSTALL}"
         if self.isa is not None and self.isa not in instruction_sets():
             return f"this machine has no {self.isa}"
+        if self.bf16 and not has_bf16(runtime.isa()):
+            return "this machine, or PYREL_ISA, has no products of bfloat16"
         return None
 
 
@@ -80,6 +91,23 @@ CONTESTANTS: tuple[Contestant, ...] = (
         "pyrel.benchmark.peers.runners:pyrel",
         isa="avx2",
         environment={"PYREL_ISA": "avx2"},
+    ),
+    Contestant(
+        "pyrel-bf16",
+        "pyrel, bf16",
+        "pyrel.benchmark.peers.runners:pyrel",
+        methods=PROPAGATION,
+        options={"precision": "bf16"},
+        bf16=True,
+    ),
+    Contestant(
+        "pyrel-bf16-all",
+        "pyrel, bf16_all",
+        "pyrel.benchmark.peers.runners:pyrel",
+        methods=PROPAGATION,
+        options={"precision": "bf16_all"},
+        bf16=True,
+        exempt=0.01,  # where a ReLU flips
     ),
     Contestant("torch", "torch by hand", "pyrel.benchmark.peers.runners:torch"),
     Contestant(

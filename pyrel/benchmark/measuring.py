@@ -16,7 +16,7 @@ import safetensors.torch
 
 from pyrel import runtime
 from pyrel.benchmark.cases import Case, Model
-from pyrel.benchmark.contestants import PYREL, Contestant, environment, thread_counts
+from pyrel.benchmark.contestants import LEAST_COSINE, PYREL, Contestant, environment, thread_counts
 from pyrel.benchmark.layers import layers_of
 from pyrel.benchmark.processes import WorkerProcess
 from pyrel.benchmark.results import Block, CaseResult, Protocol, Results, WrongAnswerError
@@ -271,6 +271,8 @@ class _Field:
             pause=protocol.pause,
             calls=protocol.calls,
             turn_seconds=protocol.turn_seconds,
+            cosine=LEAST_COSINE if contestant.bf16 else None,
+            exempt=contestant.exempt,
         )
 
     def _refuse_wrong(self, contestant: Contestant, case: Case, turn: dict[str, Any]) -> None:
@@ -279,7 +281,7 @@ class _Field:
             return
         what = "the relevance is not finite"
         if excess is not None:
-            what = f"relative error {turn['error']:.1e}, {excess:.1f} times what rounding may do"
+            what = f"relative error {turn['error']:.1e}, {excess:.1f} times what is allowed"
         raise WrongAnswerError(f"{contestant.title} answers wrongly in {case}: {what}")
 
     def _result(

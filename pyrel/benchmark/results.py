@@ -106,7 +106,7 @@ class Row:
     ratio: Spread  # its seconds / those of pyrel, block by block
     share_of_peak: Spread  # useful FLOP/s / those of the peak, block by block
     error: float  # worst relative error of a timed answer; inf: not finite
-    excess: float  # the same in units of what rounding may do
+    excess: float  # the worst in parts of what is allowed
 
 
 @dataclass(frozen=True)
@@ -133,8 +133,8 @@ class CaseResult:
         Instruction set whose peak counts, by contestant.
     blocks : sequence of Block
     errors, excesses : mapping
-        Worst error of a contestant's timed answers, relative, and in units of the bound; None if
-        an answer was not finite.
+        Worst error of a contestant's timed answers, relative, and in parts of what is allowed; None
+        if an answer was not finite.
     """
 
     cell: str

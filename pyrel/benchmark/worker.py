@@ -85,19 +85,27 @@ class Worker:
             result = run(x)
             seconds.append(time.perf_counter() - start)
         rows = self._rows[self._turn % len(inputs)]
-        return {"seconds": seconds, **self._check(self._runner.relevance(result), rows)}
+        checked = self._check(self._runner.relevance(result), rows, request)
+        return {"seconds": seconds, **checked}
 
-    def _check(self, relevance: npt.NDArray[Any], rows: npt.NDArray[np.intp]) -> Request:
-        """Compare with the reference: the worst error, and the worst relative to its bound."""
+    def _check(
+        self, relevance: npt.NDArray[Any], rows: npt.NDArray[np.intp], request: Request
+    ) -> Request:
+        """Compare with the reference: the worst error, and the worst in parts of what is allowed.
+
+        Allowed are the bounds of the reference, or a cosine that all samples but some must have.
+        """
         assert self._answer is not None
         wanted, given = as_rows(self._answer[0][rows]), as_rows(relevance)
         if given.shape != wanted.shape:
             raise ValueError(f"relevance: wanted shape {wanted.shape}, got {given.shape}")
         error, norm = (np.sqrt((v**2).sum(axis=1)) for v in (given - wanted, wanted))
-        # NaN is not a number that JSON has; as a bound exceeded without limit it says the same.
-        excess = np.nan_to_num(error / self._answer[1][rows], nan=np.inf)
-        relative = np.nan_to_num(error / norm, nan=np.inf)
-        return {"error": _number(relative.max()), "excess": _number(excess.max())}
+        relative, excess = error / norm, error / self._answer[1][rows]
+        if request["cosine"] is not None:
+            cosine = (given * wanted).sum(axis=1) / norm / np.sqrt((given**2).sum(axis=1))
+            excess = (1 - np.nan_to_num(cosine, nan=-np.inf)) / (1 - request["cosine"])
+            excess = np.sort(excess)[: len(excess) - int(request["exempt"] * len(excess))]
+        return {"error": _largest(relative), "excess": _largest(excess)}
 
     def peak(self, request: Request) -> Request:
         """Measure the FLOP/s of multiply-adds on some threads at once."""
@@ -134,8 +142,9 @@ class Worker:
         }
 
 
-def _number(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
+def _largest(values: npt.NDArray[np.float64]) -> float | None:
+    """Return the largest value; None, as JSON has no other word for it, if one is not finite."""
+    return float(values.max()) if np.isfinite(values).all() else None
 
 
 def _together(calls: Sequence[Callable[[], object]]) -> float:

@@ -89,7 +89,7 @@ def test_everybody_has_a_turn_in_every_block(small: pyrel.nn.Cell, started: list
     ("name", "message"),
     [
         ("slightly", r"slightly answers wrongly in Deep-2, deep_taylor, batch 3: relative error"),
-        ("of_another_rule", r"of_another_rule answers wrongly .* times what rounding may do"),
+        ("of_another_rule", r"of_another_rule answers wrongly .* times what is allowed"),
         ("not_finite", "not_finite answers wrongly .* not finite"),
         ("of_another_shape", r"of_another_shape: ValueError: relevance: wanted shape \(3, 18\)"),
         ("dead", "dead: its process ended with code 7"),
@@ -121,6 +121,38 @@ def test_blocks_of_a_busy_machine_are_repeated(
     found = [[*block.peak.values()] for case in results.cases for block in case.blocks]
     assert found == [[50.0], [100.0], [95.0], *[[10.0]] * 4]  # two that count; four at most
     assert [len(case.kept(results.floor)) for case in results.cases] == [2, 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "exempt", "passes"),
+    [
+        ("slightly", 0.0, True),
+        ("of_another_rule", 0.0, False),
+        ("of_another_rule", 0.99, False),  # not all of three
+        ("not_finite", 0.0, False),
+    ],
+)
+def test_rounded_answers_are_held_to_a_cosine(
+    small: pyrel.nn.Cell, name: str, exempt: float, passes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contestants, "has_bf16", lambda isa: True)
+    rounded = wrong(name, bf16=True, exempt=exempt)
+    if not passes:
+        with pytest.raises(WrongAnswerError, match="answers wrongly"):
+            measured(small, [STAND_IN, rounded])
+        return
+    excess = measured(small, [STAND_IN, rounded]).cases[0].excesses[name]
+    # One element off by 0.001 of itself turns the map by less than that: 1 − cos < 5e-7.
+    assert excess is not None and 0 < excess < 5e-3
+
+
+def test_without_products_of_bfloat16_they_are_left_out(
+    small: pyrel.nn.Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contestants, "has_bf16", lambda isa: False)
+    results = measured(small, [STAND_IN, *chosen(["pyrel-bf16"])[1:]])
+    assert results.cases[0].names == ["pyrel"]
+    assert "no products of bfloat16" in results.skipped["pyrel-bf16"]
 
 
 def test_who_is_not_installed_is_left_out(small: pyrel.nn.Cell) -> None:

@@ -18,7 +18,7 @@ from pyrel.benchmark.jobs import Job, Runner
 from pyrel.benchmark.peers.by_hand import TINY
 from pyrel.benchmark.peers.unrolled import Unrolled
 
-_PART = 1024  # samples at a time: their graphs take about a megabyte a sample
+_PART = 1024  # samples at a time, for the memory's sake
 
 
 def autograd(job: Job) -> Runner:
