@@ -6,6 +6,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <map>
 #include <optional>
 #include <utility>
@@ -82,8 +83,24 @@ pyrel::Status run(const pyrel::Program& program, const Floats& x,
     if (!program.finished()) throw std::invalid_argument("the program is not finished");
     if (program.explains() != relevance.has_value())
         throw std::invalid_argument("a program needs a place for relevance if it writes any");
+    const int64_t n = x.ndim() == 0 ? -1 : x.shape(0), size = program.input_size();
+    const auto holds = [&](int64_t count, int64_t width) {
+        return count / width >= n && count / width - n >= first;
+    };
+    const auto bounds = [&](const std::optional<Floats>& bound) {
+        return bound.has_value() == low.has_value() && (!bound || bound->size() == size);
+    };
+    if (n < 0 || first < 0 || threads < 1 || x.size() != n * size || !bounds(low) ||
+        !bounds(high) || (relevance && !holds(relevance->size(), size)) ||
+        !holds(output.size(), program.classes()) || !holds(explained.size(), 1) ||
+        !holds(absorbed.size(), 1) || !holds(conservation.size(), 1) ||
+        (target && !holds(target->size(), 1)))
+        throw std::invalid_argument("the arrays do not have the sizes that the program asks for");
+    const auto valid = [&](int64_t t) { return t >= 0 && t < program.classes(); };
+    if (target && !std::all_of(target->data() + first, target->data() + first + n, valid))
+        throw std::invalid_argument("a target is no class");
     pyrel::Batch batch;
-    batch.samples = x.shape(0);
+    batch.samples = n;
     batch.x = x.data();
     batch.target = target ? target->data() + first : nullptr;
     batch.low = data_or_null(low);
@@ -199,6 +216,7 @@ void register_program(py::module_& m) {
             },
             "source"_a, "vector"_a)
         .def("finish", &pyrel::Program::finish, "End the building; a program runs only then.")
+        .def_property_readonly("explains", &pyrel::Program::explains)
         .def_property_readonly("flops", &pyrel::Program::flops)
         .def_property_readonly("arena_size", &pyrel::Program::arena_size)
         .def_property_readonly(

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstdlib>
 #include <limits>
 #include <new>
@@ -85,7 +86,13 @@ Program::Program(int64_t input_size, int64_t arena_size, int64_t classes, bool c
 
 int Program::add_matrix(const float* data, int64_t depth, int64_t columns, bool bf16) {
     require(depth > 0 && columns > 0, "a matrix must have at least one row and one column");
+    require(!finished_, "the program is finished");
     require(!bf16 || kernels_.gemm_bf16, "this instruction set has no products of bfloat16");
+    // bfloat16 itself goes no further.
+    constexpr float kLargestBf16 = 0x1.fep+127f;
+    const auto fits = [](float v) { return std::fabs(v) <= kLargestBf16; };
+    require(!bf16 || std::all_of(data, data + depth * columns, fits),
+            "a weight is too large for bfloat16");
     if (bf16) {
         const std::vector<float> pairs = paired(data, depth, columns);
         matrices_.push_back(pack(pairs.data(), (depth + 1) / 2, columns, kernels_));
@@ -99,6 +106,7 @@ int Program::add_matrix(const float* data, int64_t depth, int64_t columns, bool 
 }
 
 int Program::add_vector(std::vector<float> data) {
+    require(!finished_, "the program is finished");
     vectors_.push_back(std::move(data));
     return static_cast<int>(vectors_.size()) - 1;
 }

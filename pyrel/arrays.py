@@ -59,7 +59,8 @@ def pieces(x: Array) -> Iterator[tuple[int, Float32s]]:
 
 def _as_it_lies(x: Array) -> Float32s | None:
     if isinstance(x, np.ndarray):
-        return np.asarray(x) if x.dtype == np.float32 and x.flags.c_contiguous else None
+        as_wanted = x.dtype == np.float32 and x.flags.c_contiguous and x.flags.aligned
+        return np.asarray(x) if as_wanted else None
     plain = x.is_cpu and x.dtype == torch.float32 and x.is_contiguous()
     return x.detach().numpy() if plain else None
 
@@ -69,7 +70,7 @@ def _converted(x: Array) -> Float32s:
         return x.detach().to("cpu", torch.float32).contiguous().numpy()
     # What is too large for float32 becomes infinite, and is refused.
     with np.errstate(over="ignore"):
-        return np.ascontiguousarray(x, dtype=np.float32)
+        return np.require(x, np.float32, ["C", "A"])
 
 
 def targets(target: Any, n: int, classes: int) -> Int64s | None:
@@ -155,8 +156,8 @@ def result(out: Array | None, x: Array) -> Float32s:
     if out.dtype != np.float32 or out.shape != tuple(x.shape):
         wanted = f"float32 of shape {tuple(x.shape)}"
         raise ValueError(f"out: wanted {wanted}, got {out.dtype} {out.shape}")
-    if not out.flags.c_contiguous or not out.flags.writeable:
-        raise ValueError("out: wanted a writable, contiguous array")
+    if not (out.flags.c_contiguous and out.flags.aligned and out.flags.writeable):
+        raise ValueError("out: wanted a writable, contiguous, aligned array")
     if np.may_share_memory(out, _memory(x)):
         raise ValueError("out: wanted memory apart from x, which is read while out is written")
     return out

@@ -22,10 +22,10 @@ from pyrel.arrays import Array, Float32s, Int64s
 from pyrel.capturing import capture
 from pyrel.graph import Floats, Graph
 from pyrel.lower import lower, lower_forward
-from pyrel.precision import check_precision, gaps, margin
-from pyrel.program_files import Compiled, Decider, read_program, write_program
+from pyrel.precision import check_precision, classes_of_float32
+from pyrel.program_files import Compiled, read_program, write_program
 
-_DECIDED_AT_ONCE = 1024  # samples that are copied to be looked at again
+_AGAIN_AT_ONCE = 1024  # samples that are copied to be explained again
 
 Model: TypeAlias = torch.nn.Module | ExportedProgram | Graph
 Bound: TypeAlias = float | npt.ArrayLike | torch.Tensor
@@ -79,10 +79,11 @@ class Explainer:
     precision : {"float32", "bf16", "bf16_all"}
         "bf16" forms the products of relevance from numbers rounded to bfloat16 (8 significant
         bits), summed in float32; outputs and class stay those of float32. "bf16_all" forms all
-        products so, which suits deep_taylor only: gradients change where a ReLU flips. The
-        explained class is still that of float32: a sample whose two largest outputs are close is
-        decided by a forward pass in float32, and explained again if its class differs. Both
-        need a processor with products of bfloat16.
+        products so, which suits deep_taylor only: gradients change where a ReLU flips. Where no
+        target is given, forward passes in float32 decide the class of some samples, and of all
+        whose two largest outputs are close by the errors that those show; with 64 samples or fewer
+        all are decided so, which costs more than "bf16" does. ``output`` stays what was shared out.
+        Both need a processor with products of bfloat16.
     **options
         Arguments of the method, where it is given by name; such as ``squared=False``.
 
@@ -130,8 +131,7 @@ class Explainer:
         program = lower(graph, chosen, *domain, precision)
         decider = None
         if precision == "bf16_all":
-            forward = lower_forward(graph, chosen, *domain)
-            decider = Decider(forward, margin(program, forward, bounds, isa))
+            decider = lower_forward(graph, chosen, *domain)
         shape = graph.input_shape
         compiled = Compiled(chosen, shape, bounds, bool(check_finite), program, decider)
         self._take(compiled, *compiled.load(isa))
@@ -260,13 +260,18 @@ class Explainer:
         results: tuple[Float32s | None, Float32s, Int64s, Float32s, Float32s],
         threads: int,
         first: int = 0,
+        numbers: Int64s | None = None,
     ) -> None:
-        """Run ``values``, which are the samples from ``first`` on of targets and results."""
+        """Run ``values``, which are the samples from ``first`` on of targets and results.
+
+        ``numbers`` are theirs in the whole batch, where they are not those from ``first`` on.
+        """
         low, high = self._compiled.bounds or (None, None)
         check = self._compiled.check_finite
         status = core.run(values, targets, low, high, check, threads, *results, first)
         if status.outcome != Outcome.done:
-            raise self._failure(status, first, values)
+            number = first + status.sample if numbers is None else int(numbers[status.sample])
+            raise self._failure(status, number, values)
 
     def _decide(
         self,
@@ -276,22 +281,22 @@ class Explainer:
         first: int,
     ) -> None:
         """Explain those samples again whose class is another one in float32."""
-        assert self._decider is not None and self._compiled.decider is not None
-        here: list[npt.NDArray[Any]] = [column[first : first + len(values)] for column in results]
-        unsure = np.flatnonzero(gaps(here[1]) <= self._compiled.decider.margin)
-        for start in range(0, unsure.size, _DECIDED_AT_ONCE):
-            some = unsure[start : start + _DECIDED_AT_ONCE]
-            decided = self._results(some.size)
-            self._run(self._decider, values[some], None, (None, *decided), threads)
-            other = decided[1] != here[2][some]
-            targets, some = decided[1][other], some[other]
-            if not some.size:
-                continue
-            again = (
-                np.empty((some.size, *self.input_shape), np.float32),
-                *self._results(some.size),
-            )
-            self._run(self._core, values[some], targets, again, threads)
+        core = self._decider
+        assert core is not None
+
+        def forward(some: Int64s) -> tuple[Float32s, Int64s]:
+            exact = self._results(some.size)
+            self._run(core, values[some], None, (None, *exact), threads, numbers=first + some)
+            return exact[:2]
+
+        here: list[npt.NDArray[Any]] = [c[first : first + len(values)] for c in results]
+        classes = classes_of_float32(here[1], here[2], forward)
+        other = np.flatnonzero(classes != here[2])
+        for start in range(0, other.size, _AGAIN_AT_ONCE):
+            some = other[start : start + _AGAIN_AT_ONCE]
+            places = np.empty((some.size, *self.input_shape), np.float32)
+            again = (places, *self._results(some.size))
+            self._run(self._core, values[some], classes[some], again, threads, numbers=first + some)
             for column, replacement in zip(here, again, strict=True):
                 column[some] = replacement
 
@@ -299,11 +304,10 @@ class Explainer:
         """Relevance alone, under the name that captum and Quantus call."""
         return self(inputs, target).relevance
 
-    def _failure(self, status: Status, first: int, values: Float32s) -> Exception:
-        """Say in words why the engine refused ``values``, the samples from ``first`` on."""
+    def _failure(self, status: Status, sample: int, values: Float32s) -> Exception:
+        """Say in words why the engine refused ``values``: because of ``x[sample]``."""
         if status.outcome == Outcome.out_of_memory:
             return MemoryError(f"no memory for {self._core.arena_size * 4} bytes per sample")
-        sample = first + status.sample
         if status.outcome == Outcome.relevance_not_finite:
             return ValueError(
                 f"the relevance of x[{sample}] is NaN or infinite: the computation overflows in "
@@ -397,7 +401,7 @@ def explain(
     if not isinstance(model, torch.nn.Module):
         return Explainer(model, x, method, **options)(x, target)
     kept = _keep(model, x)
-    plain = all(isinstance(v, int | float | None) for v in options.values())
+    plain = all(isinstance(v, int | float | str | None) for v in options.values())
     if not plain or not isinstance(method, str):
         return Explainer(kept.graph, x, method, **options)(x, target)
     key = (method, runtime.isa(), *sorted(options.items()))

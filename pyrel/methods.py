@@ -176,5 +176,6 @@ def get(method: str | Method, **options: Any) -> Method:
     except TypeError:
         given = ", ".join(options)
         raise TypeError(
-            f"{given}: neither options of {method} nor of Explainer (low, high, check_finite)"
+            f"{given}: neither options of {method} nor of Explainer "
+            "(low, high, check_finite, precision)"
         ) from None

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from pyrel import _core, arrays, methods
+from pyrel.precision import check_precision
 from pyrel.program import Float32s, Instruction, Program, Template
 from pyrel.records import decode, encode
 from pyrel.tensor_files import read_tensors, write_tensors
@@ -31,22 +32,6 @@ from pyrel.tensor_files import read_tensors, write_tensors
 _DECIDER = "decider."
 _APART = ("instructions", "matrices", "vectors", "indices", "_interned")
 _ARRAYS = {"matrix": (torch.float32, 2), "vector": (torch.float32, 1), "index": (torch.int64, 1)}
-
-
-@dataclass(frozen=True, eq=False)
-class Decider:
-    """A forward program in float32, and when it is asked.
-
-    Attributes
-    ----------
-    program : Program
-    margin : float
-        Samples are unsure whose two largest outputs differ by at most this share of the largest
-        size of an output.
-    """
-
-    program: Program
-    margin: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,8 +47,8 @@ class Compiled:
         Smallest and largest value of every input element.
     check_finite : bool
     program : Program
-    decider : Decider or None
-        What decides the explained class where the program's own outputs are too coarse for it.
+    decider : Program or None
+        A forward pass in float32, where the program's own outputs are too coarse for the class.
     """
 
     method: methods.Method
@@ -71,11 +56,11 @@ class Compiled:
     bounds: tuple[Float32s, Float32s] | None
     check_finite: bool
     program: Program
-    decider: Decider | None = None
+    decider: Program | None = None
 
     def load(self, isa: str) -> tuple[_core.Program, _core.Program | None]:
         """Pack the program, and the decider's if there is one, for an instruction set."""
-        decider = None if self.decider is None else self.decider.program.load(isa)
+        decider = None if self.decider is None else self.decider.load(isa)
         return self.program.load(isa), decider
 
 
@@ -86,7 +71,6 @@ class _Header:
     method: str
     input_shape: tuple[int, ...]
     check_finite: bool
-    margin: float = -1.0  # of the decider, where there is one
 
 
 @dataclass(frozen=True)
@@ -116,15 +100,14 @@ def write_program(path: Path, compiled: Compiled) -> None:
     named: dict[str, npt.NDArray[Any]] = dict(
         zip(("low", "high"), compiled.bounds or (), strict=False)
     )
-    margin = {} if decider is None else {"margin": decider.margin}
-    header = _Header(method.name, compiled.input_shape, compiled.check_finite, **margin)
+    header = _Header(method.name, compiled.input_shape, compiled.check_finite)
     content = {
         "explainer": encode(header),
         "options": method.options,
         **_content("", compiled.program, named),
     }
     if decider is not None:
-        content |= _content(_DECIDER, decider.program, named)
+        content |= _content(_DECIDER, decider, named)
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: torch.from_numpy(array) for name, array in named.items()}
     write_tensors(path, "program", tensors, content)
@@ -165,13 +148,18 @@ def read_program(path: Path, isa: str) -> tuple[Compiled, _core.Program, _core.P
     tensors, content = read_tensors(path, "program")
     try:
         compiled = _compiled(tensors, content)
-        return compiled, *compiled.load(isa)
+        if any(getattr(i.template, "bf16", False) for i in compiled.program.instructions):
+            check_precision("bf16", isa)
+        core, decider = compiled.load(isa)
+        if not core.explains or (decider is not None and decider.explains):
+            raise ValueError("one of its programs does not do what it is there for")
     except (ValueError, TypeError, MemoryError, RecursionError) as error:
         raise ValueError(
             f"{path} does not hold a program that this pyrel {_core.version()} can run, though it "
             f"is whole: {error}; write it anew, or install the pyrel "
             f"{content.get('pyrel_version')} that wrote it"
         ) from error
+    return compiled, core, decider
 
 
 def _compiled(tensors: dict[str, Tensor], content: dict[str, Any]) -> Compiled:
@@ -180,12 +168,9 @@ def _compiled(tensors: dict[str, Tensor], content: dict[str, Any]) -> Compiled:
     header = decode(_Header, content.get("explainer"))
     program = _program("", left, content)
     decider = None
-    if header.margin >= 0:
-        decider = Decider(_program(_DECIDER, left, content), header.margin)
-        if (decider.program.input_size, decider.program.classes) != (
-            program.input_size,
-            program.classes,
-        ):
+    if f"{_DECIDER}program" in content:
+        decider = _program(_DECIDER, left, content)
+        if (decider.input_size, decider.classes) != (program.input_size, program.classes):
             raise ValueError("its two programs are of different models")
     if left:
         raise ValueError(f"it has a tensor {min(left)!r}, unknown to this pyrel")

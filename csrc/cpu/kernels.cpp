@@ -200,6 +200,12 @@ void gemm_tile(const GemmTask& task, const Block& block, int first, int64_t colu
             }
         }
     }
+    // A sum whose products were flushed may be −0, and what a row's zeros add to that depends on
+    // whether they are skipped: −0 + 0 is 0.
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 8
+        for (int j = 0; j < Vectors; ++j) sum[r][j] = sum[r][j] + zero();
     finish<Rows, Vectors, Partial>(sum, block, first, task.epilogue, column, task.columns);
 }
 
@@ -339,10 +345,11 @@ void sparse_row(const GemmTask& task, const Block& block, const NonZeros& found,
         for (int j = 0; j < Vectors; ++j) store(carried + j * kLanes, sum[j]);
         return;
     }
-    // A copy: of an array that is passed on by reference GCC keeps every change in memory.
+    // −0 becomes 0, as in a dense tile. A copy: of an array that is passed on by reference GCC
+    // keeps every change in memory.
     Vector result[1][Vectors];
 #pragma GCC unroll 8
-    for (int j = 0; j < Vectors; ++j) result[0][j] = sum[j];
+    for (int j = 0; j < Vectors; ++j) result[0][j] = sum[j] + zero();
     finish<1, Vectors, Partial>(result, block, row, task.epilogue, column, task.columns);
 }
 

@@ -135,11 +135,65 @@ def test_close_calls_are_decided_in_float32() -> None:
 
 
 @bf16
+@pytest.mark.parametrize("bounded", [True, False])
+def test_class_where_inputs_are_far_from_zero(bounded: bool) -> None:
+    """Standardising folded into the first layer: its products are large, their sums are not."""
+    model, _ = layers((64, 32, 10), seed=10)
+    with torch.no_grad():
+        first = model[0]
+        first.bias -= first.weight.sum(1) * 20.0
+        first.weight /= 10.0
+    x = np.random.default_rng(11).normal(200, 10, (4000, 64)).clip(0, 255).astype(np.float32)
+    domain = {"low": 0.0, "high": 255.0} if bounded else {}
+    exact = pyrel.Explainer(model, x, "gradient", **domain)(x)
+    careful = pyrel.Explainer(model, x, "gradient", precision="bf16_all", **domain)
+    np.testing.assert_array_equal(careful(x).target, exact.target)
+    for some in (x[:1], x[5:25], x[30:94]):  # 64 or fewer are all decided
+        first = next(i for i in range(len(x)) if (x[i] == some[0]).all())
+        np.testing.assert_array_equal(careful(some).target, exact.target[first : first + len(some)])
+
+
+@bf16
+def test_a_sample_that_overflows_in_float32_only_is_named() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2, bias=False)).eval()
+    with torch.no_grad():
+        model[0].weight[:] = torch.tensor([[1.0, 1.0], [1.0, 0.5]])
+    x = np.ones((80, 2), np.float32)
+    x[77] = [3.4e38, 3.0e36]  # rounds down in bfloat16, and the sum is infinite in float32
+    explainer = pyrel.Explainer(model, x, "gradient", precision="bf16_all")
+    with pytest.raises(ValueError, match=r"for x\[77\] is NaN or infinite"):
+        explainer(x)
+
+
+@bf16
+def test_explain_keeps_what_it_compiled() -> None:
+    model, _ = layers((8, 4, 3), seed=12)
+    x = np.zeros((2, 8), np.float32)
+    pyrel.explain(model, x, "gradient", precision="bf16")
+    kept = next(reversed(pyrel.explainer._kept[model].explainers.values()))
+    pyrel.explain(model, x, "gradient", precision="bf16")
+    assert next(reversed(pyrel.explainer._kept[model].explainers.values())) is kept
+
+
+@bf16
+@pytest.mark.parametrize("precision", ["bf16", "bf16_all"])
+def test_a_saved_program_needs_such_products_too(
+    precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, _ = layers((4, 2), seed=13)
+    x = np.zeros((1, 4), np.float32)
+    pyrel.Explainer(model, x, "gradient", precision=precision).save(tmp_path / "p")
+    monkeypatch.setenv("PYREL_ISA", "baseline")
+    with pytest.raises(ValueError, match="needs products of bfloat16"):
+        pyrel.Explainer.load(tmp_path / "p")
+
+
+@bf16
 @pytest.mark.parametrize("precision", ["bf16", "bf16_all"])
 def test_same_bits_for_batches_threads_and_files(precision: str, tmp_path: Path) -> None:
     model, _ = layers((200, 129, 70, 10), seed=6)
     x = np.random.default_rng(7).random((61, 200), dtype=np.float32)
-    x[::3, :150] = 0  # rows whose zeros are skipped, among others
+    x[::3, :150] = 0.0  # rows whose zeros are skipped, among others
     e = pyrel.Explainer(model, x, low=0.0, high=1.0, precision=precision)
     whole = e(x)
     e.save(tmp_path / "one.program")

@@ -63,3 +63,18 @@ def test_nan_is_not_taken_for_zero() -> None:
     explainer = pyrel.Explainer(layer(100, 33), x, "gradient", check_finite=False)
     assert np.isnan(explainer(x).output[6]).all()
     assert np.isfinite(explainer(np.delete(x, 6, axis=0)).output).all()
+
+
+def test_zero_has_one_sign() -> None:
+    """A product that is flushed leaves −0, to which a zero may add +0 or −0, or is skipped."""
+    model = torch.nn.Sequential(torch.nn.Linear(64, 16, bias=False)).eval()
+    with torch.no_grad():
+        model[0].weight.fill_(1.0)
+        model[0].weight[:, 0] = -1e-30
+    x = np.zeros((13, 64), np.float32)
+    x[:, 0] = 1e-30
+    x[1:, 1:] = 1.0
+    explainer = pyrel.Explainer(model, x, "gradient")
+    alone, whole = explainer(x[:1]).output, explainer(x).output
+    assert not np.signbit(alone).any()
+    assert alone.tobytes() == whole[:1].tobytes()
