@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from benchmark.conftest import CASES, explained
 
 import pyrel
 from pyrel.benchmark import contestants, measuring
@@ -83,6 +84,20 @@ def test_everybody_has_a_turn_in_every_block(small: pyrel.nn.Cell, started: list
     assert results.bandwidth > 0
     assert len(started) == 1 + 1 + 4  # the machine, the reference, the contestants
     assert all(map(gone, started))
+
+
+def test_jax_answers_right() -> None:
+    """In its own process: what JAX does at a fork would disturb other tests."""
+    (jax,) = [contestant for contestant in chosen(["jax"]) if contestant.name == "jax"]
+    if reason := jax.why_not():
+        pytest.skip(reason)
+    cells = [explained(case).cell for case in CASES if case.steps > 1]
+    models = [Model(cell, "weights", "inputs") for cell in cells]
+    results = run(cases_of(models, contestants.METHODS, [3]), [STAND_IN, jax], QUICK)
+    assert len(results.cases) == len(cells) * len(contestants.METHODS)
+    for case in results.cases:
+        excess = case.excesses["jax"]
+        assert excess is not None and excess <= 1
 
 
 @pytest.mark.parametrize(
