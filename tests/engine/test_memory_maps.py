@@ -146,10 +146,11 @@ def test_anonymous_memory_does_not_grow_with_the_input(kind: str, tmp_path: Path
     )  # fmt: skip
     assert done.returncode == 0, done.stderr.decode()[-3000:]
     # Per sample: the outputs, an int64 target, what was absorbed, conservation. Per thread: a slab
-    # of at most 12 samples, and its stack. A piece is converted while the last one is still there.
+    # of at most 12 samples, and its stack. A piece is converted while the last one is still there,
+    # and the C library may keep the memory of the one before that.
     results = SAMPLES * (4 * CLASSES + 8 + 4 + 4)
     per_thread = 2 * MIB
-    pieces = 0 if kind in ("float32", "torch") else 2 * arrays._PIECE_BYTES
+    pieces = 0 if kind in ("float32", "torch") else 3 * arrays._PIECE_BYTES
     bound = results + THREADS * per_thread + pieces + 8 * MIB  # the last for the interpreter
     assert bound < SAMPLES * SIZE * 4 / 1.5, "a whole copy would not be noticed"
     assert json.loads(done.stdout) < bound
