@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiled programs as files: safe to load from strangers, for every instruction set that can run them.
+"""Compiled programs as files: safe to load from strangers, and for every instruction set.
 
 A file holds what an explainer was compiled to: logical matrices and vectors, the instructions with
 their places in memory, and what a call checks its input against. Neither the model nor torch.export
