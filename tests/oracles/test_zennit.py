@@ -8,8 +8,6 @@ of the layers above have both signs and take part in the z⁺ denominators of bo
 from __future__ import annotations
 
 import importlib.util
-import sys
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -22,6 +20,7 @@ from reference_graph import Array
 from torch import nn
 
 import pyrel
+from pyrel.benchmark.peers.packages import import_zennit
 
 # Both sides are float64 and add the same terms in another order.
 FLOAT64 = 1e-10
@@ -29,23 +28,9 @@ FLOAT64 = 1e-10
 
 @pytest.fixture(scope="module")
 def zennit() -> Any:
-    """Import zennit, whose package imports torchvision only to name two of its classes."""
     if importlib.util.find_spec("zennit") is None:
         pytest.skip("zennit is not installed")
-    stubs = {}
-    if importlib.util.find_spec("torchvision") is None:
-        names = ("torchvision", "torchvision.models", "torchvision.models.resnet")
-        stubs = {name: ModuleType(name) for name in names}
-        for block in ("Bottleneck", "BasicBlock"):
-            setattr(stubs["torchvision.models.resnet"], block, type(block, (nn.Module,), {}))
-    sys.modules.update(stubs)
-    try:
-        import zennit.core  # type: ignore[import-untyped]
-        import zennit.rules  # type: ignore[import-untyped]
-    finally:
-        for name in stubs:
-            del sys.modules[name]
-    return zennit
+    return import_zennit()
 
 
 def propagate(model: nn.Sequential, rules: list[Any], x: Array, seed: Array) -> Array:

@@ -39,7 +39,7 @@ def autograd(job: Job) -> Runner:
 
 def zennit(job: Job) -> Runner:
     """Make zennit explain an unrolled cell: ZBox at the pixels and ZPlus above, or guided ReLUs."""
-    rules = _zennit_rules()
+    rules = import_zennit().rules
     layers = job.layers()
     model = Unrolled(layers)
     deep_taylor = job.method == "deep_taylor"
@@ -123,8 +123,8 @@ class _GuidedRelu(nn.Module):
         return guided
 
 
-def _zennit_rules() -> Any:
-    """Import zennit's rules; its package imports torchvision only to name two of its classes."""
+def import_zennit() -> Any:
+    """Import zennit, whose package imports torchvision only to name two of its classes."""
     stubs = {}
     if importlib.util.find_spec("torchvision") is None:
         names = ("torchvision", "torchvision.models", "torchvision.models.resnet")
@@ -133,11 +133,12 @@ def _zennit_rules() -> Any:
             setattr(stubs["torchvision.models.resnet"], block, type(block, (nn.Module,), {}))
     sys.modules.update(stubs)
     try:
+        import zennit.core
         import zennit.rules
     finally:
         for name in stubs:
             del sys.modules[name]
-    return zennit.rules
+    return zennit
 
 
 def _box(rules: Any, pixels: int) -> Any:
