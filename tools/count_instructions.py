@@ -54,10 +54,9 @@ def _cell(name: str, steps: int) -> Any:
     """Make a cell whose weights do not depend on torch's version."""
     import torch
 
-    from pyrel.nn import cell_type
+    from pyrel.benchmark.cases import thesis_cell
 
-    kind = cell_type(name)
-    cell = kind(steps, (28, 28 // steps)) if 28 % steps == 0 else kind.for_majority(steps)
+    cell = thesis_cell(name, steps)
     rng = np.random.default_rng(0)
     with torch.no_grad():
         for weights in (p for p in cell.parameters() if p.dim() == 2):

@@ -62,8 +62,8 @@ class Case:
         return f"{self.cell}-{self.steps}, {self.method}, batch {self.batch:,}"
 
 
-def thesis_model(name: str, steps: int, seed: int) -> Model:
-    """Return a cell with random weights, at the sizes that the thesis has for a number of steps.
+def thesis_cell(name: str, steps: int) -> Cell:
+    """Return a new cell at the sizes that the thesis has for a number of steps.
 
     One image of 28 columns is cut into `steps`, or three side by side where that number divides
     84 only.
@@ -74,11 +74,15 @@ def thesis_model(name: str, steps: int, seed: int) -> Model:
         If there is no such cell, or `steps` divides neither.
     """
     kind = cell_type(name)
+    return kind(steps, (28, 28 // steps)) if 28 % steps == 0 else kind.for_majority(steps)
+
+
+def thesis_model(name: str, steps: int, seed: int) -> Model:
+    """Return a `thesis_cell` with random weights, in eval mode; errors are the same."""
     # The draw must not depend on what the caller drew before, nor change what he draws next.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        single = 28 % steps == 0
-        cell = kind(steps, (28, 28 // steps)) if single else kind.for_majority(steps)
+        cell = thesis_cell(name, steps)
     return Model(cell.eval(), f"random, seed {seed}", f"uniform random numbers, seed {seed}")
 
 
