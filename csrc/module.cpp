@@ -142,6 +142,16 @@ void register_enums(py::module_& m) {
         .value("square", pyrel::Post::square)
         .value("multiply", pyrel::Post::multiply)
         .finalize();
+    py::native_enum<pyrel::Function>(m, "Function", "enum.Enum", "Elementwise functions.")
+        .value("sigmoid", pyrel::Function::sigmoid)
+        .value("tanh", pyrel::Function::tanh)
+        .value("softplus", pyrel::Function::softplus)
+        .value("leaky_relu", pyrel::Function::leaky_relu)
+        .value("elu", pyrel::Function::elu)
+        .value("gelu", pyrel::Function::gelu)
+        .value("gelu_tanh", pyrel::Function::gelu_tanh)
+        .value("silu", pyrel::Function::silu)
+        .finalize();
     py::native_enum<pyrel::Start>(m, "Start", "enum.Enum",
                                   "The relevance that the target starts with.")
         .value("one", pyrel::Start::one)

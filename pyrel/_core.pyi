@@ -35,6 +35,16 @@ class Post(enum.Enum):
     square = 5
     multiply = 6
 
+class Function(enum.Enum):
+    sigmoid = 0
+    tanh = 1
+    softplus = 2
+    leaky_relu = 3
+    elu = 4
+    gelu = 5
+    gelu_tanh = 6
+    silu = 7
+
 class Start(enum.Enum):
     one = 0
     output = 1

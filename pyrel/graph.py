@@ -16,6 +16,8 @@ from dataclasses import dataclass, field, fields, replace
 import numpy as np
 import numpy.typing as npt
 
+from pyrel._core import Function
+
 Addresses = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
@@ -62,6 +64,14 @@ class Relu(Node):
 
 
 @dataclass(frozen=True, eq=False)
+class Activation(Node):
+    """``function(inputs)``, elementwise; LRP hands relevance through."""
+
+    function: Function
+    parameter: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
 class Scale(Node):
     """``coefficients * inputs``, elementwise."""
 
@@ -71,6 +81,46 @@ class Scale(Node):
 @dataclass(frozen=True, eq=False)
 class Add(Node):
     """Sum over the first axis of ``inputs``, which is (addends, size)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Product(Node):
+    """Product over the first axis of ``inputs``, which is (2, size): a gate and a signal."""
+
+
+@dataclass(frozen=True, eq=False)
+class MaxPool(Node):
+    """Largest over the first axis of ``inputs``, which is (window, size).
+
+    Padding is constants of −∞.
+    """
+
+
+@dataclass(frozen=True, eq=False)
+class Normalise(Node):
+    """Each row of ``inputs``, (rows, width), less its mean, by its standard deviation.
+
+    ``epsilon`` is added to the variance, which is that of all values (not width − 1).
+    """
+
+    epsilon: float
+
+    @property
+    def size(self) -> int:
+        """Number of outputs of all rows."""
+        return int(self.inputs.size)
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding(Node):
+    """Rows of ``table``, (vocabulary, width), that the ``inputs``, (rows,), name."""
+
+    table: Floats
+
+    @property
+    def size(self) -> int:
+        """Number of outputs of all rows."""
+        return int(self.inputs.size * self.table.shape[1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,12 +142,16 @@ class Graph:
         Addresses of the raw outputs.
     constants : ndarray of float64
         What negative addresses stand for.
+    vocabulary : int
+        The input's elements are whole numbers from 0 on below this, that only `Embedding` reads;
+        0 where they are any numbers.
     """
 
     input_shape: tuple[int, ...]
     nodes: tuple[Node, ...]
     outputs: Addresses
     constants: Floats
+    vocabulary: int = 0
 
     @property
     def input_size(self) -> int:

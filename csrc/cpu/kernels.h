@@ -37,6 +37,18 @@ enum class Post : int32_t {
     multiply,  // v · d[row, n]
 };
 
+// Elementwise functions of a parameter p.
+enum class Function : int32_t {
+    sigmoid,
+    tanh,
+    softplus,    // log(1 + e^v)
+    leaky_relu,  // v, or p·v below 0
+    elu,         // v, or p·(e^v − 1) below 0
+    gelu,        // v·Φ(v)
+    gelu_tanh,   // its approximation by tanh
+    silu,        // v·sigmoid(v)
+};
+
 // What happens to a result while it is still in a register, in this order:
 // v += bias[n]; v = scale(v); v += out[row, n] if accumulate; v = post(v); out[row, n] = v.
 struct Epilogue {
