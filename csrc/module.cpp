@@ -28,6 +28,12 @@ using PyRows = std::pair<pyrel::Space, std::vector<int64_t>>;
 pyrel::Rows rows(const PyRows& r) { return {r.first, r.second}; }
 pyrel::Rows rows(const std::optional<PyRows>& r) { return r ? rows(*r) : pyrel::Rows{}; }
 
+std::vector<pyrel::Rows> rows(const std::vector<PyRows>& listed) {
+    std::vector<pyrel::Rows> all;
+    for (const PyRows& r : listed) all.push_back(rows(r));
+    return all;
+}
+
 const pyrel::Kernels& kernels_named(const std::string& isa) {
     const pyrel::Kernels* kernels = pyrel::find_kernels(isa);
     if (!kernels)
@@ -44,14 +50,20 @@ std::vector<std::string> instruction_sets() {
 
 pyrel::EpilogueSpec epilogue(int bias, pyrel::Scale scale, const std::optional<PyRows>& scale_rows,
                              int scale_vector, bool accumulate, pyrel::Post post,
-                             const std::optional<PyRows>& post_rows, int post_vector) {
-    return {bias,       scale, rows(scale_rows), scale_vector,
-            accumulate, post,  rows(post_rows),  post_vector};
+                             const std::optional<PyRows>& post_rows, int post_vector,
+                             float epsilon) {
+    return {bias, scale,           rows(scale_rows), scale_vector, accumulate,
+            post, rows(post_rows), post_vector,      epsilon};
 }
 
 int add_matrix(pyrel::Program& program, const Floats& matrix, bool bf16) {
     if (matrix.ndim() != 2) throw std::invalid_argument("a matrix must have two dimensions");
     return program.add_matrix(matrix.data(), matrix.shape(0), matrix.shape(1), bf16);
+}
+
+int add_table(pyrel::Program& program, const Floats& table) {
+    if (table.ndim() != 2) throw std::invalid_argument("a table must have two dimensions");
+    return program.add_table(table.data(), table.shape(0), table.shape(1));
 }
 
 int add_vector(pyrel::Program& program, const Floats& vector) {
@@ -141,6 +153,7 @@ void register_enums(py::module_& m) {
         .value("guided", pyrel::Post::guided)
         .value("square", pyrel::Post::square)
         .value("multiply", pyrel::Post::multiply)
+        .value("divide_stabilised", pyrel::Post::divide_stabilised)
         .finalize();
     py::native_enum<pyrel::Function>(m, "Function", "enum.Enum", "Elementwise functions.")
         .value("sigmoid", pyrel::Function::sigmoid)
@@ -151,6 +164,11 @@ void register_enums(py::module_& m) {
         .value("gelu", pyrel::Function::gelu)
         .value("gelu_tanh", pyrel::Function::gelu_tanh)
         .value("silu", pyrel::Function::silu)
+        .finalize();
+    py::native_enum<pyrel::Share>(m, "Share", "enum.Enum", "Which part of a source is absorbed.")
+        .value("weighted", pyrel::Share::weighted)
+        .value("stabiliser", pyrel::Share::stabiliser)
+        .value("undivided", pyrel::Share::undivided)
         .finalize();
     py::native_enum<pyrel::Start>(m, "Start", "enum.Enum",
                                   "The relevance that the target starts with.")
@@ -179,7 +197,8 @@ void register_program(py::module_& m) {
     py::class_<pyrel::EpilogueSpec>(m, "Epilogue", "What happens to a result before it is stored.")
         .def(py::init(&epilogue), py::kw_only(), "bias"_a = -1, "scale"_a = pyrel::Scale::none,
              "scale_rows"_a = py::none(), "scale_vector"_a = -1, "accumulate"_a = false,
-             "post"_a = pyrel::Post::none, "post_rows"_a = py::none(), "post_vector"_a = -1);
+             "post"_a = pyrel::Post::none, "post_rows"_a = py::none(), "post_vector"_a = -1,
+             "epsilon"_a = 0.0f);
 
     py::class_<pyrel::Program>(m, "Program",
                                "Instructions, matrices and vectors, checked as they are added.")
@@ -191,6 +210,7 @@ void register_program(py::module_& m) {
              py::kw_only(), "input_size"_a, "arena_size"_a, "classes"_a, "conserves"_a, "isa"_a)
         .def("add_matrix", &add_matrix, "matrix"_a, "bf16"_a = false)
         .def("add_vector", &add_vector, "vector"_a)
+        .def("add_table", &add_table, "table"_a)
         .def("gemm", &add_gemm, "segments"_a, "matrix"_a, "out"_a, "epilogue"_a)
         .def(
             "map",
@@ -221,10 +241,63 @@ void register_program(py::module_& m) {
             "source"_a, "out"_a, "start"_a)
         .def(
             "absorb",
-            [](pyrel::Program& program, const PyRows& source, int vector) {
-                program.add(pyrel::Absorb{rows(source), vector});
+            [](pyrel::Program& program, const PyRows& source, int64_t columns, pyrel::Share share,
+               const std::optional<PyRows>& operand, int vector, float epsilon) {
+                program.add(
+                    pyrel::Absorb{rows(source), columns, share, rows(operand), vector, epsilon});
             },
-            "source"_a, "vector"_a)
+            "source"_a, "columns"_a, "share"_a, "operand"_a, "vector"_a, "epsilon"_a)
+        .def(
+            "activate",
+            [](pyrel::Program& program, const PyRows& source, int64_t columns, const PyRows& out,
+               pyrel::Function function, float parameter) {
+                program.add(pyrel::Activate{rows(source), columns, rows(out), function, parameter});
+            },
+            "source"_a, "columns"_a, "out"_a, "function"_a, "parameter"_a)
+        .def(
+            "slope",
+            [](pyrel::Program& program, const PyRows& source, const PyRows& value, int64_t columns,
+               const PyRows& out, pyrel::Function function, float parameter, bool accumulate) {
+                program.add(pyrel::Slope{rows(source), rows(value), columns, rows(out), function,
+                                         parameter, accumulate});
+            },
+            "source"_a, "value"_a, "columns"_a, "out"_a, "function"_a, "parameter"_a,
+            "accumulate"_a)
+        .def(
+            "max_pool",
+            [](pyrel::Program& program, const std::vector<PyRows>& sources, int64_t columns,
+               const PyRows& out) {
+                program.add(pyrel::MaxPool{rows(sources), columns, rows(out)});
+            },
+            "sources"_a, "columns"_a, "out"_a)
+        .def(
+            "max_route",
+            [](pyrel::Program& program, const std::vector<PyRows>& values, int64_t columns,
+               const PyRows& relevance, const std::vector<PyRows>& outs) {
+                program.add(pyrel::MaxRoute{rows(values), columns, rows(relevance), rows(outs)});
+            },
+            "values"_a, "columns"_a, "relevance"_a, "outs"_a)
+        .def(
+            "normalise",
+            [](pyrel::Program& program, const PyRows& source, int64_t columns, const PyRows& out,
+               float epsilon) {
+                program.add(pyrel::Normalise{rows(source), columns, rows(out), epsilon});
+            },
+            "source"_a, "columns"_a, "out"_a, "epsilon"_a)
+        .def(
+            "normalise_back",
+            [](pyrel::Program& program, const PyRows& source, const PyRows& value, int64_t columns,
+               const PyRows& out, float epsilon, bool detached, bool accumulate) {
+                program.add(pyrel::NormaliseBack{rows(source), rows(value), columns, rows(out),
+                                                 epsilon, detached, accumulate});
+            },
+            "source"_a, "value"_a, "columns"_a, "out"_a, "epsilon"_a, "detached"_a, "accumulate"_a)
+        .def(
+            "embed",
+            [](pyrel::Program& program, const PyRows& source, int table, const PyRows& out) {
+                program.add(pyrel::Embed{rows(source), table, rows(out)});
+            },
+            "source"_a, "table"_a, "out"_a)
         .def("finish", &pyrel::Program::finish, "End the building; a program runs only then.")
         .def_property_readonly("explains", &pyrel::Program::explains)
         .def_property_readonly("flops", &pyrel::Program::flops)

@@ -15,8 +15,24 @@ namespace {
 // A cache line, and the widest vector.
 constexpr size_t kAlignment = 64;
 
+// A float counts up to here.
+constexpr int64_t kLargestTable = int64_t{1} << 24;
+// Stabilisers are smaller than what they stabilise.
+constexpr float kLargestEpsilon = 1e30f;
+
 void require(bool condition, const char* message) {
     if (!condition) throw std::invalid_argument(message);
+}
+
+void require_epsilon(float epsilon) {
+    require(epsilon >= 0.0f && epsilon <= kLargestEpsilon,
+            "an operand's epsilon is below 0 or not finite");
+}
+
+void require_function(Function function, float parameter) {
+    require(function >= Function::sigmoid && function <= Function::silu,
+            "an operand has no such function");
+    require(std::isfinite(parameter), "an operand's function has a parameter that is not finite");
 }
 
 // Floats from one panel to the next: the kernel for rows with zeros reads a few rows of four panels
@@ -111,6 +127,14 @@ int Program::add_vector(std::vector<float> data) {
     return static_cast<int>(vectors_.size()) - 1;
 }
 
+int Program::add_table(const float* data, int64_t rows, int64_t columns) {
+    require(!finished_, "the program is finished");
+    require(rows > 0 && columns > 0, "a table must have at least one row and one column");
+    require(rows <= kLargestTable, "a table has more rows than a float32 can number");
+    tables_.push_back({rows, columns, {data, data + rows * columns}});
+    return static_cast<int>(tables_.size()) - 1;
+}
+
 void Program::add(Instruction instruction) {
     require(!finished_, "the program is finished");
     std::visit([this](const auto& i) { check(i); }, instruction);
@@ -179,11 +203,12 @@ void Program::check_epilogue(const EpilogueSpec& e, size_t steps, int64_t column
     require(
         e.scale_vector >= 0 || (e.scale != Scale::vector && e.scale != Scale::operand_minus_vector),
         "no such vector");
+    require_epsilon(e.epsilon);
     const bool scales = e.scale >= Scale::operand;
     if (scales || !e.scale_rows.offsets.empty())
         check_rows(e.scale_rows, steps, columns, Access::read);
     const bool reads = e.post == Post::divide || e.post == Post::mask || e.post == Post::guided ||
-                       e.post == Post::multiply;
+                       e.post == Post::multiply || e.post == Post::divide_stabilised;
     if (reads || !e.post_rows.offsets.empty())
         check_rows(e.post_rows, steps, columns, Access::read);
 }
@@ -193,7 +218,7 @@ void Program::check(const Gemm& gemm) {
     const Matrix& w = matrix(gemm.matrix);
     const size_t steps = gemm.out.offsets.size();
     require(!gemm.segments.empty() && gemm.segments.size() <= kMaxSegments,
-            "a gemm has 1 to 8 segments");
+            "a gemm has 1 to 16 segments");
     int64_t depth = 0;
     for (const Segment& segment : gemm.segments) {
         require(segment.depth > 0, "a segment must have a depth above 0");
@@ -236,10 +261,79 @@ void Program::check(const Seed& seed) {
 }
 
 void Program::check(const Absorb& absorb) {
-    require(absorb.vector >= 0 && absorb.vector < static_cast<int>(vectors_.size()),
-            "no such vector");
-    check_rows(absorb.source, absorb.source.offsets.size(), vector_size(absorb.vector),
-               Access::read);
+    const size_t steps = absorb.source.offsets.size();
+    require(absorb.columns > 0, "an absorb must have at least one column");
+    require(absorb.share != Share::weighted || absorb.vector >= 0, "no such vector");
+    require(absorb.share == Share::weighted || !absorb.operand.offsets.empty(),
+            "every operand of an instruction must have one offset per step");
+    require_epsilon(absorb.epsilon);
+    if (absorb.vector >= 0) check_vector(absorb.vector, absorb.columns);
+    if (!absorb.operand.offsets.empty())
+        check_rows(absorb.operand, steps, absorb.columns, Access::read);
+    check_rows(absorb.source, steps, absorb.columns, Access::read);
+}
+
+void Program::check(const Activate& activate) {
+    const size_t steps = activate.out.offsets.size();
+    require(activate.columns > 0, "an activate must have at least one column");
+    require_function(activate.function, activate.parameter);
+    check_rows(activate.source, steps, activate.columns, Access::read);
+    check_rows(activate.out, steps, activate.columns, Access::write);
+}
+
+void Program::check(const Slope& slope) {
+    const size_t steps = slope.out.offsets.size();
+    require(slope.columns > 0, "a slope must have at least one column");
+    require_function(slope.function, slope.parameter);
+    check_rows(slope.source, steps, slope.columns, Access::read);
+    check_rows(slope.value, steps, slope.columns, Access::read);
+    check_rows(slope.out, steps, slope.columns, slope.accumulate ? Access::update : Access::write);
+}
+
+void Program::check(const MaxPool& pool) {
+    const size_t steps = pool.out.offsets.size();
+    require(pool.columns > 0 && !pool.sources.empty(),
+            "a max pool must have at least one column and one operand");
+    for (const Rows& source : pool.sources) check_rows(source, steps, pool.columns, Access::read);
+    check_rows(pool.out, steps, pool.columns, Access::write);
+    most_listed_ = std::max(most_listed_, static_cast<int64_t>(pool.sources.size()));
+}
+
+void Program::check(const MaxRoute& route) {
+    const size_t steps = route.relevance.offsets.size();
+    require(route.columns > 0 && !route.values.empty(),
+            "a max route must have at least one column and one operand");
+    require(route.values.size() == route.outs.size(),
+            "a max route must have one operand to write to for each one that it compares");
+    for (const Rows& value : route.values) check_rows(value, steps, route.columns, Access::read);
+    check_rows(route.relevance, steps, route.columns, Access::read);
+    for (const Rows& out : route.outs) check_rows(out, steps, route.columns, Access::update);
+    most_listed_ = std::max(most_listed_, static_cast<int64_t>(route.values.size()));
+}
+
+void Program::check(const Normalise& normalise) {
+    const size_t steps = normalise.out.offsets.size();
+    require(normalise.columns > 0, "a normalise must have at least one column");
+    require_epsilon(normalise.epsilon);
+    check_rows(normalise.source, steps, normalise.columns, Access::read);
+    check_rows(normalise.out, steps, normalise.columns, Access::write);
+}
+
+void Program::check(const NormaliseBack& back) {
+    const size_t steps = back.out.offsets.size();
+    require(back.columns > 0, "a normalise back must have at least one column");
+    require_epsilon(back.epsilon);
+    check_rows(back.source, steps, back.columns, Access::read);
+    check_rows(back.value, steps, back.columns, Access::read);
+    check_rows(back.out, steps, back.columns, back.accumulate ? Access::update : Access::write);
+}
+
+void Program::check(const Embed& embed) {
+    require(embed.table >= 0 && embed.table < static_cast<int>(tables_.size()),
+            "an operand names no such table");
+    const size_t steps = embed.out.offsets.size();
+    check_rows(embed.source, steps, 1, Access::read);
+    check_rows(embed.out, steps, table(embed.table).columns, Access::write);
 }
 
 }  // namespace pyrel

@@ -43,6 +43,7 @@ struct EpilogueSpec {
     Post post = Post::none;
     Rows post_rows;
     int post_vector = -1;
+    float epsilon = 0.0f;
 };
 
 // out = epilogue(Σ_segments a · W), W being (Σ depth, columns).
@@ -86,13 +87,89 @@ struct Seed {
     Start start = Start::one;
 };
 
-// absorbed += Σ_n source[n] · vector[n], in double precision.
-struct Absorb {
-    Rows source;
-    int vector = -1;
+// Which part of an instruction's source is relevance that no input gets. d is the operand plus the
+// vector, if there is one; sign(0) is 1.
+enum class Share : int {
+    weighted = 0,    // Σ_n source[n] · vector[n]
+    stabiliser = 1,  // ε Σ_n source[n] · sign(d[n]), after the division by d + ε sign(d)
+    undivided = 2,   // Σ_n source[n] where d[n] is 0, before the division
 };
 
-using Instruction = std::variant<Gemm, Map, Gather, Scatter, Seed, Absorb>;
+// absorbed += a share of the source, in double precision.
+struct Absorb {
+    Rows source;
+    int64_t columns = 0;
+    Share share = Share::weighted;
+    Rows operand;
+    int vector = -1;
+    float epsilon = 0.0f;
+};
+
+// out = f(source)
+struct Activate {
+    Rows source;
+    int64_t columns = 0;
+    Rows out;
+    Function function = Function::sigmoid;
+    float parameter = 0.0f;
+};
+
+// out = source · f'(value), added to what is there already if `accumulate`.
+struct Slope {
+    Rows source;
+    Rows value;
+    int64_t columns = 0;
+    Rows out;
+    Function function = Function::sigmoid;
+    float parameter = 0.0f;
+    bool accumulate = false;
+};
+
+// out[n] = max_i sources[i][n]
+struct MaxPool {
+    std::vector<Rows> sources;
+    int64_t columns = 0;
+    Rows out;
+};
+
+// outs[i][n] += relevance[n] for the first i with the largest values[i][n].
+struct MaxRoute {
+    std::vector<Rows> values;
+    int64_t columns = 0;
+    Rows relevance;
+    std::vector<Rows> outs;
+};
+
+// out = (source − mean) / σ over a row, σ² = variance + ε, in double precision.
+struct Normalise {
+    Rows source;
+    int64_t columns = 0;
+    Rows out;
+    float epsilon = 0.0f;
+};
+
+// The way back, of gradients g = source: (g − mean g − y · mean(g y)) / σ with y = (value − mean) /
+// σ; or, with σ `detached`, of relevance: value · (s − mean s) / σ with s = source.
+struct NormaliseBack {
+    Rows source;
+    Rows value;
+    int64_t columns = 0;
+    Rows out;
+    float epsilon = 0.0f;
+    bool detached = false;
+    bool accumulate = false;
+};
+
+// out = the table's row whose number is the source's one float: without its fraction, and no less
+// than the first nor more than the last one. NaN gives a row of NaN.
+struct Embed {
+    Rows source;
+    int table = -1;
+    Rows out;
+};
+
+using Instruction = std::variant<Gemm, Map, Gather, Scatter, Seed, Absorb, Activate, Slope, MaxPool,
+                                 MaxRoute, Normalise, NormaliseBack, Embed>;
 
 struct Matrix {
     int64_t depth = 0;
@@ -100,6 +177,12 @@ struct Matrix {
     int64_t panel_stride = 0;
     bool bf16 = false;  // pairs of bfloat16; see GemmTask
     std::unique_ptr<float[], void (*)(void*)> packed{nullptr, nullptr};
+};
+
+struct Table {
+    int64_t rows = 0;
+    int64_t columns = 0;
+    std::vector<float> values;
 };
 
 // Programs come from files of strangers too. What is not checked while a program is built is not
@@ -115,6 +198,8 @@ class Program {
     // bfloat16 where the products with it shall be of that; returns its index.
     int add_matrix(const float* data, int64_t depth, int64_t columns, bool bf16 = false);
     int add_vector(std::vector<float> data);
+    // Copies a row-major (rows, columns) table.
+    int add_table(const float* data, int64_t rows, int64_t columns);
     void add(Instruction instruction);
     // Ends the building: there is one seed, and every element of the relevance is written.
     void finish();
@@ -131,6 +216,9 @@ class Program {
     const Kernels& kernels() const { return kernels_; }
     const std::vector<Instruction>& instructions() const { return instructions_; }
     const Matrix& matrix(int index) const { return matrices_[static_cast<size_t>(index)]; }
+    const Table& table(int index) const { return tables_[static_cast<size_t>(index)]; }
+    // Most operands that one instruction has a list of.
+    int64_t most_listed() const { return most_listed_; }
     const float* vector(int index) const {
         return index < 0 ? nullptr : vectors_[static_cast<size_t>(index)].data();
     }
@@ -148,6 +236,13 @@ class Program {
     void check(const Scatter& scatter);
     void check(const Seed& seed);
     void check(const Absorb& absorb);
+    void check(const Activate& activate);
+    void check(const Slope& slope);
+    void check(const MaxPool& pool);
+    void check(const MaxRoute& route);
+    void check(const Normalise& normalise);
+    void check(const NormaliseBack& back);
+    void check(const Embed& embed);
     void check_rows(const Rows& rows, size_t steps, int64_t columns, Access access);
     void check_index(const std::vector<int64_t>& index, const Rows& rows, bool writes);
     void check_vector(int index, int64_t columns) const;
@@ -165,6 +260,8 @@ class Program {
     std::vector<Instruction> instructions_;
     std::vector<Matrix> matrices_;
     std::vector<std::vector<float>> vectors_;
+    std::vector<Table> tables_;
+    int64_t most_listed_ = 0;
     // By space: the floats that the instructions so far write. Given back by finish().
     std::array<std::vector<bool>, kSpaces> written_;
     int seeds_ = 0;

@@ -34,6 +34,12 @@ class Post(enum.Enum):
     guided = 4
     square = 5
     multiply = 6
+    divide_stabilised = 7
+
+class Share(enum.Enum):
+    weighted = 0
+    stabiliser = 1
+    undivided = 2
 
 class Function(enum.Enum):
     sigmoid = 0
@@ -79,6 +85,7 @@ class Epilogue:
         post: Post = ...,
         post_rows: _Rows | None = None,
         post_vector: int = -1,
+        epsilon: float = 0.0,
     ) -> None: ...
 
 class Program:
@@ -97,6 +104,7 @@ class Program:
     def isa(self) -> str: ...
     def add_matrix(self, matrix: npt.NDArray[np.float32], bf16: bool = False) -> int: ...
     def add_vector(self, vector: npt.NDArray[np.float32]) -> int: ...
+    def add_table(self, table: npt.NDArray[np.float32]) -> int: ...
     def gemm(
         self,
         segments: Sequence[tuple[_Rows, int]],
@@ -108,7 +116,44 @@ class Program:
     def gather(self, source: _Rows, index: Sequence[int], out: _Rows) -> None: ...
     def scatter(self, source: _Rows, index: Sequence[int], out: _Rows) -> None: ...
     def seed(self, source: int, out: int, start: Start) -> None: ...
-    def absorb(self, source: _Rows, vector: int) -> None: ...
+    def absorb(
+        self,
+        source: _Rows,
+        columns: int,
+        share: Share,
+        operand: _Rows | None,
+        vector: int,
+        epsilon: float,
+    ) -> None: ...
+    def activate(
+        self, source: _Rows, columns: int, out: _Rows, function: Function, parameter: float
+    ) -> None: ...
+    def slope(
+        self,
+        source: _Rows,
+        value: _Rows,
+        columns: int,
+        out: _Rows,
+        function: Function,
+        parameter: float,
+        accumulate: bool,
+    ) -> None: ...
+    def max_pool(self, sources: Sequence[_Rows], columns: int, out: _Rows) -> None: ...
+    def max_route(
+        self, values: Sequence[_Rows], columns: int, relevance: _Rows, outs: Sequence[_Rows]
+    ) -> None: ...
+    def normalise(self, source: _Rows, columns: int, out: _Rows, epsilon: float) -> None: ...
+    def normalise_back(
+        self,
+        source: _Rows,
+        value: _Rows,
+        columns: int,
+        out: _Rows,
+        epsilon: float,
+        detached: bool,
+        accumulate: bool,
+    ) -> None: ...
+    def embed(self, source: _Rows, table: int, out: _Rows) -> None: ...
     def finish(self) -> None: ...
     def run(
         self,

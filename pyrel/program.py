@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyrel import _core
-from pyrel._core import Post, Scale, Space, Start
+from pyrel._core import Function, Post, Scale, Share, Space, Start
 
 Float32s = npt.NDArray[np.float32]
 Offsets = npt.NDArray[np.int64]
@@ -42,7 +42,8 @@ class Epilogue:
     """What happens to a result before it is stored.
 
     In this order: add ``bias``, scale, add what is stored already if ``accumulate``, ``post``.
-    Vectors are indices into ``Program.vectors``, -1 where there is none.
+    Vectors are indices into ``Program.vectors``, -1 where there is none. ``epsilon`` is what
+    ``Post.divide_stabilised`` adds to its denominator d: v / (d + epsilon * sign(d)), sign(0) = 1.
     """
 
     bias: int = -1
@@ -53,6 +54,7 @@ class Epilogue:
     post: Post = Post.none
     post_space: Space | None = None
     post_vector: int = -1
+    epsilon: float = 0.0
 
     def operands(self, columns: int) -> tuple[Operand, ...]:
         """List the operands that are read beside the main ones."""
@@ -145,18 +147,163 @@ class Seed:
 
 @dataclass(frozen=True)
 class Absorb:
-    """``absorbed += source · vector``."""
+    """``absorbed += share``: what no input gets.
+
+    With d the ``operand``, plus the vector if there is one: ``Share.weighted`` is
+    ``source · vector``, ``Share.stabiliser`` ``epsilon * source · sign(d)`` (after the division by
+    the stabilised d), and ``Share.undivided`` the sum of the source where d is 0 (before it).
+    """
 
     source: Space
     vector: int
     columns: int
+    share: Share = Share.weighted
+    operand: Space | None = None
+    epsilon: float = 0.0
 
     def operands(self) -> tuple[Operand, ...]:
-        """List the source."""
-        return (Operand(self.source, self.columns),)
+        """List the source, and the operand if any."""
+        spaces = (self.source, self.operand)
+        return tuple(Operand(space, self.columns) for space in spaces if space is not None)
 
 
-Template: TypeAlias = Gemm | Map | Gather | Scatter | Seed | Absorb
+@dataclass(frozen=True)
+class Activate:
+    """``out = function(source)``."""
+
+    source: Space
+    columns: int
+    out: Space
+    function: Function
+    parameter: float = 0.0
+
+    def operands(self) -> tuple[Operand, ...]:
+        """List source and output."""
+        return (Operand(self.source, self.columns), Operand(self.out, self.columns, False, True))
+
+
+@dataclass(frozen=True)
+class Slope:
+    """``out = source * function'(value)``, added to what is stored already if ``accumulate``."""
+
+    source: Space
+    value: Space
+    columns: int
+    out: Space
+    function: Function
+    parameter: float = 0.0
+    accumulate: bool = False
+
+    def operands(self) -> tuple[Operand, ...]:
+        """List source, value, output."""
+        return (
+            Operand(self.source, self.columns),
+            Operand(self.value, self.columns),
+            Operand(self.out, self.columns, self.accumulate, True),
+        )
+
+
+@dataclass(frozen=True)
+class MaxPool:
+    """``out[n] = max(source[n] for source in sources)``."""
+
+    sources: tuple[Space, ...]
+    columns: int
+    out: Space
+
+    def operands(self) -> tuple[Operand, ...]:
+        """List sources and output."""
+        sources = (Operand(space, self.columns) for space in self.sources)
+        return (*sources, Operand(self.out, self.columns, False, True))
+
+
+@dataclass(frozen=True)
+class MaxRoute:
+    """``outs[i][n] += relevance[n]`` for the first i with the largest ``values[i][n]``."""
+
+    values: tuple[Space, ...]
+    columns: int
+    relevance: Space
+    outs: tuple[Space, ...]
+
+    def operands(self) -> tuple[Operand, ...]:
+        """List values, relevance, outputs."""
+        return (
+            *(Operand(space, self.columns) for space in self.values),
+            Operand(self.relevance, self.columns),
+            *(Operand(space, self.columns, True, True) for space in self.outs),
+        )
+
+
+@dataclass(frozen=True)
+class Normalise:
+    """``out = (source - mean) / sqrt(variance + epsilon)`` over each row."""
+
+    source: Space
+    columns: int
+    out: Space
+    epsilon: float
+
+    def operands(self) -> tuple[Operand, ...]:
+        """List source and output."""
+        return (Operand(self.source, self.columns), Operand(self.out, self.columns, False, True))
+
+
+@dataclass(frozen=True)
+class NormaliseBack:
+    """The way back through `Normalise`, whose source ``value`` is; added if ``accumulate``.
+
+    With y its result and sigma its divisor, gradients g = source become
+    ``(g - mean(g) - y * mean(g * y)) / sigma``. Where sigma is ``detached``, a constant,
+    s = source becomes ``value * (s - mean(s)) / sigma``.
+    """
+
+    source: Space
+    value: Space
+    columns: int
+    out: Space
+    epsilon: float
+    detached: bool = False
+    accumulate: bool = False
+
+    def operands(self) -> tuple[Operand, ...]:
+        """List source, value, output."""
+        return (
+            Operand(self.source, self.columns),
+            Operand(self.value, self.columns),
+            Operand(self.out, self.columns, self.accumulate, True),
+        )
+
+
+@dataclass(frozen=True)
+class Embed:
+    """``out = table[source]``, the source being one number; the table is of ``Program.tables``."""
+
+    source: Space
+    table: int
+    columns: int
+    out: Space
+
+    def operands(self) -> tuple[Operand, ...]:
+        """List source and output."""
+        return (Operand(self.source, 1), Operand(self.out, self.columns, False, True))
+
+
+Template: TypeAlias = (
+    Gemm
+    | Map
+    | Gather
+    | Scatter
+    | Seed
+    | Absorb
+    | Activate
+    | Slope
+    | MaxPool
+    | MaxRoute
+    | Normalise
+    | NormaliseBack
+    | Embed
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,6 +334,7 @@ class Program:
     matrices: list[Float32s] = field(default_factory=list)
     vectors: list[Float32s] = field(default_factory=list)
     indices: list[Offsets] = field(default_factory=list)
+    tables: list[Float32s] = field(default_factory=list)
     _interned: dict[tuple[str, bytes, tuple[int, ...]], int] = field(default_factory=dict)
 
     def matrix(self, values: npt.ArrayLike) -> int:
@@ -200,6 +348,10 @@ class Program:
     def index(self, values: npt.ArrayLike) -> int:
         """Index of a gather or scatter index, stored once for equal contents."""
         return self._intern("index", self.indices, np.array(values, dtype=np.int64))
+
+    def table(self, values: npt.ArrayLike) -> int:
+        """Index of a (rows, columns) table to embed by, stored once for equal contents."""
+        return self._intern("table", self.tables, np.array(values, dtype=np.float32, order="C"))
 
     def _intern(self, kind: str, store: list[_Stored], array: _Stored) -> int:
         key = (kind, hashlib.blake2b(array.data).digest(), array.shape)
@@ -220,6 +372,8 @@ class Program:
         packed: dict[tuple[int, bool], int] = {}
         for vector in self.vectors:
             core.add_vector(vector)
+        for table in self.tables:
+            core.add_table(table)
         for instruction in self.instructions:
             self._load(core, instruction, packed)
         core.finish()
@@ -255,7 +409,49 @@ class Program:
             case Seed():
                 core.seed(rows[0][1][0], rows[1][1][0], template.start)
             case Absorb():
-                core.absorb(rows[0], template.vector)
+                operand = None if template.operand is None else rows[1]
+                core.absorb(
+                    rows[0],
+                    template.columns,
+                    template.share,
+                    operand,
+                    template.vector,
+                    template.epsilon,
+                )
+            case Activate():
+                function, parameter = template.function, template.parameter
+                core.activate(rows[0], template.columns, rows[1], function, parameter)
+            case Slope():
+                core.slope(
+                    rows[0],
+                    rows[1],
+                    template.columns,
+                    rows[2],
+                    template.function,
+                    template.parameter,
+                    template.accumulate,
+                )
+            case MaxPool():
+                core.max_pool(rows[:-1], template.columns, rows[-1])
+            case MaxRoute():
+                count = len(template.values)
+                core.max_route(rows[:count], template.columns, rows[count], rows[count + 1 :])
+            case Normalise():
+                core.normalise(rows[0], template.columns, rows[1], template.epsilon)
+            case NormaliseBack():
+                core.normalise_back(
+                    rows[0],
+                    rows[1],
+                    template.columns,
+                    rows[2],
+                    template.epsilon,
+                    template.detached,
+                    template.accumulate,
+                )
+            case Embed():
+                if template.table not in range(len(self.tables)):
+                    raise ValueError(f"no such table: {template.table}")
+                core.embed(rows[0], template.table, rows[1])
 
 
 def _epilogue(epilogue: Epilogue, rows: list[tuple[Space, list[int]]]) -> _core.Epilogue:
@@ -271,4 +467,5 @@ def _epilogue(epilogue: Epilogue, rows: list[tuple[Space, list[int]]]) -> _core.
         post=epilogue.post,
         post_rows=post_rows,
         post_vector=epilogue.post_vector,
+        epsilon=epilogue.epsilon,
     )

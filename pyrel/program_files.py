@@ -4,9 +4,9 @@
 A file holds what an explainer was compiled to: logical matrices and vectors, the instructions with
 their places in memory, and what a call checks its input against. Neither the model nor torch.export
 is needed to use it. The layout is that of `pyrel.tensor_files`; its tensors are ``matrix.0`` …,
-``vector.0`` …, ``index.0`` …, the offsets of all instructions one after the other, the same of the
-program that decides the class (``decider.matrix.0`` …), and the bounds ``low`` and ``high``, where
-there are any.
+``vector.0`` …, ``index.0`` …, ``table.0`` …, the offsets of all instructions one after the other,
+the same of the program that decides the class (``decider.matrix.0`` …), and the bounds ``low`` and
+``high``, where there are any.
 """
 
 from __future__ import annotations
@@ -30,8 +30,13 @@ from pyrel.records import decode, encode
 from pyrel.tensor_files import read_tensors, write_tensors
 
 _DECIDER = "decider."
-_APART = ("instructions", "matrices", "vectors", "indices", "_interned")
-_ARRAYS = {"matrix": (torch.float32, 2), "vector": (torch.float32, 1), "index": (torch.int64, 1)}
+_APART = ("instructions", "matrices", "vectors", "indices", "tables", "_interned")
+_ARRAYS = {
+    "matrix": (torch.float32, 2),
+    "vector": (torch.float32, 1),
+    "index": (torch.int64, 1),
+    "table": (torch.float32, 2),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +127,7 @@ def _content(prefix: str, program: Program, named: dict[str, npt.NDArray[Any]]) 
         "matrix": program.matrices,
         "vector": program.vectors,
         "index": program.indices,
+        "table": program.tables,
     }
     for kind, store in stores.items():
         named |= {f"{prefix}{kind}.{i}": array for i, array in enumerate(store)}
@@ -202,6 +208,7 @@ def _program(prefix: str, left: dict[str, Tensor], content: dict[str, Any]) -> P
         matrices=stores["matrix"],
         vectors=stores["vector"],
         indices=stores["index"],
+        tables=stores["table"],
     )
 
 

@@ -51,6 +51,63 @@ class FlushDenormals {
 #endif
 };
 
+double sigmoid(double x) {
+    const double e = std::exp(-std::fabs(x));
+    return (x < 0.0 ? e : 1.0) / (1.0 + e);
+}
+
+constexpr double kRootHalf = 0.70710678118654752440, kRootOfTwoOverPi = 0.79788456080286535588,
+                 kCubic = 0.044715;
+
+double function_of(Function function, double p, double x) {
+    switch (function) {
+        case Function::sigmoid:
+            return sigmoid(x);
+        case Function::tanh:
+            return std::tanh(x);
+        case Function::softplus:
+            return std::max(x, 0.0) + std::log1p(std::exp(-std::fabs(x)));
+        case Function::leaky_relu:
+            return x > 0.0 ? x : p * x;
+        case Function::elu:
+            return x > 0.0 ? x : p * std::expm1(x);
+        case Function::gelu:
+            return x * 0.5 * std::erfc(-x * kRootHalf);
+        case Function::gelu_tanh:
+            return x * sigmoid(2.0 * kRootOfTwoOverPi * (x + kCubic * x * x * x));
+        case Function::silu:
+            break;
+    }
+    return x * sigmoid(x);
+}
+
+double slope_of(Function function, double p, double x) {
+    const double s = sigmoid(x);
+    switch (function) {
+        case Function::sigmoid:
+            return s * sigmoid(-x);
+        case Function::tanh:
+            return 4.0 * sigmoid(2.0 * x) * sigmoid(-2.0 * x);
+        case Function::softplus:
+            return s;
+        case Function::leaky_relu:
+            return x > 0.0 ? 1.0 : p;
+        case Function::elu:
+            return x > 0.0 ? 1.0 : p * std::exp(x);
+        case Function::gelu:
+            return 0.5 * std::erfc(-x * kRootHalf) +
+                   x * 0.5 * kRootOfTwoOverPi * std::exp(-0.5 * x * x);
+        case Function::gelu_tanh: {
+            const double u = 2.0 * kRootOfTwoOverPi * (x + kCubic * x * x * x);
+            const double du = 2.0 * kRootOfTwoOverPi * (1.0 + 3.0 * kCubic * x * x);
+            return sigmoid(u) + x * sigmoid(u) * sigmoid(-u) * du;
+        }
+        case Function::silu:
+            break;
+    }
+    return s * (1.0 + x * sigmoid(-x));
+}
+
 // Samples lie this many floats apart: 17 cache lines over a multiple of 32, so that the rows of a
 // tile spread over the sets of the first-level cache instead of falling on the same ones.
 int64_t arena_stride(int64_t arena_size) {
@@ -145,7 +202,8 @@ class SlabRunner {
                 optional_view(spec.post_rows),
                 spec.scale,
                 spec.post,
-                spec.accumulate};
+                spec.accumulate,
+                spec.epsilon};
     }
 
     Status execute(const Gemm& gemm) {
@@ -232,18 +290,176 @@ class SlabRunner {
     }
 
     Status execute(const Absorb& absorb) {
-        const View source = view(absorb.source);
+        const View source = view(absorb.source), operand = optional_view(absorb.operand);
         const float* vector = program_.vector(absorb.vector);
-        const int64_t columns = program_.vector_size(absorb.vector);
+        const auto steps = static_cast<int64_t>(absorb.source.offsets.size());
         for (int64_t s = 0; s < samples_; ++s)
-            for (size_t t = 0; t < absorb.source.offsets.size(); ++t) {
-                const float* from = row(source, s, static_cast<int64_t>(t));
-                double sum = 0.0;
-                for (int64_t n = 0; n < columns; ++n)
-                    sum += static_cast<double>(from[n]) * static_cast<double>(vector[n]);
-                absorbed_[static_cast<size_t>(s)] += sum;
+            for (int64_t t = 0; t < steps; ++t) {
+                const float* from = row(source, s, t);
+                const float* d = operand.offsets ? row(operand, s, t) : nullptr;
+                absorbed_[static_cast<size_t>(s)] += share(absorb, from, d, vector);
             }
         return {};
+    }
+
+    static double share(const Absorb& absorb, const float* source, const float* operand,
+                        const float* vector) {
+        const auto denominator = [&](int64_t n) {
+            return vector ? operand[n] + vector[n] : operand[n];
+        };
+        double sum = 0.0;
+        for (int64_t n = 0; n < absorb.columns; ++n) {
+            const double value = static_cast<double>(source[n]);
+            switch (absorb.share) {
+                case Share::weighted:
+                    sum += value * static_cast<double>(vector[n]);
+                    break;
+                case Share::stabiliser:
+                    sum += denominator(n) < 0.0f ? -value : value;
+                    break;
+                case Share::undivided:
+                    sum += denominator(n) == 0.0f ? value : 0.0;
+                    break;
+            }
+        }
+        return absorb.share == Share::stabiliser ? sum * static_cast<double>(absorb.epsilon) : sum;
+    }
+
+    Status execute(const Activate& activate) {
+        const View source = view(activate.source), out = view(activate.out);
+        for_rows(activate.out, [&](int64_t s, int64_t t) {
+            const float* from = row(source, s, t);
+            float* to = row(out, s, t);
+            for (int64_t n = 0; n < activate.columns; ++n)
+                to[n] =
+                    static_cast<float>(function_of(activate.function, activate.parameter, from[n]));
+        });
+        return {};
+    }
+
+    Status execute(const Slope& slope) {
+        const View source = view(slope.source), value = view(slope.value), out = view(slope.out);
+        for_rows(slope.out, [&](int64_t s, int64_t t) {
+            const float *from = row(source, s, t), *at = row(value, s, t);
+            float* to = row(out, s, t);
+            for (int64_t n = 0; n < slope.columns; ++n) {
+                const float v =
+                    from[n] * static_cast<float>(slope_of(slope.function, slope.parameter, at[n]));
+                to[n] = slope.accumulate ? v + to[n] : v;
+            }
+        });
+        return {};
+    }
+
+    Status execute(const MaxPool& pool) {
+        const View out = view(pool.out);
+        for_rows(pool.out, [&](int64_t s, int64_t t) {
+            float* to = row(out, s, t);
+            const float* first = row(view(pool.sources[0]), s, t);
+            std::copy(first, first + pool.columns, to);
+            for (const Rows& source : pool.sources) {
+                const float* from = row(view(source), s, t);
+                for (int64_t n = 0; n < pool.columns; ++n)
+                    if (from[n] > to[n] || std::isnan(from[n])) to[n] = from[n];
+            }
+        });
+        return {};
+    }
+
+    Status execute(const MaxRoute& route) {
+        const View relevance = view(route.relevance);
+        for_rows(route.relevance, [&](int64_t s, int64_t t) {
+            const float* from = row(relevance, s, t);
+            for (int64_t n = 0; n < route.columns; ++n) {
+                size_t best = 0;
+                float most = row(view(route.values[0]), s, t)[n];
+                for (size_t i = 1; i < route.values.size(); ++i) {
+                    const float value = row(view(route.values[i]), s, t)[n];
+                    if (value > most || (std::isnan(value) && !std::isnan(most))) {
+                        most = value;
+                        best = i;
+                    }
+                }
+                row(view(route.outs[best]), s, t)[n] += from[n];
+            }
+        });
+        return {};
+    }
+
+    // Mean and 1/σ of a row.
+    struct Moments {
+        double mean, scale;
+    };
+
+    static Moments moments(const float* x, int64_t columns, float epsilon) {
+        const auto size = static_cast<double>(columns);
+        const double mean = sum_over(columns, [&](int64_t n) { return double{x[n]}; }) / size;
+        const double variance = sum_over(columns,
+                                         [&](int64_t n) {
+                                             const double centred = double{x[n]} - mean;
+                                             return centred * centred;
+                                         }) /
+                                size;
+        return {mean, 1.0 / std::sqrt(variance + double{epsilon})};
+    }
+
+    Status execute(const Normalise& normalise) {
+        const View source = view(normalise.source), out = view(normalise.out);
+        for_rows(normalise.out, [&](int64_t s, int64_t t) {
+            const float* from = row(source, s, t);
+            float* to = row(out, s, t);
+            const Moments m = moments(from, normalise.columns, normalise.epsilon);
+            for (int64_t n = 0; n < normalise.columns; ++n)
+                to[n] = static_cast<float>((double{from[n]} - m.mean) * m.scale);
+        });
+        return {};
+    }
+
+    Status execute(const NormaliseBack& back) {
+        const View source = view(back.source), value = view(back.value), out = view(back.out);
+        const auto size = static_cast<double>(back.columns);
+        for_rows(back.out, [&](int64_t s, int64_t t) {
+            const float *g = row(source, s, t), *x = row(value, s, t);
+            float* to = row(out, s, t);
+            const Moments m = moments(x, back.columns, back.epsilon);
+            const auto normal = [&](int64_t n) { return (double{x[n]} - m.mean) * m.scale; };
+            const double mean =
+                sum_over(back.columns, [&](int64_t n) { return double{g[n]}; }) / size;
+            const double along = back.detached ? 0.0 : sum_over(back.columns, [&](int64_t n) {
+                                                           return double{g[n]} * normal(n);
+                                                       }) / size;
+            for (int64_t n = 0; n < back.columns; ++n) {
+                const double centred = double{g[n]} - mean;
+                const double v = back.detached ? double{x[n]} * centred * m.scale
+                                               : (centred - normal(n) * along) * m.scale;
+                to[n] = static_cast<float>(back.accumulate ? v + double{to[n]} : v);
+            }
+        });
+        return {};
+    }
+
+    Status execute(const Embed& embed) {
+        const Table& table = program_.table(embed.table);
+        const View source = view(embed.source), out = view(embed.out);
+        const auto last = static_cast<float>(table.rows - 1);
+        for_rows(embed.out, [&](int64_t s, int64_t t) {
+            const float id = *row(source, s, t);
+            float* to = row(out, s, t);
+            if (std::isnan(id)) {
+                std::fill(to, to + table.columns, id);
+                return;
+            }
+            const auto number = static_cast<int64_t>(std::clamp(id, 0.0f, last));
+            std::copy_n(table.values.data() + number * table.columns, table.columns, to);
+        });
+        return {};
+    }
+
+    template <typename Take>
+    void for_rows(const Rows& rows, Take&& take) const {
+        const auto steps = static_cast<int64_t>(rows.offsets.size());
+        for (int64_t s = 0; s < samples_; ++s)
+            for (int64_t t = 0; t < steps; ++t) take(s, t);
     }
 
     Status check_input() const {
@@ -281,7 +497,8 @@ class SlabRunner {
             const int64_t sample = first_ + s;
             batch_.absorbed[sample] = static_cast<float>(absorbed_[static_cast<size_t>(s)]);
             if (!program_.explains()) continue;
-            const double sum = total(batch_.relevance + sample * size, size);
+            const float* relevance = batch_.relevance + sample * size;
+            const double sum = sum_over(size, [&](int64_t i) { return double{relevance[i]}; });
             if (batch_.check_finite && !std::isfinite(sum))
                 return {Outcome::relevance_not_finite, sample, -1};
             batch_.conservation[sample] =
@@ -291,14 +508,16 @@ class SlabRunner {
         return {};
     }
 
-    // In double precision, by eight partial sums: one would wait for each addition's latency.
-    static double total(const float* values, int64_t size) {
+    // Σ term(i) for i below `size`, in double precision and by eight partial sums: one would wait
+    // for each addition's latency.
+    template <typename Term>
+    static double sum_over(int64_t size, Term&& term) {
         constexpr int kParts = 8;
         double parts[kParts] = {};
         int64_t i = 0;
         for (; i + kParts <= size; i += kParts)
-            for (int p = 0; p < kParts; ++p) parts[p] += static_cast<double>(values[i + p]);
-        for (int p = 0; i < size; ++i, ++p) parts[p] += static_cast<double>(values[i]);
+            for (int p = 0; p < kParts; ++p) parts[p] += term(i + p);
+        for (int p = 0; i < size; ++i, ++p) parts[p] += term(i);
         double sum = 0.0;
         for (const double part : parts) sum += part;
         return sum;

@@ -143,6 +143,16 @@ inline void finish(Vector (&v)[Rows][Vectors], const Block& block, int first, co
         case Post::multiply:
             each([&](Vector x, int r, int j) { return x * at(post[r], j); });
             break;
+        case Post::divide_stabilised: {
+            const Vector epsilon = broadcast(&e.epsilon);
+            each([&](Vector x, int r, int j) {
+                Vector d = at(post[r], j);
+                if (e.post_vector) d = d + at(e.post_vector, j);
+                const Vector negative = where_positive(zero() - d, epsilon);
+                return x / (d + (epsilon - negative - negative));
+            });
+            break;
+        }
     }
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; ++r)

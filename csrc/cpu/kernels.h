@@ -10,7 +10,7 @@ namespace pyrel {
 
 // A gemm's reduction dimension is a list of at most this many segments, each with its own row
 // addresses.
-constexpr int kMaxSegments = 8;
+constexpr int kMaxSegments = 16;
 
 // Row (sample s, step t) of a matrix that lives scattered in memory starts at base + s·stride +
 // offsets[t].
@@ -29,12 +29,13 @@ enum class Scale : int32_t {
 
 enum class Post : int32_t {
     none,
-    relu,      // max(0, v)
-    divide,    // v / d[row, n], 0 where d is 0
-    mask,      // v where d[row, n] > 0, else 0
-    guided,    // v where d[row, n] > 0 and v > 0, else 0
-    square,    // v²
-    multiply,  // v · d[row, n]
+    relu,               // max(0, v)
+    divide,             // v / d[row, n], 0 where d is 0
+    mask,               // v where d[row, n] > 0, else 0
+    guided,             // v where d[row, n] > 0 and v > 0, else 0
+    square,             // v²
+    multiply,           // v · d[row, n]
+    divide_stabilised,  // v / (d[row, n] + ε sign(d[row, n])), sign(0) being 1
 };
 
 // Elementwise functions of a parameter p.
@@ -60,6 +61,7 @@ struct Epilogue {
     Scale scale;
     Post post;
     bool accumulate;
+    float epsilon;
 };
 
 // out[row, :] = epilogue(Σ_segments a[row, :] · W), rows being all (sample, step) pairs.

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pyrel import _core
-from pyrel._core import Epilogue, Post, Scale, Space, Start
+from pyrel._core import Epilogue, Post, Scale, Share, Space, Start
 
 INT64_MAX = 2**63 - 1
 INPUTS, CLASSES, ARENA = 3, 2, 8
@@ -113,7 +113,7 @@ WRONG: dict[str, Build] = {
     "no such matrix": lambda p: p.gemm([(arena(0), 2)], 2, arena(4), Epilogue()),
     "negative matrix": lambda p: p.gemm([(arena(0), 2)], -1, arena(4), Epilogue()),
     "no segments": lambda p: p.gemm([], 0, arena(4), Epilogue()),
-    "nine segments": lambda p: p.gemm([(input_at(0), 1)] * 9, 0, arena(4), Epilogue()),
+    "seventeen segments": lambda p: p.gemm([(input_at(0), 1)] * 17, 0, arena(4), Epilogue()),
     "negative depth": lambda p: p.gemm(
         [(input_at(0), 2), (input_at(0), 2), (input_at(0), -1)], 0, arena(4), Epilogue()
     ),
@@ -149,9 +149,9 @@ WRONG: dict[str, Build] = {
     "seed from unwritten values": lambda p: p.seed(4, 6, Start.one),
     "seed beyond the arena": lambda p: p.seed(0, 7, Start.one),
     "seed near overflow": lambda p: p.seed(INT64_MAX, 0, Start.one),
-    "absorb of another width": lambda p: p.absorb(arena(2), 1),
-    "absorb without a vector": lambda p: p.absorb(arena(2), -1),
-    "absorb without rows": lambda p: p.absorb(arena(), 0),
+    "absorb of another width": lambda p: p.absorb(arena(2), 2, Share.weighted, None, 1, 0.0),
+    "absorb without a vector": lambda p: p.absorb(arena(2), 2, Share.weighted, None, -1, 0.0),
+    "absorb without rows": lambda p: p.absorb(arena(), 2, Share.weighted, None, 0, 0.0),
 }  # fmt: skip
 
 

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small programs built by hand: what they compute comes back as their output."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pyrel._core import Outcome, Space, Start
+from pyrel.program import Instruction, Program, Seed, Template
+
+Step = tuple[Template, Sequence[Sequence[int]]]
+
+
+def instruction(template: Template, *offsets: Sequence[int]) -> Instruction:
+    """Return an instruction with these offsets of its operands, one for each step."""
+    return Instruction(template, np.array(offsets, dtype=np.int64))
+
+
+def run(
+    program: Program,
+    steps: Sequence[Any],
+    x: Any,
+    result: int,
+    size: int,
+    isa: str,
+    check_finite: bool = True,
+) -> tuple[Any, Any]:
+    """Run the steps on samples ``x``; return ``size`` floats of the arena from ``result``.
+
+    Also returned is what was absorbed. The seed takes the arena's last floats.
+    """
+    x = np.ascontiguousarray(x, np.float32)
+    n, program.input_size = x.shape
+    program.classes = size
+    program.arena_size += size
+    seed = instruction(Seed(size, Start.one), [result], [program.arena_size - size])
+    program.instructions = (*steps, seed)
+    core = program.load(isa)
+    output, absorbed = np.empty((n, size), np.float32), np.empty(n, np.float32)
+    explained, conservation = np.empty(n, np.int64), np.empty(n, np.float32)
+    status = core.run(
+        x, None, None, None, check_finite, 2, None, output, explained, absorbed, conservation
+    )
+    assert status.outcome == Outcome.done, status.outcome
+    return output, absorbed
+
+
+def program(arena_size: int) -> Program:
+    """Return a program that `run` completes."""
+    return Program(input_size=1, classes=1, conserves=False, arena_size=arena_size)
+
+
+INPUT, ARENA = Space.input, Space.arena
