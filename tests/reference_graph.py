@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The graphs that the reference explains: nodes over one sample's features, float64 NumPy.
 
-A model is built with `linear`, `relu`, `concat`, ... on top of `input_node`. Pre-activations are
-kept as affine maps of activations, so that a sum of pre-activations is one linear node over the
-concatenated inputs, and a linear layer after a linear layer is one product; only sums of
-activations stay sums. It shares no code with the package.
+A model is built with `linear`, `relu`, `add`, `concat`, ... on top of `input_node`. A sum of
+pre-activations is one linear node over the concatenated inputs, a gate times a pre-activation among
+them scales its part; only sums of activations stay sums. It shares no code with the package.
 """
 
 from __future__ import annotations
@@ -17,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
+Index = npt.NDArray[np.intp]
+Mask = npt.NDArray[np.bool_]
 Shape = tuple[int, ...]
 
 EPS32 = float(np.finfo(np.float32).eps)
@@ -25,7 +26,7 @@ _serial = itertools.count()
 
 
 class MixedDomainError(ValueError):
-    """A linear node has real graph inputs beside other inputs, which no deep Taylor rule covers."""
+    """A linear node reads values that no deep Taylor rule covers."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -35,7 +36,6 @@ class Node:
     shape: Shape
     low: Array
     high: Array
-    depth: int = 0
     serial: int = field(default_factory=lambda: next(_serial))
 
     @property
@@ -49,7 +49,7 @@ class Node:
 
 @dataclass(eq=False, kw_only=True)
 class Input(Node):
-    """The model's input, real where `low`/`high` are infinite."""
+    """The model's input, real where `low`/`high` are infinite; whole numbers for `Embedding`."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -60,8 +60,8 @@ class Constant(Node):
 
 
 @dataclass(eq=False, kw_only=True)
-class Relu(Node):
-    """max(0, parent)."""
+class Elementwise(Node):
+    """A function of one parent, element by element."""
 
     parent: Node
 
@@ -71,11 +71,31 @@ class Relu(Node):
 
 
 @dataclass(eq=False, kw_only=True)
+class Relu(Elementwise):
+    """max(0, parent)."""
+
+
+@dataclass(eq=False, kw_only=True)
+class Activation(Elementwise):
+    """A function of `reference_functions` with its parameter."""
+
+    function: str
+    parameter: float = 0.0
+
+
+@dataclass(eq=False, kw_only=True)
+class Scale(Elementwise):
+    """`coefficients` · parent."""
+
+    coefficients: Array
+
+
+@dataclass(eq=False, kw_only=True)
 class Gather(Node):
     """Features of the concatenated `sources` in a new order: slice, reshape, stack, permute."""
 
     sources: tuple[Node, ...]
-    index: npt.NDArray[np.intp]
+    index: Index
 
     @property
     def parents(self) -> tuple[Node, ...]:
@@ -84,13 +104,51 @@ class Gather(Node):
 
 @dataclass(eq=False, kw_only=True)
 class Sum(Node):
-    """Sum of activations that are all ≥ 0."""
+    """Sum of activations."""
 
     addends: tuple[Node, ...]
 
     @property
     def parents(self) -> tuple[Node, ...]:
         return self.addends
+
+
+@dataclass(eq=False, kw_only=True)
+class Product(Node):
+    """gate · signal; without a known gate (`two_signals`) only `gates="half"` explains it."""
+
+    gate: Node
+    signal: Node
+    two_signals: bool = False
+
+    @property
+    def parents(self) -> tuple[Node, ...]:
+        return (self.gate, self.signal)
+
+
+@dataclass(eq=False, kw_only=True)
+class MaxPool(Elementwise):
+    """The largest of each column of `windows` (window, size), features of the parent; −1 is none.
+
+    The winner is the first largest.
+    """
+
+    windows: Index
+
+
+@dataclass(eq=False, kw_only=True)
+class Normalise(Elementwise):
+    """(a − mean) / √(variance + epsilon) over each row of `width` features."""
+
+    width: int
+    epsilon: float
+
+
+@dataclass(eq=False, kw_only=True)
+class Embedding(Elementwise):
+    """Rows of `table` (vocabulary, width) that the parent's whole numbers name."""
+
+    table: Array
 
 
 @dataclass(eq=False)
@@ -102,33 +160,51 @@ class Term:
     magnitude: Array
 
 
-@dataclass(eq=False, kw_only=True)
-class Affine(Node):
-    """One linear node: Σ source @ weight + bias. Its output is a pre-activation (domain real)."""
+@dataclass(eq=False)
+class Part:
+    """gate · (Σ source @ weight + bias), without gate where it is None."""
 
     terms: tuple[Term, ...]
     bias: Array
+    gate: Node | None = None
+
+
+@dataclass(eq=False, kw_only=True)
+class Affine(Node):
+    """One linear node: the sum of its parts. Its output is a pre-activation (domain real)."""
+
+    units: tuple[Part, ...]
 
     @property
     def parents(self) -> tuple[Node, ...]:
-        return tuple(term.source for term in self.terms)
+        found: list[Node] = []
+        for part in self.units:
+            found += [term.source for term in part.terms]
+            found += [part.gate] if part.gate is not None else []
+        return tuple(found)
+
+    @property
+    def plain(self) -> bool:
+        """Whether it has no gates: one part."""
+        return all(part.gate is None for part in self.units)
 
 
-def _flat(value: npt.ArrayLike, shape: Shape) -> Array:
+def flat(value: npt.ArrayLike, shape: Shape) -> Array:
+    """`value` broadcast to `shape`, then flattened."""
     return np.broadcast_to(np.asarray(value, np.float64), shape).reshape(-1).copy()
 
 
 def input_node(shape: Shape, low: npt.ArrayLike = -np.inf, high: npt.ArrayLike = np.inf) -> Input:
     """The input of one sample; `low` and `high` broadcast to `shape`."""
-    return Input(shape=shape, low=_flat(low, shape), high=_flat(high, shape))
+    return Input(shape=shape, low=flat(low, shape), high=flat(high, shape))
 
 
 def constant(value: npt.ArrayLike) -> Constant:
     """A constant; its domain is the hull of 0 and the value, so zeros have low = high = 0."""
     array = np.asarray(value, np.float64)
-    flat = array.reshape(-1)
-    low, high = np.minimum(flat, 0.0), np.maximum(flat, 0.0)
-    return Constant(shape=array.shape, low=low, high=high, value=flat)
+    values = array.reshape(-1)
+    low, high = np.minimum(values, 0.0), np.maximum(values, 0.0)
+    return Constant(shape=array.shape, low=low, high=high, value=values)
 
 
 def zeros(*shape: int) -> Constant:
@@ -136,19 +212,22 @@ def zeros(*shape: int) -> Constant:
     return constant(np.zeros(shape))
 
 
-def _terms(node: Node) -> tuple[tuple[Term, ...], Array]:
-    if isinstance(node, Affine):
-        return node.terms, node.bias
+def affine(shape: Shape, units: Sequence[Part]) -> Affine:
+    """A linear node of these parts; those without a gate become one."""
+    plain = [part for part in units if part.gate is None]
+    joined = [part for part in units if part.gate is not None]
+    if plain:
+        terms = tuple(term for part in plain for term in part.terms)
+        joined.insert(0, Part(terms, np.sum([part.bias for part in plain], axis=0)))
+    real = np.full(int(np.prod(shape, dtype=int)), np.inf)
+    return Affine(shape=shape, low=-real, high=real, units=tuple(joined))
+
+
+def mapped(node: Node, matrix: Array, shift: Array, shape: Shape) -> Node:
+    """`node` @ `matrix` + `shift`, the matrix being (features of one sample, outputs)."""
     if isinstance(node, Constant):
-        return (), node.value
-    eye = np.eye(node.size)
-    return (Term(node, eye, eye),), np.zeros(node.size)
-
-
-def _affine(shape: Shape, terms: Sequence[Term], bias: Array) -> Affine:
-    real = np.full(bias.size, np.inf)
-    depth = 1 + max((term.source.depth for term in terms), default=0)
-    return Affine(shape=shape, low=-real, high=real, depth=depth, terms=tuple(terms), bias=bias)
+        return constant((node.value @ matrix + shift).reshape(shape))
+    return affine(shape, [Part((Term(node, matrix, np.abs(matrix)),), shift)])
 
 
 def linear(node: Node, weight: npt.ArrayLike, bias: npt.ArrayLike | None = None) -> Node:
@@ -156,13 +235,8 @@ def linear(node: Node, weight: npt.ArrayLike, bias: npt.ArrayLike | None = None)
     matrix = np.asarray(weight, np.float64).T
     shape = (*node.shape[:-1], matrix.shape[1])
     rows = int(np.prod(node.shape[:-1], dtype=int))
-    shift = _flat(0.0 if bias is None else bias, shape)
-    full = np.kron(np.eye(rows), matrix)
-    if isinstance(node, Constant):
-        return constant((node.value @ full + shift).reshape(shape))
-    inner, inner_bias = _terms(node)
-    terms = [Term(t.source, t.weight @ full, t.magnitude @ np.abs(full)) for t in inner]
-    return _affine(shape, terms, inner_bias @ full + shift)
+    full = matrix if rows == 1 else np.kron(np.eye(rows), matrix)
+    return mapped(node, full, flat(0.0 if bias is None else bias, shape), shape)
 
 
 def relu(node: Node) -> Node:
@@ -170,42 +244,139 @@ def relu(node: Node) -> Node:
     if isinstance(node, Constant):
         return constant(np.maximum(node.value, 0.0).reshape(node.shape))
     low, high = np.zeros(node.size), np.full(node.size, np.inf)
-    return Relu(shape=node.shape, low=low, high=high, depth=node.depth, parent=node)
+    return Relu(shape=node.shape, low=low, high=high, parent=node)
+
+
+def scale(node: Node, coefficients: npt.ArrayLike) -> Node:
+    """`coefficients` · node; a multiple of a pre-activation is a pre-activation."""
+    factors = flat(coefficients, node.shape)
+    if isinstance(node, Constant):
+        return constant((node.value * factors).reshape(node.shape))
+    before = _is_preactivation(node)
+    if before.any() and not before.all():
+        return _by_mask(before, lambda at: scale(_at(node, at), factors[at]), node.shape)
+    if before.all():
+        (part,) = _parts(node)
+        terms = [Term(t.source, t.weight * factors, t.magnitude * abs(factors)) for t in part.terms]
+        return affine(node.shape, [Part(tuple(terms), part.bias * factors)])
+    ends = np.stack([node.low, node.high])
+    ends = np.multiply(ends, factors, where=factors != 0, out=np.zeros_like(ends))
+    low, high = ends.min(axis=0), ends.max(axis=0)
+    return Scale(shape=node.shape, low=low, high=high, parent=node, coefficients=factors)
 
 
 def add(*nodes: Node) -> Node:
-    """Sum: of activations in [0, ∞) and constants >= 0 a sum that splits, else one linear node."""
+    """Sum: one linear node where an addend is a pre-activation, else a sum that splits."""
     shape = np.broadcast_shapes(*(node.shape for node in nodes))
-    nodes = tuple(_broadcast(node, shape) for node in nodes)
+    nodes = tuple(broadcast(node, shape) for node in nodes)
     if all(isinstance(node, Constant) for node in nodes):
-        return constant(sum(_terms(node)[1] for node in nodes).reshape(shape))  # type: ignore[union-attr]
+        return constant(sum(node.value for node in nodes).reshape(shape))  # type: ignore[attr-defined]
     nodes = tuple(n for n in nodes if not (isinstance(n, Constant) and (n.value == 0).all()))
     if len(nodes) == 1:
         return nodes[0]
-    if not all(_splits(node) for node in nodes):
-        parts = [_terms(node) for node in nodes]
-        terms = [term for part, _ in parts for term in part]
-        return _affine(shape, terms, np.sum([bias for _, bias in parts], axis=0))
-    low, high = np.zeros(nodes[0].size), np.full(nodes[0].size, np.inf)
-    depth = max(node.depth for node in nodes)
-    return Sum(shape=shape, low=low, high=high, depth=depth, addends=nodes)
+    merges = np.any([_is_preactivation(n) | _is_gated_preactivation(n) for n in nodes], axis=0)
+    if merges.all():
+        return affine(shape, [part for node in nodes for part in _parts(node)])
+    if merges.any():
+        return _by_mask(merges, lambda at: add(*(_at(node, at) for node in nodes)), shape)
+    low, high = (
+        np.sum(ends, axis=0) for ends in zip(*((n.low, n.high) for n in nodes), strict=True)
+    )
+    return Sum(shape=shape, low=low, high=high, addends=nodes)
 
 
-def _splits(node: Node) -> bool:
-    bounded = isinstance(node, Constant)
-    return bool((node.low >= 0).all()) and (bounded or bool(np.isinf(node.high).all()))
+def gated(gate: Node, signal: Node) -> Node:
+    """gate · signal: the domain is the hull of 0 and the signal's times the gate's."""
+    return _product(gate, signal, two_signals=False)
 
 
-def _broadcast(node: Node, shape: Shape) -> Node:
+def multiply(one: Node, other: Node) -> Node:
+    """The product of two gates, or of two signals."""
+    return _product(one, other, two_signals=True)
+
+
+def _product(gate: Node, signal: Node, *, two_signals: bool) -> Node:
+    shape = np.broadcast_shapes(gate.shape, signal.shape)
+    gate, signal = broadcast(gate, shape), broadcast(signal, shape)
+    if isinstance(gate, Constant):
+        return scale(signal, gate.value.reshape(shape))
+    if isinstance(signal, Constant) and not signal.value.any():
+        return signal
+    with np.errstate(invalid="ignore"):
+        ends = [a * b for a in (gate.low, gate.high) for b in (signal.low, signal.high)]
+    ends = np.nan_to_num(ends, nan=0.0, posinf=np.inf, neginf=-np.inf)  # 0 · ∞
+    low, high = np.minimum(ends.min(axis=0), 0.0), np.maximum(ends.max(axis=0), 0.0)
+    return Product(
+        shape=shape, low=low, high=high, gate=gate, signal=signal, two_signals=two_signals
+    )
+
+
+def blend(z: Node, one: Node, other: Node) -> Node:
+    """(1 − z) · one + z · other, a convex combination: its domain is the hull of both."""
+    rest = add(scale(z, -1.0), constant(np.ones(z.shape)))
+    node = add(gated(rest, one), gated(z, other))
+    node.low, node.high = np.minimum(one.low, other.low), np.maximum(one.high, other.high)
+    return node
+
+
+def broadcast(node: Node, shape: Shape) -> Node:
+    """`node` repeated along axes to have this shape."""
     if node.shape == shape:
         return node
     return rearrange([node], lambda ids: np.broadcast_to(ids[0], shape))
 
 
-def rearrange(
-    nodes: Sequence[Node],
-    order: Callable[[list[npt.NDArray[np.intp]]], npt.NDArray[np.intp]],
-) -> Node:
+# Which elements are pre-activations
+
+
+def _is_preactivation(node: Node) -> Mask:
+    if isinstance(node, Gather):
+        return np.concatenate([_is_preactivation(source) for source in node.sources])[node.index]
+    return np.full(node.size, isinstance(node, Affine) and node.plain)
+
+
+def _is_gated_preactivation(node: Node) -> Mask:
+    gated_signal = isinstance(node, Product) and not node.two_signals
+    return np.full(node.size, gated_signal and bool(_is_preactivation(node.signal).all()))  # type: ignore[attr-defined]
+
+
+def _parts(node: Node) -> list[Part]:
+    """An addend of a linear node: what a pre-activation is made of, others with the identity.
+
+    A gated constant is a gated bias, as U h + b is at the first step.
+    """
+    match node:
+        case Affine():
+            return list(node.units)
+        case Constant():
+            return [Part((), node.value)]
+        case Product(signal=Constant()) if not node.two_signals:
+            return [Part((), node.signal.value, node.gate)]  # type: ignore[attr-defined]
+        case Product() if _is_gated_preactivation(node).all():
+            (part,) = _parts(node.signal)
+            return [Part(part.terms, part.bias, node.gate)]
+        case Gather() if _is_preactivation(node).any():
+            return list(_gathered(node.sources, node.index).units)
+    eye = np.eye(node.size)
+    return [Part((Term(node, eye, eye),), np.zeros(node.size))]
+
+
+def _at(node: Node, positions: Index) -> Node:
+    return rearrange([node], lambda ids: ids[0].reshape(-1)[positions])
+
+
+def _by_mask(mask: Mask, make: Callable[[Index], Node], shape: Shape) -> Node:
+    """What `make` gives for the marked positions and for the others, put together again."""
+    positions = [np.flatnonzero(mask), np.flatnonzero(~mask)]
+    order = np.argsort(np.concatenate(positions))
+    made = [make(at) for at in positions]
+    return rearrange(made, lambda ids: np.concatenate(ids)[order].reshape(shape))
+
+
+# Moving elements
+
+
+def rearrange(nodes: Sequence[Node], order: Callable[[list[Index]], Index]) -> Node:
     """Slice, reshape, permute, stack or concatenate, as `order` does with the features' numbers."""
     starts = np.cumsum([0, *(node.size for node in nodes)])
     ids = [
@@ -215,43 +386,77 @@ def rearrange(
     placed = order(ids)
     index = placed.reshape(-1).astype(np.intp)
     if all(isinstance(node, Constant) for node in nodes):
-        return constant(np.concatenate([_terms(n)[1] for n in nodes])[index].reshape(placed.shape))
-    if any(isinstance(node, Affine) for node in nodes):
-        return _rearranged_affine(nodes, starts, placed.shape, index)
-    low = np.concatenate([node.low for node in nodes])[index]
-    high = np.concatenate([node.high for node in nodes])[index]
-    depth = max(node.depth for node in nodes)
-    return Gather(
-        shape=placed.shape, low=low, high=high, depth=depth, sources=tuple(nodes), index=index
-    )
+        values = np.concatenate([node.value for node in nodes])  # type: ignore[attr-defined]
+        return constant(values[index].reshape(placed.shape))
+    sources, index = _without_gathers(nodes, starts, index)
+    if all(isinstance(s, Constant) or _is_preactivation(s).all() for s in sources):
+        gathered = _gathered(sources, index)
+        return affine(placed.shape, gathered.units)
+    low = np.concatenate([node.low for node in sources])[index]
+    high = np.concatenate([node.high for node in sources])[index]
+    return Gather(shape=placed.shape, low=low, high=high, sources=tuple(sources), index=index)
 
 
-def _rearranged_affine(
-    nodes: Sequence[Node],
-    starts: npt.NDArray[np.intp],
-    shape: Shape,
-    index: npt.NDArray[np.intp],
-) -> Affine:
-    # Nodes side by side have disjoint outputs, so their terms over one source are one matrix; two
-    # terms of one node over the same source (a sum) overlap and stay apart: hence the counter.
+def _without_gathers(
+    nodes: Sequence[Node], starts: Index, index: Index
+) -> tuple[list[Node], Index]:
+    """The nodes that hold the values, each once, and where the features lie in them."""
+    places: dict[int, int] = {}
+    sources: list[Node] = []
+    width = 0
+    moved: list[Index] = []
+    for node in nodes:
+        inner = node.sources if isinstance(node, Gather) else (node,)
+        own: list[Index] = []
+        for source in inner:
+            if source.serial not in places:
+                places[source.serial] = width
+                sources.append(source)
+                width += source.size
+            own.append(places[source.serial] + np.arange(source.size))
+        flat_own = np.concatenate(own)
+        moved.append(flat_own[node.index] if isinstance(node, Gather) else flat_own)
+    return _used(sources, np.concatenate(moved)[index])
+
+
+def _used(sources: list[Node], index: Index) -> tuple[list[Node], Index]:
+    starts = np.cumsum([0, *(source.size for source in sources)])
+    kept: list[Node] = []
+    shift = np.zeros(len(index), np.intp)
+    width = 0
+    for source, start in zip(sources, starts, strict=False):
+        inside = (index >= start) & (index < start + source.size)
+        if inside.any():
+            shift[inside] = width - start
+            kept.append(source)
+            width += source.size
+    return kept, index + shift
+
+
+def _gathered(sources: Sequence[Node], index: Index) -> Affine:
+    """Features of pre-activations and others side by side as one linear node without gates.
+
+    Nodes side by side have disjoint outputs, so their terms over one source are one matrix; two
+    terms of one node over the same source (a sum) overlap and stay apart: hence the counter.
+    """
+    starts = np.cumsum([0, *(source.size for source in sources)])
     merged: dict[tuple[int, int], Term] = {}
-    bias = np.zeros(starts[-1])
-    for start, node in zip(starts, nodes, strict=False):
-        columns = slice(start, start + node.size)
-        terms, bias[columns] = _terms(node)
+    bias = np.zeros(index.size)
+    for start, source in zip(starts, sources, strict=False):
+        (part,) = _parts(source)
+        at = np.flatnonzero((index >= start) & (index < start + source.size))
+        units = index[at] - start
+        bias[at] = part.bias[units]
         seen: dict[int, int] = {}
-        for term in terms:
+        for term in part.terms:
             count = seen[term.source.serial] = seen.get(term.source.serial, -1) + 1
             key = (term.source.serial, count)
             if key not in merged:
-                blank = np.zeros((term.source.size, starts[-1]))
+                blank = np.zeros((term.source.size, index.size))
                 merged[key] = Term(term.source, blank, blank.copy())
-            merged[key].weight[:, columns] = term.weight
-            merged[key].magnitude[:, columns] = term.magnitude
-    terms = tuple(
-        Term(t.source, t.weight[:, index], t.magnitude[:, index]) for t in merged.values()
-    )
-    return _affine(shape, terms, bias[index])
+            merged[key].weight[:, at] = term.weight[:, units]
+            merged[key].magnitude[:, at] = term.magnitude[:, units]
+    return affine((index.size,), [Part(tuple(merged.values()), bias)])
 
 
 def concat(nodes: Sequence[Node], axis: int = -1) -> Node:
@@ -289,67 +494,3 @@ def reachable(output: Node) -> list[Node]:
             found[node.serial] = node
             pending.extend(node.parents)
     return [found[serial] for serial in sorted(found)]
-
-
-@dataclass
-class Forward:
-    """Values and their float32 rounding bounds (both (n, features)) by node serial.
-
-    A product sum that float32 accumulates term by term is off by eps/4 · Σ|terms| in the mean (each
-    partial sum rounds by half an eps of itself); 4 · eps · Σ|terms| is the bound of one linear node
-    here, half as much again as the worst of ten thousand random graphs. Roundings of different
-    units are independent, so the bounds of the inputs add to it in quadrature, times the weights.
-    `margin` (n,) is the smallest |pre-activation| before a ReLU in units of its bound: where it is
-    ≤ 1 a ReLU may flip, and the gradient with it.
-    """
-
-    values: dict[int, Array]
-    bounds: dict[int, Array]
-    margin: Array
-
-
-def forward(output: Node, x: npt.ArrayLike) -> Forward:
-    """Evaluate the graph on a batch `x` (n, *shape)."""
-    batch = np.asarray(x, np.float64)
-    run = Forward({}, {}, np.full(batch.shape[0], np.inf))
-    for node in reachable(output):
-        run.values[node.serial], run.bounds[node.serial] = _evaluate(node, batch, run)
-        if isinstance(node, Relu) and isinstance(node.parent, Affine):
-            z, bound = run.values[node.parent.serial], run.bounds[node.parent.serial]
-            ratio = np.divide(np.abs(z), bound, out=np.full_like(z, np.inf), where=bound > 0)
-            run.margin = np.minimum(run.margin, ratio.min(axis=1, initial=np.inf))
-    return run
-
-
-def _evaluate(node: Node, batch: Array, run: Forward) -> tuple[Array, Array]:
-    n = batch.shape[0]
-    own = [(run.values[p.serial], run.bounds[p.serial]) for p in node.parents]
-    match node:
-        case Input():
-            value = batch.reshape(n, node.size)
-            return value, np.zeros_like(value)
-        case Constant():
-            value = np.tile(node.value, (n, 1))
-            return value, np.zeros_like(value)
-        case Relu():
-            z, bound = own[0]
-            return np.maximum(z, 0.0), np.where(z > -bound, bound, 0.0)
-        case Gather():
-            value, bound = (np.concatenate(parts, axis=1) for parts in zip(*own, strict=True))
-            return value[:, node.index], bound[:, node.index]
-        case Sum():
-            value, bound = (np.sum(parts, axis=0) for parts in zip(*own, strict=True))
-            return value, bound + EPS32 * value
-        case Affine():
-            return _evaluate_affine(node, own)
-    raise TypeError(type(node).__name__)
-
-
-def _evaluate_affine(node: Affine, own: list[tuple[Array, Array]]) -> tuple[Array, Array]:
-    value = np.tile(node.bias, (own[0][0].shape[0], 1))
-    magnitude, variance = np.abs(value), np.zeros_like(value)
-    for term, (activation, bound) in zip(node.terms, own, strict=True):
-        value = value + activation @ term.weight
-        magnitude = magnitude + np.abs(activation) @ term.magnitude
-        variance = variance + bound**2 @ term.weight**2
-    return value, np.sqrt(variance + (4 * EPS32 * magnitude) ** 2)

@@ -12,6 +12,7 @@ import torch
 from benchmark.conftest import Explained
 from engine.checks import norms
 from reference import explain
+from reference_forward import forward
 
 from pyrel.benchmark import reference
 from pyrel.benchmark.peers.by_hand import METHODS, ByHand
@@ -76,7 +77,7 @@ def test_zeros_are_counted(any_cell: Explained) -> None:
     any_cell.x.reshape(len(any_cell.x), -1)[:, 0] = 0.0
     zeros = reference.explain(any_cell.layers, any_cell.rows, "gradient").zeros
     graph = any_cell.graph()
-    values = ref.forward(graph, any_cell.x).values
+    values = forward(graph, any_cell.x).values
     hidden = [values[node.serial] for node in ref.reachable(graph) if isinstance(node, ref.Relu)]
     share = (np.concatenate(hidden, axis=1) == 0).mean()
     assert zeros["activations"] == pytest.approx(share, abs=1e-12)
