@@ -10,7 +10,7 @@ import typer
 
 from pyrel.cli.choices import (
     BENCHMARKED,
-    CELLS,
+    BENCHMARKED_CELLS,
     CONTESTANTS,
     one_or_all,
     some_of,
@@ -35,9 +35,10 @@ def bench(
     cells: Annotated[
         str,
         typer.Option(
-            callback=some_of((*CELLS, "all")),
+            callback=some_of((*BENCHMARKED_CELLS, "all")),
             metavar="NAMES",
-            help=f"Some of {', '.join(CELLS)}, divided by commas, or all; at the thesis's sizes.",
+            help=f"Some of {', '.join(BENCHMARKED_CELLS)}, divided by commas, or all; at the "
+            f"thesis's sizes.",
         ),
     ] = "Deep",
     steps: Annotated[
@@ -143,7 +144,7 @@ def bench(
         results = load_results(source)
     else:
         results = _measured(
-            cells=one_or_all(cells, CELLS),
+            cells=one_or_all(cells, BENCHMARKED_CELLS),
             steps=[int(n) for n in steps.split(",")],
             batches=[int(n) for n in batches.split(",")],
             methods=one_or_all(methods, BENCHMARKED),

@@ -10,13 +10,15 @@ import typer
 from pyrel import methods
 from pyrel.benchmark import contestants
 
-CELLS = ("Shallow", "Deep", "DeepV2")
+CELLS = ("Shallow", "Deep", "DeepV2", "ConvDeep", "ConvDeepPlus", "RLSTM")
+POOLINGS = ("max", "sum")
 DATASETS = ("mnist-mini", "mnist", "fashion-mnist")
 PROBLEMS = ("majority", "sequence")
 SCHEDULES = ("constant", "one-cycle", "cosine", "step")
 METHODS = tuple(methods.names())
 CONTESTANTS = tuple(c.name for c in contestants.CONTESTANTS if c.name != contestants.PYREL)
 BENCHMARKED = contestants.METHODS
+BENCHMARKED_CELLS = CELLS[:3]  # the peers that are written by hand know linear layers alone
 
 
 def one_of(names: Sequence[str]) -> Callable[[str | None], str | None]:

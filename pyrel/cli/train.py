@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pyrel.cli.choices import CELLS, DATASETS, PROBLEMS, SCHEDULES, one_of, whole_numbers
+from pyrel.cli.choices import (
+    CELLS,
+    DATASETS,
+    POOLINGS,
+    PROBLEMS,
+    SCHEDULES,
+    one_of,
+    whole_numbers,
+)
 from pyrel.cli.refusals import refusing
 
 if TYPE_CHECKING:
@@ -90,7 +98,8 @@ def train(
         typer.Option(
             metavar="N",
             min=1,
-            help="Width of what is handed on from step to step.",
+            help="Width of what is handed on from step to step; not for RLSTM, which hands on its "
+            "cells.",
             show_default="majority 256, sequence 128",
         ),
     ] = None,
@@ -102,6 +111,30 @@ def train(
             max=0.99,
             help="Probability that a unit is dropped.",
             show_default="mnist-mini 0.15, others 0.3, Shallow 0",
+        ),
+    ] = None,
+    stationary: Annotated[
+        bool,
+        typer.Option(
+            "--stationary", help="Draw one dropout mask for each sequence, not one at each step."
+        ),
+    ] = False,
+    convolutions: Annotated[
+        str | None,
+        typer.Option(
+            callback=whole_numbers,
+            metavar="N,N",
+            help="RLSTM: numbers of maps of two convolutions before it.",
+            show_default="no convolutions",
+        ),
+    ] = None,
+    pooling: Annotated[
+        str | None,
+        typer.Option(
+            callback=one_of(POOLINGS),
+            metavar="NAME",
+            help="What pools of convolutions make of their windows: max, sum.",
+            show_default="max",
         ),
     ] = None,
     epochs: Annotated[
@@ -254,9 +287,12 @@ def train(
         cell,
         task,
         seed=seed,
-        sizes=[int(size) for size in sizes.split(",")] if sizes else None,
+        sizes=_numbers(sizes),
         recurrent=recurrent,
         dropout=dropout,
+        stationary=stationary or None,
+        convolutions=_numbers(convolutions),
+        pooling=pooling,
     )
     images = task.images("train", data_root)
     test_images = task.images("test", data_root)
@@ -275,6 +311,10 @@ def train(
     accuracy = accuracy_on(trained, task, test_images)
     typer.echo(f"Accuracy on {len(test_images[1]):,} test samples: {100 * accuracy:.2f} %")
     typer.echo(f"Wrote {folder / MODEL}")
+
+
+def _numbers(value: str | None) -> list[int] | None:
+    return None if value is None else [int(number) for number in value.split(",")]
 
 
 def _refuse_ineffective(

@@ -112,6 +112,9 @@ def new_cell(
     sizes: Sequence[int] | None = None,
     recurrent: int | None = None,
     dropout: float | None = None,
+    stationary: bool | None = None,
+    convolutions: Sequence[int] | None = None,
+    pooling: str | None = None,
 ) -> pyrel.nn.Cell:
     """Return an untrained cell for a problem; torch's random state stays as it is.
 
@@ -124,21 +127,29 @@ def new_cell(
         experiment 2 for majority samples, of experiment 1 for single images.
     seed
         Of the first weights, at least 0.
-    sizes, recurrent, dropout
+    sizes, recurrent, dropout, stationary, convolutions, pooling
         As the cell takes them. Dropout by default as the recipe of the data set says, 0 for
         Shallow.
 
     Raises
     ------
     TypeError, ValueError
-        As the cell.
+        As the cell; or an argument is given that it does not take.
     """
     kind = pyrel.nn.cell_type(name)
     options: dict[str, Any] = {"step_shape": problem.step_shape}
     if kind is not pyrel.nn.Shallow:
         options["dropout"] = recipe(problem.dataset).dropout
-    given = {"sizes": sizes, "recurrent": recurrent, "dropout": dropout}
-    options |= {key: value for key, value in given.items() if value is not None}
+    wishes: dict[str, Any] = {
+        "sizes": sizes, "recurrent": recurrent, "dropout": dropout, "stationary": stationary,
+        "convolutions": convolutions, "pooling": pooling,
+    }  # fmt: skip
+    given = {key: value for key, value in wishes.items() if value is not None}
+    if foreign := sorted(given.keys() - pyrel.nn.arguments_of(kind)):
+        raise ValueError(
+            f"{foreign[0]}: given {given[foreign[0]]}, but {name} has no such argument"
+        )
+    options |= given
     make = kind.for_majority if problem.kind == "majority" else kind
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

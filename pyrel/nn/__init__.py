@@ -2,14 +2,33 @@
 """Recurrent cells whose decisions can be explained: plain torch modules, nothing registered.
 
 The cells are those of the thesis *Designing Recurrent Neural Networks for Explainability*
-(sections 4.2 and 4.3). They differ in how much structure stands between the input, the recurrence
-and the output, which is what their explanations are compared by.
+(sections 4.2, 4.3 and 4.6). They differ in how much structure stands between the input, the
+recurrence and the output, which is what their explanations are compared by.
 """
 
-from pyrel.nn.build import build, cell_type, names
+from pyrel.nn.build import arguments_of, build, cell_type, names
 from pyrel.nn.cell import Cell
+from pyrel.nn.conv_deep import ConvDeep, ConvDeepPlus
 from pyrel.nn.deep import Deep, DeepV2
-from pyrel.nn.layers import SoftplusLinear
+from pyrel.nn.feedback import FeedbackCell
+from pyrel.nn.layers import SoftplusConv2d, SoftplusLinear, StepDropout
+from pyrel.nn.rlstm import RLSTM
 from pyrel.nn.shallow import Shallow
 
-__all__ = ["Cell", "Deep", "DeepV2", "Shallow", "SoftplusLinear", "build", "cell_type", "names"]
+__all__ = [
+    "RLSTM",
+    "Cell",
+    "ConvDeep",
+    "ConvDeepPlus",
+    "Deep",
+    "DeepV2",
+    "FeedbackCell",
+    "Shallow",
+    "SoftplusConv2d",
+    "SoftplusLinear",
+    "StepDropout",
+    "arguments_of",
+    "build",
+    "cell_type",
+    "names",
+]

@@ -3,19 +3,29 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
 from pyrel.nn.cell import Cell
+from pyrel.nn.conv_deep import ConvDeep, ConvDeepPlus
 from pyrel.nn.deep import Deep, DeepV2
+from pyrel.nn.rlstm import RLSTM
 from pyrel.nn.shallow import Shallow
 
-_CELLS: dict[str, type[Cell]] = {cell.__name__: cell for cell in (Shallow, Deep, DeepV2)}
+_CELLS: dict[str, type[Cell]] = {
+    cell.__name__: cell for cell in (Shallow, Deep, DeepV2, ConvDeep, ConvDeepPlus, RLSTM)
+}
 
 
 def names() -> list[str]:
     """Return the names of all cells, simplest first."""
     return list(_CELLS)
+
+
+def arguments_of(cell: type[Cell]) -> set[str]:
+    """Return the names of the arguments that a cell takes."""
+    return set(inspect.signature(cell).parameters)
 
 
 def cell_type(name: str) -> type[Cell]:
@@ -51,8 +61,7 @@ def build(config: Mapping[str, Any]) -> Cell:
         raise TypeError(f"config must be a mapping, not {type(config).__name__}")
     arguments = dict(config)
     cell = cell_type(arguments.pop("cell", ""))
-    known = {"steps", "step_shape", "classes", "sizes", "recurrent", "dropout"}
-    if unknown := sorted(arguments.keys() - known):
+    if unknown := sorted(arguments.keys() - arguments_of(cell)):
         raise ValueError(f"config of a cell has unknown entries: {', '.join(map(str, unknown))}")
     if "steps" not in arguments:
         raise ValueError("config of a cell must say its number of steps")

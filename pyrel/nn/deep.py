@@ -3,22 +3,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import ClassVar
 
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from pyrel.nn.cell import Cell
+from pyrel.nn.feedback import FeedbackCell
 from pyrel.nn.layers import SoftplusLinear
 
 
-class Deep(Cell):
+class Deep(FeedbackCell):
     """Deep cell: ``x_t`` to ``a(1')``, ``[a(1'); r_t]`` to ``a(4)``, the last one to ``a(4')``.
 
     Thesis, section 4.2.2 and figure 4.3b. ``sizes`` is ``(a(1'), a(4), a(4'))``. Dropout falls on
-    ``a(1')`` (a new mask at each step) and on the last ``a(4)``. The other parameters are those of
-    :class:`Cell`.
+    ``a(1')`` (at each step) and on the last ``a(4)``. The other parameters are those of
+    :class:`Cell` and, for ``recurrent``, of :class:`FeedbackCell`.
     """
 
     default_sizes: ClassVar[tuple[int, ...]] = (512, 256, 64)
@@ -34,15 +34,20 @@ class Deep(Cell):
         sizes: Iterable[int] | None = None,
         recurrent: int = 128,
         dropout: float = 0.5,
+        stationary: bool = False,
     ) -> None:
-        super().__init__(steps, step_shape, classes, sizes, recurrent, dropout)
+        super().__init__(steps, step_shape, classes, sizes, recurrent, dropout, stationary)
         self.encoder = SoftplusLinear(self.step_features, self.sizes[0])
         self.decision = SoftplusLinear(*self.sizes[-2:])
 
-    def encode(self, x: Tensor) -> Tensor:
+    def encode_steps(self, x: Tensor) -> list[Tensor]:
+        """Encode each step with the same layers, and the same dropout where it is stationary."""
+        drop = self.dropout.over_steps()
+        return [self.encode(x[:, t].flatten(1), drop) for t in range(self.steps)]
+
+    def encode(self, x: Tensor, drop: Callable[[Tensor], Tensor]) -> Tensor:
         """Return ``a(1')`` with dropout: (n, step features) to (n, a(1'))."""
-        encoded: Tensor = self.dropout(F.relu(self.encoder(x)))
-        return encoded
+        return drop(F.relu(self.encoder(x)))
 
     def read_out(self, state: Tensor) -> Tensor:
         """Return the scores by way of ``a(4')``: (n, a(4)) to (n, classes)."""
@@ -54,8 +59,8 @@ class DeepV2(Deep):
     """Deep cell with one more layer ``a(1'')`` between ``a(1')`` and the recurrence.
 
     Thesis, section 4.2.2 and figure 4.4. ``sizes`` is ``(a(1'), a(1''), a(4), a(4'))``. Dropout
-    falls between ``a(1')`` and ``a(1'')`` and on the last ``a(4)``. The other parameters are those
-    of :class:`Cell`.
+    falls between ``a(1')`` and ``a(1'')`` (at each step) and on the last ``a(4)``. The other
+    parameters are those of :class:`Deep`.
 
     The thesis gives the number of parameters of its majority experiment, 161,386, but not the
     widths. ``(128, 256, 128, 32)`` with 256 recurrent units has exactly that many; it is the only
@@ -76,10 +81,11 @@ class DeepV2(Deep):
         sizes: Iterable[int] | None = None,
         recurrent: int = 128,
         dropout: float = 0.5,
+        stationary: bool = False,
     ) -> None:
-        super().__init__(steps, step_shape, classes, sizes, recurrent, dropout)
+        super().__init__(steps, step_shape, classes, sizes, recurrent, dropout, stationary)
         self.encoder_2 = SoftplusLinear(*self.sizes[:2])
 
-    def encode(self, x: Tensor) -> Tensor:
+    def encode(self, x: Tensor, drop: Callable[[Tensor], Tensor]) -> Tensor:
         """Return ``a(1'')`` of the dropped-out ``a(1')``: (n, step features) to (n, a(1''))."""
-        return F.relu(self.encoder_2(super().encode(x)))
+        return F.relu(self.encoder_2(super().encode(x, drop)))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cell with nothing between input and recurrence."""
+"""The cell that only passes its input on."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from pyrel.nn.cell import Cell
+from pyrel.nn.feedback import FeedbackCell
 
 
-class Shallow(Cell):
-    """Shallow cell: ``[x_t; r_t]`` to ``a(4)``, the scores from the last ``a(4)``.
+class Shallow(FeedbackCell):
+    """Shallow cell: ``[x_t; r_t]`` to ``a(4)``, the class scores straight from the last ``a(4)``.
 
     Thesis, section 4.2.1 and figure 4.3a. ``sizes`` is ``(a(4),)``. The thesis names no dropout for
     this cell, so it is off by default; where asked for, it falls on the last ``a(4)``, as in
-    :class:`Deep`. The other parameters are those of :class:`Cell`.
+    :class:`Deep`. No layer has dropout at every step, so ``stationary`` changes nothing here. The
+    other parameters are those of :class:`Cell` and, for ``recurrent``, of :class:`FeedbackCell`.
     """
 
     default_sizes: ClassVar[tuple[int, ...]] = (768,)
@@ -32,14 +33,10 @@ class Shallow(Cell):
         sizes: Iterable[int] | None = None,
         recurrent: int = 128,
         dropout: float = 0.0,
+        stationary: bool = False,
     ) -> None:
-        super().__init__(steps, step_shape, classes, sizes, recurrent, dropout)
+        super().__init__(steps, step_shape, classes, sizes, recurrent, dropout, stationary)
 
-    def encode(self, x: Tensor) -> Tensor:
+    def encode_steps(self, x: Tensor) -> list[Tensor]:
         """Return the pixels themselves."""
-        return x
-
-    def read_out(self, state: Tensor) -> Tensor:
-        """Return the output layer of ``a(4)``: (n, a(4)) to (n, classes)."""
-        scores: Tensor = self.output(self.dropout(state))
-        return scores
+        return [x[:, t].flatten(1) for t in range(self.steps)]
