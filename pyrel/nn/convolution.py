@@ -49,9 +49,7 @@ class ConvEncoder(nn.Module):
         literal: bool = False,
     ) -> None:
         super().__init__()
-        if pooling not in get_args(Pooling):
-            raise ValueError(f"pooling must be 'max' or 'sum', not {pooling!r}")
-        self.pooling = pooling
+        self.pooling = checked_pooling(pooling)
         self.literal = literal
         self.features = encoded_features(step_shape, maps)
         own = maps if literal else (0, 0)
@@ -89,6 +87,13 @@ class ConvEncoder(nn.Module):
         if self.pooling == "max":
             return F.max_pool2d(a, _WINDOW, ceil_mode=True)
         return F.avg_pool2d(a, _WINDOW, ceil_mode=True, divisor_override=1)
+
+
+def checked_pooling(pooling: Pooling) -> Pooling:
+    """Return the kind of pooling, or raise ValueError where there is no such kind."""
+    if pooling not in get_args(Pooling):
+        raise ValueError(f"pooling must be 'max' or 'sum', not {pooling!r}")
+    return pooling
 
 
 def encoded_features(step_shape: tuple[int, ...], maps: tuple[int, int]) -> int:

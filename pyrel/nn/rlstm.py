@@ -12,7 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from pyrel.nn._checks import positive_tuple
 from pyrel.nn.cell import Cell
-from pyrel.nn.convolution import ConvEncoder, Pooling
+from pyrel.nn.convolution import ConvEncoder, Pooling, checked_pooling
 from pyrel.nn.layers import SoftplusLinear, draw_weights
 
 FORGET_BIAS = 1.0
@@ -67,7 +67,7 @@ class RLSTM(Cell):
     ) -> None:
         super().__init__(steps, step_shape, classes, sizes, dropout, stationary)
         self.convolutions = None if convolutions is None else _two_maps(convolutions)
-        self.pooling = pooling
+        self.pooling = checked_pooling(pooling)
         features = self.step_features
         if self.convolutions is not None:
             self.images = ConvEncoder(self.step_shape, self.convolutions, pooling)

@@ -10,14 +10,35 @@ import pytest
 import torch
 
 import pyrel.nn
-from pyrel.nn import Cell, Deep, DeepV2, Shallow, SoftplusLinear
+from pyrel.nn import (
+    RLSTM,
+    Cell,
+    ConvDeep,
+    ConvDeepPlus,
+    Deep,
+    DeepV2,
+    Shallow,
+    SoftplusConv2d,
+    SoftplusLinear,
+)
 
-CELLS = [Shallow, Deep, DeepV2]
-SMALL = {Shallow: (6,), Deep: (5, 6, 4), DeepV2: (5, 7, 6, 4)}
+CELLS = [Shallow, Deep, DeepV2, ConvDeep, ConvDeepPlus, RLSTM]
+SMALL: dict[type[Cell], dict[str, Any]] = {
+    Shallow: {"sizes": (6,), "recurrent": 5},
+    Deep: {"sizes": (5, 6, 4), "recurrent": 5},
+    DeepV2: {"sizes": (5, 7, 6, 4), "recurrent": 5},
+    ConvDeep: {"sizes": (2, 3, 6, 4), "recurrent": 5},
+    ConvDeepPlus: {"sizes": (2, 3, 6, 4), "recurrent": 5},
+    RLSTM: {"sizes": (5, 6)},
+}
 
 
 def small(cell: type[Cell], steps: int = 3, **options: Any) -> Cell:
-    return cell(steps, step_shape=(4, 2), classes=3, sizes=SMALL[cell], recurrent=5, **options)
+    return cell(steps, step_shape=(4, 2), classes=3, **(SMALL[cell] | options))
+
+
+def count(model: torch.nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
 
 
 # Table 4.2 of the thesis.
@@ -27,20 +48,55 @@ def small(cell: type[Cell], steps: int = 3, **options: Any) -> Cell:
         (Shallow, {1: 610570, 4: 355722, 7: 291210, 14: 248202}),
         (Deep, {1: 550346, 4: 314954, 7: 271946, 14: 243274}),
         (DeepV2, {1: 575050, 4: 306890, 7: 263882, 14: 235210}),
+        (ConvDeep, {1: 647594, 4: 283178, 7: 197162, 14: 197162}),
     ],
 )
 def test_parameter_counts_of_the_thesis(cell: type[Cell], counts: dict[int, int]) -> None:
-    for steps, count in counts.items():
-        model = cell(steps, step_shape=(28, 28 // steps))
-        assert sum(p.numel() for p in model.parameters()) == count
+    for steps, wanted in counts.items():
+        assert count(cell(steps, step_shape=(28, 28 // steps))) == wanted
 
 
 # Table 4.6 of the thesis.
-@pytest.mark.parametrize(("cell", "count"), [(Shallow, 184330), (Deep, 153578), (DeepV2, 161386)])
-def test_parameter_counts_of_the_majority_experiment(cell: type[Cell], count: int) -> None:
+@pytest.mark.parametrize(
+    ("cell", "wanted"), [(Shallow, 184330), (Deep, 153578), (DeepV2, 161386), (ConvDeep, 151802)]
+)
+def test_parameter_counts_of_the_majority_experiment(cell: type[Cell], wanted: int) -> None:
     model = cell.for_majority()
-    assert sum(p.numel() for p in model.parameters()) == count
+    assert count(model) == wanted
     assert (model.steps, model.step_shape, model.recurrent) == (12, (28, 7), 256)
+
+
+def test_no_other_maps_give_convdeep_its_parameters() -> None:
+    def parameters(first: int, second: int) -> int:
+        convolutions = 26 * first + (9 * first + 1) * second
+        above = (14 * second + 256 + 1) * 128 + 129 * 256 + 129 * 32 + 33 * 10
+        return convolutions + above
+
+    # Above 100 each, the second layer alone would have more.
+    maps = [(a, b) for a in range(1, 101) for b in range(1, 101) if parameters(a, b) == 151802]
+    assert maps == [ConvDeep.majority_sizes[:2]]
+
+
+@pytest.mark.parametrize("steps", [2, 5])
+def test_parameters_of_rlstm_follow_the_formula(steps: int) -> None:
+    inputs, units, cells, classes = 12, 5, 6, 3
+    formula = (inputs + 1) * units + 4 * (units + cells + 1) * cells + (cells + 1) * classes
+    assert count(RLSTM(steps, (4, 3), classes, (units, cells))) == formula
+    assert count(RLSTM.for_majority()) == 150792
+
+
+def test_literal_connections_read_the_maps_of_the_step_before() -> None:
+    more = 25 * 24 * 24 + 9 * 48 * 48
+    for steps in (4, 7):
+        shape = (28, 28 // steps)
+        assert count(ConvDeepPlus(steps, shape)) - count(ConvDeep(steps, shape)) == more
+    assert count(ConvDeepPlus.for_majority()) == 170126
+
+
+def test_convolutions_before_rlstm_replace_the_pixels() -> None:
+    model = RLSTM(4, convolutions=(24, 48))
+    maps = 25 * 24 + 24 + 9 * 24 * 48 + 48
+    assert count(model) - count(RLSTM(4)) == maps + (7 * 2 * 48 - 28 * 7) * 256
 
 
 def test_majority_options_win_and_steps_must_divide_the_columns() -> None:
@@ -60,8 +116,9 @@ def test_one_step_has_no_recurrent_parameters(cell: type[Cell]) -> None:
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_config_rebuilds_the_cell(cell: type[Cell]) -> None:
-    model = small(cell, dropout=0.25)
+    model = small(cell, dropout=0.25, stationary=True)
     config = model.config()
+    assert set(config) - {"cell"} == pyrel.nn.arguments_of(cell)
     twin = pyrel.nn.build(json.loads(json.dumps(config)))
     assert type(twin) is cell
     assert twin.config() == config
@@ -70,8 +127,31 @@ def test_config_rebuilds_the_cell(cell: type[Cell]) -> None:
     assert torch.equal(twin.eval()(x), model.eval()(x))
 
 
+@pytest.mark.parametrize("pooling", ["max", "sum"])
+@pytest.mark.parametrize(
+    ("cell", "options"),
+    [(ConvDeep, {}), (ConvDeepPlus, {}), (RLSTM, {"convolutions": [2, 3]})],
+)
+def test_config_rebuilds_convolutions(
+    cell: type[Cell], options: dict[str, Any], pooling: str
+) -> None:
+    model = small(cell, pooling=pooling, **options)
+    twin = pyrel.nn.build(json.loads(json.dumps(model.config())))
+    assert twin.config() == model.config()
+    twin.load_state_dict(model.state_dict())
+    x = torch.rand(4, 3, 4, 2)
+    assert torch.equal(twin.eval()(x), model.eval()(x))
+
+
+def test_a_configuration_from_before_stationary_dropout_builds() -> None:
+    config = small(Deep).config()
+    del config["stationary"]
+    assert pyrel.nn.build(config).dropout.stationary is False
+
+
 def test_names_lists_every_cell() -> None:
-    assert pyrel.nn.names() == ["Shallow", "Deep", "DeepV2"]
+    names = ["Shallow", "Deep", "DeepV2", "ConvDeep", "ConvDeepPlus", "RLSTM"]
+    assert pyrel.nn.names() == names
     assert [pyrel.nn.cell_type(name) for name in pyrel.nn.names()] == CELLS
 
 
@@ -82,6 +162,7 @@ def test_names_lists_every_cell() -> None:
         ({"steps": 2}, ValueError, "no cell is named ''"),
         ({"cell": "Deep"}, ValueError, "must say its number of steps"),
         ({"cell": "Deep", "steps": 2, "depth": 3}, ValueError, "unknown entries: depth"),
+        ({"cell": "RLSTM", "steps": 2, "recurrent": 3}, ValueError, "unknown entries: recurrent"),
         (["Deep"], TypeError, "config must be a mapping, not list"),
     ],
 )
@@ -107,6 +188,7 @@ def test_build_refuses(config: object, error: type[Exception], message: str) -> 
         ({"dropout": 1.0}, ValueError, r"dropout must be in \[0, 1\), not 1.0"),
         ({"dropout": math.nan}, ValueError, r"dropout must be in \[0, 1\)"),
         ({"dropout": "0.5"}, TypeError, r"dropout must be a number in \[0, 1\)"),
+        ({"stationary": 1}, TypeError, "stationary must be True or False, not 1"),
     ],
 )
 def test_arguments_are_refused_by_name(
@@ -114,6 +196,23 @@ def test_arguments_are_refused_by_name(
 ) -> None:
     with pytest.raises(error, match=message):
         Deep(**({"steps": 2} | arguments))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("cell", "arguments", "message"),
+    [
+        (ConvDeep, {"pooling": "mean"}, "pooling must be 'max' or 'sum', not 'mean'"),
+        (ConvDeep, {"step_shape": (28,)}, r"must be a height and a width to convolve, not \(28,\)"),
+        (RLSTM, {"convolutions": (4,)}, r"convolutions must be two numbers of maps, not \(4,\)"),
+        (RLSTM, {"convolutions": (4, 0)}, r"convolutions\[1\] must be at least 1, not 0"),
+        (RLSTM, {"pooling": "mean"}, "pooling must be 'max' or 'sum', not 'mean'"),
+    ],
+)
+def test_arguments_of_convolutions_are_refused(
+    cell: type[Cell], arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        cell(2, **arguments)
 
 
 def test_numpy_integers_are_whole_numbers() -> None:
@@ -152,10 +251,24 @@ def test_initial_weights_are_cut_at_two_sigma() -> None:
     assert abs(weight.std() - 0.08796) < 5 * 0.1 / math.sqrt(2 * n)
 
 
+def test_initial_weights_of_convolutions_are_cut_at_two_sigma() -> None:
+    torch.manual_seed(3)
+    weight = SoftplusConv2d(40, 50, 5).weight.detach().double()
+    assert 0.199 < weight.abs().max() <= 0.2
+    # As above.
+    assert abs(weight.std() - 0.08796) < 5 * 0.1 / math.sqrt(2 * weight.numel())
+
+
+def test_gates_start_open_to_the_past() -> None:
+    gates = small(RLSTM, sizes=(5, 6)).gates
+    assert gates.bias.tolist() == [0.0] * 6 + [1.0] * 6 + [0.0] * 6
+    assert gates.weight.abs().max() <= 0.2
+
+
 @pytest.mark.parametrize("cell", CELLS)
 def test_initial_biases_subtract_one_hundredth(cell: type[Cell]) -> None:
     for name, parameter in small(cell).named_parameters():
-        if name.endswith("bias"):
+        if name.endswith("bias") and name != "gates.bias":
             expected = torch.full_like(parameter, math.log(math.exp(0.01) - 1))
             # One fp32 rounding of a number near 4.6, and one of the constant.
             torch.testing.assert_close(parameter.detach(), expected, rtol=2.4e-7, atol=0)
