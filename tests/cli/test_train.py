@@ -37,7 +37,7 @@ def test_a_trained_model_says_what_it_is(tmp_path: Path) -> None:
     assert (cell.low, cell.high) == (0.0, 1.0)
     assert cell.model.config() == {
         "cell": "Shallow", "steps": 7, "step_shape": [28, 4], "classes": 10, "sizes": [8],
-        "recurrent": 4, "dropout": 0.1,
+        "recurrent": 4, "dropout": 0.1, "stationary": False,
     }  # fmt: skip
     wanted = {"epochs": 2, "batch_size": 500, "learning_rate": 0.002, "schedule": "constant",
               "seed": 3, "threads": 1}  # fmt: skip
@@ -46,6 +46,26 @@ def test_a_trained_model_says_what_it_is(tmp_path: Path) -> None:
     again = pyrel("train", "Shallow", *SMALL, "--out", out)
     assert again.code == 1
     assert "has a run already; add --resume" in again.err
+
+
+@pytest.mark.parametrize(
+    ("cell", "given", "wanted"),
+    [
+        ("ConvDeep", ("--sizes", "2,3,6,4", "--pooling", "sum"), {"sizes": [2, 3, 6, 4]}),
+        ("ConvDeepPlus", ("--sizes", "2,3,6,4", "--pooling", "sum"), {"recurrent": 128}),
+        ("RLSTM", ("--convolutions", "2,3", "--pooling", "sum"), {"convolutions": [2, 3]}),
+    ],
+)
+def test_options_of_the_further_cells(
+    tmp_path: Path, cell: str, given: tuple[str, ...], wanted: dict[str, object]
+) -> None:
+    result = pyrel(
+        "train", cell, "--problem", "sequence", *given, "--stationary", "--batch", 500,
+        "--device", "cpu", "--epochs", 1, "--out", tmp_path,
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    config = load_cell(tmp_path / "model.safetensors").model.config()
+    assert config.items() >= (wanted | {"pooling": "sum", "stationary": True}).items()
 
 
 def test_target_accuracy_is_measured_on_held_out_images(tmp_path: Path) -> None:
@@ -67,6 +87,10 @@ def test_target_accuracy_is_measured_on_held_out_images(tmp_path: Path) -> None:
         (["Deeper"], 2, "'Deeper' is not one of Shallow, Deep, DeepV2"),
         (["Deep", "--sizes", "a,b"], 2, "no list of whole numbers"),
         (["Deep", "--sizes", "8"], 1, "sizes of Deep must be 3 widths"),
+        (["RLSTM", "--recurrent", "8"], 1, "recurrent: given 8, but RLSTM has no such argument"),
+        (["Deep", "--pooling", "sum"], 1, "pooling: given sum, but Deep has no such argument"),
+        (["ConvDeep", "--pooling", "mean"], 2, "'mean' is not one of max, sum"),
+        (["RLSTM", "--convolutions", "4"], 1, "convolutions must be two numbers of maps, not (4,)"),
         (["Deep", "--steps", "5"], 1, "steps: wanted a divisor of 84"),
         (["Deep", "--learning-rate", "-1"], 1, "learning_rate must be a number above 0"),
         (["Deep", "--device", "gpu"], 1, "device must be 'auto', 'cpu' or 'cuda'"),
