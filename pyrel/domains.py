@@ -3,25 +3,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from pyrel._core import Function
+from pyrel.gates import find_gates
 from pyrel.graph import (
+    Activation,
     Add,
     Addresses,
     Copy,
+    Embedding,
     Floats,
     Graph,
     Linear,
+    MaxPool,
     Node,
+    Product,
     Relu,
     Scale,
     compact,
     look_up,
+    picked,
 )
-from pyrel.rules import Mask
+from pyrel.rules import LinearInputs, Mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +51,19 @@ class Domains:
         high = np.where(addresses < 0, np.maximum(value, 0.0), self.high[index])
         return low, high
 
+    def linear_inputs(self, node: Linear) -> LinearInputs:
+        """Return a linear node as its rules see it."""
+        low, high = self.of(node.inputs)
+        return LinearInputs(
+            node.weight,
+            node.bias,
+            low,
+            high,
+            np.asarray((node.inputs < 0).all(axis=0)),
+            look_up(self.constants, node.inputs[0]),
+            picked(self.raw, node.inputs, False),
+        )
+
 
 def propagate(graph: Graph, low: Floats, high: Floats) -> Domains:
     """Ranges of all values from those of one sample's input elements, each (input size,)."""
@@ -52,24 +72,59 @@ def propagate(graph: Graph, low: Floats, high: Floats) -> Domains:
         np.full(size, -np.inf), np.full(size, np.inf), np.zeros(size, dtype=bool), graph.constants
     )
     domains.low[:count], domains.high[:count], domains.raw[:count] = low, high, True
+    gates = find_gates(graph)
     for node in graph.nodes:
         out = slice(node.start, node.start + node.size)
+        low, high = domains.of(node.inputs)
         match node:
             case Linear(relu=True) | Relu():
                 domains.low[out] = 0.0
+            case Activation():
+                domains.low[out], domains.high[out] = _range(node)
             case Scale():
-                ends = np.stack(domains.of(node.inputs))
-                scaled = np.multiply(
-                    ends, node.coefficients, where=node.coefficients != 0, out=np.zeros_like(ends)
-                )
+                scaled = _times(np.stack([low, high]), node.coefficients)
                 domains.low[out], domains.high[out] = scaled.min(axis=0), scaled.max(axis=0)
             case Add():
-                lows, highs = domains.of(node.inputs)
-                domains.low[out], domains.high[out] = lows.sum(axis=0), highs.sum(axis=0)
+                domains.low[out], domains.high[out] = low.sum(axis=0), high.sum(axis=0)
+                blend = gates.blend(node)
+                if blend is not None:
+                    low, high = domains.of(blend)
+                    domains.low[out], domains.high[out] = low.min(axis=0), high.max(axis=0)
+            case Product():
+                corners = np.stack([_times(a[0], b[1]) for a in (low, high) for b in (low, high)])
+                domains.low[out], domains.high[out] = corners.min(axis=0), corners.max(axis=0)
+            case MaxPool():
+                domains.low[out], domains.high[out] = low.max(axis=0), high.max(axis=0)
+            case Embedding():
+                shape = node.inputs.size, 1
+                domains.low[out] = np.tile(np.minimum(node.table.min(axis=0), 0.0), shape).ravel()
+                domains.high[out] = np.tile(np.maximum(node.table.max(axis=0), 0.0), shape).ravel()
             case Copy():
-                domains.low[out], domains.high[out] = domains.of(node.inputs)
-                domains.raw[out] = domains.raw[node.inputs]
+                domains.low[out], domains.high[out] = low, high
+                domains.raw[out] = picked(domains.raw, node.inputs, False)
     return domains
+
+
+def _times(a: Floats, b: Floats) -> Floats:
+    """Product of bounds, in which nothing times infinity is nothing."""
+    return np.multiply(a, b, where=(a != 0) & (b != 0), out=np.zeros(np.broadcast(a, b).shape))
+
+
+def _range(node: Activation) -> tuple[float, float]:
+    """Bounds of an activation's values."""
+    match node.function:
+        case Function.sigmoid:
+            return 0.0, 1.0
+        case Function.tanh:
+            return -1.0, 1.0
+        case Function.softplus:
+            return 0.0, np.inf
+        case Function.elu:
+            return -node.parameter, np.inf
+        case Function.gelu | Function.gelu_tanh | Function.silu:
+            return -0.3, np.inf  # their minima are -0.170 and -0.278
+        case _:
+            return -np.inf, np.inf
 
 
 def fold(graph: Graph, low: Floats, high: Floats) -> Graph:
@@ -83,19 +138,64 @@ def fold(graph: Graph, low: Floats, high: Floats) -> Graph:
     graph = _linear_at_signed_sums(graph, low, high)
     signed = _signed(graph, low, high)
     owner = graph.owners()
+    origin = _origins(graph)
     nodes: list[Node] = []
     folded: list[Node] = list(graph.nodes)
     for index, node in enumerate(graph.nodes):
-        while isinstance(node, Linear) and signed[node.inputs[node.inputs >= 0]].any():
-            node = _fold_once(node, signed, owner, folded, graph.constant_values)
-        folded[index] = node
-        nodes.append(node)
+        if not isinstance(node, Linear):
+            nodes.append(node)
+            continue
+        inputs = picked(origin, node.inputs, node.inputs)
+        if not signed[inputs[inputs >= 0]].any():
+            nodes.append(node)
+            continue
+        for piece in split_rows(replace(node, inputs=inputs)):
+            while signed[piece.inputs[piece.inputs >= 0]].any():
+                piece = _fold_once(piece, signed, owner, folded, graph.constant_values)
+            nodes.append(piece)
+            if len(node.inputs) == 1:
+                folded[index] = piece
     return compact(replace(graph, nodes=tuple(nodes)))
 
 
-def _signed(graph: Graph, low: Floats, high: Floats) -> Mask:
-    """Mark the addresses of linear nodes and sums that cannot be explained as activations."""
+def split_rows(node: Linear) -> Iterator[Linear]:
+    """Make a node of each row."""
+    for row in range(node.inputs.shape[0]):
+        start, inputs = node.start + row * node.width, node.inputs[row : row + 1]
+        yield replace(node, start=start, inputs=inputs)
+
+
+def split_mixed_rows(graph: Graph, low: Floats, high: Floats) -> Graph:
+    """Split linear nodes that read, as the same input, values of several kinds in their rows."""
     domains = propagate(graph, low, high)
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        mixed = isinstance(node, Linear) and len(node.inputs) > 1
+        if mixed and isinstance(node, Linear) and not domains.linear_inputs(node).uniform:
+            nodes += split_rows(node)
+        else:
+            nodes.append(node)
+    return compact(replace(graph, nodes=tuple(nodes)))
+
+
+def _origins(graph: Graph) -> Addresses:
+    """For each address the one that it is a copy of, or a constant's; or itself."""
+    origin = np.arange(graph.size)
+    for node in graph.nodes:
+        if isinstance(node, Copy):
+            origin[node.addresses] = picked(origin, node.inputs, node.inputs)
+    return origin
+
+
+def _signed(graph: Graph, low: Floats, high: Floats) -> Mask:
+    """Mark the addresses of linear nodes and sums that are folded into the linear nodes above.
+
+    Not those of sums with products among their addends: as the state of a gated cell they are
+    activations.
+    """
+    domains = propagate(graph, low, high)
+    owner = graph.owners()
+    is_product = np.array([isinstance(node, Product) for node in graph.nodes] + [False])
     signed = np.zeros(graph.size, dtype=bool)
     for node in graph.nodes:
         out = slice(node.start, node.start + node.size)
@@ -103,11 +203,13 @@ def _signed(graph: Graph, low: Floats, high: Floats) -> Mask:
             case Linear(relu=False):
                 signed[out] = True
             case Add():
+                gated = is_product[picked(owner, node.inputs, -1)]
                 # The whole sum, so that no part of it is left with addends of both kinds.
                 below_zero = (domains.of(node.inputs)[0] < 0).any()
-                signed[out] = below_zero or np.isfinite(domains.high[out]).any()
+                folds = below_zero or np.isfinite(domains.high[out]).any()
+                signed[out] = folds and not gated.any()
             case Scale():
-                signed[out] = (domains.low[out] < 0) | signed[node.inputs]
+                signed[out] = (domains.low[out] < 0) | picked(signed, node.inputs, False)
     return signed
 
 
@@ -122,12 +224,13 @@ def _linear_at_signed_sums(graph: Graph, low: Floats, high: Floats) -> Graph:
         if isinstance(node, Relu) and apart[node.inputs].any():
             size, module = node.size, node.module
             identity = np.eye(size)
-            node = Linear(node.start, node.inputs, identity, np.zeros(size), True, module=module)
+            inputs = node.inputs[None]
+            node = Linear(node.start, inputs, identity, np.zeros(size), True, module=module)
         nodes.append(node)
     outputs = graph.outputs
     if apart[outputs].any():
         identity, zeros = np.eye(outputs.size), np.zeros(outputs.size)
-        nodes.append(Linear(graph.size, outputs, identity, zeros))
+        nodes.append(Linear(graph.size, outputs[None], identity, zeros))
         outputs = nodes[-1].addresses
     return replace(graph, nodes=tuple(nodes), outputs=outputs)
 
@@ -140,14 +243,15 @@ def _fold_once(
     constants: Callable[[Addresses], Floats],
 ) -> Linear:
     """Replace every signed input by what it is made of."""
-    index = np.maximum(node.inputs, 0)
-    belongs = np.where(signed[index] & (node.inputs >= 0), owner[index], -1)
+    read = node.inputs[0]
+    index = np.maximum(read, 0)
+    belongs = np.where(signed[index] & (read >= 0), owner[index], -1)
     breaks = np.flatnonzero(np.diff(belongs) != 0) + 1
     inputs: list[Addresses] = []
     weights: list[Floats] = []
     bias = node.bias
-    for part in np.split(np.arange(node.inputs.size), breaks):
-        weight, addresses = node.weight[:, part], node.inputs[part]
+    for part in np.split(np.arange(read.size), breaks):
+        weight, addresses = node.weight[:, part], read[part]
         source = nodes[belongs[part[0]]] if belongs[part[0]] >= 0 else None
         if source is None:
             pieces = [(addresses, weight)]
@@ -155,8 +259,13 @@ def _fold_once(
             units = addresses - source.start
             match source:
                 case Linear():
-                    pieces = [(source.inputs, weight @ source.weight[units])]
-                    bias = bias + weight @ source.bias[units]
+                    pieces = []
+                    row, unit = np.divmod(units, source.width)
+                    for number in np.unique(row).tolist():
+                        some = row == number
+                        part_weight = source.weight[unit[some]]
+                        pieces.append((source.inputs[number], weight[:, some] @ part_weight))
+                    bias = bias + weight @ source.bias[unit]
                 case Scale():
                     pieces = [(source.inputs[units], weight * source.coefficients[units])]
                 case _:  # a sum: its constants are a bias
@@ -166,5 +275,8 @@ def _fold_once(
         inputs += [a for a, _ in pieces]
         weights += [w for _, w in pieces]
     return replace(
-        node, inputs=np.concatenate(inputs), weight=np.concatenate(weights, axis=1), bias=bias
+        node,
+        inputs=np.concatenate(inputs)[None],
+        weight=np.concatenate(weights, axis=1),
+        bias=bias,
     )

@@ -11,13 +11,16 @@ in the same instruction, where the shapes allow it.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TypeAlias
 
 import numpy as np
 
 from pyrel._core import Post, Space
-from pyrel.graph import Floats, Graph, aligned, runs
-from pyrel.program import Epilogue, Gemm, Map, Program
-from pyrel.schedule import RowOp
+from pyrel.graph import Addresses, Floats, Graph, aligned, runs
+from pyrel.program import Epilogue, Gemm, Map, Offsets, Program, Template
+from pyrel.schedule import RowOp, row_op
+
+Place: TypeAlias = tuple[Space, Offsets]  # the offsets of one row or more
 
 
 class Emitter:
@@ -37,15 +40,17 @@ class Emitter:
 
     # Places
 
-    def _value(self, address: int) -> tuple[Space, int]:
-        if address < self._graph.input_size:
-            return Space.input, address
-        return Space.arena, address - self._base
+    def _value(self, addresses: int | Addresses) -> Place:
+        """Return where values lie; all in the input, or none."""
+        if np.max(addresses) < self._graph.input_size:
+            return Space.input, np.atleast_1d(addresses)
+        return Space.arena, np.atleast_1d(addresses) - self._base
 
-    def _relevance_of(self, address: int) -> tuple[Space, int]:
-        if address < self._graph.input_size:
-            return Space.relevance, address
-        return Space.arena, address - self._base + self._relevance
+    def _relevance_of(self, addresses: int | Addresses) -> Place:
+        """Return where the relevance of values lies; all in the input, or none."""
+        if np.max(addresses) < self._graph.input_size:
+            return Space.relevance, np.atleast_1d(addresses)
+        return Space.arena, np.atleast_1d(addresses) - self._base + self._relevance
 
     def _reserve(self, size: int) -> int:
         offset = self._arena
@@ -54,17 +59,17 @@ class Emitter:
 
     # Instructions
 
-    def _emit(self, op: RowOp) -> RowOp:
-        self._ops.append(op)
-        return op
+    def _emit(self, template: Template, *offsets: int | Offsets) -> RowOp:
+        self._ops.append(row_op(template, *offsets))
+        return self._ops[-1]
 
     def _gemm(
         self,
-        segments: list[tuple[tuple[Space, int], int]],
+        segments: list[tuple[Place, int]],
         matrix: Floats,
-        out: tuple[Space, int],
+        out: Place,
         epilogue: Epilogue,
-        *epilogue_offsets: int,
+        *epilogue_offsets: Offsets,
         bf16: bool = False,
     ) -> RowOp:
         """``matrix`` is (depth, columns)."""
@@ -76,26 +81,35 @@ class Emitter:
             epilogue,
             bf16,
         )
-        offsets = [*(place[1] for place, _ in segments), out[1], *epilogue_offsets]
-        return self._emit(RowOp(template, offsets))
+        return self._emit(template, *(p[1] for p, _ in segments), out[1], *epilogue_offsets)
 
     def _map(
         self,
-        source: tuple[Space, int] | None,
+        source: Place | None,
         columns: int,
-        out: tuple[Space, int],
+        out: Place,
         epilogue: Epilogue | None = None,
-        *epilogue_offsets: int,
+        *epilogue_offsets: Offsets,
     ) -> RowOp:
         template = Map(source[0] if source else None, columns, out[0], epilogue or Epilogue())
-        offsets = [*([source[1]] if source else []), out[1], *epilogue_offsets]
-        return self._emit(RowOp(template, offsets))
+        return self._emit(template, *([source[1]] if source else []), out[1], *epilogue_offsets)
+
+    def _vector(self, values: Floats) -> int:
+        """Index of a vector of the program; -1 for zeros."""
+        return self._program.vector(values) if values.any() else -1
 
     # Relevance
 
-    def _record(self, op: RowOp, address: int, size: int) -> None:
-        self._writer[address : address + size] = len(self._writes)
-        self._writes.append((op, address, size))
+    def _record(self, op: RowOp, addresses: int | Addresses, size: int) -> None:
+        """Note that ``op`` wrote last to the ``size`` relevances from each address on."""
+        starts = np.sort(np.atleast_1d(addresses))
+        number = len(self._writes)
+        if (np.diff(starts) == size).all():
+            self._writer[starts[0] : starts[-1] + size] = number
+            self._writes.append((op, int(starts[0]), starts.size * size))
+            return
+        self._writer[starts[:, None] + np.arange(size)] = number
+        self._writes.append((op, -1, 0))
 
     def _clear_unwritten(self, start: int, size: int) -> None:
         unwritten = start + np.flatnonzero(self._writer[start : start + size] < 0)
@@ -103,45 +117,79 @@ class Emitter:
             address, count = int(unwritten[first]), stop - first
             self._record(self._map(None, count, self._relevance_of(address)), address, count)
 
-    def _accumulates(self, address: int, size: int) -> bool:
+    def _accumulates(self, addresses: int | Addresses, size: int) -> bool:
         """Whether relevance is there already; where it is in part, the rest is cleared first."""
-        if (self._writer[address : address + size] < 0).all():
+        starts = np.atleast_1d(addresses)
+        written = self._writer[starts[:, None] + np.arange(size)] >= 0
+        if not written.any():
             return False
-        self._clear_unwritten(address, size)
+        if not written.all():
+            for start in starts.tolist():
+                self._clear_unwritten(start, size)
         return True
 
     def _finish(
-        self, address: int, size: int, post: Post, operand: int | None = None, vector: int = -1
+        self,
+        address: int,
+        size: int,
+        post: Post,
+        operand: int | None = None,
+        vector: Floats | None = None,
+        epsilon: float = 0.0,
+        alone: bool = False,
     ) -> None:
-        """Apply ``post`` to complete relevance, in the instruction that completed it if it can."""
-        last = self._only_writer(address, size)
-        place = None if operand is None else self._value_or_arena(operand)
-        space = None if place is None else place[0]
-        extra = [] if place is None else [place[1]]
-        if (
-            last
-            and isinstance(last.template, Gemm | Map)
-            and last.template.epilogue.post == Post.none
-        ):
-            epilogue = replace(
-                last.template.epilogue, post=post, post_space=space, post_vector=vector
-            )
-            last.template = replace(last.template, epilogue=epilogue)
-            last.offsets += extra
-            return
-        slot = self._relevance_of(address)
-        epilogue = Epilogue(post=post, post_space=space, post_vector=vector)
-        op = self._map(slot, size, slot, epilogue, *extra)
-        self._record(op, address, size)
+        """Apply ``post`` to complete relevance, in the instruction that completed it if it can.
 
-    def _only_writer(self, address: int, size: int) -> RowOp | None:
-        """Return the instruction that wrote last to exactly these relevances, if one did."""
+        ``operand`` is an address, or −1 − offset for a place in the arena that has none. ``vector``
+        has a value for each of the ``size`` relevances. ``alone`` asks for an instruction apart.
+        """
+        done = None if alone else self._rows_of_last(address, size, vector)
+        if done is None:
+            op = self._map(self._relevance_of(address), size, self._relevance_of(address))
+            self._record(op, address, size)
+            done = op, np.zeros(1, dtype=np.int64)
+        op, rows = done
+        template = op.template
+        assert isinstance(template, Gemm | Map)
+        space = None
+        if operand is not None:
+            space, origin = self._value_or_arena(operand)
+            op.offsets = np.concatenate([op.offsets, (origin + rows)[None]])
+        part = None if vector is None else vector[rows[0] : rows[0] + template.columns]
+        epilogue = replace(
+            template.epilogue,
+            post=post,
+            post_space=space,
+            post_vector=-1 if part is None else self._vector(part),
+            epsilon=epsilon,
+        )
+        op.template = replace(template, epilogue=epilogue)
+
+    def _value_or_arena(self, operand: int) -> Place:
+        """``operand`` is as for `_finish`."""
+        return (Space.arena, np.array([-1 - operand])) if operand < 0 else self._value(operand)
+
+    def _rows_of_last(
+        self, address: int, size: int, vector: Floats | None
+    ) -> tuple[RowOp, Offsets] | None:
+        """Return the instruction that can do what comes next to exactly these relevances.
+
+        With it, for each of its rows, how far behind ``address`` it starts. None if no instruction
+        alone wrote them last, or if it has its hands full, or would need a vector for each row.
+        """
         index = int(self._writer[address])
         if index < 0 or (self._writer[address : address + size] != index).any():
             return None
         op, start, count = self._writes[index]
-        return op if (start, count) == (address, size) else None
-
-    def _value_or_arena(self, operand: int) -> tuple[Space, int]:
-        """``operand`` is an address, or −1 − offset for a place in the arena that has none."""
-        return (Space.arena, -1 - operand) if operand < 0 else self._value(operand)
+        template = op.template
+        if (start, count) != (address, size) or not isinstance(template, Gemm | Map):
+            return None
+        if template.epilogue.post != Post.none:
+            return None
+        out = [operand.written for operand in template.operands()].index(True)
+        rows = op.offsets[out] - self._relevance_of(address)[1]
+        if vector is not None and rows.size > 1:
+            parts = vector[rows[:, None] + np.arange(template.columns)]
+            if (parts != parts[0]).any():
+                return None
+        return op, rows

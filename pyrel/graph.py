@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -43,9 +44,10 @@ class Node:
 
 @dataclass(frozen=True, eq=False)
 class Linear(Node):
-    """``weight @ inputs + bias``, then ReLU if ``relu``.
+    """``inputs @ weight.T + bias`` for each row of inputs, then ReLU if ``relu``.
 
-    ``weight`` is (out, in), ``bias`` (out,), ``inputs`` (in,).
+    ``weight`` is (out, in), ``bias`` (out,), ``inputs`` (rows, in); the outputs of one row lie side
+    by side. A convolution has one row for each position of its kernel.
     """
 
     weight: Floats
@@ -54,7 +56,12 @@ class Linear(Node):
 
     @property
     def size(self) -> int:
-        """Number of output units."""
+        """Number of outputs of all rows."""
+        return int(self.inputs.shape[0]) * self.width
+
+    @property
+    def width(self) -> int:
+        """Number of outputs of one row."""
         return int(self.weight.shape[0])
 
 
@@ -197,6 +204,11 @@ def look_up(constants: Floats, addresses: Addresses) -> Floats:
     return np.asarray(table[np.where(addresses < 0, -1 - addresses, constants.size)])
 
 
+def picked(values: npt.NDArray[Any], addresses: Addresses, constant: Any) -> npt.NDArray[Any]:
+    """``values`` by address, and ``constant`` where an address is that of a constant."""
+    return np.asarray(np.where(addresses >= 0, values[np.maximum(addresses, 0)], constant))
+
+
 def runs(addresses: Addresses) -> Iterator[tuple[int, int]]:
     """Yield (first, stop) of the maximal runs of consecutive addresses, constants left out."""
     if addresses.size == 0:
@@ -206,6 +218,18 @@ def runs(addresses: Addresses) -> Iterator[tuple[int, int]]:
     for first, stop in zip(edges[:-1], edges[1:], strict=True):
         if addresses[first] >= 0:
             yield first, stop
+
+
+def common_runs(addresses: Addresses) -> Iterator[tuple[int, int]]:
+    """Yield (first, stop) of the maximal runs of columns in which every row is consecutive.
+
+    ``addresses`` is (rows, columns); a constant ends a run of its row.
+    """
+    if addresses.shape[1] == 0:
+        return
+    apart = (np.diff(addresses, axis=1) != 1) | (addresses[:, :-1] < 0)
+    edges = [0, *(np.flatnonzero(apart.any(axis=0)) + 1).tolist(), addresses.shape[1]]
+    yield from zip(edges[:-1], edges[1:], strict=True)
 
 
 def live_nodes(nodes: tuple[Node, ...], outputs: Addresses, size: int) -> tuple[Node, ...]:

@@ -5,17 +5,32 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeAlias
 
 import numpy as np
 
-from pyrel.graph import Addresses, Copy, Graph, Linear, Node, compact, runs
+from pyrel.graph import (
+    Addresses,
+    Copy,
+    Graph,
+    Linear,
+    MaxPool,
+    Node,
+    Normalise,
+    Product,
+    common_runs,
+    compact,
+    runs,
+)
 
 MAX_SEGMENTS = 8  # of a gemm, see csrc/cpu/kernels.h
 SHORT_RUN = 16  # floats: shorter than a vector on average, copying costs less than reading apart
 
+Copied: TypeAlias = Callable[[Addresses, str], Copy]
+
 
 def lay_out(graph: Graph) -> Graph:
-    """Insert `Copy` nodes before linear nodes and outputs that need their operands in a row."""
+    """Insert `Copy` nodes before nodes and outputs that need their operands in few runs."""
     copies: dict[bytes, Copy] = {}
     nodes: list[Node] = []
     position = graph.size
@@ -30,8 +45,16 @@ def lay_out(graph: Graph) -> Graph:
         return copies[key]
 
     for node in graph.nodes:
-        if isinstance(node, Linear) and _scattered(node.inputs):
-            node = _read_copy(node, graph.input_size, copied)
+        if isinstance(node, Linear):
+            if node.inputs.shape[0] > 1:
+                node = _read_patches(node, copied)
+            elif _scattered(node.inputs[0]):
+                node = _read_copy(node, graph.input_size, copied)
+        elif isinstance(node, Product | MaxPool | Normalise):
+            node = _without_constants(node, copied)
+            if isinstance(node, Normalise) and len(list(common_runs(node.inputs))) > 1:
+                inputs = copied(node.inputs.ravel(), node.module).addresses
+                node = replace(node, inputs=inputs.reshape(node.inputs.shape))
         nodes.append(node)
     outputs = graph.outputs
     owner = graph.owners()[outputs]
@@ -48,13 +71,41 @@ def _scattered(inputs: Addresses) -> bool:
     )
 
 
-def _read_copy(node: Linear, input_size: int, copied: Callable[[Addresses, str], Copy]) -> Linear:
+def _read_copy(node: Linear, input_size: int, copied: Copied) -> Linear:
     """Let ``node`` read a copy of its inputs, the graph's input elements first, constants apart."""
-    variable, constant = np.flatnonzero(node.inputs >= 0), np.flatnonzero(node.inputs < 0)
-    order = variable[np.argsort(node.inputs[variable] >= input_size, kind="stable")]
-    copy = copied(node.inputs[order], node.module)
+    inputs = node.inputs[0]
+    variable, constant = np.flatnonzero(inputs >= 0), np.flatnonzero(inputs < 0)
+    order = variable[np.argsort(inputs[variable] >= input_size, kind="stable")]
+    copy = copied(inputs[order], node.module)
     return replace(
         node,
-        inputs=np.concatenate([copy.addresses, node.inputs[constant]]),
+        inputs=np.concatenate([copy.addresses, inputs[constant]])[None],
         weight=node.weight[:, np.concatenate([order, constant])],
     )
+
+
+def _read_patches(node: Linear, copied: Copied) -> Linear:
+    """Let every row read few runs: where there are many, a copy of all rows, one after the other.
+
+    (What is known as im2col. A convolution over a map whose channels lie side by side does not need
+    it: there, each row of the kernel is one run.)
+    """
+    if (node.inputs >= 0).all() and len(list(common_runs(node.inputs))) <= MAX_SEGMENTS:
+        return node
+    copy = copied(node.inputs.ravel(), node.module)
+    return replace(node, inputs=copy.addresses.reshape(node.inputs.shape))
+
+
+def _without_constants(node: Node, copied: Copied) -> Node:
+    """Let ``node`` read constants from places of their own, as long as their longest run."""
+    inputs = node.inputs.copy()
+    for constant in np.unique(inputs[inputs < 0]).tolist():
+        marked = inputs == constant
+        length = np.zeros(inputs.shape, dtype=np.int64)  # of the run so far
+        run = np.zeros(inputs.shape[0], dtype=np.int64)
+        for column in range(inputs.shape[1]):
+            run = np.where(marked[:, column], run + 1, 0)
+            length[:, column] = run
+        block = copied(np.full(int(length.max()), constant), node.module)
+        inputs[marked] = block.start + length[marked] - 1
+    return replace(node, inputs=inputs)

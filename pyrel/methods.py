@@ -36,13 +36,24 @@ class Method(ABC):
         ``multiply`` by the input.
     conserves : bool
         Whether the method claims that relevance plus what was absorbed is what was put in.
+    folds : bool
+        Whether inner values that may be negative are folded into the linear nodes that read them,
+        so that relevance never has to go through them.
+    epsilon : float
+        Of a method that conserves: what stabilises the division by a sum of values of both signs.
+    gates : {"signal", "half"}
+        Of a method that conserves: whether the signal gets all of the relevance of a product of a
+        gate and a signal, or each of both half.
     """
 
     name: ClassVar[str]
     start: ClassVar[Start] = Start.one
     relu: ClassVar[Post] = Post.mask
     conserves: ClassVar[bool] = False
+    folds: ClassVar[bool] = False
     finish: Post = Post.none
+    epsilon: float = 0.0
+    gates: str = "signal"
 
     @abstractmethod
     def linear(self, node: LinearInputs) -> LinearRule:
@@ -105,40 +116,95 @@ class GuidedBackprop(Gradient):
         return {"squared": self.squared}
 
 
-class DeepTaylor(Method):
+class _Conserving(Method):
+    """What methods share that hand relevance down and keep count of it."""
+
+    conserves = True
+    relu = Post.none
+
+    def __init__(self, epsilon: float = 1e-6, gates: str = "signal") -> None:
+        if isinstance(epsilon, bool) or not isinstance(epsilon, int | float):
+            raise TypeError(f"epsilon: wanted a number above 0, got {epsilon!r}")
+        if not 0 < epsilon < float("inf"):
+            raise ValueError(f"epsilon: wanted a number above 0, got {epsilon!r}")
+        if gates not in ("signal", "half"):
+            raise ValueError(f'gates: wanted "signal" or "half", got {gates!r}')
+        self.epsilon = float(epsilon)
+        self.gates = gates
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """``epsilon`` and ``gates``."""
+        return {"epsilon": self.epsilon, "gates": self.gates}
+
+
+class LrpEpsilon(_Conserving):
+    """LRP with the ε rule at every linear node (Bach et al. 2015, equation 58).
+
+    Starts from f_target. Relevance of a product of a gate and a signal goes to the signal, as in
+    Arras et al. (2017); elementwise activations hand it through.
+
+    Parameters
+    ----------
+    epsilon : float, default 1e-6
+        Added to each denominator, with its sign; what it takes is counted as absorbed.
+    gates : {"signal", "half"}
+        "half" gives the gate half of the relevance of its product.
+    """
+
+    name = "lrp_epsilon"
+    start = Start.output
+
+    def linear(self, node: LinearInputs) -> LinearRule:
+        """R_j = a_j Σ_k w_jk R_k / (z_k + ε sign z_k)."""
+        return rules.epsilon(node, self.epsilon)
+
+
+class DeepTaylor(_Conserving):
     """Deep Taylor decomposition (Montavon et al. 2017): z⁺, z^β or w² by each input's domain.
 
     Inputs known to be ≥ 0 (after a ReLU) get the z⁺ rule, inputs in a box [l, h] the z^β rule, both
     in one sum with one denominator; a node whose inputs all are unbounded elements of the graph's
     input gets the w² rule. Starts from max(0, f_target).
+
+    Parameters
+    ----------
+    epsilon : float, default 1e-6
+        Stabilises only sums of activations of both signs, such as the cell state of an LSTM.
+    gates : {"signal", "half"}
+        As for `LrpEpsilon`.
     """
 
     name = "deep_taylor"
     start = Start.positive_output
-    relu = Post.none
-    conserves = True
+    folds = True
 
     def linear(self, node: LinearInputs) -> LinearRule:
         """Choose the rule that the inputs' domains ask for."""
-        half_open = (node.low < 0) & (node.high == float("inf"))
-        unbounded = ~node.constant & ((node.low == float("-inf")) | half_open)
+        unbounded = node.unbounded
         if not unbounded.any():
             return rules.z_plus_and_box(node)
-        alone = (unbounded == ~node.constant).all() and not node.value.any()
-        if alone and node.raw[unbounded].all():
+        others = ~unbounded & ~node.zero
+        if node.raw[unbounded].all() and not others.any():
             return rules.w_squared(node)
         raise UnsuitableDomainError(
             "deep_taylor needs to know the range of the inputs here, because they are mixed with "
             "other values: give low= and high=, the smallest and largest input values"
             if node.raw[unbounded].any()
-            else "deep_taylor has no rule for inner values that may be negative; "
-            "try gradient_x_input"
+            else "deep_taylor has no rule for inner values that may be negative; try lrp_epsilon"
         )
 
 
 _METHODS: dict[str, type[Method]] = {
     method.name: method
-    for method in (Gradient, Sensitivity, GuidedBackprop, GradientXInput, DeepTaylor)
+    for method in (
+        Gradient,
+        Sensitivity,
+        GuidedBackprop,
+        GradientXInput,
+        DeepTaylor,
+        LrpEpsilon,
+    )
 }
 
 

@@ -162,9 +162,13 @@ class Absorb:
     epsilon: float = 0.0
 
     def operands(self) -> tuple[Operand, ...]:
-        """List the source, and the operand if any."""
-        spaces = (self.source, self.operand)
-        return tuple(Operand(space, self.columns) for space in spaces if space is not None)
+        """List the source, and the operand if any.
+
+        What counts before a division counts as writing, so that the division waits for it.
+        """
+        source = Operand(self.source, self.columns, True, self.share == Share.undivided)
+        operand = () if self.operand is None else (Operand(self.operand, self.columns),)
+        return (source, *operand)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 
 Every rule has the same form. With ``s = R / denominator`` (or ``s = R`` without one),
 
-    R_j = Σ_terms factor_j · Σ_k s_k M_jk,        absorbed = Σ_k s_k u_k.
+    R_j = Σ_terms factor_j · Σ_k s_k M_jk,        absorbed = Σ_k s_k (u_k + ε sign z_k).
 
 To add a rule, write a function that returns a `LinearRule` and a method (`pyrel.methods`) that
 chooses it.
@@ -14,6 +14,7 @@ Notation: z_k = Σ_j a_j w_jk + b_k; w⁺ = max(0, w), w⁻ = min(0, w); inputs 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 
 import numpy as np
 import numpy.typing as npt
@@ -27,8 +28,9 @@ Mask = npt.NDArray[np.bool_]
 class LinearInputs:
     """A linear node as its rules see it: weights, bias, and what is known of each input.
 
-    ``weight`` is (out, in), ``bias`` (out,), the others (in,). ``constant`` marks inputs that are
-    constants, of the given ``value``; ``raw`` marks elements of the graph's input.
+    ``weight`` is (out, in), ``bias`` (out,), ``constant`` and ``value`` (in,): inputs that are
+    constants, of that value. ``low``, ``high`` and ``raw`` are (rows, in), as the same weights meet
+    other inputs in every row; ``raw`` marks elements of the graph's input.
     """
 
     weight: Floats
@@ -39,27 +41,63 @@ class LinearInputs:
     value: Floats
     raw: Mask
 
+    @property
+    def zero(self) -> Mask:
+        """Which inputs are always zero, such as padding; (rows, in)."""
+        return np.asarray((self.low == 0) & (self.high == 0))
+
+    @property
+    def nonneg(self) -> Mask:
+        """Which inputs lie in [0, ∞); (rows, in)."""
+        return np.asarray(~self.constant & (self.low >= 0) & np.isposinf(self.high))
+
+    @property
+    def unbounded(self) -> Mask:
+        """Which inputs have no lower bound, or a negative one and no upper; (rows, in)."""
+        half_open = (self.low < 0) & np.isposinf(self.high)
+        return np.asarray(~self.constant & (np.isneginf(self.low) | half_open))
+
+    @property
+    def uniform(self) -> bool:
+        """Whether each input is of the same kind in all rows, where it is not zero."""
+        kinds = np.where(self.unbounded, 2, np.where(self.nonneg, 1, 0))
+        least = np.where(self.zero, 2, kinds).min(axis=0)
+        most = np.where(self.zero, 0, kinds).max(axis=0)
+        return bool((least >= most).all())
+
+
+class Factor(Enum):
+    """What a term multiplies by, for an input a in [l, h]."""
+
+    one = 0
+    value = 1  # a
+    above_low = 2  # a − l
+    below_high = 3  # a − h
+
 
 @dataclass(frozen=True, eq=False)
 class Term:
     """Part of R_j for the inputs that ``features`` marks: factor_j · Σ_k s_k matrix_kj.
 
-    The factor is ``a_j - minus_j`` where ``minus`` is given, else 1. ``matrix`` is (out, marked
-    inputs), ``minus`` has one value per marked input.
+    ``matrix`` is (out, marked inputs).
     """
 
     features: Mask
     matrix: Floats
-    minus: Floats | None = None
+    factor: Factor = Factor.one
 
 
 @dataclass(frozen=True, eq=False)
 class Denominator:
-    """``constant`` + Σ a @ matrix.T over the products, + the node's own output if ``output``."""
+    """``constant`` + Σ a @ matrix.T over the products, + the node's own output if ``output``.
+
+    ``constant`` is (out,), or (rows, out). ``epsilon`` is added with the denominator's sign.
+    """
 
     constant: Floats
     products: tuple[tuple[Mask, Floats], ...] = ()
     output: bool = False
+    epsilon: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,14 +118,31 @@ def gradient(node: LinearInputs) -> LinearRule:
 def w_squared(node: LinearInputs) -> LinearRule:
     """R_j = Σ_k w²_jk R_k / Σ_j' w²_j'k, for inputs in all of ℝ (Montavon et al. 2017, eq. 13).
 
-    The denominators are known beforehand, so the matrix is normalised and none is left. A unit
-    without weights keeps its relevance: it is absorbed.
+    The denominators are known beforehand. A unit without weights keeps its relevance: it is
+    absorbed. Inputs that are always zero, such as padding, get nothing.
     """
     features = ~node.constant
     squared = node.weight[:, features] ** 2
-    total = squared.sum(axis=1, keepdims=True)
-    normalised = np.divide(squared, total, out=np.zeros_like(squared), where=total > 0)
-    return LinearRule((Term(features, normalised),), absorbed=(total[:, 0] == 0).astype(float))
+    total = (~node.zero[:, features]).astype(float) @ squared.T
+    if (total == total[0]).all():
+        total = total[0]
+        normalised = np.divide(
+            squared, total[:, None], out=np.zeros_like(squared), where=total[:, None] > 0
+        )
+        return LinearRule((Term(features, normalised),), absorbed=(total == 0).astype(float))
+    return LinearRule((Term(features, squared),), Denominator(total))
+
+
+def epsilon(node: LinearInputs, stabiliser: float) -> LinearRule:
+    """R_j = a_j Σ_k w_jk R_k / (z_k + ε sign z_k), with sign 0 = 1 (Bach et al. 2015, eq. 58).
+
+    Bias, constant inputs and ε absorb their shares.
+    """
+    features = ~node.constant
+    constants = node.weight[:, node.constant] @ node.value[node.constant]
+    term = Term(features, node.weight[:, features], Factor.value)
+    denominator = Denominator(np.zeros_like(node.bias), output=True, epsilon=stabiliser)
+    return LinearRule((term,), denominator, node.bias + constants)
 
 
 def z_plus_and_box(node: LinearInputs) -> LinearRule:
@@ -99,25 +154,28 @@ def z_plus_and_box(node: LinearInputs) -> LinearRule:
 
     a w − l w⁺ − h w⁻ = (a − l) w⁺ + (a − h) w⁻ is two products of terms ≥ 0, so nothing cancels.
     Where there is a box, the denominator is formed from the pre-activation z, which costs only the
-    products of w⁻ with the inputs ≥ 0. The engine keeps max(0, z) instead of z; that is the same
-    wherever relevance arrives, since no unit at or below zero receives any.
+    products of w⁻ with the inputs ≥ 0. The engine keeps max(0, z) instead of z where a ReLU
+    follows; that is the same wherever relevance arrives, since no unit at or below zero receives
+    any.
     """
     positive_part, negative_part = np.maximum(node.weight, 0.0), np.minimum(node.weight, 0.0)
     from_constants = node.weight[:, node.constant] * node.value[node.constant]
     absorbed = np.maximum(node.bias, 0.0) + np.maximum(from_constants, 0.0).sum(axis=1)
-    nonneg = ~node.constant & (node.low >= 0) & np.isposinf(node.high)
+    nonneg = ~node.constant & (node.nonneg | node.zero).all(axis=0)
     box = ~node.constant & ~nonneg
     terms = []
     if nonneg.any():
-        terms.append(Term(nonneg, positive_part[:, nonneg], minus=np.zeros(nonneg.sum())))
+        terms.append(Term(nonneg, positive_part[:, nonneg], Factor.value))
     if not box.any():
-        products = ((nonneg, positive_part[:, nonneg]),)
+        products = ((nonneg, positive_part[:, nonneg]),) if nonneg.any() else ()
         return LinearRule(tuple(terms), Denominator(absorbed, products), absorbed)
-    low, high = node.low[box], node.high[box]
-    terms.append(Term(box, positive_part[:, box], minus=low))
-    terms.append(Term(box, negative_part[:, box], minus=high))
-    offset = positive_part[:, box] @ low + negative_part[:, box] @ high
+    low, high = node.low[:, box], node.high[:, box]
+    terms.append(Term(box, positive_part[:, box], Factor.above_low))
+    terms.append(Term(box, negative_part[:, box], Factor.below_high))
+    offset = low @ positive_part[:, box].T + high @ negative_part[:, box].T
     constant = absorbed - node.bias - from_constants.sum(axis=1) - offset
+    if (constant == constant[0]).all():
+        constant = constant[0]
     if not nonneg.any():
         return LinearRule(tuple(terms), Denominator(constant, output=True), absorbed)
     mixed = ((nonneg, -negative_part[:, nonneg]),)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Time batching: which row operations become one instruction, and in which order they run.
 
-Lowering makes one operation per row: a layer applied at twelve steps is twelve of them. Those that
+Lowering makes one operation per node: a layer applied at twelve steps is twelve of them. Those that
 do the same with the same weights and do not wait for each other become one instruction over all
 their rows, so an encoder, or the denominators that nothing in the recurrence waits for, run as one
 tall product.
@@ -16,15 +16,20 @@ import numpy as np
 import numpy.typing as npt
 
 from pyrel._core import Space
-from pyrel.program import Instruction, Template
+from pyrel.program import Instruction, Offsets, Template
 
 
 @dataclass(eq=False)
 class RowOp:
-    """One template at one place: an offset for each of its operands."""
+    """One template and where its operands lie: ``offsets`` is (operands, rows)."""
 
     template: Template
-    offsets: list[int]
+    offsets: Offsets
+
+
+def row_op(template: Template, *offsets: int | Offsets) -> RowOp:
+    """Make an operation of as many rows as the longest of its operands' offsets."""
+    return RowOp(template, np.stack(np.broadcast_arrays(*map(np.atleast_1d, offsets))))
 
 
 def schedule(ops: list[RowOp], input_size: int, arena_size: int) -> tuple[Instruction, ...]:
@@ -32,7 +37,8 @@ def schedule(ops: list[RowOp], input_size: int, arena_size: int) -> tuple[Instru
 
     The ready operation with the longest chain of others behind it runs, and with it all of the same
     template that are ready. So what nothing waits for runs late, together, and close to its
-    readers: its result takes memory for a short time only.
+    readers: its result takes memory for a short time only. What only reads runs at once, so that
+    its operands' memory is free again.
     """
     before = _dependencies(ops, input_size, arena_size)
     after: list[list[int]] = [[] for _ in ops]
@@ -40,6 +46,9 @@ def schedule(ops: list[RowOp], input_size: int, arena_size: int) -> tuple[Instru
         for other in needed:
             after[other].append(index)
     height = _heights(after)
+    for index, op in enumerate(ops):
+        if not any(operand.written for operand in op.template.operands()):
+            height[index] = len(ops) + 1
     waiting = [len(needed) for needed in before]
     ready_by_template: dict[Template, list[int]] = defaultdict(list)
     for index, op in enumerate(ops):
@@ -50,8 +59,8 @@ def schedule(ops: list[RowOp], input_size: int, arena_size: int) -> tuple[Instru
         ready = max(active, key=lambda ready: max(height[index] for index in ready))
         batch = sorted(ready)
         ready.clear()
-        offsets = np.array([ops[index].offsets for index in batch], dtype=np.int64).T
-        instructions.append(Instruction(ops[batch[0]].template, np.ascontiguousarray(offsets)))
+        offsets = np.concatenate([ops[index].offsets for index in batch], axis=1)
+        instructions.append(Instruction(ops[batch[0]].template, offsets))
         for index in batch:
             for other in after[index]:
                 waiting[other] -= 1
@@ -73,13 +82,23 @@ def _dependencies(ops: list[RowOp], input_size: int, arena_size: int) -> list[se
     }
     before: list[set[int]] = []
     for index, op in enumerate(ops):
-        operands = list(zip(op.template.operands(), op.offsets, strict=True))
-        touched = [writer[o.space][offset : offset + o.size] for o, offset in operands]
-        before.append({int(i) for part in touched for i in np.unique(part) if i >= 0})
-        for (operand, _), part in zip(operands, touched, strict=True):
+        operands = op.template.operands()
+        places = [_places(o.size, offsets) for o, offsets in zip(operands, op.offsets, strict=True)]
+        needed: set[int] = set()
+        for operand, place in zip(operands, places, strict=True):
+            needed.update(np.unique(writer[operand.space][place]).tolist())
+        before.append(needed - {-1})
+        for operand, place in zip(operands, places, strict=True):
             if operand.written:
-                part[:] = index
+                writer[operand.space][place] = index
     return before
+
+
+def _places(size: int, offsets: Offsets) -> slice | Offsets:
+    """Return what rows of ``size`` floats touch: a slice, or an array of places."""
+    if offsets.size == 1:
+        return slice(int(offsets[0]), int(offsets[0]) + size)
+    return (offsets[:, None] + np.arange(size)).ravel()
 
 
 def _heights(after: list[list[int]]) -> list[int]:

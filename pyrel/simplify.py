@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
-from pyrel.graph import Add, Addresses, Floats, Graph, Linear, Node, Relu, Scale, compact
+from pyrel.graph import Add, Addresses, Floats, Graph, Linear, Node, Product, Relu, Scale, compact
 
 
 def simplify(graph: Graph) -> Graph:
@@ -24,31 +24,35 @@ def _merge_sums(graph: Graph) -> Graph:
     such it needs no rule of its own; splitting by the signed addends would make negative relevance
     out of nothing. Activations among the addends join with an identity matrix.
     """
-    linear: dict[int, Linear] = {}  # by each address that a plain linear node owns
+    owner = np.full(graph.size + 1, -1, dtype=np.int64)  # by address: index into `nodes`
     nodes: list[Node] = []
     for node in graph.nodes:
-        pieces = list(_merged(node, linear, graph)) if isinstance(node, Add | Scale) else [node]
-        for piece in pieces:
+        pieces = _merged(node, owner, nodes, graph) if isinstance(node, Add | Scale) else [node]
+        for piece in list(pieces):
+            owner[piece.start : piece.start + piece.size] = len(nodes)
             nodes.append(piece)
-            if isinstance(piece, Linear):
-                linear.update(dict.fromkeys(piece.addresses.tolist(), piece))
     return replace(graph, nodes=tuple(nodes))
 
 
-def _merged(node: Add | Scale, linear: dict[int, Linear], graph: Graph) -> Iterator[Node]:
+def _merged(node: Add | Scale, owner: Addresses, nodes: list[Node], graph: Graph) -> Iterator[Node]:
     inputs = np.atleast_2d(node.inputs)
     coefficients = node.coefficients if isinstance(node, Scale) else np.ones(node.size)
-    owner = np.array(
-        [[getattr(linear.get(a), "start", -1) for a in row] for row in inputs.tolist()]
-    )
-    if (owner < 0).all():
+    belongs = owner[np.maximum(inputs, -1)]
+    found = np.unique(belongs[belongs >= 0]).tolist()
+    if any(_gates_linear(nodes[index], owner, nodes) for index in found):
         yield node
         return
-    breaks = np.flatnonzero((np.diff(owner, axis=1) != 0).any(axis=0)) + 1
+    linear = np.array([index for index in found if _is_plain(nodes[index])], dtype=np.int64)
+    belongs = np.where(np.isin(belongs, linear), belongs, -1)
+    if linear.size == 0:
+        yield node
+        return
+    breaks = np.flatnonzero((np.diff(belongs, axis=1) != 0).any(axis=0)) + 1
     for part in np.split(np.arange(node.size), breaks):
         piece = inputs[:, part]
-        if (owner[:, part[0]] >= 0).any():
-            yield _merge_part(node, part, piece, coefficients[part], linear, graph)
+        sources = [nodes[index] if index >= 0 else None for index in belongs[:, part[0]].tolist()]
+        if any(sources):
+            yield from _merge_part(node, part, piece, coefficients[part], sources, graph)
         elif isinstance(node, Scale):
             yield replace(
                 node,
@@ -60,32 +64,91 @@ def _merged(node: Add | Scale, linear: dict[int, Linear], graph: Graph) -> Itera
             yield replace(node, start=node.start + int(part[0]), inputs=piece)
 
 
+def _is_plain(node: Node) -> bool:
+    return isinstance(node, Linear) and not node.relu
+
+
+def _gates_linear(node: Node, owner: Addresses, nodes: list[Node]) -> bool:
+    """Whether a node multiplies a pre-activation, as GRU's reset gate does.
+
+    Sums of such are left as they are: for methods that conserve they become one node later.
+    """
+    if not isinstance(node, Product):
+        return False
+    found = np.unique(owner[np.maximum(node.inputs, -1)])
+    return any(index >= 0 and _is_plain(nodes[index]) for index in found.tolist())
+
+
 def _merge_part(
     node: Node,
     part: npt.NDArray[np.int64],
     piece: Addresses,
     coefficients: Floats,
-    linear: dict[int, Linear],
+    sources: Sequence[Node | None],
+    graph: Graph,
+) -> Iterator[Linear]:
+    """Merge addends, of which at least one is part of a linear node, row by row if need be."""
+    rows = _rows(piece, coefficients, sources, graph)
+    if isinstance(rows, int):
+        yield _merge_rows(node, part, piece, coefficients, sources, rows, graph)
+        return
+    for row in np.split(np.arange(part.size), rows):
+        yield _merge_rows(node, part[row], piece[:, row], coefficients[row], sources, 1, graph)
+
+
+def _rows(
+    piece: Addresses, coefficients: Floats, sources: Sequence[Node | None], graph: Graph
+) -> int | list[int]:
+    """How many rows the merged node has; or where to cut, if every row becomes a node."""
+    linear = [(s, a - s.start) for s, a in zip(sources, piece, strict=True) if s is not None]
+    cuts: set[int] = set()
+    whole = True
+    for source, units in linear:
+        assert isinstance(source, Linear)
+        whole &= units.size == source.size and bool((units == np.arange(source.size)).all())
+        cuts.update((np.flatnonzero(np.diff(units // source.width) != 0) + 1).tolist())
+    if not cuts:
+        return 1
+    rows = {source.inputs.shape[0] for source, _ in linear if isinstance(source, Linear)}
+    if not whole or len(rows) > 1:
+        return sorted(cuts)
+    count = rows.pop()
+    constant = graph.constant_values(piece).reshape(len(piece), count, -1)
+    scale = coefficients.reshape(count, -1)
+    mixed = ((piece < 0).any(axis=1) & (piece >= 0).any(axis=1)).any()
+    alike = not mixed and (constant == constant[:, :1]).all() and (scale == scale[0]).all()
+    return count if alike else sorted(cuts)
+
+
+def _merge_rows(
+    node: Node,
+    part: npt.NDArray[np.int64],
+    piece: Addresses,
+    coefficients: Floats,
+    sources: Sequence[Node | None],
+    rows: int,
     graph: Graph,
 ) -> Linear:
+    width = part.size // rows
+    scale = coefficients[:width]
     inputs: list[Addresses] = []
     weights: list[Floats] = []
-    bias = np.zeros(part.size)
-    for addend in piece:
-        source = linear.get(int(addend[0]))
-        if source is not None:
-            units = addend - source.start
-            inputs.append(source.inputs)
-            weights.append(coefficients[:, None] * source.weight[units])
-            bias += coefficients * source.bias[units]
+    bias = np.zeros(width)
+    for addend, source in zip(piece, sources, strict=True):
+        if isinstance(source, Linear):
+            row, unit = np.divmod(addend[:width] - source.start, source.width)
+            first = int(row[0])
+            inputs.append(source.inputs[first : first + rows])
+            weights.append(scale[:, None] * source.weight[unit])
+            bias += scale * source.bias[unit]
         elif (addend < 0).all():
-            bias += coefficients * graph.constant_values(addend)
+            bias += scale * graph.constant_values(addend[:width])
         else:
-            inputs.append(addend)
-            weights.append(np.diag(coefficients))
+            inputs.append(addend.reshape(rows, width))
+            weights.append(np.diag(scale))
     return Linear(
         node.start + int(part[0]),
-        np.concatenate(inputs),
+        np.concatenate(inputs, axis=1),
         np.concatenate(weights, axis=1),
         bias,
         module=node.module,

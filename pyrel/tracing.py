@@ -106,7 +106,7 @@ class Tracer:
             return np.asarray(self.constant_values(addresses) @ weight.T + bias)
 
         def node(start: int, addresses: Addresses) -> Node:
-            return Linear(start, addresses, weight, bias, module=self.module)
+            return Linear(start, addresses[None], weight, bias, module=self.module)
 
         return self._by_rows(value.ids, weight.shape[0], node, constant)
 
