@@ -67,7 +67,12 @@ def explain(
     seed[rows, chosen] = start
     if method in CONSERVING:
         rules = Rules(method == "deep_taylor", epsilon, gates)
-        back, margin = relevance(output, run, seed, rules)
+        unsure = np.zeros(seed.shape)
+        if rules.taylor:
+            # LRP divides f by f again, deep Taylor by a sum of its own: there f's rounding counts.
+            bound = run.bound(output)[rows, chosen]
+            unsure[rows, chosen] = np.where(score > -bound, bound, 0.0)
+        back, margin = relevance(output, run, seed, rules, unsure)
     else:
         back = gradient(output, run, seed, guided=method == "guided_backprop")
         margin = np.minimum(run.relu_margin, run.pool_margin)

@@ -54,9 +54,15 @@ class Rules:
     gates: str = "signal"
 
 
-def relevance(output: Node, run: Forward, seed: Array, rules: Rules) -> tuple[Backward, Array]:
-    """Propagate the relevance `seed` (n, outputs); also the smallest |z| / bound per sample."""
+def relevance(
+    output: Node, run: Forward, seed: Array, rules: Rules, unsure: Array
+) -> tuple[Backward, Array]:
+    """Propagate the relevance `seed`, known to ± `unsure`, both (n, outputs).
+
+    Also returns the smallest |z| / bound per sample.
+    """
     walk = _Walk(Backward(output, run, seed), rules)
+    walk.back.variance[output.serial] += unsure**2
     for node in reversed(walk.back.nodes):
         walk.visit(node)
     return walk.back, walk.margin

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def straight(z: Tensor, value: Tensor) -> Tensor:
@@ -96,14 +96,6 @@ def unrolled(m: Any, x: Tensor, given: list[Tensor], half: bool) -> tuple[Tensor
             sides.append(torch.stack(outputs[::-1] if direction else outputs, 1))
         x = torch.cat(sides, 2)
     return x, torch.stack(finals)
-
-
-def initial(m: Any, n: int) -> list[Tensor]:
-    """Zero states, (layers · directions, 1, width) each."""
-    count = m.num_layers * (1 + m.bidirectional)
-    proj = getattr(m, "proj_size", 0) or m.hidden_size
-    widths = (proj, m.hidden_size)[: 2 if isinstance(m, nn.LSTM) else 1]
-    return [torch.zeros(count, n, width, dtype=torch.float64) for width in widths]
 
 
 def gradient_times_input(

@@ -3,108 +3,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
-
 import numpy as np
 import pytest
 import reference_graph as ref
 import torch
-from oracles.constant_gates import gradient_times_input, initial, unrolled
+from engine.operator_models import seeded
+from engine.recurrent_models import FEATURES, STEPS, VARIANTS, Classifier, Variant
+from oracles.constant_gates import gradient_times_input, unrolled
 from reference import explain
 from reference_graph import Array
-from reference_recurrent import recurrent
-from torch import Tensor, nn
-
-STEPS, FEATURES, WIDTH, CLASSES = 6, 4, 5, 3
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A recurrent module, what of it the read-out sees, and whether states are given."""
-
-    kind: str
-    options: dict[str, Any] = field(default_factory=dict)
-    read_out: str = "last"
-    given: bool = False
-
-    @property
-    def name(self) -> str:
-        options = "-".join(f"{key}={value}" for key, value in self.options.items())
-        given = "-given" if self.given else ""
-        return f"{self.kind}-{options or 'plain'}-{self.read_out}{given}"
-
-
-VARIANTS = (
-    Variant("RNN"),
-    Variant("RNN", {"nonlinearity": "relu", "num_layers": 2}, "mean"),
-    Variant("RNN", {"bidirectional": True, "num_layers": 3}, "hidden"),
-    Variant("LSTM"),
-    Variant("LSTM", {"bias": False}, "mean"),
-    Variant("LSTM", {"bidirectional": True, "num_layers": 2}, "mean", given=True),
-    Variant("LSTM", {"proj_size": 3, "num_layers": 3}, "hidden"),
-    Variant("LSTM", {"proj_size": 2, "bidirectional": True}, "last", given=True),
-    Variant("GRU"),
-    Variant("GRU", {"bias": False, "num_layers": 3}, "last"),
-    Variant("GRU", {"bidirectional": True, "num_layers": 2}, "mean"),
-    Variant("GRU", {"num_layers": 2}, "hidden", given=True),
-)
-
-
-class Classifier(nn.Module):
-    """A recurrent module and a linear layer over the last step, the mean, or the hidden states."""
-
-    def __init__(self, variant: Variant) -> None:
-        super().__init__()
-        torch.manual_seed(8)
-        self.read_out = variant.read_out
-        self.core: Any = getattr(nn, variant.kind)(
-            FEATURES, WIDTH, batch_first=True, **variant.options
-        )
-        steps, hidden = unrolled(
-            self.core.double(), torch.ones(1, 1, FEATURES).double(), initial(self.core, 1), False
-        )
-        width = hidden.numel() if self.read_out == "hidden" else steps.shape[2]
-        self.out = nn.Linear(width, CLASSES)
-        self.states = [
-            nn.Buffer(torch.randn(value.shape) * variant.given) for value in initial(self.core, 1)
-        ]
-        with torch.no_grad():
-            for parameter in self.parameters():
-                # float32 can hold the weights of both sides, though all is computed in float64.
-                parameter.copy_(parameter.float() * 1.5)
-        self.double()
-
-    def read(self, steps: Tensor, hidden: Tensor) -> Tensor:
-        match self.read_out:
-            case "last":
-                seen = steps[:, -1]
-            case "mean":
-                seen = steps.mean(1)
-            case _:
-                seen = hidden.transpose(0, 1).flatten(1)
-        return self.out(seen)
-
-    def forward(self, x: Tensor) -> Tensor:
-        states = [value.to(x.dtype).expand(-1, len(x), -1).contiguous() for value in self.states]
-        steps, last = self.core(x, states[0] if len(states) == 1 else tuple(states))
-        return self.read(steps, last[0] if isinstance(last, tuple) else last)
-
-    def constant_gates(self, x: Tensor, half: bool) -> Tensor:
-        return self.read(*unrolled(self.core, x, [s.double() for s in self.states], half))
-
-    def graph(self, x: ref.Node) -> ref.Node:
-        given = [value[:, 0].double().numpy() for value in self.states]
-        run = recurrent(self.core, x, given)
-        match self.read_out:
-            case "last":
-                seen = ref.take(run.steps, -1)
-            case "mean":
-                steps = [ref.take(run.steps, t) for t in range(STEPS)]
-                seen = ref.scale(ref.add(*steps), 1 / STEPS)
-            case _:
-                seen = ref.reshape(run.hidden, run.hidden.size)
-        return ref.linear(seen, self.out.weight.detach().numpy(), self.out.bias.detach().numpy())
+from torch import Tensor
 
 
 def inputs(count: int = 30) -> Array:
@@ -114,6 +22,19 @@ def inputs(count: int = 30) -> Array:
     return rng.uniform(-1, 1, shape).astype(np.float32).astype(np.float64)
 
 
+def classifier(variant: Variant) -> Classifier:
+    """Return a module in float64, with weights that float32 can hold."""
+    module = seeded(lambda: Classifier(variant), 8).double()
+    assert isinstance(module, Classifier)
+    return module
+
+
+def constant_gates(module: Classifier, x: Tensor, half: bool) -> Tensor:
+    """What the module computes, by the oracle."""
+    states = [value.double() for value in module.states]
+    return module.read(*unrolled(module.core, x, states, half))
+
+
 every_variant = pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
 both_options = pytest.mark.parametrize("gates", ["signal", "half"])
 
@@ -121,22 +42,26 @@ both_options = pytest.mark.parametrize("gates", ["signal", "half"])
 @every_variant
 def test_forward_is_that_of_torch(variant: Variant) -> None:
     """The oracle computes what the module computes, at any ratio of gates."""
-    module, x = Classifier(variant), torch.from_numpy(inputs())
+    module, x = classifier(variant), torch.from_numpy(inputs())
     wanted = module(x).detach().numpy()
     for half in (False, True):
-        given = module.constant_gates(x, half).detach().numpy()
+        given = constant_gates(module, x, half).detach().numpy()
         np.testing.assert_allclose(given, wanted, rtol=1e-12, atol=1e-13)
 
 
 @every_variant
 @both_options
 def test_reference_without_stabiliser(variant: Variant, gates: str) -> None:
-    module, x = Classifier(variant), inputs()
+    module, x = classifier(variant), inputs()
     ours = explain(
-        module.graph(ref.input_node(x.shape[1:])), x, "lrp_epsilon", epsilon=0.0, gates=gates
+        module.graph(module, ref.input_node(x.shape[1:])),
+        x,
+        "lrp_epsilon",
+        epsilon=0.0,
+        gates=gates,
     )
     theirs, scores = gradient_times_input(
-        lambda leaf: module.constant_gates(leaf, gates == "half"),
+        lambda leaf: constant_gates(module, leaf, gates == "half"),
         torch.from_numpy(x),
         torch.from_numpy(ours.target),
     )
@@ -151,8 +76,8 @@ def test_reference_without_stabiliser(variant: Variant, gates: str) -> None:
 @every_variant
 def test_stabiliser_goes_to_zero(variant: Variant) -> None:
     """The default ε differs from none by its share, which shrinks with ε."""
-    module, x = Classifier(variant), inputs()
-    graph = module.graph(ref.input_node(x.shape[1:]))
+    module, x = classifier(variant), inputs()
+    graph = module.graph(module, ref.input_node(x.shape[1:]))
     exact = explain(graph, x, "lrp_epsilon", epsilon=0.0)
     errors = []
     for epsilon in (1e-4, 1e-6, 1e-8):
