@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pyrel._core import version
 
 if TYPE_CHECKING:
-    from pyrel import data, methods, metrics, nn
+    from pyrel import data, importing, methods, metrics, nn
     from pyrel.capturing import capture
     from pyrel.errors import UnsupportedModelError
     from pyrel.explainer import Explainer, Explanation, explain
@@ -33,6 +33,7 @@ __all__ = [
     "capture",
     "data",
     "explain",
+    "importing",
     "methods",
     "metrics",
     "nn",
