@@ -153,9 +153,9 @@ def average_pool(
     return scale(_summed(node, windows, shape), (1 / divisor).reshape(shape))
 
 
-def sum_pool(node: Node, kernel: Sizes, stride: Sizes | None = None) -> Node:
-    """The sum over each window."""
-    windows, _, shape = _windows(node.shape, kernel, stride)
+def sum_pool(node: Node, kernel: Sizes, *, ceil_mode: bool = False) -> Node:
+    """The sum over each window, windows side by side."""
+    windows, _, shape = _windows(node.shape, kernel, None, ceil_mode=ceil_mode)
     return _summed(node, windows, shape)
 
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pytest
 import reference_graph as ref
 from engine.cases import sample
+from engine.cells import FURTHER_CELL_CASES, cell_graph
 from engine.gate_models import GATE_MODELS
 from engine.layer_graphs import layer_graph
 from engine.operator_models import CHAINS, seeded
@@ -44,8 +45,8 @@ class Exhibit:
 
     @functools.cached_property
     def module(self) -> nn.Module:
-        """The module in eval mode with seeded weights."""
-        return seeded(self.make, 1)
+        """The module in eval mode with its weights."""
+        return self.make()
 
     @functools.cached_property
     def graph(self) -> ref.Node:
@@ -79,11 +80,18 @@ class Exhibit:
         return True
 
 
+def _cells() -> list[Exhibit]:
+    return [
+        Exhibit(case.name, case.module, cell_graph, case.shape, case.low, case.high)
+        for case in FURTHER_CELL_CASES
+    ]
+
+
 def _variants() -> list[Exhibit]:
     return [
         Exhibit(
             variant.name,
-            lambda variant=variant: Classifier(variant),  # type: ignore[misc]
+            functools.partial(seeded, functools.partial(Classifier, variant), 1),
             Classifier.graph,
             (STEPS, FEATURES),
             -1.0,
@@ -97,7 +105,7 @@ def _gates() -> list[Exhibit]:
     return [
         Exhibit(
             make.__name__,
-            make,
+            functools.partial(seeded, make, 1),
             make.graph,
             make.shape,
             make.low,
@@ -109,9 +117,9 @@ def _gates() -> list[Exhibit]:
 
 
 OPERATORS = [
-    Exhibit(name, make, layer_graph, shape, low, high)
+    Exhibit(name, functools.partial(seeded, make, 1), layer_graph, shape, low, high)
     for name, (make, shape, low, high) in CHAINS.items()
 ]
-ZOO = [*OPERATORS, *_gates(), *_variants()]
+ZOO = [*OPERATORS, *_gates(), *_variants(), *_cells()]
 
 every_exhibit = pytest.mark.parametrize("exhibit", ZOO, ids=lambda exhibit: exhibit.name)
