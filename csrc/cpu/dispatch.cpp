@@ -43,10 +43,11 @@ std::map<std::string, int64_t> kernel_offsets(const Kernels& kernels) {
         if (!dladdr(address, &found)) throw std::runtime_error("a kernel is in no loaded file");
         return address - static_cast<const char*>(found.dli_fbase);
     };
-    std::map<std::string, int64_t> offsets{{"gemm", offset(kernels.gemm)},
-                                           {"map", offset(kernels.map)},
-                                           {"inside", offset(kernels.inside)},
-                                           {"peak", offset(kernels.peak)}};
+    std::map<std::string, int64_t> offsets{
+        {"gemm", offset(kernels.gemm)},         {"map", offset(kernels.map)},
+        {"activate", offset(kernels.activate)}, {"slope", offset(kernels.slope)},
+        {"max_pool", offset(kernels.max_pool)}, {"max_route", offset(kernels.max_route)},
+        {"inside", offset(kernels.inside)},     {"peak", offset(kernels.peak)}};
     if (kernels.gemm_bf16) {
         offsets.emplace("gemm_bf16", offset(kernels.gemm_bf16));
         offsets.emplace("peak_bf16", offset(kernels.peak_bf16));

@@ -51,63 +51,6 @@ class FlushDenormals {
 #endif
 };
 
-double sigmoid(double x) {
-    const double e = std::exp(-std::fabs(x));
-    return (x < 0.0 ? e : 1.0) / (1.0 + e);
-}
-
-constexpr double kRootHalf = 0.70710678118654752440, kRootOfTwoOverPi = 0.79788456080286535588,
-                 kCubic = 0.044715;
-
-double function_of(Function function, double p, double x) {
-    switch (function) {
-        case Function::sigmoid:
-            return sigmoid(x);
-        case Function::tanh:
-            return std::tanh(x);
-        case Function::softplus:
-            return std::max(x, 0.0) + std::log1p(std::exp(-std::fabs(x)));
-        case Function::leaky_relu:
-            return x > 0.0 ? x : p * x;
-        case Function::elu:
-            return x > 0.0 ? x : p * std::expm1(x);
-        case Function::gelu:
-            return x * 0.5 * std::erfc(-x * kRootHalf);
-        case Function::gelu_tanh:
-            return x * sigmoid(2.0 * kRootOfTwoOverPi * (x + kCubic * x * x * x));
-        case Function::silu:
-            break;
-    }
-    return x * sigmoid(x);
-}
-
-double slope_of(Function function, double p, double x) {
-    const double s = sigmoid(x);
-    switch (function) {
-        case Function::sigmoid:
-            return s * sigmoid(-x);
-        case Function::tanh:
-            return 4.0 * sigmoid(2.0 * x) * sigmoid(-2.0 * x);
-        case Function::softplus:
-            return s;
-        case Function::leaky_relu:
-            return x > 0.0 ? 1.0 : p;
-        case Function::elu:
-            return x > 0.0 ? 1.0 : p * std::exp(x);
-        case Function::gelu:
-            return 0.5 * std::erfc(-x * kRootHalf) +
-                   x * 0.5 * kRootOfTwoOverPi * std::exp(-0.5 * x * x);
-        case Function::gelu_tanh: {
-            const double u = 2.0 * kRootOfTwoOverPi * (x + kCubic * x * x * x);
-            const double du = 2.0 * kRootOfTwoOverPi * (1.0 + 3.0 * kCubic * x * x);
-            return sigmoid(u) + x * sigmoid(u) * sigmoid(-u) * du;
-        }
-        case Function::silu:
-            break;
-    }
-    return s * (1.0 + x * sigmoid(-x));
-}
-
 // Samples lie this many floats apart: 17 cache lines over a multiple of 32, so that the rows of a
 // tile spread over the sets of the first-level cache instead of falling on the same ones.
 int64_t arena_stride(int64_t arena_size) {
@@ -150,9 +93,10 @@ class SlabRunner {
         arena_.reset(static_cast<float*>(std::aligned_alloc(64, (bytes + 63) / 64 * 64)));
         absorbed_.reset(new (std::nothrow) double[static_cast<size_t>(slab)]);
         put_in_.reset(new (std::nothrow) double[static_cast<size_t>(slab)]);
+        views_.reset(new (std::nothrow) View[static_cast<size_t>(2 * program.most_listed())]);
     }
 
-    bool allocated() const { return arena_ && absorbed_ && put_in_; }
+    bool allocated() const { return arena_ && absorbed_ && put_in_ && views_; }
 
     Status run(int64_t first, int64_t samples) {
         first_ = first;
@@ -326,63 +270,53 @@ class SlabRunner {
     }
 
     Status execute(const Activate& activate) {
-        const View source = view(activate.source), out = view(activate.out);
-        for_rows(activate.out, [&](int64_t s, int64_t t) {
-            const float* from = row(source, s, t);
-            float* to = row(out, s, t);
-            for (int64_t n = 0; n < activate.columns; ++n)
-                to[n] =
-                    static_cast<float>(function_of(activate.function, activate.parameter, from[n]));
-        });
+        FunctionTask task{};
+        task.samples = samples_;
+        task.steps = static_cast<int64_t>(activate.out.offsets.size());
+        task.columns = activate.columns;
+        task.source = view(activate.source);
+        task.out = view(activate.out);
+        task.function = activate.function;
+        task.parameter = activate.parameter;
+        program_.kernels().activate(task);
         return {};
     }
 
     Status execute(const Slope& slope) {
-        const View source = view(slope.source), value = view(slope.value), out = view(slope.out);
-        for_rows(slope.out, [&](int64_t s, int64_t t) {
-            const float *from = row(source, s, t), *at = row(value, s, t);
-            float* to = row(out, s, t);
-            for (int64_t n = 0; n < slope.columns; ++n) {
-                const float v =
-                    from[n] * static_cast<float>(slope_of(slope.function, slope.parameter, at[n]));
-                to[n] = slope.accumulate ? v + to[n] : v;
-            }
-        });
+        FunctionTask task{};
+        task.samples = samples_;
+        task.steps = static_cast<int64_t>(slope.out.offsets.size());
+        task.columns = slope.columns;
+        task.source = view(slope.source);
+        task.value = view(slope.value);
+        task.out = view(slope.out);
+        task.function = slope.function;
+        task.parameter = slope.parameter;
+        task.accumulate = slope.accumulate;
+        program_.kernels().slope(task);
         return {};
     }
 
+    // The views of a list of operands, from `place` in this runner's memory for them.
+    const View* views(const std::vector<Rows>& listed, View* place) const {
+        std::transform(listed.begin(), listed.end(), place,
+                       [this](const Rows& rows) { return view(rows); });
+        return place;
+    }
+
     Status execute(const MaxPool& pool) {
-        const View out = view(pool.out);
-        for_rows(pool.out, [&](int64_t s, int64_t t) {
-            float* to = row(out, s, t);
-            const float* first = row(view(pool.sources[0]), s, t);
-            std::copy(first, first + pool.columns, to);
-            for (const Rows& source : pool.sources) {
-                const float* from = row(view(source), s, t);
-                for (int64_t n = 0; n < pool.columns; ++n)
-                    if (from[n] > to[n] || std::isnan(from[n])) to[n] = from[n];
-            }
-        });
+        program_.kernels().max_pool({samples_, static_cast<int64_t>(pool.out.offsets.size()),
+                                     pool.columns, static_cast<int64_t>(pool.sources.size()),
+                                     views(pool.sources, views_.get()), view(pool.out), nullptr});
         return {};
     }
 
     Status execute(const MaxRoute& route) {
-        const View relevance = view(route.relevance);
-        for_rows(route.relevance, [&](int64_t s, int64_t t) {
-            const float* from = row(relevance, s, t);
-            for (int64_t n = 0; n < route.columns; ++n) {
-                size_t best = 0;
-                float most = row(view(route.values[0]), s, t)[n];
-                for (size_t i = 1; i < route.values.size(); ++i) {
-                    const float value = row(view(route.values[i]), s, t)[n];
-                    if (value > most || (std::isnan(value) && !std::isnan(most))) {
-                        most = value;
-                        best = i;
-                    }
-                }
-                row(view(route.outs[best]), s, t)[n] += from[n];
-            }
-        });
+        const auto count = static_cast<int64_t>(route.values.size());
+        program_.kernels().max_route(
+            {samples_, static_cast<int64_t>(route.relevance.offsets.size()), route.columns, count,
+             views(route.values, views_.get()), view(route.relevance),
+             views(route.outs, views_.get() + count)});
         return {};
     }
 
@@ -532,6 +466,7 @@ class SlabRunner {
     std::unique_ptr<float, Free> arena_;
     std::unique_ptr<double[]> absorbed_;
     std::unique_ptr<double[]> put_in_;
+    std::unique_ptr<View[]> views_;  // two lists of operands
 };
 
 void work(const Program& program, const Batch& batch, int64_t slab, SharedState& state,

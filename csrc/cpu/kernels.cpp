@@ -4,6 +4,7 @@
 // So results do not depend on batch, slab, thread count or tile, bit for bit.
 #include "kernels.h"
 
+#include "functions.h"
 #include "vector.h"
 
 namespace pyrel {
@@ -470,6 +471,102 @@ void map(const MapTask& task) {
     }
 }
 
+// Each row's columns in vectors: take(row, column, how many lanes).
+template <typename Task, typename Take>
+inline void for_vectors(const Task& task, Take&& take) {
+    const int64_t rows = task.samples * task.steps;
+    RowCursor cursor{0, 0, task.steps};
+    for (int64_t row = 0; row < rows; ++row, cursor.next())
+        for (int64_t column = 0; column < task.columns; column += kLanes)
+            take(cursor, column, valid_lanes(task.columns, column));
+}
+
+template <Function F>
+void activate_by(const FunctionTask& task) {
+    const Vector parameter = constant(task.parameter);
+    for_vectors(task, [&](const RowCursor& cursor, int64_t column, int64_t count) {
+        const float* source = cursor.row<const float*>(task.source) + column;
+        float* out = cursor.row<float*>(task.out) + column;
+        if (count == kLanes)
+            store(out, apply<F>(load(source), parameter));
+        else
+            store(out, apply<F>(load(source, count), parameter), count);
+    });
+}
+
+template <Function F>
+void slope_by(const FunctionTask& task) {
+    const Vector parameter = constant(task.parameter);
+    for_vectors(task, [&](const RowCursor& cursor, int64_t column, int64_t count) {
+        const bool partial = count < kLanes;
+        const float* source = cursor.row<const float*>(task.source) + column;
+        const float* value = cursor.row<const float*>(task.value) + column;
+        float* out = cursor.row<float*>(task.out) + column;
+        Vector v = load(source, count, partial) * slope<F>(load(value, count, partial), parameter);
+        if (task.accumulate) v = v + load(out, count, partial);
+        if (partial)
+            store(out, v, count);
+        else
+            store(out, v);
+    });
+}
+
+using FunctionKernel = void (*)(const FunctionTask&);
+// In the order of Function.
+constexpr FunctionKernel kActivate[] = {
+    activate_by<Function::sigmoid>,    activate_by<Function::tanh>, activate_by<Function::softplus>,
+    activate_by<Function::leaky_relu>, activate_by<Function::elu>,  activate_by<Function::gelu>,
+    activate_by<Function::gelu_tanh>,  activate_by<Function::silu>};
+constexpr FunctionKernel kSlope[] = {slope_by<Function::sigmoid>,   slope_by<Function::tanh>,
+                                     slope_by<Function::softplus>,  slope_by<Function::leaky_relu>,
+                                     slope_by<Function::elu>,       slope_by<Function::gelu>,
+                                     slope_by<Function::gelu_tanh>, slope_by<Function::silu>};
+
+void activate(const FunctionTask& task) { kActivate[static_cast<int>(task.function)](task); }
+void slope(const FunctionTask& task) { kSlope[static_cast<int>(task.function)](task); }
+
+inline Vector largest(const MaxTask& task, const RowCursor& cursor, int64_t column, int64_t count) {
+    const auto value = [&](int64_t i) {
+        return load(cursor.row<const float*>(task.values[i]) + column, count, count < kLanes);
+    };
+    Vector most = value(0);
+    for (int64_t i = 1; i < task.count; ++i) {
+        const Vector v = value(i);
+        most = select(is_nan(v), v, select(less(most, v), v, most));
+    }
+    return most;
+}
+
+void max_pool(const MaxTask& task) {
+    for_vectors(task, [&](const RowCursor& cursor, int64_t column, int64_t count) {
+        const Vector most = largest(task, cursor, column, count);
+        float* out = cursor.row<float*>(task.out) + column;
+        if (count == kLanes)
+            store(out, most);
+        else
+            store(out, most, count);
+    });
+}
+
+void max_route(const MaxTask& task) {
+    for_vectors(task, [&](const RowCursor& cursor, int64_t column, int64_t count) {
+        const bool partial = count < kLanes;
+        const Vector most = largest(task, cursor, column, count);
+        Vector left = load(cursor.row<const float*>(task.out) + column, count, partial);
+        for (int64_t i = 0; i < task.count; ++i) {
+            const float* value = cursor.row<const float*>(task.values[i]) + column;
+            float* out = cursor.row<float*>(task.outs[i]) + column;
+            const Mask smaller = less(load(value, count, partial), most);
+            const Vector sum = load(out, count, partial) + select(smaller, zero(), left);
+            left = select(smaller, left, zero());
+            if (partial)
+                store(out, sum, count);
+            else
+                store(out, sum);
+        }
+    });
+}
+
 bool inside(const float* x, const float* low, const float* high, int64_t size) {
     const float largest = 3.402823466e+38f, smallest = -largest;
     const Vector top = broadcast(&largest), bottom = broadcast(&smallest);
@@ -516,6 +613,10 @@ constexpr Kernels table(const char* isa) {
     kernels.block_rows = kBlockRows;
     kernels.gemm = gemm;
     kernels.map = map;
+    kernels.activate = activate;
+    kernels.slope = slope;
+    kernels.max_pool = max_pool;
+    kernels.max_route = max_route;
     kernels.inside = inside;
     kernels.peak = peak<Single>;
 #if defined(PYREL_ISA_AVX512_BF16)

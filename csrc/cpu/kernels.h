@@ -93,6 +93,32 @@ struct MapTask {
     Epilogue epilogue;
 };
 
+// out[row, :] = f(source[row, :]); or source · f'(value), and out added to it if `accumulate`.
+struct FunctionTask {
+    int64_t samples;
+    int64_t steps;
+    int64_t columns;
+    View source;
+    View value;  // of slopes only
+    View out;
+    Function function;
+    float parameter;
+    bool accumulate;
+};
+
+// out[row, n] = the largest values[i][row, n]; or outs[i][row, n] += relevance[row, n] for the
+// first i with the largest one. Where one is NaN, the result is NaN, and the relevance goes to the
+// first.
+struct MaxTask {
+    int64_t samples;
+    int64_t steps;
+    int64_t columns;
+    int64_t count;
+    const View* values;
+    View out;  // relevance, where that is routed
+    const View* outs;
+};
+
 // Floats that one row of `depth` values takes once it is rounded to pairs of bfloat16.
 constexpr int64_t bf16_row(int64_t depth) { return (depth + 31) / 32 * 16; }
 
@@ -106,6 +132,10 @@ struct Kernels {
     // where the instruction set has no such products.
     void (*gemm_bf16)(const GemmTask&);
     void (*map)(const MapTask&);
+    void (*activate)(const FunctionTask&);
+    void (*slope)(const FunctionTask&);
+    void (*max_pool)(const MaxTask&);
+    void (*max_route)(const MaxTask&);
     // Whether every x[i] lies in [low[i], high[i]] and is finite.
     bool (*inside)(const float* x, const float* low, const float* high, int64_t size);
     // Repeats independent fused multiply-adds in registers; what benchmarks call the peak. Returns

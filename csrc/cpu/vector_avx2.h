@@ -40,6 +40,19 @@ inline unsigned non_zero_lanes(Vector v) {
 inline Vector safe_divide(Vector v, Vector d) {
     return _mm256_and_ps(_mm256_cmp_ps(d, zero(), _CMP_NEQ_UQ), _mm256_div_ps(v, d));
 }
+using Mask = __m256;
+inline Mask less(Vector a, Vector b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
+inline Mask is_nan(Vector v) { return _mm256_cmp_ps(v, v, _CMP_UNORD_Q); }
+inline Vector select(Mask m, Vector v, Vector other) { return _mm256_blendv_ps(other, v, m); }
+// 2^n of 1.5 · 2²³ + n, n from −126 to 127.
+inline Vector power_of_two(Vector shifted) {
+    const __m256i n = _mm256_slli_epi32(_mm256_castps_si256(shifted), 23);
+    return _mm256_castsi256_ps(_mm256_add_epi32(n, _mm256_set1_epi32(0x3f800000)));
+}
+// Without the lower half of its significant bits.
+inline Vector high_half(Vector v) {
+    return _mm256_and_ps(v, _mm256_castsi256_ps(_mm256_set1_epi32(-0x1000)));
+}
 // A new value as far as the compiler knows.
 inline void hide(Vector& v) { asm volatile("" : "+x"(v)); }
 

@@ -41,6 +41,22 @@ inline unsigned non_zero_lanes(Vector v) {
     return static_cast<unsigned>(bits[0] | bits[1] | bits[2] | bits[3]);
 }
 inline Vector safe_divide(Vector v, Vector d) { return select(d != zero(), v / d); }
+inline Mask less(Vector a, Vector b) { return a < b; }
+inline Mask is_nan(Vector v) { return v != v; }
+inline Vector select(Mask m, Vector v, Vector other) {
+    return reinterpret_cast<Vector>((m & reinterpret_cast<Mask>(v)) |
+                                    (~m & reinterpret_cast<Mask>(other)));
+}
+// 2^n of 1.5 · 2²³ + n, n from −126 to 127.
+inline Vector power_of_two(Vector shifted) {
+    typedef uint32_t Bits __attribute__((vector_size(16)));
+    const Bits n = reinterpret_cast<Bits>(shifted) << 23;
+    return reinterpret_cast<Vector>(n + 0x3f800000u);
+}
+// Without the lower half of its significant bits.
+inline Vector high_half(Vector v) {
+    return reinterpret_cast<Vector>(reinterpret_cast<Mask>(v) & -0x1000);
+}
 // A new value as far as the compiler knows.
 inline void hide(Vector& v) {
 #if defined(__aarch64__)

@@ -70,6 +70,19 @@ inline unsigned non_zero_lanes(Vector v) {
     return vaddvq_u32(vbicq_u32(vld1q_u32(kBits), vceqzq_f32(v)));
 }
 inline Vector safe_divide(Vector v, Vector d) { return clear(vceqzq_f32(d), vdivq_f32(v, d)); }
+using Mask = uint32x4_t;
+inline Mask less(Vector a, Vector b) { return vcltq_f32(a, b); }
+inline Mask is_nan(Vector v) { return vmvnq_u32(vceqq_f32(v, v)); }
+inline Vector select(Mask m, Vector v, Vector other) { return vbslq_f32(m, v, other); }
+// 2^n of 1.5 · 2²³ + n, n from −126 to 127.
+inline Vector power_of_two(Vector shifted) {
+    const int32x4_t n = vshlq_n_s32(vreinterpretq_s32_f32(shifted), 23);
+    return vreinterpretq_f32_s32(vaddq_s32(n, vdupq_n_s32(0x3f800000)));
+}
+// Without the lower half of its significant bits.
+inline Vector high_half(Vector v) {
+    return vreinterpretq_f32_s32(vandq_s32(vreinterpretq_s32_f32(v), vdupq_n_s32(-0x1000)));
+}
 // A new value as far as the compiler knows.
 inline void hide(Vector& v) { asm volatile("" : "+w"(v)); }
 

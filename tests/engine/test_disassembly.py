@@ -154,6 +154,24 @@ def test_dispatched_product(isa: str, function: str, look: str) -> None:
     assert faults(functions, EXPECTED[look]) == []
 
 
+def assert_packed(functions: Sequence[Function], expected: Expected, name: str) -> None:
+    """Elementwise functions are computed in whole vectors, all but leaky_relu by multiply-adds."""
+    code = [instruction for function in functions for instruction in function.instructions]
+    assert expected.count(expected.scalar, code) == 0
+    assert expected.count(expected.forbidden, code) == 0
+    own = [function for function in functions if f"{name}_by" in function.name]
+    packed = [function for function in own if expected.sums_of(function.instructions)]
+    assert len(own) == len(_core.Function)
+    assert len(packed) >= len(own) - 1
+
+
+@pytest.mark.parametrize("name", ["activate", "slope"])
+@pytest.mark.parametrize("isa", _core.instruction_sets())
+def test_dispatched_functions(isa: str, name: str) -> None:
+    functions = extension().reachable(_core.kernel_offsets(isa)[name])
+    assert_packed(functions, EXPECTED["avx512" if isa == "avx512_bf16" else isa], name)
+
+
 def test_functions_of_another_set_are_found_out() -> None:
     """Each set's product has faults by the measure of each other set."""
     for isa, function, look in products():

@@ -261,6 +261,118 @@ void check_map(const Kernels& kernels, Digest& digest) {
     }
 }
 
+constexpr int kFunctions = 8;
+
+// Exact enough to be called right: their errors are measured elsewhere. What is looked at here is
+// where kernels read and write, and, by the digest, whether sets agree.
+double exact(pyrel::Function function, double p, double x) {
+    const double logistic = 1.0 / (1.0 + std::exp(-x)), root = std::sqrt(0.5);
+    switch (function) {
+        case pyrel::Function::sigmoid:
+            return logistic;
+        case pyrel::Function::tanh:
+            return std::tanh(x);
+        case pyrel::Function::softplus:
+            return std::log1p(std::exp(x));
+        case pyrel::Function::leaky_relu:
+            return x > 0.0 ? x : p * x;
+        case pyrel::Function::elu:
+            return x > 0.0 ? x : p * std::expm1(x);
+        case pyrel::Function::gelu:
+            return 0.5 * x * std::erfc(-x * root);
+        case pyrel::Function::gelu_tanh:
+            return 0.5 * x * (1.0 + std::tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)));
+        case pyrel::Function::silu:
+            break;
+    }
+    return x * logistic;
+}
+
+void check_functions(const Kernels& kernels, Digest& digest) {
+    Numbers numbers(5);
+    constexpr float kParameter = 0.3f, kStep = 1e-3f;
+    constexpr double kBound = 1e-6, kSlopeBound = 4e-6;  // that of differences
+    for (int64_t columns = 1; columns <= 35; ++columns)
+        for (int f = 0; f < kFunctions; ++f) {
+            const auto function = static_cast<pyrel::Function>(f);
+            const Rows value(2, 2, columns), source(2, 2, columns), out(2, 2, columns);
+            numbers.fill(value, &Numbers::value);
+            numbers.fill(source, &Numbers::value);
+            const std::string what = std::string(kernels.isa) + " function " + std::to_string(f) +
+                                     " of " + std::to_string(columns) + " columns";
+            kernels.activate(
+                {2, 2, columns, value.view(), {}, out.view(), function, kParameter, false});
+            for (int64_t r = 0; r < value.rows(); ++r)
+                for (int64_t c = 0; c < columns; ++c) {
+                    digest.add(out.at(r, c));
+                    expect(std::fabs(out.at(r, c) - exact(function, kParameter, value.at(r, c))) <=
+                               kBound,
+                           what);
+                }
+            expect(out.gaps_untouched(), what + ", wrote beside its rows");
+            for (const bool accumulate : {false, true}) {
+                const float before = 0.5f;
+                for (int64_t r = 0; r < out.rows(); ++r)
+                    for (int64_t c = 0; c < columns; ++c) out.at(r, c) = before;
+                kernels.slope({2, 2, columns, source.view(), value.view(), out.view(), function,
+                               kParameter, accumulate});
+                for (int64_t r = 0; r < value.rows(); ++r)
+                    for (int64_t c = 0; c < columns; ++c) {
+                        digest.add(out.at(r, c));
+                        const double x = value.at(r, c);
+                        if (std::fabs(x) <= kStep) continue;  // where some bend
+                        const double slope = (exact(function, kParameter, x + kStep) -
+                                              exact(function, kParameter, x - kStep)) /
+                                             (2.0 * kStep);
+                        const double wanted = source.at(r, c) * slope + (accumulate ? before : 0.0);
+                        expect(std::fabs(out.at(r, c) - wanted) <= kSlopeBound, what + ", slope");
+                    }
+                expect(out.gaps_untouched(), what + ", slope wrote beside its rows");
+            }
+        }
+}
+
+void check_max(const Kernels& kernels, Digest& digest) {
+    Numbers numbers(13);
+    const auto larger = [](float a, float b) { return a > b || (std::isnan(a) && !std::isnan(b)); };
+    for (int64_t columns = 1; columns <= 35; ++columns)
+        for (const int64_t count : {1, 2, 9}) {
+            std::vector<std::unique_ptr<Rows>> values, outs;
+            std::vector<View> from, to;
+            const Rows out(2, 2, columns), relevance(2, 2, columns);
+            numbers.fill(relevance, &Numbers::value);
+            for (int64_t i = 0; i < count; ++i) {
+                values.push_back(std::make_unique<Rows>(2, 2, columns));
+                outs.push_back(std::make_unique<Rows>(2, 2, columns));
+                numbers.fill(*values.back(), &Numbers::special);
+                for (int64_t r = 0; r < out.rows(); ++r)
+                    for (int64_t c = 0; c < columns; ++c) outs.back()->at(r, c) = 0.25f;
+                from.push_back(values.back()->view());
+                to.push_back(outs.back()->view());
+            }
+            kernels.max_pool({2, 2, columns, count, from.data(), out.view(), nullptr});
+            kernels.max_route({2, 2, columns, count, from.data(), relevance.view(), to.data()});
+            const std::string what = std::string(kernels.isa) + " max of " + std::to_string(count) +
+                                     " rows of " + std::to_string(columns) + " columns";
+            for (int64_t r = 0; r < out.rows(); ++r)
+                for (int64_t c = 0; c < columns; ++c) {
+                    size_t best = 0;
+                    for (size_t i = 1; i < values.size(); ++i)
+                        if (larger(values[i]->at(r, c), values[best]->at(r, c))) best = i;
+                    const size_t winner = std::isnan(values[best]->at(r, c)) ? 0 : best;
+                    expect(same(out.at(r, c), values[best]->at(r, c), true), what);
+                    digest.add(out.at(r, c));
+                    for (size_t i = 0; i < outs.size(); ++i)
+                        expect(
+                            outs[i]->at(r, c) == 0.25f + (i == winner ? relevance.at(r, c) : 0.0f),
+                            what + ", routed");
+                }
+            expect(out.gaps_untouched(), what + ", wrote beside its rows");
+            for (const auto& rows : outs)
+                expect(rows->gaps_untouched(), what + ", routed beside its rows");
+        }
+}
+
 struct Shape {
     int64_t samples, steps, columns;
     std::vector<int64_t> depths;  // of the segments
@@ -492,6 +604,8 @@ int main(int count, char** arguments) {
         const int before = failures;
         check_gemms(*kernels, digest);
         check_map(*kernels, digest);
+        check_functions(*kernels, digest);
+        check_max(*kernels, digest);
         check_inside(*kernels);
         check_program(*kernels, digest);
         std::printf("%s %016llx %s\n", kernels->isa, static_cast<unsigned long long>(digest.value),
