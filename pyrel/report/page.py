@@ -54,14 +54,8 @@ def write(path: str | os.PathLike[str], study: Study) -> Path:
 
 def render(study: Study) -> str:
     """Return the report of a study as HTML text."""
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.j2").render(
+    template = environment().get_template("report.html.j2")
+    return template.render(
         study=study,
         steps=study.relevant.shape[1],
         findings=words.findings(study),
@@ -72,6 +66,17 @@ def render(study: Study) -> str:
         heatmaps=figures.heatmaps(study),
         step_bars=figures.steps(study),
         scatters=figures.scatters(study),
+    )
+
+
+def environment() -> Environment:
+    """Return what renders the templates; a name that is not given to them is an error."""
+    return Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
 
 
