@@ -33,15 +33,24 @@ from pyrel.rules import Mask
 
 @dataclass(frozen=True, eq=False)
 class GatedSum(Node):
-    """``bias`` + Σ gate · member, over the first axis of ``inputs`` and ``gates``, (members, size).
+    """``bias`` + Σ gate · member; ``inputs`` is (2 · members, size): members, then their gates.
 
     Each member is the whole output of a linear node that nothing else reads: together they are one
-    linear node of one denominator, parts of whose weights are multiplied by gates. A member whose
-    gates are −1 is not gated. Made for methods that conserve relevance.
+    linear node of one denominator, parts of whose weights are multiplied by gates. Gates that are
+    constants stand for 1: the member is not gated. Made for methods that conserve relevance.
     """
 
-    gates: Addresses
     bias: Floats
+
+    @property
+    def members(self) -> Addresses:
+        """Addresses of the members, (members, size)."""
+        return self.inputs[: len(self.inputs) // 2]
+
+    @property
+    def gates(self) -> Addresses:
+        """Addresses of their gates, (members, size)."""
+        return self.inputs[len(self.inputs) // 2 :]
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,6 +207,6 @@ def _gated_sum(node: Add, gates: Gates, position: int) -> list[Node] | None:
         members.append(replace(member, start=position))
         factors.append(factor)
         position += member.size
-    inputs = np.stack([member.addresses for member in members])
-    total = GatedSum(node.start, inputs, np.stack(factors), bias, module=node.module)
+    inputs = np.stack([member.addresses for member in members] + factors)
+    total = GatedSum(node.start, inputs, bias, module=node.module)
     return [*members, total]

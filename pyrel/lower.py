@@ -118,7 +118,7 @@ class _Lowering(Emitter):
             int(address)
             for node in graph.nodes
             if isinstance(node, GatedSum)
-            for address in node.inputs[:, 0]
+            for address in node.members[:, 0]
         }
 
     def _find_reached(self) -> Mask:
@@ -133,9 +133,9 @@ class _Lowering(Emitter):
             if isinstance(node, Product) and not whole:
                 parts = self._gates.split(node)
                 inputs = node.inputs if parts is None else parts[1]
+            if isinstance(node, GatedSum) and not whole:
+                inputs = node.members
             reached[inputs[inputs >= 0]] = True
-            if isinstance(node, GatedSum) and whole:
-                reached[node.gates[node.gates >= 0]] = True
         return reached
 
     def program(self) -> Program:
@@ -264,7 +264,7 @@ class _Lowering(Emitter):
     def _forward_gated_sum(self, node: GatedSum) -> None:
         out = self._value(node.start)
         self._map(None, node.size, out, Epilogue(bias=self._vector(node.bias)))
-        for member, gates in zip(node.inputs, node.gates, strict=True):
+        for member, gates in zip(node.members, node.gates, strict=True):
             self._add_gated(self._value(int(member[0])), gates, out)
 
     def _add_gated(self, source: Place, gates: Addresses, out: Place) -> None:
@@ -340,7 +340,8 @@ class _Lowering(Emitter):
     def backward(self) -> None:
         self.seed()
         for node in reversed(self._graph.nodes):
-            if (self._writer[node.start : node.start + node.size] < 0).all():
+            out = slice(node.start, node.start + node.size)
+            if not self._reached[out].any() or (self._writer[out] < 0).all():
                 continue
             self._clear_unwritten(node.start, node.size)
             match node:
@@ -657,7 +658,7 @@ class _Lowering(Emitter):
 
     def _backward_gated_sum(self, node: GatedSum) -> None:
         """S = R / (Σ gate · its member's denominator); each member gets gate · s."""
-        members = [self._graph.nodes[self._owners[member[0]]] for member in node.inputs]
+        members = [self._graph.nodes[self._owners[member[0]]] for member in node.members]
         denominators = [self._denominator_of(member) for member in members]
         rules = [self._rules[member.start] for member in members]
         epsilon = rules[0].denominator.epsilon if rules[0].denominator else 0.0
