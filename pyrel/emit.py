@@ -16,7 +16,8 @@ from typing import TypeAlias
 import numpy as np
 
 from pyrel._core import Post, Space
-from pyrel.graph import Addresses, Floats, Graph, aligned, runs
+from pyrel.graph import Addresses, Floats, Graph, aligned
+from pyrel.pieces import runs
 from pyrel.program import Epilogue, Gemm, Map, Offsets, Program, Template
 from pyrel.schedule import RowOp, row_op
 
@@ -28,12 +29,12 @@ class Emitter:
 
     def __init__(self, graph: Graph, program: Program) -> None:
         self._graph = graph
-        self._program = program
-        self._ops: list[RowOp] = []
+        self.program = program
+        self.operations: list[RowOp] = []
         # The arena: activations, their relevance in the same order, denominators.
         self._base = graph.base
         self._relevance = aligned(graph.size - self._base)
-        self._arena = 2 * self._relevance
+        self.arena_size = 2 * self._relevance
         # By address: which of `_writes`, (who, from, how many), wrote its relevance last; or -1.
         self._writer = np.full(graph.size, -1, dtype=np.int64)
         self._writes: list[tuple[RowOp, int, int]] = []
@@ -53,15 +54,15 @@ class Emitter:
         return Space.arena, np.atleast_1d(addresses) - self._base + self._relevance
 
     def _reserve(self, size: int) -> int:
-        offset = self._arena
-        self._arena += aligned(size)
+        offset = self.arena_size
+        self.arena_size += aligned(size)
         return offset
 
     # Instructions
 
     def _emit(self, template: Template, *offsets: int | Offsets) -> RowOp:
-        self._ops.append(row_op(template, *offsets))
-        return self._ops[-1]
+        self.operations.append(row_op(template, *offsets))
+        return self.operations[-1]
 
     def _gemm(
         self,
@@ -75,7 +76,7 @@ class Emitter:
         """``matrix`` is (depth, columns)."""
         template = Gemm(
             tuple((place[0], depth) for place, depth in segments),
-            self._program.matrix(matrix),
+            self.program.matrix(matrix),
             matrix.shape[1],
             out[0],
             epilogue,
@@ -96,7 +97,7 @@ class Emitter:
 
     def _vector(self, values: Floats) -> int:
         """Index of a vector of the program; -1 for zeros."""
-        return self._program.vector(values) if values.any() else -1
+        return self.program.vector(values) if values.any() else -1
 
     # Relevance
 

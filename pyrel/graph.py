@@ -10,7 +10,6 @@ constants: ``-1 - i`` is ``graph.constants[i]``.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -207,29 +206,6 @@ def look_up(constants: Floats, addresses: Addresses) -> Floats:
 def picked(values: npt.NDArray[Any], addresses: Addresses, constant: Any) -> npt.NDArray[Any]:
     """``values`` by address, and ``constant`` where an address is that of a constant."""
     return np.asarray(np.where(addresses >= 0, values[np.maximum(addresses, 0)], constant))
-
-
-def runs(addresses: Addresses) -> Iterator[tuple[int, int]]:
-    """Yield (first, stop) of the maximal runs of consecutive addresses, constants left out."""
-    if addresses.size == 0:
-        return
-    breaks = np.flatnonzero((np.diff(addresses) != 1) | (addresses[:-1] < 0)) + 1
-    edges = [0, *breaks.tolist(), addresses.size]
-    for first, stop in zip(edges[:-1], edges[1:], strict=True):
-        if addresses[first] >= 0:
-            yield first, stop
-
-
-def common_runs(addresses: Addresses) -> Iterator[tuple[int, int]]:
-    """Yield (first, stop) of the maximal runs of columns in which every row is consecutive.
-
-    ``addresses`` is (rows, columns); a constant ends a run of its row.
-    """
-    if addresses.shape[1] == 0:
-        return
-    apart = (np.diff(addresses, axis=1) != 1) | (addresses[:, :-1] < 0)
-    edges = [0, *(np.flatnonzero(apart.any(axis=0)) + 1).tolist(), addresses.shape[1]]
-    yield from zip(edges[:-1], edges[1:], strict=True)
 
 
 def live_nodes(nodes: tuple[Node, ...], outputs: Addresses, size: int) -> tuple[Node, ...]:

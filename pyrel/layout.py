@@ -18,10 +18,9 @@ from pyrel.graph import (
     Node,
     Normalise,
     Product,
-    common_runs,
     compact,
-    runs,
 )
+from pyrel.pieces import common_runs, runs
 
 MAX_SEGMENTS = 8  # of a gemm, see csrc/cpu/kernels.h
 SHORT_RUN = 16  # floats: shorter than a vector on average, copying costs less than reading apart

@@ -1,0 +1,552 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The way back through a program: what each node does with the relevance of its outputs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from pyrel._core import Post, Scale, Share, Space, Start
+from pyrel.emit import Place
+from pyrel.errors import UnsupportedModelError
+from pyrel.forward import Forward
+from pyrel.gates import GatedSum
+from pyrel.graph import (
+    Activation,
+    Add,
+    Addresses,
+    Copy,
+    Embedding,
+    Floats,
+    Linear,
+    MaxPool,
+    Node,
+    Normalise,
+    Product,
+    Relu,
+)
+from pyrel.graph import Scale as ScaleNode
+from pyrel.pieces import (
+    Integers,
+    apart,
+    apart_together,
+    by_vector,
+    common_runs,
+    runs,
+    variable_parts,
+)
+from pyrel.program import (
+    Absorb,
+    Epilogue,
+    MaxRoute,
+    NormaliseBack,
+    Offsets,
+    Scatter,
+    Seed,
+    Slope,
+)
+from pyrel.rules import Denominator, Factor, Term
+
+
+class Backward(Forward):
+    """Emits the operations that hand relevance down, from the outputs to the input."""
+
+    def backward(self) -> None:
+        """Emit the whole way back, in the order in which nodes get their relevance complete."""
+        self.seed()
+        for node in reversed(self._graph.nodes):
+            out = slice(node.start, node.start + node.size)
+            if not self._reached[out].any() or (self._writer[out] < 0).all():
+                continue
+            self._clear_unwritten(node.start, node.size)
+            match node:
+                case Linear():
+                    self._backward_linear(node)
+                case Relu():
+                    self._finish_relu(node)
+                    self._pass_on(node, node.inputs)
+                case Activation():
+                    self._backward_activation(node)
+                case ScaleNode():
+                    self._backward_scale(node)
+                case Add():
+                    self._backward_add(node)
+                case Product():
+                    self._backward_product(node)
+                case GatedSum():
+                    self._backward_gated_sum(node)
+                case MaxPool():
+                    self._backward_max_pool(node)
+                case Normalise():
+                    self._backward_normalise(node)
+                case Embedding():
+                    self._backward_embedding(node)
+                case Copy():
+                    self._backward_copy(node)
+        self._clear_unwritten(0, self._graph.input_size)
+        if not self._graph.vocabulary:
+            self._finish_input(0, self._graph.input_size)
+
+    def seed(self) -> None:
+        """Emit the choice of the target and the relevance that it starts with."""
+        outputs = self._graph.outputs
+        start = int(outputs[0])
+        template = Seed(outputs.size, self._method.start)
+        op = self._emit(template, self._value(start)[1], self._relevance_of(start)[1])
+        self._record(op, start, outputs.size)
+
+    def _finish_relu(self, node: Node) -> None:
+        if self._method.relu != Post.none:
+            self._finish(node.start, node.size, self._method.relu, node.start)
+
+    def _absorb(
+        self,
+        node: Node,
+        share: Share = Share.weighted,
+        vector: Floats | None = None,
+        operand: int | None = None,
+        epsilon: float = 0.0,
+    ) -> None:
+        """Count relevance that goes nowhere; ``operand`` is as for `_finish`."""
+        space, origin = self._relevance_of(node.start)
+        operand_place = None if operand is None else self._value_or_arena(operand)
+        template = Absorb(
+            space,
+            -1 if vector is None else self._vector(vector),
+            node.size,
+            share,
+            None if operand_place is None else operand_place[0],
+            epsilon,
+        )
+        self._emit(template, origin, *([] if operand_place is None else [operand_place[1]]))
+
+    def _backward_linear(self, node: Linear) -> None:
+        rule = self._rules[node.start]
+        if node.relu:
+            self._finish_relu(node)
+        if node.start not in self._members:
+            if rule.denominator is not None:
+                self._divide(node, rule.denominator, never_zero=node.relu)
+            if rule.absorbed is not None:
+                self._absorb_weighted(node, rule.absorbed)
+        for term in rule.terms:
+            if node.inputs.shape[0] == 1:
+                self._backward_term(node, term)
+            else:
+                self._backward_rows(node, term)
+
+    def _absorb_weighted(self, node: Node, weights: Floats) -> None:
+        """Count relevance times ``weights``, which are for all outputs or for those of a row."""
+        if weights.any():
+            self._absorb(node, vector=np.resize(weights, node.size))
+
+    def _divide(self, node: Linear, denominator: Denominator, never_zero: bool) -> None:
+        """Make s = R / denominator of the relevance of a node's outputs."""
+        constant = np.resize(denominator.constant, node.size)
+        if node.start in self._denominators:
+            operand = -1 - self._denominators[node.start]
+            in_product = denominator.constant.ndim == 1
+            vector = None if in_product or not constant.any() else constant
+        elif denominator.output:
+            operand, vector = node.start, constant if constant.any() else None
+        else:
+            self._divide_by_constant(node, constant)
+            return
+        self._divide_by(node, operand, vector, denominator.epsilon, never_zero)
+
+    def _divide_by(
+        self,
+        node: Node,
+        operand: int,
+        vector: Floats | None,
+        epsilon: float,
+        never_zero: bool,
+    ) -> None:
+        """Divide the relevance of a node's outputs; count what meets zero, or the stabiliser."""
+        if epsilon:
+            self._finish(node.start, node.size, Post.divide_stabilised, operand, vector, epsilon)
+            self._absorb(node, Share.stabiliser, vector, operand, epsilon)
+            return
+        # The score that is explained is above zero where there is relevance to put in.
+        is_output = node.start == int(self._graph.outputs[0])
+        counts = not never_zero and not (is_output and self._method.start == Start.positive_output)
+        if counts:
+            self._absorb(node, Share.undivided, vector, operand)
+        self._finish(node.start, node.size, Post.divide, operand, vector, alone=counts)
+
+    def _divide_by_constant(self, node: Linear, constant: Floats) -> None:
+        self._absorb_weighted(node, (constant == 0).astype(float))
+        inverse = np.divide(1.0, constant, out=np.zeros_like(constant), where=constant != 0)
+        epilogue = Epilogue(scale=Scale.vector, scale_vector=self.program.vector(inverse))
+        slot = self._relevance_of(node.start)
+        self._record(self._map(slot, node.size, slot, epilogue), node.start, node.size)
+
+    def _backward_term(self, node: Linear, term: Term) -> None:
+        """Give relevance to what one row reads: a product for each run of addresses."""
+        addresses = node.inputs[0, term.features]
+        segments = [(self._relevance_of(node.start), node.size)]
+        for first, stop in runs(addresses):
+            address, size = int(addresses[first]), stop - first
+            epilogue, offsets = self._factor(term.factor, np.array([address]), size)
+            epilogue = replace(epilogue, accumulate=self._accumulates(address, size))
+            matrix = term.matrix[:, first:stop]
+            out = self._relevance_of(address)
+            bf16 = self._bf16_relevance
+            op = self._gemm(segments, matrix, out, epilogue, *offsets, bf16=bf16)
+            self._record(op, address, size)
+
+    def _factor(
+        self, factor: Factor, addresses: Addresses, size: int
+    ) -> tuple[Epilogue, list[Offsets]]:
+        """Return the epilogue that multiplies by a factor, and its operands' places.
+
+        ``addresses`` are those of rows of ``size`` inputs that have the same bounds.
+        """
+        if factor == Factor.one:
+            return Epilogue(), []
+        space, offsets = self._value(addresses)
+        bound = np.zeros(0)
+        if factor != Factor.value:
+            read = np.arange(addresses[0], addresses[0] + size)
+            bound = self._domains.of(read)[factor == Factor.below_high]
+        if not bound.any():
+            return Epilogue(scale=Scale.operand, scale_space=space), [offsets]
+        vector = self.program.vector(bound)
+        scale = Scale.operand_minus_vector
+        return Epilogue(scale=scale, scale_space=space, scale_vector=vector), [offsets]
+
+    def _backward_rows(self, node: Linear, term: Term) -> None:
+        """Give relevance to what many rows read, such as the positions of a kernel.
+
+        The rows overlap: what they hand down is added up, by products whose rows do not overlap,
+        and then multiplied by the factor.
+        """
+        columns = np.flatnonzero(term.features)
+        addresses = node.inputs[:, columns]
+        owners = self._owners[addresses[0]]
+        for owner in np.unique(owners).tolist():
+            own = np.flatnonzero(owners == owner)
+            first, stop = int(addresses[:, own].min()), int(addresses[:, own].max()) + 1
+            sums = self._relevance_of(first)
+            if term.factor == Factor.one:
+                self._clear_unwritten(first, stop - first)
+            else:
+                sums = Space.arena, np.array([self._reserve(stop - first)])
+                self._map(None, stop - first, sums)
+            record = term.factor == Factor.one
+            self._add_up(node, addresses[:, own], term.matrix[:, own], first, sums, record)
+            if term.factor != Factor.one:
+                epilogue, offsets = self._factor(term.factor, np.array([first]), stop - first)
+                accumulate = self._accumulates(first, stop - first)
+                epilogue = replace(epilogue, accumulate=accumulate)
+                out = self._relevance_of(first)
+                op = self._map(sums, stop - first, out, epilogue, *offsets)
+                self._record(op, first, stop - first)
+
+    def _add_up(
+        self,
+        node: Linear,
+        addresses: Addresses,
+        matrix: Floats,
+        first: int,
+        sums: Place,
+        record: bool,
+    ) -> None:
+        """Add each row's s @ matrix to ``sums``, in which the address ``first`` comes first."""
+        rows = self._relevance_of(self._rows(node))
+        for i, j in common_runs(addresses):
+            starts = addresses[:, i]
+            for some in apart(starts, j - i):
+                out = sums[0], sums[1] + starts[some] - first
+                op = self._gemm(
+                    [((rows[0], rows[1][some]), node.width)],
+                    matrix[:, i:j],
+                    out,
+                    Epilogue(accumulate=True),
+                    bf16=self._bf16_relevance,
+                )
+                if record:
+                    self._record(op, starts[some], j - i)
+
+    def _pass_on(
+        self,
+        node: Node,
+        inputs: Addresses,
+        vector: Floats | None = None,
+        operands: Addresses | None = None,
+    ) -> None:
+        """Give each input its output's relevance, times a vector or what lies at ``operands``."""
+        read = [inputs] if operands is None else [inputs, operands]
+        for part in variable_parts(inputs):
+            for size, first in self._row_groups(np.stack([each[part] for each in read])):
+                where = part[first]
+                if vector is None:
+                    self._pass_rows(node, inputs, where, size, Epilogue(), operands)
+                    continue
+                for factors, some in by_vector(vector, where, size):
+                    index = self.program.vector(factors)
+                    epilogue = Epilogue(scale=Scale.vector, scale_vector=index)
+                    self._pass_rows(node, inputs, some, size, epilogue, None)
+
+    def _pass_rows(
+        self,
+        node: Node,
+        inputs: Addresses,
+        where: Integers,
+        size: int,
+        epilogue: Epilogue,
+        operands: Addresses | None,
+    ) -> None:
+        offsets: list[Offsets] = []
+        if operands is not None:
+            space, offset = self._value(operands[where])
+            epilogue, offsets = Epilogue(scale=Scale.operand, scale_space=space), [offset]
+        for some in apart(inputs[where], size):
+            rows, addresses = where[some], inputs[where[some]]
+            accumulate = self._accumulates(addresses, size)
+            op = self._map(
+                self._relevance_of(node.start + rows),
+                size,
+                self._relevance_of(addresses),
+                replace(epilogue, accumulate=accumulate),
+                *(offset[some] for offset in offsets),
+            )
+            self._record(op, addresses, size)
+
+    def _backward_activation(self, node: Activation) -> None:
+        if self._method.conserves:
+            self._pass_on(node, node.inputs)
+            return
+        for size, first in self._row_groups(node.inputs[None]):
+            addresses = node.inputs[first]
+            accumulate = self._accumulates(addresses, size)
+            source, value = self._relevance_of(node.start + first), self._value(addresses)
+            out = self._relevance_of(addresses)
+            template = Slope(
+                source[0], value[0], size, out[0], node.function, node.parameter, accumulate
+            )
+            self._record(self._emit(template, source[1], value[1], out[1]), addresses, size)
+
+    def _backward_scale(self, node: ScaleNode) -> None:
+        # One input, so relevance passes whole; a gradient is multiplied by the coefficient.
+        self._pass_on(node, node.inputs, None if self._method.conserves else node.coefficients)
+
+    def _backward_add(self, node: Add) -> None:
+        if not self._method.conserves:
+            for addend in node.inputs:
+                self._pass_on(node, addend)
+            return
+        # R_i = a_i R / Σ a: in proportion to the addends, constants absorbing theirs.
+        signed = bool((self._domains.of(node.inputs)[0] < 0).any())
+        never_zero = bool(np.isposinf(self._domains.of(node.addresses)[1]).all())
+        epsilon = self._method.epsilon if signed else 0.0
+        self._divide_by(node, node.start, None, epsilon, never_zero and not signed)
+        self._absorb_weighted(node, self._graph.constant_values(node.inputs).sum(axis=0))
+        for addend in node.inputs:
+            self._pass_on(node, addend, operands=addend)
+
+    def _backward_product(self, node: Product) -> None:
+        if not self._method.conserves:
+            self._pass_on(node, node.inputs[0], operands=node.inputs[1])
+            self._pass_on(node, node.inputs[1], operands=node.inputs[0])
+            return
+        if self._method.gates == "half":
+            for factor in node.inputs:
+                self._pass_on(node, factor, np.full(node.size, 0.5))
+            return
+        parts = self._gates.split(node)
+        if parts is None:
+            raise UnsupportedModelError(
+                f"{self._method.name} hands relevance to the signal of a product of a gate (a "
+                "sigmoid's output) and a signal; here both or neither is a gate. "
+                'gates="half" gives each factor half; gradient_x_input needs no rule',
+                operator="mul",
+                module=node.module,
+            )
+        self._pass_on(node, parts[1])
+
+    def _backward_gated_sum(self, node: GatedSum) -> None:
+        """S = R / (Σ gate · its member's denominator); each member gets gate · s."""
+        members = [self._graph.nodes[self._owners[member[0]]] for member in node.members]
+        denominators = [self._denominator_of(member) for member in members]
+        rules = [self._rules[member.start] for member in members]
+        epsilon = rules[0].denominator.epsilon if rules[0].denominator else 0.0
+        if epsilon:
+            self._divide_by(node, node.start, None, epsilon, False)
+            self._absorb_weighted(node, node.bias)
+        else:
+            place = -1 - self._reserve(node.size)
+            out = self._value_or_arena(place)
+            bias = np.maximum(node.bias, 0.0)
+            self._map(None, node.size, out, Epilogue(bias=self._vector(bias)))
+            for denominator, gates in zip(denominators, node.gates, strict=True):
+                self._add_gated(denominator, gates, out)
+            self._divide_by(node, place, None, 0.0, False)
+            self._absorb_weighted(node, bias)
+        for member, gates, rule, denominator in zip(
+            members, node.gates, rules, denominators, strict=True
+        ):
+            self._hand_to_member(node, member, gates, denominator)
+            if rule.absorbed is not None:
+                self._absorb_weighted(member, rule.absorbed)
+
+    def _denominator_of(self, node: Node) -> Place:
+        """Where a member's denominator lies, its constant added; for the ε rule its value."""
+        assert isinstance(node, Linear)
+        denominator = self._rules[node.start].denominator
+        if denominator is None:
+            raise UnsupportedModelError(
+                f"{self._method.name} has no rule for a sum in which pre-activations are gated and "
+                "read unbounded inputs: give low= and high=, the smallest and largest input values",
+                operator="add",
+                module=node.module,
+            )
+        if denominator.epsilon:
+            return self._value(node.start)
+        if node.start in self._denominators:
+            return Space.arena, np.array([self._denominators[node.start]])
+        place = Space.arena, np.array([self._reserve(node.size)])
+        vector = self._vector(np.resize(denominator.constant, node.size))
+        source = self._value(node.start) if denominator.output else None
+        self._map(source, node.size, place, Epilogue(bias=vector))
+        return place
+
+    def _hand_to_member(
+        self, node: GatedSum, member: Node, gates: Addresses, denominator: Place
+    ) -> None:
+        """Write gate · s where the member's relevance lies."""
+        half = self._method.gates == "half"
+        if (gates < 0).all():
+            self._pass_on(node, member.addresses)
+            return
+        self._pass_on(node, member.addresses, operands=gates)
+        if not half:
+            return
+        # The gate gets half of what the member would: ½ s · gate · denominator.
+        slot = self._relevance_of(member.start)
+        halves = self.program.vector(np.full(member.size, 0.5))
+        halved = Epilogue(scale=Scale.vector, scale_vector=halves)
+        self._record(self._map(slot, member.size, slot, halved), member.start, member.size)
+        for size, first in self._row_groups(gates[None]):
+            addresses = gates[first]
+            epilogue = Epilogue(
+                scale=Scale.operand,
+                scale_space=denominator[0],
+                accumulate=self._accumulates(addresses, size),
+            )
+            op = self._map(
+                self._relevance_of(member.start + first),
+                size,
+                self._relevance_of(addresses),
+                epilogue,
+                denominator[1] + first,
+            )
+            self._record(op, addresses, size)
+
+    def _backward_max_pool(self, node: MaxPool) -> None:
+        low, high = self._domains.of(node.inputs)
+        padding = np.isneginf(low) & (high == 0)
+        if self._method.conserves and (padding | (low >= 0)).all():
+            self._share_pool(node)
+            return
+        for size, first in self._row_groups(node.inputs):
+            for some in apart_together(node.inputs[:, first], size):
+                rows = first[some]
+                addresses = node.inputs[:, rows]
+                for each in addresses:
+                    for start in each.tolist():
+                        self._clear_unwritten(start, size)
+                values = [self._value(each) for each in addresses]
+                source = self._relevance_of(node.start + rows)
+                outs = [self._relevance_of(each) for each in addresses]
+                template = MaxRoute(
+                    tuple(space for space, _ in values),
+                    size,
+                    source[0],
+                    tuple(space for space, _ in outs),
+                )
+                places = [*values, source, *outs]
+                op = self._emit(template, *(offsets for _, offsets in places))
+                for each in addresses:
+                    self._record(op, each, size)
+
+    def _share_pool(self, node: MaxPool) -> None:
+        """R_i = a_i R / Σ a over the window (Montavon et al. 2017, section 5.2)."""
+        place = -1 - self._reserve(node.size)
+        space, origin = self._value_or_arena(place)
+        self._map(None, node.size, (space, origin))
+        inputs = np.where(np.isneginf(self._domains.of(node.inputs)[0]), -1, node.inputs)
+        for each in inputs:
+            self._map_runs(each, (space, origin), Epilogue(accumulate=True))
+        never_zero = bool(np.isposinf(self._domains.of(node.addresses)[1]).all())
+        self._divide_by(node, place, None, 0.0, never_zero)
+        for each in inputs:
+            self._pass_on(node, each, operands=each)
+
+    def _backward_normalise(self, node: Normalise) -> None:
+        detached = self._method.conserves
+        if detached:
+            if self._method.folds:
+                raise UnsupportedModelError(
+                    f"{self._method.name} has no rule for layer normalisation, whose values may be "
+                    "negative; try lrp_epsilon",
+                    operator="layer_norm",
+                    module=node.module,
+                )
+            self._divide_by(node, node.start, None, self._method.epsilon, False)
+        width = node.inputs.shape[1]
+        rows = np.arange(node.inputs.shape[0]) * width
+        addresses = node.inputs[:, 0]
+        for some in apart(addresses, width):
+            accumulate = self._accumulates(addresses[some], width)
+            source = self._relevance_of(node.start + rows[some])
+            value, out = self._value(addresses[some]), self._relevance_of(addresses[some])
+            template = NormaliseBack(
+                source[0], value[0], width, out[0], node.epsilon, detached, accumulate
+            )
+            op = self._emit(template, source[1], value[1], out[1])
+            self._record(op, addresses[some], width)
+
+    def _backward_embedding(self, node: Embedding) -> None:
+        """Add up over the dimensions what arrives at an embedding."""
+        self._finish_input(node.start, node.size)
+        width = node.table.shape[1]
+        ones = np.ones((width, 1))
+        rows = node.start + np.arange(node.inputs.size) * width
+        for some in apart(node.inputs, 1):
+            addresses = node.inputs[some]
+            epilogue = Epilogue(accumulate=self._accumulates(addresses, 1))
+            out = self._relevance_of(addresses)
+            op = self._gemm([(self._relevance_of(rows[some]), width)], ones, out, epilogue)
+            self._record(op, addresses, 1)
+
+    def _backward_copy(self, node: Copy) -> None:
+        constant = node.inputs < 0
+        if self._method.conserves and constant.any():
+            self._absorb_weighted(node, constant.astype(float))
+        for first, stop, short in self._copied_parts(node):
+            addresses = node.inputs[first:stop]
+            if not short:
+                part = replace(node, start=node.start + first, inputs=addresses)
+                self._pass_on(part, addresses)
+                continue
+            origin, span = int(addresses.min()), int(addresses.max() - addresses.min()) + 1
+            self._clear_unwritten(origin, span)
+            space, source = self._relevance_of(node.start + first)
+            out_space, out = self._relevance_of(origin)
+            index = self.program.index(addresses - origin)
+            template = Scatter(space, span, index, stop - first, out_space)
+            self._record(self._emit(template, source, out), origin, span)
+
+    def _finish_input(self, start: int, size: int) -> None:
+        """Do what the method does with what arrives at the input, or at embeddings."""
+        post = self._method.finish
+        if post == Post.none:
+            return
+        multiply = post == Post.multiply
+        writer = self._writer[start : start + size]
+        breaks = start + np.flatnonzero(np.diff(writer) != 0) + 1
+        edges = [start, *breaks.tolist(), start + size]
+        for first, stop in zip(edges[:-1], edges[1:], strict=True):
+            self._finish(first, stop - first, post, first if multiply else None)

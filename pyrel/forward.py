@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The forward pass of a program: values, and the denominators that nothing in it waits for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from pyrel._core import Post, Scale, Space
+from pyrel.domains import Domains
+from pyrel.emit import Emitter, Place
+from pyrel.errors import UnsupportedModelError
+from pyrel.gates import GatedSum, find_gates
+from pyrel.graph import (
+    Activation,
+    Add,
+    Addresses,
+    Copy,
+    Embedding,
+    Graph,
+    Linear,
+    MaxPool,
+    Normalise,
+    Product,
+    Relu,
+    picked,
+)
+from pyrel.graph import Scale as ScaleNode
+from pyrel.layout import MAX_SEGMENTS, SHORT_RUN
+from pyrel.methods import Method, UnsuitableDomainError
+from pyrel.pieces import (
+    Integers,
+    by_vector,
+    common_runs,
+    runs,
+    variable_parts,
+)
+from pyrel.program import (
+    Activate,
+    Embed,
+    Epilogue,
+    Gather,
+    Program,
+)
+from pyrel.program import MaxPool as MaxPoolOf
+from pyrel.program import Normalise as NormaliseRows
+from pyrel.rules import Denominator, LinearRule, Mask
+
+
+class Forward(Emitter):
+    """Emits the operations that compute a graph; `pyrel.backward` goes on from there."""
+
+    def __init__(self, graph: Graph, method: Method, domains: Domains, precision: str) -> None:
+        super().__init__(graph, Program(graph.input_size, graph.classes, method.conserves))
+        self._method = method
+        self._domains = domains
+        self._gates = find_gates(graph)
+        self._owners = graph.owners()
+        self._bf16_relevance = precision != "float32"
+        self._bf16_forward = precision == "bf16_all"
+        self._rules: dict[int, LinearRule] = {}  # by the start of the linear node
+        self._denominators: dict[int, int] = {}  # likewise: where in the arena it is formed
+        self._reached = self._find_reached()
+        self._members = {
+            int(address)
+            for node in graph.nodes
+            if isinstance(node, GatedSum)
+            for address in node.members[:, 0]
+        }
+
+    def _find_reached(self) -> Mask:
+        """Mark the addresses that relevance reaches: not gates that get none."""
+        reached = np.zeros(self._graph.size, dtype=bool)
+        reached[self._graph.outputs] = True
+        whole = not self._method.conserves or self._method.gates == "half"
+        for node in reversed(self._graph.nodes):
+            if not reached[node.start : node.start + node.size].any():
+                continue
+            inputs = node.inputs
+            if isinstance(node, Product) and not whole:
+                parts = self._gates.split(node)
+                inputs = node.inputs if parts is None else parts[1]
+            if isinstance(node, GatedSum) and not whole:
+                inputs = node.members
+            reached[inputs[inputs >= 0]] = True
+        return reached
+
+    def forward(self, denominators: bool = True) -> None:
+        """Emit what computes every node, and its denominators if they are wanted."""
+        for node in self._graph.nodes:
+            match node:
+                case Linear():
+                    self._forward_linear(node, denominators)
+                case Relu():
+                    self._map_runs(node.inputs, self._value(node.start), Epilogue(post=Post.relu))
+                case Activation():
+                    self._forward_activation(node)
+                case ScaleNode():
+                    self._forward_scale(node)
+                case Add():
+                    self._forward_add(node)
+                case Product():
+                    self._forward_product(node)
+                case GatedSum():
+                    self._forward_gated_sum(node)
+                case MaxPool():
+                    self._forward_max_pool(node)
+                case Normalise():
+                    self._forward_normalise(node)
+                case Embedding():
+                    self._forward_embedding(node)
+                case Copy():
+                    self._forward_copy(node)
+
+    def _forward_linear(self, node: Linear, denominators: bool) -> None:
+        constant = (node.inputs < 0).all(axis=0)
+        bias = node.bias + node.weight @ self._graph.constant_values(node.inputs[0])
+        epilogue = Epilogue(bias=self._vector(bias), post=Post.relu if node.relu else Post.none)
+        matrix = node.weight[:, ~constant].T
+        segments = self._segments(node.inputs[:, ~constant])
+        out = self._value(self._rows(node))
+        self._gemm(segments, matrix, out, epilogue, bf16=self._bf16_forward)
+        if not self._reached[node.start : node.start + node.size].any():
+            return
+        self._rules[node.start] = rule = self._rule(node)
+        if denominators and rule.denominator is not None and rule.denominator.products:
+            self._denominators[node.start] = self._form_denominator(node, rule.denominator)
+
+    def _rule(self, node: Linear) -> LinearRule:
+        inputs = self._domains.linear_inputs(node)
+        try:
+            return self._method.linear(inputs)
+        except UnsuitableDomainError as error:
+            raise UnsupportedModelError(str(error), operator="linear", module=node.module) from None
+
+    @staticmethod
+    def _rows(node: Linear) -> Addresses:
+        """Where the outputs of each row start."""
+        return node.start + np.arange(node.inputs.shape[0]) * node.width
+
+    def _form_denominator(self, node: Linear, denominator: Denominator) -> int:
+        """Emit the products of a denominator; nothing in the forward pass waits for them."""
+        offset = self._reserve(node.size)
+        place = Space.arena, offset + self._rows(node) - node.start
+        alike = denominator.constant.ndim == 1
+        vector = self._vector(denominator.constant) if alike else -1
+        if denominator.output:
+            self._map(self._value(node.start), node.size, (Space.arena, np.array([offset])))
+        for index, (features, matrix) in enumerate(denominator.products):
+            accumulate = denominator.output or index > 0
+            epilogue = Epilogue(bias=vector if index == 0 else -1, accumulate=accumulate)
+            segments = self._segments(node.inputs[:, features])
+            if len(segments) > MAX_SEGMENTS:
+                # Too many pieces: read all inputs, those between them with weights of zero.
+                variable = (node.inputs >= 0).all(axis=0)
+                segments = self._segments(node.inputs[:, variable])
+                spread = np.zeros((node.width, node.inputs.shape[1]))
+                spread[:, features] = matrix
+                matrix = spread[:, variable]
+            self._gemm(segments, matrix.T, place, epilogue, bf16=self._bf16_relevance)
+        return offset
+
+    def _segments(self, addresses: Addresses) -> list[tuple[Place, int]]:
+        """Return where rows of operands lie, (rows, columns), in as few runs as there are."""
+        return [(self._value(addresses[:, i]), j - i) for i, j in common_runs(addresses)]
+
+    def _row_groups(self, addresses: Addresses) -> Iterator[tuple[int, Integers]]:
+        """Cut (operands, elements) into runs in which all operands are consecutive.
+
+        Yields a length with where all runs of it begin, and none that leave a space of memory.
+        """
+        pieces = np.array(list(common_runs(addresses)), dtype=np.int64).reshape(-1, 2)
+        lengths = pieces[:, 1] - pieces[:, 0]
+        inside = (addresses[:, pieces[:, 0]] < self._graph.input_size) * 1
+        kinds = np.concatenate([lengths[None], inside]).T
+        for kind in np.unique(kinds, axis=0):
+            yield int(kind[0]), pieces[(kinds == kind).all(axis=1), 0]
+
+    def _map_runs(self, inputs: Addresses, out: Place, epilogue: Epilogue) -> None:
+        """Map each run of values to its place behind ``out``; constants are left out."""
+        for part in variable_parts(inputs):
+            for size, first in self._row_groups(inputs[None, part]):
+                where = part[first]
+                self._map(self._value(inputs[where]), size, (out[0], out[1] + where), epilogue)
+
+    def _forward_activation(self, node: Activation) -> None:
+        for size, first in self._row_groups(node.inputs[None]):
+            source, out = self._value(node.inputs[first]), self._value(node.start + first)
+            template = Activate(source[0], size, out[0], node.function, node.parameter)
+            self._emit(template, source[1], out[1])
+
+    def _forward_scale(self, node: ScaleNode) -> None:
+        for size, first in self._row_groups(node.inputs[None]):
+            for factors, some in by_vector(node.coefficients, first, size):
+                vector = self.program.vector(factors)
+                epilogue = Epilogue(scale=Scale.vector, scale_vector=vector)
+                out = self._value(node.start + some)
+                self._map(self._value(node.inputs[some]), size, out, epilogue)
+
+    def _forward_add(self, node: Add) -> None:
+        constants = self._graph.constant_values(node.inputs).sum(axis=0)
+        self._map(None, node.size, self._value(node.start), Epilogue(bias=self._vector(constants)))
+        for addend in node.inputs:
+            self._map_runs(addend, self._value(node.start), Epilogue(accumulate=True))
+
+    def _forward_product(self, node: Product) -> None:
+        for size, first in self._row_groups(node.inputs):
+            left, right = (self._value(factor[first]) for factor in node.inputs)
+            epilogue = Epilogue(scale=Scale.operand, scale_space=right[0])
+            self._map(left, size, self._value(node.start + first), epilogue, right[1])
+
+    def _forward_gated_sum(self, node: GatedSum) -> None:
+        out = self._value(node.start)
+        self._map(None, node.size, out, Epilogue(bias=self._vector(node.bias)))
+        for member, gates in zip(node.members, node.gates, strict=True):
+            self._add_gated(self._value(int(member[0])), gates, out)
+
+    def _add_gated(self, source: Place, gates: Addresses, out: Place) -> None:
+        """Add what lies at ``source``, times its gates, to ``out``."""
+        if (gates < 0).all():
+            self._map(source, gates.size, out, Epilogue(accumulate=True))
+            return
+        for first, stop in runs(gates):
+            gate = self._value(int(gates[first]))
+            epilogue = Epilogue(scale=Scale.operand, scale_space=gate[0], accumulate=True)
+            moved = [(place[0], place[1] + first) for place in (source, out)]
+            self._map(moved[0], stop - first, moved[1], epilogue, gate[1])
+
+    def _forward_max_pool(self, node: MaxPool) -> None:
+        for size, first in self._row_groups(node.inputs):
+            sources = [self._value(each[first]) for each in node.inputs]
+            out = self._value(node.start + first)
+            template = MaxPoolOf(tuple(space for space, _ in sources), size, out[0])
+            self._emit(template, *(offsets for _, offsets in sources), out[1])
+
+    def _forward_normalise(self, node: Normalise) -> None:
+        rows, width = node.inputs.shape
+        source = self._value(node.inputs[:, 0])
+        out = self._value(node.start + np.arange(rows) * width)
+        self._emit(NormaliseRows(source[0], width, out[0], node.epsilon), source[1], out[1])
+
+    def _forward_embedding(self, node: Embedding) -> None:
+        width = node.table.shape[1]
+        source = self._value(node.inputs)
+        out = self._value(node.start + np.arange(node.inputs.size) * width)
+        template = Embed(source[0], self.program.table(node.table), width, out[0])
+        self._emit(template, source[1], out[1])
+
+    def _forward_copy(self, node: Copy) -> None:
+        constant = node.inputs < 0
+        if constant.any():
+            values = np.where(constant, self._graph.constant_values(node.inputs), 0.0)
+            out = self._value(node.start)
+            self._map(None, node.size, out, Epilogue(bias=self._vector(values)))
+        for first, stop, short in self._copied_parts(node):
+            addresses = node.inputs[first:stop]
+            if not short:
+                self._map_runs(addresses, self._value(node.start + first), Epilogue())
+                continue
+            origin = int(addresses.min())
+            index = self.program.index(addresses - origin)
+            space, source = self._value(origin)
+            span = int(addresses.max()) - origin + 1
+            out_space, offset = self._value(node.start + first)
+            template = Gather(space, span, index, stop - first, out_space)
+            self._emit(template, source, offset)
+
+    def _copied_parts(self, node: Copy) -> list[tuple[int, int, bool]]:
+        """Split a copy at constants, and where its inputs change from one node to another.
+
+        Where the parts would be shorter than a vector, only between constants, the graph's input
+        and nodes. The last of each part says whether it lies in short runs.
+        """
+        owner = picked(self._owners, node.inputs, -2)
+        breaks = np.flatnonzero(np.diff(owner)) + 1
+        if node.size < SHORT_RUN * (breaks.size + 1):
+            breaks = np.flatnonzero(np.diff(np.sign(owner + 1) - (owner == -2))) + 1
+        edges = [0, *breaks.tolist(), node.size]
+        parts = []
+        for first, stop in zip(edges[:-1], edges[1:], strict=True):
+            if owner[first] != -2:
+                pieces = len(list(runs(node.inputs[first:stop])))
+                parts.append((first, stop, pieces * SHORT_RUN > stop - first))
+        return parts
