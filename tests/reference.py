@@ -18,8 +18,9 @@ from reference_gradient import gradient
 from reference_graph import Array, Node
 from reference_relevance import Rules, relevance
 
-METHODS = ("gradient", "sensitivity", "guided_backprop", "gradient_x_input", "deep_taylor")
+GRADIENTS = ("gradient", "sensitivity", "guided_backprop", "gradient_x_input")
 CONSERVING = ("deep_taylor", "lrp_epsilon")
+METHODS = GRADIENTS + CONSERVING
 
 
 @dataclass

@@ -8,13 +8,19 @@ import pytest
 import torch
 from engine.cases import ALL_CASES, Case, by_name, captured, compiled, expected, inputs, sample
 from engine.cells import CELL_CASES, CellCase
-from engine.checks import RELATIVE, assert_deep_taylor, assert_gradient, norms, torch_gradient
-from reference import METHODS, explain
+from engine.checks import (
+    RELATIVE,
+    assert_deep_taylor,
+    assert_gradient,
+    assert_relevance,
+    norms,
+    torch_gradient,
+)
+from reference import GRADIENTS, METHODS, explain
 
 import pyrel
 
 every_model = pytest.mark.parametrize("case", ALL_CASES, ids=lambda case: case.name)
-GRADIENT_METHODS = [method for method in METHODS if method != "deep_taylor"]
 
 
 @every_model
@@ -25,7 +31,15 @@ def test_deep_taylor(case: Case | CellCase) -> None:
 
 
 @every_model
-@pytest.mark.parametrize("method", GRADIENT_METHODS)
+def test_lrp_epsilon(case: Case | CellCase) -> None:
+    e = compiled(case, "lrp_epsilon")(inputs(case))
+    assert e.relevance.shape == inputs(case).shape
+    left_out = assert_relevance(e, expected(case, "lrp_epsilon"), "lrp_epsilon")
+    assert left_out <= 0.05 * len(inputs(case))
+
+
+@every_model
+@pytest.mark.parametrize("method", GRADIENTS)
 def test_gradient_methods(case: Case | CellCase, method: str) -> None:
     e = compiled(case, method)(inputs(case))
     assert e.relevance.shape == inputs(case).shape
@@ -93,6 +107,8 @@ def test_thesis_sizes() -> None:
         e = pyrel.Explainer(cell, x[:1], method=method, low=0.0, high=1.0)(x)
         if method == "deep_taylor":
             assert_deep_taylor(e, wanted)
+        elif method == "lrp_epsilon":
+            assert_relevance(e, wanted, method)
         else:
             assert assert_gradient(e, wanted) <= 0.25 * len(x)
 

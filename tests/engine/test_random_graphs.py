@@ -10,7 +10,7 @@ import numpy as np
 import reference_graph as ref
 import torch
 from engine.cases import sample
-from engine.checks import assert_deep_taylor, assert_gradient
+from engine.checks import assert_deep_taylor, assert_gradient, assert_relevance
 from engine.models import apply
 from engine.unplanned import assert_plan_changes_nothing
 from hypothesis import HealthCheck, given, settings
@@ -208,3 +208,6 @@ def test_random_graphs_agree_with_the_reference(recipe: Recipe, seed: int, low: 
     for method in ("gradient", "guided_backprop"):
         explainer = pyrel.Explainer(captured, x, method=method, **domain)
         assert_gradient(explainer(x, target=wanted.target), explain(graph, x, method))
+    epsilon = pyrel.Explainer(captured, x, method="lrp_epsilon")
+    expected = explain(graph, x, "lrp_epsilon", wanted.target)
+    assert_relevance(epsilon(x, target=wanted.target), expected, "lrp_epsilon")

@@ -9,7 +9,7 @@ from typing import Any
 import reference_graph as ref
 import torch
 from engine.cases import sample
-from engine.checks import assert_deep_taylor, assert_gradient
+from engine.checks import assert_deep_taylor, assert_gradient, assert_relevance
 from engine.models import apply, apply_relu
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -146,3 +146,6 @@ def test_random_models_agree_with_the_reference(plan: Plan, count: int) -> None:
     for method in ("gradient", "guided_backprop"):
         explainer = pyrel.Explainer(captured, x, method=method, **domain)
         assert_gradient(explainer(x, target=wanted.target), explain(graph, x, method))
+    epsilon = pyrel.Explainer(captured, x, method="lrp_epsilon")
+    expected = explain(graph, x, "lrp_epsilon", wanted.target)
+    assert_relevance(epsilon(x, target=wanted.target), expected, "lrp_epsilon")

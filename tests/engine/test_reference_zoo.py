@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from engine.checks import norms, rows
-from engine.zoo import ZOO, ZOO_METHODS, Exhibit, every_exhibit
-from reference import CONSERVING, Reference, explain
+from engine.zoo import ZOO, Exhibit, every_exhibit
+from reference import CONSERVING, METHODS, Reference, explain
 from torch import nn
 
 
@@ -60,7 +60,7 @@ def allowed(ours: Reference) -> np.ndarray:
 
 
 @every_exhibit
-@pytest.mark.parametrize("method", ZOO_METHODS)
+@pytest.mark.parametrize("method", METHODS)
 def test_rounding_bound_holds_in_single_precision(exhibit: Exhibit, method: str) -> None:
     """The reference itself, run in float32, stays inside the bound of its relevance."""
     if method == "deep_taylor" and not exhibit.explained_by_deep_taylor:

@@ -10,7 +10,7 @@ import pytest
 import reference_graph as ref
 import torch
 from engine.cases import sample
-from engine.checks import assert_deep_taylor, assert_gradient
+from engine.checks import assert_deep_taylor, assert_gradient, assert_relevance
 from engine.models import apply, apply_relu
 from reference import METHODS, explain
 from torch import nn
@@ -57,6 +57,8 @@ def test_widths(widths: tuple[int, int, int]) -> None:
         wanted = explain(graph(model, -1.0, 1.0), x, method, 0)
         if method == "deep_taylor":
             assert_deep_taylor(e, wanted)
+        elif method == "lrp_epsilon":
+            assert_relevance(e, wanted, method)
         else:
             assert_gradient(e, wanted)
 

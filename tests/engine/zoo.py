@@ -21,15 +21,6 @@ from engine.recurrent_models import FEATURES, STEPS, VARIANTS, Classifier
 from reference import Reference, explain
 from torch import nn
 
-ZOO_METHODS = (
-    "gradient",
-    "sensitivity",
-    "guided_backprop",
-    "gradient_x_input",
-    "lrp_epsilon",
-    "deep_taylor",
-)
-
 
 @dataclass(frozen=True, eq=False)
 class Exhibit:
@@ -69,6 +60,13 @@ class Exhibit:
     def expected(self, method: str, gates: str = "signal") -> Reference:
         """What the reference says about the inputs."""
         return explain(self.graph, self.inputs, method, gates=gates)
+
+    @property
+    def has_gates(self) -> bool:
+        """Whether anything is multiplied by a gate."""
+        nodes = ref.reachable(self.graph)
+        gates = (part.gate for n in nodes if isinstance(n, ref.Affine) for part in n.units)
+        return any(isinstance(n, ref.Product) for n in nodes) or any(gates)
 
     @property
     def explained_by_deep_taylor(self) -> bool:
