@@ -210,6 +210,8 @@ class Backward(Forward):
         if factor != Factor.value:
             read = np.arange(addresses[0], addresses[0] + size)
             bound = self._domains.of(read)[factor == Factor.below_high]
+            # Between the inputs of the term may lie others without bounds: nothing is summed there.
+            bound = np.where(np.isfinite(bound), bound, 0.0)
         if not bound.any():
             return Epilogue(scale=Scale.operand, scale_space=space), [offsets]
         vector = self.program.vector(bound)
