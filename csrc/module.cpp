@@ -56,9 +56,9 @@ pyrel::EpilogueSpec epilogue(int bias, pyrel::Scale scale, const std::optional<P
             post, rows(post_rows), post_vector,      epsilon};
 }
 
-int add_matrix(pyrel::Program& program, const Floats& matrix, bool bf16) {
+int add_matrix(pyrel::Program& program, const Floats& matrix, bool bf16, int64_t key) {
     if (matrix.ndim() != 2) throw std::invalid_argument("a matrix must have two dimensions");
-    return program.add_matrix(matrix.data(), matrix.shape(0), matrix.shape(1), bf16);
+    return program.add_matrix(matrix.data(), matrix.shape(0), matrix.shape(1), bf16, key);
 }
 
 int add_table(pyrel::Program& program, const Floats& table) {
@@ -203,12 +203,14 @@ void register_program(py::module_& m) {
     py::class_<pyrel::Program>(m, "Program",
                                "Instructions, matrices and vectors, checked as they are added.")
         .def(py::init([](int64_t input_size, int64_t arena_size, int64_t classes, bool conserves,
-                         const std::string& isa) {
+                         const std::string& isa, const pyrel::Program* weights) {
                  return pyrel::Program(input_size, arena_size, classes, conserves,
-                                       kernels_named(isa));
+                                       kernels_named(isa), weights);
              }),
-             py::kw_only(), "input_size"_a, "arena_size"_a, "classes"_a, "conserves"_a, "isa"_a)
-        .def("add_matrix", &add_matrix, "matrix"_a, "bf16"_a = false)
+             py::kw_only(), "input_size"_a, "arena_size"_a, "classes"_a, "conserves"_a, "isa"_a,
+             "weights"_a = py::none())
+        .def("add_matrix", &add_matrix, "matrix"_a, "bf16"_a = false, "key"_a = -1)
+        .def("find_matrix", &pyrel::Program::find_matrix, "key"_a, "bf16"_a)
         .def("add_vector", &add_vector, "vector"_a)
         .def("add_table", &add_table, "table"_a)
         .def("gemm", &add_gemm, "segments"_a, "matrix"_a, "out"_a, "epilogue"_a)
@@ -298,8 +300,13 @@ void register_program(py::module_& m) {
                 program.add(pyrel::Embed{rows(source), table, rows(out)});
             },
             "source"_a, "table"_a, "out"_a)
+        .def("begin_repeat", &pyrel::Program::begin_repeat, "count"_a,
+             "Let the instructions up to `end_repeat` be the body of one.")
+        .def("end_repeat", &pyrel::Program::end_repeat)
         .def("finish", &pyrel::Program::finish, "End the building; a program runs only then.")
         .def_property_readonly("explains", &pyrel::Program::explains)
+        .def_property_readonly("vectors", &pyrel::Program::vectors)
+        .def_property_readonly("tables", &pyrel::Program::tables)
         .def_property_readonly("flops", &pyrel::Program::flops)
         .def_property_readonly("arena_size", &pyrel::Program::arena_size)
         .def_property_readonly(

@@ -8,6 +8,8 @@
 #include <limits>
 #include <new>
 #include <stdexcept>
+#include <type_traits>
+#include <utility>
 
 namespace pyrel {
 namespace {
@@ -70,7 +72,7 @@ Matrix pack(const float* data, int64_t depth, int64_t columns, const Kernels& ke
     const size_t bytes = static_cast<size_t>(panels * stride) * sizeof(float);
     void* memory = std::aligned_alloc(kAlignment, bytes);
     if (!memory) throw std::bad_alloc();
-    Matrix matrix{depth, columns, stride, false, {static_cast<float*>(memory), &std::free}};
+    Matrix matrix{depth, columns, stride, false, -1, {static_cast<float*>(memory), &std::free}};
     for (int64_t panel = 0; panel < panels; ++panel) {
         const int64_t column = panel * width;
         const int64_t filled = std::min(width, columns - column);
@@ -86,7 +88,7 @@ Matrix pack(const float* data, int64_t depth, int64_t columns, const Kernels& ke
 }  // namespace
 
 Program::Program(int64_t input_size, int64_t arena_size, int64_t classes, bool conserves,
-                 const Kernels& kernels)
+                 const Kernels& kernels, const Program* weights)
     : input_size_(input_size),
       arena_size_(arena_size),
       classes_(classes),
@@ -96,11 +98,19 @@ Program::Program(int64_t input_size, int64_t arena_size, int64_t classes, bool c
             "input, arena and classes must each have a size above 0");
     require(std::max({input_size, arena_size, classes}) <= kLargestSpace,
             "input, arena or classes are larger than 2^31 floats a sample");
+    if (weights) {
+        require(&weights->kernels_ == &kernels,
+                "the matrices are packed for another instruction set");
+        matrices_ = weights->matrices_;
+        vectors_ = weights->vectors_;
+        tables_ = weights->tables_;
+        scratch_size_ = weights->scratch_size_;
+    }
     for (const Space space : {Space::arena, Space::relevance})
-        written_[static_cast<size_t>(space)].resize(static_cast<size_t>(space_size(space)));
+        written_[static_cast<size_t>(space)].resize(space_size(space));
 }
 
-int Program::add_matrix(const float* data, int64_t depth, int64_t columns, bool bf16) {
+int Program::add_matrix(const float* data, int64_t depth, int64_t columns, bool bf16, int64_t key) {
     require(depth > 0 && columns > 0, "a matrix must have at least one row and one column");
     require(!finished_, "the program is finished");
     require(!bf16 || kernels_.gemm_bf16, "this instruction set has no products of bfloat16");
@@ -109,21 +119,31 @@ int Program::add_matrix(const float* data, int64_t depth, int64_t columns, bool 
     const auto fits = [](float v) { return std::fabs(v) <= kLargestBf16; };
     require(!bf16 || std::all_of(data, data + depth * columns, fits),
             "a weight is too large for bfloat16");
+    Matrix matrix;
     if (bf16) {
         const std::vector<float> pairs = paired(data, depth, columns);
-        matrices_.push_back(pack(pairs.data(), (depth + 1) / 2, columns, kernels_));
-        matrices_.back().depth = depth;
-        matrices_.back().bf16 = true;
+        matrix = pack(pairs.data(), (depth + 1) / 2, columns, kernels_);
+        matrix.depth = depth;
+        matrix.bf16 = true;
         scratch_size_ = std::max(scratch_size_, kernels_.block_rows * bf16_row(depth));
     } else {
-        matrices_.push_back(pack(data, depth, columns, kernels_));
+        matrix = pack(data, depth, columns, kernels_);
     }
+    matrix.key = key;
+    matrices_.push_back(std::make_shared<const Matrix>(std::move(matrix)));
     return static_cast<int>(matrices_.size()) - 1;
+}
+
+int Program::find_matrix(int64_t key, bool bf16) const {
+    const auto found = std::find_if(matrices_.begin(), matrices_.end(), [&](const auto& matrix) {
+        return key >= 0 && matrix->key == key && matrix->bf16 == bf16;
+    });
+    return found == matrices_.end() ? -1 : static_cast<int>(found - matrices_.begin());
 }
 
 int Program::add_vector(std::vector<float> data) {
     require(!finished_, "the program is finished");
-    vectors_.push_back(std::move(data));
+    vectors_.push_back(std::make_shared<const std::vector<float>>(std::move(data)));
     return static_cast<int>(vectors_.size()) - 1;
 }
 
@@ -131,17 +151,59 @@ int Program::add_table(const float* data, int64_t rows, int64_t columns) {
     require(!finished_, "the program is finished");
     require(rows > 0 && columns > 0, "a table must have at least one row and one column");
     require(rows <= kLargestTable, "a table has more rows than a float32 can number");
-    tables_.push_back({rows, columns, {data, data + rows * columns}});
+    tables_.push_back(
+        std::make_shared<const Table>(Table{rows, columns, {data, data + rows * columns}}));
     return static_cast<int>(tables_.size()) - 1;
 }
 
 void Program::add(Instruction instruction) {
     require(!finished_, "the program is finished");
-    std::visit([this](const auto& i) { check(i); }, instruction);
+    if (open_) {
+        std::visit(
+            [this](auto&& i) {
+                if constexpr (std::is_constructible_v<Repeatable, decltype(i)>)
+                    open_->body.emplace_back(std::move(i));
+                else
+                    require(false, "no seed and no repeat may stand in a repeat's operands");
+            },
+            std::move(instruction));
+        return;
+    }
+    std::visit(
+        [this](const auto& i) {
+            steps_ = {rows_of(i), 0, rows_of(i)};
+            check(i);
+        },
+        instruction);
     instructions_.push_back(std::move(instruction));
 }
 
+void Program::begin_repeat(int64_t count) {
+    require(!finished_, "the program is finished");
+    require(!open_, "no seed and no repeat may stand in a repeat's operands");
+    require(count > 0, "a repeat must have an operand for at least one iteration");
+    open_ = Repeat{count, {}};
+}
+
+void Program::end_repeat() {
+    require(open_.has_value(), "no repeat's operands are being added");
+    Repeat repeat = std::move(*open_);
+    open_.reset();
+    const auto before = written_;
+    const bool explained = explains_;
+    const double flops = flops_;
+    try {
+        add(std::move(repeat));
+    } catch (...) {
+        written_ = before;
+        explains_ = explained;
+        flops_ = flops;
+        throw;
+    }
+}
+
 void Program::finish() {
+    require(!open_, "a repeat has no end");
     require(seeds_ == 1, "a program must have one seed");
     require(!explains_ || written(Space::relevance, 0, input_size_),
             "the instructions leave elements of the relevance unwritten");
@@ -154,35 +216,36 @@ int64_t Program::space_size(Space space) const {
 }
 
 bool Program::written(Space space, int64_t first, int64_t count) const {
-    if (space == Space::input) return true;
-    const auto begin = written_[static_cast<size_t>(space)].begin() + first;
-    return std::find(begin, begin + count, false) == begin + count;
+    return space == Space::input || written_[static_cast<size_t>(space)].all(first, count);
 }
 
-void Program::check_rows(const Rows& rows, size_t steps, int64_t columns, Access access) {
-    require(rows.offsets.size() == steps && steps > 0,
+void Program::check_rows(const Rows& rows, int64_t columns, Access access) {
+    require(steps_.all > 0 && rows.offsets.size() == static_cast<size_t>(steps_.all),
             "every operand of an instruction must have one offset per step");
     require(access == Access::read || rows.space != Space::input,
             "an instruction writes to the input");
-    for (const int64_t offset : rows.offsets) {
-        require(offset >= 0 && offset <= space_size(rows.space) - columns,
-                "an operand reaches beyond its space");
-        require(access == Access::write || written(rows.space, offset, columns),
+    const auto begin = rows.offsets.begin() + steps_.first, end = begin + steps_.count;
+    const int64_t last = space_size(rows.space) - columns;
+    for (auto offset = begin; offset != end; ++offset) {
+        require(*offset >= 0 && *offset <= last, "an operand reaches beyond its space");
+        require(access == Access::write || written(rows.space, *offset, columns),
                 "an operand is read before it is written");
     }
     if (access == Access::read) return;
     explains_ |= rows.space == Space::relevance;
-    std::vector<bool>& space = written_[static_cast<size_t>(rows.space)];
-    for (const int64_t offset : rows.offsets) std::fill_n(space.begin() + offset, columns, true);
+    Flags& space = written_[static_cast<size_t>(rows.space)];
+    for (auto offset = begin; offset != end; ++offset) space.set(*offset, columns);
 }
 
 // The rows of a gather's source or a scatter's result, of which only some elements are touched.
 void Program::check_index(const std::vector<int64_t>& index, const Rows& rows, bool writes) {
     require(!index.empty(), "an index must not be empty");
-    require(!rows.offsets.empty(), "every operand must have an offset");
+    require(steps_.all > 0 && rows.offsets.size() == static_cast<size_t>(steps_.all),
+            "every operand of an instruction must have one offset per step");
     require(!writes || rows.space != Space::input, "an instruction writes to the input");
     const int64_t size = space_size(rows.space);
-    for (const int64_t offset : rows.offsets) {
+    for (int64_t step = steps_.first; step < steps_.first + steps_.count; ++step) {
+        const int64_t offset = rows.offsets[static_cast<size_t>(step)];
         require(offset >= 0, "an operand reaches beyond its space");
         for (const int64_t i : index) {
             require(i >= 0 && i < size - offset, "an index reaches beyond its space");
@@ -197,7 +260,7 @@ void Program::check_vector(int index, int64_t columns) const {
 }
 
 // Whatever is given is checked, whether it is used or not: kernels form addresses of all of it.
-void Program::check_epilogue(const EpilogueSpec& e, size_t steps, int64_t columns) {
+void Program::check_epilogue(const EpilogueSpec& e, int64_t columns) {
     for (const int vector : {e.bias, e.scale_vector, e.post_vector})
         if (vector >= 0) check_vector(vector, columns);
     require(
@@ -205,135 +268,134 @@ void Program::check_epilogue(const EpilogueSpec& e, size_t steps, int64_t column
         "no such vector");
     require_epsilon(e.epsilon);
     const bool scales = e.scale >= Scale::operand;
-    if (scales || !e.scale_rows.offsets.empty())
-        check_rows(e.scale_rows, steps, columns, Access::read);
+    if (scales || !e.scale_rows.offsets.empty()) check_rows(e.scale_rows, columns, Access::read);
     const bool reads = e.post == Post::divide || e.post == Post::mask || e.post == Post::guided ||
                        e.post == Post::multiply || e.post == Post::divide_stabilised;
-    if (reads || !e.post_rows.offsets.empty())
-        check_rows(e.post_rows, steps, columns, Access::read);
+    if (reads || !e.post_rows.offsets.empty()) check_rows(e.post_rows, columns, Access::read);
 }
 
 void Program::check(const Gemm& gemm) {
     require(gemm.matrix >= 0 && gemm.matrix < static_cast<int>(matrices_.size()), "no such matrix");
     const Matrix& w = matrix(gemm.matrix);
-    const size_t steps = gemm.out.offsets.size();
     require(!gemm.segments.empty() && gemm.segments.size() <= kMaxSegments,
             "a gemm has 1 to 16 segments");
     int64_t depth = 0;
     for (const Segment& segment : gemm.segments) {
         require(segment.depth > 0, "a segment must have a depth above 0");
-        check_rows(segment.rows, steps, segment.depth, Access::read);
+        check_rows(segment.rows, segment.depth, Access::read);
         depth += segment.depth;
     }
     require(depth == w.depth, "the segments' depths do not add up to the matrix's");
-    check_epilogue(gemm.epilogue, steps, w.columns);
-    check_rows(gemm.out, steps, w.columns,
-               gemm.epilogue.accumulate ? Access::update : Access::write);
-    flops_ += 2.0 * static_cast<double>(steps) * static_cast<double>(depth) *
+    check_epilogue(gemm.epilogue, w.columns);
+    check_rows(gemm.out, w.columns, gemm.epilogue.accumulate ? Access::update : Access::write);
+    flops_ += 2.0 * static_cast<double>(steps_.count) * static_cast<double>(depth) *
               static_cast<double>(w.columns);
 }
 
 void Program::check(const Map& map) {
-    const size_t steps = map.out.offsets.size();
     require(map.columns > 0, "a map must have at least one column");
-    if (!map.source.offsets.empty()) check_rows(map.source, steps, map.columns, Access::read);
-    check_epilogue(map.epilogue, steps, map.columns);
-    check_rows(map.out, steps, map.columns,
-               map.epilogue.accumulate ? Access::update : Access::write);
+    if (!map.source.offsets.empty()) check_rows(map.source, map.columns, Access::read);
+    check_epilogue(map.epilogue, map.columns);
+    check_rows(map.out, map.columns, map.epilogue.accumulate ? Access::update : Access::write);
 }
 
 void Program::check(const Gather& gather) {
     check_index(gather.index, gather.source, false);
-    check_rows(gather.out, gather.source.offsets.size(), static_cast<int64_t>(gather.index.size()),
-               Access::write);
+    check_rows(gather.out, static_cast<int64_t>(gather.index.size()), Access::write);
 }
 
 void Program::check(const Scatter& scatter) {
     check_index(scatter.index, scatter.out, true);
-    check_rows(scatter.source, scatter.out.offsets.size(),
-               static_cast<int64_t>(scatter.index.size()), Access::read);
+    check_rows(scatter.source, static_cast<int64_t>(scatter.index.size()), Access::read);
 }
 
 void Program::check(const Seed& seed) {
-    check_rows({Space::arena, {seed.source}}, 1, classes_, Access::read);
-    check_rows({Space::arena, {seed.out}}, 1, classes_, Access::write);
+    check_rows({Space::arena, {seed.source}}, classes_, Access::read);
+    check_rows({Space::arena, {seed.out}}, classes_, Access::write);
     ++seeds_;
 }
 
 void Program::check(const Absorb& absorb) {
-    const size_t steps = absorb.source.offsets.size();
     require(absorb.columns > 0, "an absorb must have at least one column");
     require(absorb.share != Share::weighted || absorb.vector >= 0, "no such vector");
     require(absorb.share == Share::weighted || !absorb.operand.offsets.empty(),
             "every operand of an instruction must have one offset per step");
     require_epsilon(absorb.epsilon);
     if (absorb.vector >= 0) check_vector(absorb.vector, absorb.columns);
-    if (!absorb.operand.offsets.empty())
-        check_rows(absorb.operand, steps, absorb.columns, Access::read);
-    check_rows(absorb.source, steps, absorb.columns, Access::read);
+    if (!absorb.operand.offsets.empty()) check_rows(absorb.operand, absorb.columns, Access::read);
+    check_rows(absorb.source, absorb.columns, Access::read);
 }
 
 void Program::check(const Activate& activate) {
-    const size_t steps = activate.out.offsets.size();
     require(activate.columns > 0, "an activate must have at least one column");
     require_function(activate.function, activate.parameter);
-    check_rows(activate.source, steps, activate.columns, Access::read);
-    check_rows(activate.out, steps, activate.columns, Access::write);
+    check_rows(activate.source, activate.columns, Access::read);
+    check_rows(activate.out, activate.columns, Access::write);
 }
 
 void Program::check(const Slope& slope) {
-    const size_t steps = slope.out.offsets.size();
     require(slope.columns > 0, "a slope must have at least one column");
     require_function(slope.function, slope.parameter);
-    check_rows(slope.source, steps, slope.columns, Access::read);
-    check_rows(slope.value, steps, slope.columns, Access::read);
-    check_rows(slope.out, steps, slope.columns, slope.accumulate ? Access::update : Access::write);
+    check_rows(slope.source, slope.columns, Access::read);
+    check_rows(slope.value, slope.columns, Access::read);
+    check_rows(slope.out, slope.columns, slope.accumulate ? Access::update : Access::write);
 }
 
 void Program::check(const MaxPool& pool) {
-    const size_t steps = pool.out.offsets.size();
     require(pool.columns > 0 && !pool.sources.empty(),
             "a max pool must have at least one column and one operand");
-    for (const Rows& source : pool.sources) check_rows(source, steps, pool.columns, Access::read);
-    check_rows(pool.out, steps, pool.columns, Access::write);
+    for (const Rows& source : pool.sources) check_rows(source, pool.columns, Access::read);
+    check_rows(pool.out, pool.columns, Access::write);
     most_listed_ = std::max(most_listed_, static_cast<int64_t>(pool.sources.size()));
 }
 
 void Program::check(const MaxRoute& route) {
-    const size_t steps = route.relevance.offsets.size();
     require(route.columns > 0 && !route.values.empty(),
             "a max route must have at least one column and one operand");
     require(route.values.size() == route.outs.size(),
             "a max route must have one operand to write to for each one that it compares");
-    for (const Rows& value : route.values) check_rows(value, steps, route.columns, Access::read);
-    check_rows(route.relevance, steps, route.columns, Access::read);
-    for (const Rows& out : route.outs) check_rows(out, steps, route.columns, Access::update);
+    for (const Rows& value : route.values) check_rows(value, route.columns, Access::read);
+    check_rows(route.relevance, route.columns, Access::read);
+    for (const Rows& out : route.outs) check_rows(out, route.columns, Access::update);
     most_listed_ = std::max(most_listed_, static_cast<int64_t>(route.values.size()));
 }
 
 void Program::check(const Normalise& normalise) {
-    const size_t steps = normalise.out.offsets.size();
     require(normalise.columns > 0, "a normalise must have at least one column");
     require_epsilon(normalise.epsilon);
-    check_rows(normalise.source, steps, normalise.columns, Access::read);
-    check_rows(normalise.out, steps, normalise.columns, Access::write);
+    check_rows(normalise.source, normalise.columns, Access::read);
+    check_rows(normalise.out, normalise.columns, Access::write);
 }
 
 void Program::check(const NormaliseBack& back) {
-    const size_t steps = back.out.offsets.size();
     require(back.columns > 0, "a normalise back must have at least one column");
     require_epsilon(back.epsilon);
-    check_rows(back.source, steps, back.columns, Access::read);
-    check_rows(back.value, steps, back.columns, Access::read);
-    check_rows(back.out, steps, back.columns, back.accumulate ? Access::update : Access::write);
+    check_rows(back.source, back.columns, Access::read);
+    check_rows(back.value, back.columns, Access::read);
+    check_rows(back.out, back.columns, back.accumulate ? Access::update : Access::write);
 }
 
 void Program::check(const Embed& embed) {
     require(embed.table >= 0 && embed.table < static_cast<int>(tables_.size()),
             "an operand names no such table");
-    const size_t steps = embed.out.offsets.size();
-    check_rows(embed.source, steps, 1, Access::read);
-    check_rows(embed.out, steps, table(embed.table).columns, Access::write);
+    check_rows(embed.source, 1, Access::read);
+    check_rows(embed.out, table(embed.table).columns, Access::write);
+}
+
+// In the order in which the iterations run.
+void Program::check(const Repeat& repeat) {
+    require(!repeat.body.empty(), "a repeat has no operands");
+    for (int64_t iteration = 0; iteration < repeat.count; ++iteration)
+        for (const Repeatable& instruction : repeat.body)
+            std::visit(
+                [&](const auto& i) {
+                    const int64_t all = rows_of(i), count = all / repeat.count;
+                    require(all > 0 && all % repeat.count == 0,
+                            "an operand in a repeat must have as many offsets for each iteration");
+                    steps_ = {all, iteration * count, count};
+                    check(i);
+                },
+                instruction);
 }
 
 }  // namespace pyrel

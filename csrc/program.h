@@ -4,9 +4,11 @@
 // afterwards and shared between threads. No Python types below this line.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
@@ -168,14 +170,39 @@ struct Embed {
     Rows out;
 };
 
-using Instruction = std::variant<Gemm, Map, Gather, Scatter, Seed, Absorb, Activate, Slope, MaxPool,
-                                 MaxRoute, Normalise, NormaliseBack, Embed>;
+// What may stand in the body of a repeat.
+using Repeatable = std::variant<Gemm, Map, Gather, Scatter, Absorb, Activate, Slope, MaxPool,
+                                MaxRoute, Normalise, NormaliseBack, Embed>;
+
+// Runs its body `count` times. Of an instruction with count · k rows, iteration i takes the k rows
+// from i · k on.
+struct Repeat {
+    int64_t count = 0;
+    std::vector<Repeatable> body;
+};
+
+using Instruction = std::variant<Gemm, Map, Gather, Scatter, Absorb, Activate, Slope, MaxPool,
+                                 MaxRoute, Normalise, NormaliseBack, Embed, Seed, Repeat>;
+
+// How many rows an instruction has for each sample: the offsets of each of its operands.
+template <typename Plain>
+int64_t rows_of(const Plain& instruction) {
+    if constexpr (requires { instruction.out.offsets; })
+        return static_cast<int64_t>(instruction.out.offsets.size());
+    else if constexpr (requires { instruction.relevance.offsets; })
+        return static_cast<int64_t>(instruction.relevance.offsets.size());
+    else if constexpr (requires { instruction.source.offsets; })
+        return static_cast<int64_t>(instruction.source.offsets.size());
+    else
+        return 1;
+}
 
 struct Matrix {
     int64_t depth = 0;
     int64_t columns = 0;
     int64_t panel_stride = 0;
     bool bf16 = false;  // pairs of bfloat16; see GemmTask
+    int64_t key = -1;   // what the caller calls it; see Program::find_matrix
     std::unique_ptr<float[], void (*)(void*)> packed{nullptr, nullptr};
 };
 
@@ -185,22 +212,62 @@ struct Table {
     std::vector<float> values;
 };
 
+// A flag for each float of a space.
+class Flags {
+  public:
+    void resize(int64_t size) { words_.assign(static_cast<size_t>((size + 63) / 64), 0); }
+    void set(int64_t first, int64_t count) {
+        for_words(first, count, [this](size_t word, uint64_t mask) {
+            words_[word] |= mask;
+            return true;
+        });
+    }
+    bool all(int64_t first, int64_t count) const {
+        return for_words(first, count, [this](size_t word, uint64_t mask) {
+            return (words_[word] & mask) == mask;
+        });
+    }
+
+  private:
+    // The words that hold these flags, with their bits, until one is not taken well.
+    template <typename Take>
+    static bool for_words(int64_t first, int64_t count, Take&& take) {
+        while (count > 0) {
+            const int64_t bit = first % 64, here = std::min<int64_t>(count, 64 - bit);
+            const uint64_t mask = ~uint64_t{0} >> (64 - here) << bit;
+            if (!take(static_cast<size_t>(first / 64), mask)) return false;
+            first += here;
+            count -= here;
+        }
+        return true;
+    }
+
+    std::vector<uint64_t> words_;
+};
+
 // Programs come from files of strangers too. What is not checked while a program is built is not
 // checked at all: a finished one reads and writes only what is its own.
 class Program {
   public:
-    // Sizes in floats per sample. Throws std::invalid_argument, as every member that adds something
-    // does.
+    // Sizes in floats per sample. Begins with the matrices, vectors and tables of `weights`, if
+    // that is given, without a copy. Throws std::invalid_argument, as every member that adds
+    // something does.
     Program(int64_t input_size, int64_t arena_size, int64_t classes, bool conserves,
-            const Kernels& kernels);
+            const Kernels& kernels, const Program* weights = nullptr);
 
     // Copies and packs a row-major (depth, columns) matrix for the kernels' panels, rounded to
     // bfloat16 where the products with it shall be of that; returns its index.
-    int add_matrix(const float* data, int64_t depth, int64_t columns, bool bf16 = false);
+    int add_matrix(const float* data, int64_t depth, int64_t columns, bool bf16 = false,
+                   int64_t key = -1);
+    // The index of the matrix that was added with this key, which is 0 or more; or −1.
+    int find_matrix(int64_t key, bool bf16) const;
     int add_vector(std::vector<float> data);
     // Copies a row-major (rows, columns) table.
     int add_table(const float* data, int64_t rows, int64_t columns);
     void add(Instruction instruction);
+    // Instructions that are added in between are the body of one `Repeat`.
+    void begin_repeat(int64_t count);
+    void end_repeat();
     // Ends the building: there is one seed, and every element of the relevance is written.
     void finish();
 
@@ -215,15 +282,17 @@ class Program {
     double flops() const { return flops_; }
     const Kernels& kernels() const { return kernels_; }
     const std::vector<Instruction>& instructions() const { return instructions_; }
-    const Matrix& matrix(int index) const { return matrices_[static_cast<size_t>(index)]; }
-    const Table& table(int index) const { return tables_[static_cast<size_t>(index)]; }
+    const Matrix& matrix(int index) const { return *matrices_[static_cast<size_t>(index)]; }
+    const Table& table(int index) const { return *tables_[static_cast<size_t>(index)]; }
+    int64_t vectors() const { return static_cast<int64_t>(vectors_.size()); }
+    int64_t tables() const { return static_cast<int64_t>(tables_.size()); }
     // Most operands that one instruction has a list of.
     int64_t most_listed() const { return most_listed_; }
     const float* vector(int index) const {
-        return index < 0 ? nullptr : vectors_[static_cast<size_t>(index)].data();
+        return index < 0 ? nullptr : vectors_[static_cast<size_t>(index)]->data();
     }
     int64_t vector_size(int index) const {
-        return static_cast<int64_t>(vectors_[static_cast<size_t>(index)].size());
+        return static_cast<int64_t>(vectors_[static_cast<size_t>(index)]->size());
     }
 
   private:
@@ -234,7 +303,6 @@ class Program {
     void check(const Map& map);
     void check(const Gather& gather);
     void check(const Scatter& scatter);
-    void check(const Seed& seed);
     void check(const Absorb& absorb);
     void check(const Activate& activate);
     void check(const Slope& slope);
@@ -243,10 +311,13 @@ class Program {
     void check(const Normalise& normalise);
     void check(const NormaliseBack& back);
     void check(const Embed& embed);
-    void check_rows(const Rows& rows, size_t steps, int64_t columns, Access access);
+    void check(const Seed& seed);
+    void check(const Repeat& repeat);
+    // Check what an instruction does in `steps_`.
+    void check_rows(const Rows& rows, int64_t columns, Access access);
     void check_index(const std::vector<int64_t>& index, const Rows& rows, bool writes);
     void check_vector(int index, int64_t columns) const;
-    void check_epilogue(const EpilogueSpec& epilogue, size_t steps, int64_t columns);
+    void check_epilogue(const EpilogueSpec& epilogue, int64_t columns);
     int64_t space_size(Space space) const;
     bool written(Space space, int64_t first, int64_t count) const;
 
@@ -258,12 +329,18 @@ class Program {
     double flops_ = 0.0;  // multiply-adds of the gemms count twice
     const Kernels& kernels_;
     std::vector<Instruction> instructions_;
-    std::vector<Matrix> matrices_;
-    std::vector<std::vector<float>> vectors_;
-    std::vector<Table> tables_;
+    std::vector<std::shared_ptr<const Matrix>> matrices_;
+    std::vector<std::shared_ptr<const std::vector<float>>> vectors_;
+    std::vector<std::shared_ptr<const Table>> tables_;
+    std::optional<Repeat> open_;
+    // The rows that are looked at, of all that an instruction has.
+    struct Steps {
+        int64_t all = 0, first = 0, count = 0;
+    };
+    Steps steps_;
     int64_t most_listed_ = 0;
     // By space: the floats that the instructions so far write. Given back by finish().
-    std::array<std::vector<bool>, kSpaces> written_;
+    std::array<Flags, kSpaces> written_;
     int seeds_ = 0;
     bool finished_ = false;
     bool explains_ = false;

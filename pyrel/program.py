@@ -9,6 +9,7 @@ twelve steps of a recurrence is one instruction with twelve offsets an operand.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias, TypeVar
 
@@ -318,6 +319,18 @@ class Instruction:
     offsets: Offsets
 
 
+@dataclass(frozen=True, eq=False)
+class Repeat:
+    """Instructions that run ``count`` times in turn.
+
+    Each has offsets of shape (operands, count · k), with a k of its own: iteration i runs it on its
+    steps from i · k to (i + 1) · k − 1.
+    """
+
+    body: tuple[Instruction, ...]
+    count: int
+
+
 @dataclass(eq=False)
 class Program:
     """Everything the engine needs to explain a batch with one method.
@@ -334,7 +347,7 @@ class Program:
     classes: int
     conserves: bool
     arena_size: int = 0
-    instructions: tuple[Instruction, ...] = ()
+    instructions: tuple[Instruction | Repeat, ...] = ()
     matrices: list[Float32s] = field(default_factory=list)
     vectors: list[Float32s] = field(default_factory=list)
     indices: list[Offsets] = field(default_factory=list)
@@ -364,28 +377,48 @@ class Program:
             store.append(array)
         return self._interned[key]
 
-    def load(self, isa: str) -> _core.Program:
-        """Pack the program for an instruction set."""
+    def every_instruction(self) -> Iterator[Instruction]:
+        """Yield all instructions in order, those in the body of a `Repeat` once."""
+        for item in self.instructions:
+            if isinstance(item, Repeat):
+                yield from item.body
+            else:
+                yield item
+
+    def load(self, isa: str, weights: _core.Program | None = None) -> _core.Program:
+        """Pack the program for an instruction set.
+
+        Parameters
+        ----------
+        isa : str
+        weights : _core.Program, optional
+            What a program with equal matrices, vectors and tables was loaded to, for the same
+            instruction set. What it has packed and copied is then used and not made again.
+        """
         core = _core.Program(
             input_size=self.input_size,
             arena_size=self.arena_size,
             classes=self.classes,
             conserves=self.conserves,
             isa=isa,
+            weights=weights,
         )
-        packed: dict[tuple[int, bool], int] = {}
-        for vector in self.vectors:
+        for vector in self.vectors[core.vectors :]:
             core.add_vector(vector)
-        for table in self.tables:
+        for table in self.tables[core.tables :]:
             core.add_table(table)
-        for instruction in self.instructions:
-            self._load(core, instruction, packed)
+        for item in self.instructions:
+            if isinstance(item, Repeat):
+                core.begin_repeat(item.count)
+                for instruction in item.body:
+                    self._load(core, instruction)
+                core.end_repeat()
+            else:
+                self._load(core, item)
         core.finish()
         return core
 
-    def _load(
-        self, core: _core.Program, instruction: Instruction, packed: dict[tuple[int, bool], int]
-    ) -> None:
+    def _load(self, core: _core.Program, instruction: Instruction) -> None:
         template = instruction.template
         spaces = [operand.space for operand in template.operands()]
         rows = list(zip(spaces, instruction.offsets.tolist(), strict=True))
@@ -397,10 +430,11 @@ class Program:
                 epilogue = _epilogue(template.epilogue, rows[count + 1 :])
                 if template.matrix not in range(len(self.matrices)):
                     raise ValueError(f"no such matrix: {template.matrix}")
-                key = (template.matrix, template.bf16)
-                if key not in packed:
-                    packed[key] = core.add_matrix(self.matrices[template.matrix], template.bf16)
-                core.gemm(segments, packed[key], rows[count], epilogue)
+                key, bf16 = template.matrix, template.bf16
+                matrix = core.find_matrix(key, bf16)
+                if matrix < 0:
+                    matrix = core.add_matrix(self.matrices[key], bf16, key)
+                core.gemm(segments, matrix, rows[count], epilogue)
             case Map():
                 source = None if template.source is None else rows[0]
                 out = 0 if source is None else 1

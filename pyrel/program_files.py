@@ -25,7 +25,7 @@ from torch import Tensor
 
 from pyrel import _core, arrays, methods
 from pyrel.precision import check_precision
-from pyrel.program import Float32s, Instruction, Program, Template
+from pyrel.program import Float32s, Instruction, Offsets, Program, Repeat, Template
 from pyrel.records import decode, encode
 from pyrel.tensor_files import read_tensors, write_tensors
 
@@ -121,7 +121,7 @@ def write_program(path: Path, compiled: Compiled) -> None:
 def _content(prefix: str, program: Program, named: dict[str, npt.NDArray[Any]]) -> dict[str, Any]:
     """Return what a file says of a program, and put its named among the others."""
     named[f"{prefix}offsets"] = np.concatenate(
-        [i.offsets.reshape(-1) for i in program.instructions]
+        [i.offsets.reshape(-1) for i in program.every_instruction()]
     )
     stores: dict[str, Sequence[npt.NDArray[Any]]] = {
         "matrix": program.matrices,
@@ -131,11 +131,16 @@ def _content(prefix: str, program: Program, named: dict[str, npt.NDArray[Any]]) 
     }
     for kind, store in stores.items():
         named |= {f"{prefix}{kind}.{i}": array for i, array in enumerate(store)}
-    steps = [_Step(i.template, i.offsets.shape[1]) for i in program.instructions]
     return {
         f"{prefix}program": encode(program, leave_out=_APART),
-        f"{prefix}instructions": [encode(step) for step in steps],
+        f"{prefix}instructions": [_entry(item) for item in program.instructions],
     }
+
+
+def _entry(item: Instruction | Repeat) -> dict[str, Any]:
+    if isinstance(item, Repeat):
+        return {"repeat": item.count, "body": [_entry(instruction) for instruction in item.body]}
+    return encode(_Step(item.template, item.offsets.shape[1]))
 
 
 def read_program(path: Path, isa: str) -> tuple[Compiled, _core.Program, _core.Program | None]:
@@ -154,7 +159,7 @@ def read_program(path: Path, isa: str) -> tuple[Compiled, _core.Program, _core.P
     tensors, content = read_tensors(path, "program")
     try:
         compiled = _compiled(tensors, content)
-        if any(getattr(i.template, "bf16", False) for i in compiled.program.instructions):
+        if any(getattr(i.template, "bf16", False) for i in compiled.program.every_instruction()):
             check_precision("bf16", isa)
         core, decider = compiled.load(isa)
         if not core.explains or (decider is not None and decider.explains):
@@ -213,25 +218,42 @@ def _program(prefix: str, left: dict[str, Tensor], content: dict[str, Any]) -> P
 
 
 def _instructions(
-    entries: Any, offsets: npt.NDArray[np.int64], indices: list[npt.NDArray[Any]]
-) -> tuple[Instruction, ...]:
+    entries: Any, offsets: Offsets, indices: list[npt.NDArray[Any]]
+) -> tuple[Instruction | Repeat, ...]:
     if not isinstance(entries, list):
         raise ValueError("instructions: wanted a list")
-    instructions, first = [], 0
+    left = offsets
+    instructions: list[Instruction | Repeat] = []
     for entry in entries:
-        step = decode(_Step, entry)
-        operands = len(step.template.operands())
-        stop = first + operands * step.steps
-        if step.steps < 1 or stop > offsets.size:
-            raise ValueError(f"there are {offsets.size} offsets, fewer than instructions ask for")
-        if getattr(step.template, "index", 0) not in range(max(1, len(indices))):
-            raise ValueError("an instruction names an index that is not there")
-        rows = offsets[first:stop].reshape(operands, step.steps)
-        instructions.append(Instruction(step.template, rows))
-        first = stop
-    if first != offsets.size:
+        if isinstance(entry, dict) and "body" in entry:
+            count, body = entry.get("repeat"), entry["body"]
+            if type(count) is not int or not isinstance(body, list) or len(entry) != 2:
+                raise ValueError("instructions: a repeat wants a number and a list")
+            inner = []
+            for part in body:
+                instruction, left = _instruction(part, left, indices)
+                inner.append(instruction)
+            instructions.append(Repeat(tuple(inner), count))
+        else:
+            instruction, left = _instruction(entry, left, indices)
+            instructions.append(instruction)
+    if left.size:
         raise ValueError(f"there are {offsets.size} offsets, more than instructions ask for")
     return tuple(instructions)
+
+
+def _instruction(
+    entry: Any, left: Offsets, indices: list[npt.NDArray[Any]]
+) -> tuple[Instruction, Offsets]:
+    """Make an instruction, with the first offsets of those that are left; return the others too."""
+    step = decode(_Step, entry)
+    operands = len(step.template.operands())
+    size = operands * step.steps
+    if step.steps < 1 or size > left.size:
+        raise ValueError("its offsets are fewer than instructions ask for")
+    if getattr(step.template, "index", 0) not in range(max(1, len(indices))):
+        raise ValueError("an instruction names an index that is not there")
+    return Instruction(step.template, left[:size].reshape(operands, step.steps)), left[size:]
 
 
 def _method(name: str, options: Any) -> methods.Method:

@@ -27,6 +27,8 @@ constexpr double kFlopsPerThread = 8e6;
 constexpr int64_t kSlabSamples = 12;
 // A slab's memory is kept below this where that leaves at least one tile of samples.
 constexpr int64_t kSlabBytes = int64_t{4} << 20;
+// And below this where it leaves at least one sample.
+constexpr int64_t kMostSlabBytes = int64_t{64} << 20;
 constexpr int64_t kLineFloats = 16;
 
 // Sets "denormals are zero" for this thread: they cost a hundred cycles each and carry nothing.
@@ -61,7 +63,8 @@ int64_t arena_stride(int64_t arena_size) {
 int64_t slab_samples(const Program& program, int64_t samples, int threads) {
     const int64_t bytes = arena_stride(program.arena_size()) * static_cast<int64_t>(sizeof(float));
     const int64_t tile = program.kernels().tile_rows;
-    const int64_t most = std::clamp(kSlabBytes / bytes / tile * tile, tile, kSlabSamples);
+    const int64_t fitting = std::clamp(kSlabBytes / bytes / tile * tile, tile, kSlabSamples);
+    const int64_t most = std::clamp<int64_t>(kMostSlabBytes / bytes, 1, fitting);
     const int64_t rounds = (samples + threads * most - 1) / (threads * most);
     return std::max<int64_t>(1, (samples + threads * rounds - 1) / (threads * rounds));
 }
@@ -105,13 +108,29 @@ class SlabRunner {
         std::fill(absorbed_.get(), absorbed_.get() + samples, 0.0);
         Status status;
         for (const Instruction& instruction : program_.instructions()) {
-            status = std::visit([this](const auto& i) { return execute(i); }, instruction);
+            status = std::visit([this](const auto& i) { return execute(i, 0, 1); }, instruction);
             if (status.outcome != Outcome::done) return status;
         }
         return finish();
     }
 
   private:
+    // One of `count` equal parts of an instruction's rows.
+    template <typename Plain>
+    Status execute(const Plain& instruction, int64_t part, int64_t count) {
+        steps_ = rows_of(instruction) / count;
+        first_step_ = part * steps_;
+        return execute(instruction);
+    }
+
+    Status execute(const Repeat& repeat, int64_t, int64_t) {
+        for (int64_t iteration = 0; iteration < repeat.count; ++iteration)
+            for (const Repeatable& instruction : repeat.body)
+                std::visit([&](const auto& i) { execute(i, iteration, repeat.count); },
+                           instruction);
+        return {};
+    }
+
     struct Free {
         void operator()(float* p) const { std::free(p); }
     };
@@ -121,13 +140,14 @@ class SlabRunner {
         switch (rows.space) {
             case Space::input:
                 // Views are writable; Program::add refuses an instruction that writes to the input.
-                return {const_cast<float*>(batch_.x) + first_ * size, size, rows.offsets.data()};
+                return {const_cast<float*>(batch_.x) + first_ * size, size,
+                        rows.offsets.data() + first_step_};
             case Space::relevance:
-                return {batch_.relevance + first_ * size, size, rows.offsets.data()};
+                return {batch_.relevance + first_ * size, size, rows.offsets.data() + first_step_};
             case Space::arena:
                 break;
         }
-        return {arena_.get(), stride_, rows.offsets.data()};
+        return {arena_.get(), stride_, rows.offsets.data() + first_step_};
     }
 
     View optional_view(const Rows& rows) const {
@@ -154,7 +174,7 @@ class SlabRunner {
         const Matrix& w = program_.matrix(gemm.matrix);
         GemmTask task;
         task.samples = samples_;
-        task.steps = static_cast<int64_t>(gemm.out.offsets.size());
+        task.steps = steps_;
         task.columns = w.columns;
         task.depth = w.depth;
         task.segments = static_cast<int32_t>(gemm.segments.size());
@@ -177,7 +197,7 @@ class SlabRunner {
     Status execute(const Map& map) {
         MapTask task;
         task.samples = samples_;
-        task.steps = static_cast<int64_t>(map.out.offsets.size());
+        task.steps = steps_;
         task.columns = map.columns;
         task.has_source = !map.source.offsets.empty();
         task.source = optional_view(map.source);
@@ -190,9 +210,9 @@ class SlabRunner {
     Status execute(const Gather& gather) {
         const View source = view(gather.source), out = view(gather.out);
         for (int64_t s = 0; s < samples_; ++s)
-            for (size_t t = 0; t < gather.out.offsets.size(); ++t) {
-                const float* from = row(source, s, static_cast<int64_t>(t));
-                float* to = row(out, s, static_cast<int64_t>(t));
+            for (int64_t t = 0; t < steps_; ++t) {
+                const float* from = row(source, s, t);
+                float* to = row(out, s, t);
                 for (size_t i = 0; i < gather.index.size(); ++i) to[i] = from[gather.index[i]];
             }
         return {};
@@ -201,9 +221,9 @@ class SlabRunner {
     Status execute(const Scatter& scatter) {
         const View source = view(scatter.source), out = view(scatter.out);
         for (int64_t s = 0; s < samples_; ++s)
-            for (size_t t = 0; t < scatter.out.offsets.size(); ++t) {
-                const float* from = row(source, s, static_cast<int64_t>(t));
-                float* to = row(out, s, static_cast<int64_t>(t));
+            for (int64_t t = 0; t < steps_; ++t) {
+                const float* from = row(source, s, t);
+                float* to = row(out, s, t);
                 for (size_t i = 0; i < scatter.index.size(); ++i) to[scatter.index[i]] += from[i];
             }
         return {};
@@ -236,9 +256,8 @@ class SlabRunner {
     Status execute(const Absorb& absorb) {
         const View source = view(absorb.source), operand = optional_view(absorb.operand);
         const float* vector = program_.vector(absorb.vector);
-        const auto steps = static_cast<int64_t>(absorb.source.offsets.size());
         for (int64_t s = 0; s < samples_; ++s)
-            for (int64_t t = 0; t < steps; ++t) {
+            for (int64_t t = 0; t < steps_; ++t) {
                 const float* from = row(source, s, t);
                 const float* d = operand.offsets ? row(operand, s, t) : nullptr;
                 absorbed_[static_cast<size_t>(s)] += share(absorb, from, d, vector);
@@ -272,7 +291,7 @@ class SlabRunner {
     Status execute(const Activate& activate) {
         FunctionTask task{};
         task.samples = samples_;
-        task.steps = static_cast<int64_t>(activate.out.offsets.size());
+        task.steps = steps_;
         task.columns = activate.columns;
         task.source = view(activate.source);
         task.out = view(activate.out);
@@ -285,7 +304,7 @@ class SlabRunner {
     Status execute(const Slope& slope) {
         FunctionTask task{};
         task.samples = samples_;
-        task.steps = static_cast<int64_t>(slope.out.offsets.size());
+        task.steps = steps_;
         task.columns = slope.columns;
         task.source = view(slope.source);
         task.value = view(slope.value);
@@ -305,18 +324,17 @@ class SlabRunner {
     }
 
     Status execute(const MaxPool& pool) {
-        program_.kernels().max_pool({samples_, static_cast<int64_t>(pool.out.offsets.size()),
-                                     pool.columns, static_cast<int64_t>(pool.sources.size()),
+        program_.kernels().max_pool({samples_, steps_, pool.columns,
+                                     static_cast<int64_t>(pool.sources.size()),
                                      views(pool.sources, views_.get()), view(pool.out), nullptr});
         return {};
     }
 
     Status execute(const MaxRoute& route) {
         const auto count = static_cast<int64_t>(route.values.size());
-        program_.kernels().max_route(
-            {samples_, static_cast<int64_t>(route.relevance.offsets.size()), route.columns, count,
-             views(route.values, views_.get()), view(route.relevance),
-             views(route.outs, views_.get() + count)});
+        program_.kernels().max_route({samples_, steps_, route.columns, count,
+                                      views(route.values, views_.get()), view(route.relevance),
+                                      views(route.outs, views_.get() + count)});
         return {};
     }
 
@@ -339,7 +357,7 @@ class SlabRunner {
 
     Status execute(const Normalise& normalise) {
         const View source = view(normalise.source), out = view(normalise.out);
-        for_rows(normalise.out, [&](int64_t s, int64_t t) {
+        for_rows([&](int64_t s, int64_t t) {
             const float* from = row(source, s, t);
             float* to = row(out, s, t);
             const Moments m = moments(from, normalise.columns, normalise.epsilon);
@@ -352,7 +370,7 @@ class SlabRunner {
     Status execute(const NormaliseBack& back) {
         const View source = view(back.source), value = view(back.value), out = view(back.out);
         const auto size = static_cast<double>(back.columns);
-        for_rows(back.out, [&](int64_t s, int64_t t) {
+        for_rows([&](int64_t s, int64_t t) {
             const float *g = row(source, s, t), *x = row(value, s, t);
             float* to = row(out, s, t);
             const Moments m = moments(x, back.columns, back.epsilon);
@@ -376,7 +394,7 @@ class SlabRunner {
         const Table& table = program_.table(embed.table);
         const View source = view(embed.source), out = view(embed.out);
         const auto last = static_cast<float>(table.rows - 1);
-        for_rows(embed.out, [&](int64_t s, int64_t t) {
+        for_rows([&](int64_t s, int64_t t) {
             const float id = *row(source, s, t);
             float* to = row(out, s, t);
             if (std::isnan(id)) {
@@ -390,10 +408,9 @@ class SlabRunner {
     }
 
     template <typename Take>
-    void for_rows(const Rows& rows, Take&& take) const {
-        const auto steps = static_cast<int64_t>(rows.offsets.size());
+    void for_rows(Take&& take) const {
         for (int64_t s = 0; s < samples_; ++s)
-            for (int64_t t = 0; t < steps; ++t) take(s, t);
+            for (int64_t t = 0; t < steps_; ++t) take(s, t);
     }
 
     Status check_input() const {
@@ -463,6 +480,8 @@ class SlabRunner {
     const int64_t slab_;
     int64_t first_ = 0;
     int64_t samples_ = 0;
+    int64_t steps_ = 0;  // of the instruction that runs: how many rows, and which is the first
+    int64_t first_step_ = 0;
     std::unique_ptr<float, Free> arena_;
     std::unique_ptr<double[]> absorbed_;
     std::unique_ptr<double[]> put_in_;

@@ -37,6 +37,7 @@ def begun() -> _core.Program:
     program.add_matrix(np.ones((CLASSES, INPUTS), np.float32))
     program.add_vector(np.ones(CLASSES, np.float32))
     program.add_vector(np.ones(INPUTS, np.float32))
+    program.add_table(np.ones((5, 3), np.float32))
     program.gemm([(input_at(0), INPUTS)], 0, arena(0), Epilogue())
     program.seed(0, 2, Start.one)
     return program
@@ -152,7 +153,133 @@ WRONG: dict[str, Build] = {
     "absorb of another width": lambda p: p.absorb(arena(2), 2, Share.weighted, None, 1, 0.0),
     "absorb without a vector": lambda p: p.absorb(arena(2), 2, Share.weighted, None, -1, 0.0),
     "absorb without rows": lambda p: p.absorb(arena(), 2, Share.weighted, None, 0, 0.0),
+    "epsilon below 0": lambda p: p.map(None, 2, arena(4), Epilogue(epsilon=-1e-9)),
+    "epsilon that is no number": lambda p: p.map(None, 2, arena(4), Epilogue(epsilon=float("nan"))),
+    "stabilised division by nothing": lambda p: p.map(
+        None, 2, arena(4), Epilogue(post=Post.divide_stabilised)
+    ),
+    "absorb where an operand is missing": lambda p: p.absorb(
+        arena(2), 2, Share.undivided, None, 0, 0.0
+    ),
+    "absorb by an unwritten operand": lambda p: p.absorb(
+        arena(2), 2, Share.stabiliser, arena(4), -1, 0.0
+    ),
+    "absorb with an infinite epsilon": lambda p: p.absorb(
+        arena(2), 2, Share.stabiliser, arena(0), -1, float("inf")
+    ),
+    "absorb with a vector of another width": lambda p: p.absorb(
+        arena(2), 2, Share.undivided, arena(0), 1, 0.0
+    ),
+    "absorb of no columns": lambda p: p.absorb(arena(2), 0, Share.undivided, arena(0), -1, 0.0),
+    "activate beyond the arena": lambda p: p.activate(arena(0), 5, arena(4), SIGMOID, 0.0),
+    "activate of nothing": lambda p: p.activate(arena(0), 0, arena(4), SIGMOID, 0.0),
+    "activate from unwritten values": lambda p: p.activate(arena(5), 2, arena(6), SIGMOID, 0.0),
+    "activate into the input": lambda p: p.activate(arena(0), 2, input_at(0), SIGMOID, 0.0),
+    "infinite parameter": lambda p: p.activate(arena(0), 2, arena(4), SIGMOID, float("inf")),
+    "slope at unwritten values": lambda p: p.slope(
+        arena(0), arena(4), 2, arena(6), SIGMOID, 0.0, False
+    ),
+    "slope added to what is not there": lambda p: p.slope(
+        arena(0), arena(0), 2, arena(4), SIGMOID, 0.0, True
+    ),
+    "slope with a parameter that is no number": lambda p: p.slope(
+        arena(0), arena(0), 2, arena(4), SIGMOID, float("nan"), False
+    ),
+    "max of nothing": lambda p: p.max_pool([], 1, arena(4)),
+    "max of no columns": lambda p: p.max_pool([arena(0)], 0, arena(4)),
+    "max of unwritten values": lambda p: p.max_pool([arena(0), arena(4)], 1, arena(5)),
+    "max with other steps": lambda p: p.max_pool([arena(0), arena(0, 1)], 1, arena(4)),
+    "max into the input": lambda p: p.max_pool([arena(0)], 1, input_at(0)),
+    "max routed to fewer": lambda p: p.max_route([arena(0), arena(1)], 1, arena(2), [arena(0)]),
+    "max routed to unwritten places": lambda p: p.max_route([arena(0)], 1, arena(2), [arena(4)]),
+    "max routed to the input": lambda p: p.max_route([arena(0)], 1, arena(2), [input_at(0)]),
+    "max routed beyond": lambda p: p.max_route([arena(0)], 2, arena(2), [arena(7)]),
+    "normalise beyond the input": lambda p: p.normalise(input_at(0), 4, arena(4), 1e-5),
+    "normalise with epsilon below 0": lambda p: p.normalise(input_at(0), 3, arena(4), -1.0),
+    "normalise no columns": lambda p: p.normalise(input_at(0), 0, arena(4), 1e-5),
+    "normalise back at unwritten values": lambda p: p.normalise_back(
+        arena(0), arena(5), 2, arena(4), 1e-5, False, False
+    ),
+    "normalise back onto what is not there": lambda p: p.normalise_back(
+        arena(0), arena(0), 2, arena(4), 1e-5, True, True
+    ),
+    "no such table": lambda p: p.embed(input_at(0), 1, arena(4)),
+    "negative table": lambda p: p.embed(input_at(0), -1, arena(4)),
+    "embed beyond the arena": lambda p: p.embed(input_at(0), 0, arena(6)),
+    "embed unwritten numbers": lambda p: p.embed(arena(4), 0, arena(5)),
+    "repeat of nothing": lambda p: repeat(p, 2),
+    "repeat without iterations": lambda p: repeat(p, 0),
+    "rows that iterations cannot share": lambda p: repeat(
+        p, 2, lambda: p.map(None, 1, arena(4, 5, 6), Epilogue())
+    ),
+    "fewer rows than iterations": lambda p: repeat(
+        p, 2, lambda: p.map(None, 1, arena(4), Epilogue())
+    ),
+    "no rows in a repeat": lambda p: repeat(p, 2, lambda: p.map(None, 1, arena(), Epilogue())),
+    "operands with other steps in a repeat": lambda p: repeat(
+        p, 2, lambda: p.map(arena(0), 1, arena(4, 5), Epilogue())
+    ),
+    "more steps than the output in a repeat": lambda p: repeat(
+        p, 1, lambda: p.map(arena(0, 1), 1, arena(4), Epilogue())
+    ),
+    "a repeat reads what its next iteration writes": lambda p: repeat(
+        p,
+        2,
+        lambda: p.map(arena(4, 6), 1, arena(7, 7), Epilogue()),
+        lambda: p.map(None, 1, arena(6, 4), Epilogue()),
+    ),
+    "a repeat's last iteration reaches beyond": lambda p: repeat(
+        p, 3, lambda: p.map(None, 2, arena(4, 5, 7), Epilogue())
+    ),
+    "a repeat's gather of unwritten values": lambda p: repeat(
+        p, 2, lambda: p.gather(arena(0, 6), [0, 1], arena(4, 4))
+    ),
+    "a repeat's gather with other steps": lambda p: repeat(
+        p, 2, lambda: p.gather(arena(0), [0, 1], arena(4, 6))
+    ),
+    "a repeat's scatter with other steps": lambda p: repeat(
+        p, 2, lambda: p.scatter(arena(0), [0], arena(0, 1))
+    ),
 }  # fmt: skip
+SIGMOID = _core.Function.sigmoid
+
+
+def repeat(program: _core.Program, count: int, *body: Callable[[], object]) -> None:
+    program.begin_repeat(count)
+    for add in body:
+        add()
+    program.end_repeat()
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [lambda p: p.seed(0, 4, Start.one), lambda p: p.begin_repeat(2)],
+    ids=["seed", "repeat"],
+)
+def test_neither_seeds_nor_repeats_are_repeated(inner: Build) -> None:
+    program = begun()
+    program.begin_repeat(2)
+    with pytest.raises(ValueError, match="no seed and no repeat"):
+        inner(program)
+
+
+def test_a_repeat_begins_and_ends() -> None:
+    program = begun()
+    with pytest.raises(ValueError, match="no repeat"):
+        program.end_repeat()
+    program.begin_repeat(1)
+    complete(program)
+    with pytest.raises(ValueError, match="has no end"):
+        program.finish()
+    program.end_repeat()
+    program.finish()
+    np.testing.assert_array_equal(run(program, 2), np.ones((2, INPUTS), np.float32))
+
+
+@pytest.mark.parametrize("rows", [0, 2**24 + 1])
+def test_sizes_of_tables(rows: int) -> None:
+    with pytest.raises(ValueError, match="a table"):
+        begun().add_table(np.zeros((rows, 1), np.float32))
 
 
 @pytest.mark.parametrize("add", WRONG.values(), ids=WRONG)

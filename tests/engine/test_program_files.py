@@ -206,6 +206,12 @@ def first(content: Content, kind: str) -> Content:
     return template
 
 
+def repeated(content: Content, count: Any, **fields: Any) -> None:
+    """Put the first instruction into a repeat."""
+    entry = content["instructions"][0]
+    content["instructions"][0] = {"repeat": count, "body": [entry]} | fields
+
+
 FORGERIES: dict[str, tuple[Callable[[Tensors, Content], object], str]] = {
     "no offsets": (lambda t, c: t.pop("offsets"), "the tensor 'offsets' is missing"),
     "no matrix": (lambda t, c: t.pop("matrix.0"), r"unknown to this pyrel"),
@@ -249,6 +255,15 @@ FORGERIES: dict[str, tuple[Callable[[Tensors, Content], object], str]] = {
     "space": (lambda t, c: first(c, "Gemm").update(out="disk"), "Gemm.out: 'disk' is unknown"),
     "input": (lambda t, c: first(c, "Gemm").update(out="input"), "writes to the input"),
     "pair": (lambda t, c: first(c, "Gemm").update(segments=[["input"]]), "wanted 2 entries, got 1"),
+    "repeat": (lambda t, c: repeated(c, 0), "at least one iteration"),
+    "endless repeat": (lambda t, c: repeated(c, 2**63 - 1), "as many offsets for each iteration"),
+    "huge repeat": (lambda t, c: repeated(c, 2**80), "incompatible function arguments"),
+    "repeat's count": (lambda t, c: repeated(c, True), "a repeat wants a number and a list"),
+    "repeat's body": (lambda t, c: repeated(c, 1, body={}), "a repeat wants a number and a list"),
+    "repeat's field": (lambda t, c: repeated(c, 1, more=1), "a repeat wants a number and a list"),
+    "nested repeat": (
+        lambda t, c: (repeated(c, 1), repeated(c, 1)), "_Step has 'body', unknown"
+    ),
     "start": (lambda t, c: first(c, "Seed").update(start=1), "Seed.start: 1 is unknown"),
 }  # fmt: skip
 
