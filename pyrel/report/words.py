@@ -33,6 +33,11 @@ METHODS = {
         "shares the output out backwards, layer by layer and step by step, in proportion to what "
         "each unit contributed; never negative, and nothing gets lost",
     ),
+    "lrp_epsilon": (
+        "LRP-ε",
+        "shares the output out backwards in proportion to contributions with their signs; ε, a "
+        "small number, steadies it where they cancel; signed: relevance for and against",
+    ),
 }
 BASELINES = {
     "uniform": ("Uniform map", "the same relevance everywhere: knows nothing"),
