@@ -162,8 +162,12 @@ class Backward(Forward):
         vector: Floats | None,
         epsilon: float,
         never_zero: bool,
+        alone: bool = False,
     ) -> None:
-        """Divide the relevance of a node's outputs; count what meets zero, or the stabiliser."""
+        """Divide the relevance of a node's outputs; count what meets zero, or the stabiliser.
+
+        ``alone`` as for `_finish`: for an operand that was formed after the relevance arrived.
+        """
         if epsilon:
             self._finish(node.start, node.size, Post.divide_stabilised, operand, vector, epsilon)
             self._absorb(node, Share.stabiliser, vector, operand, epsilon)
@@ -173,7 +177,7 @@ class Backward(Forward):
         counts = not never_zero and not (is_output and self._method.start == Start.positive_output)
         if counts:
             self._absorb(node, Share.undivided, vector, operand)
-        self._finish(node.start, node.size, Post.divide, operand, vector, alone=counts)
+        self._finish(node.start, node.size, Post.divide, operand, vector, alone=alone or counts)
 
     def _divide_by_constant(self, node: Linear, constant: Floats) -> None:
         self._absorb_weighted(node, (constant == 0).astype(float))
@@ -384,7 +388,7 @@ class Backward(Forward):
             self._map(None, node.size, out, Epilogue(bias=self._vector(bias)))
             for denominator, gates in zip(denominators, node.gates, strict=True):
                 self._add_gated(denominator, gates, out)
-            self._divide_by(node, place, None, 0.0, False)
+            self._divide_by(node, place, None, 0.0, False, alone=True)
             self._absorb_weighted(node, bias)
         for member, gates, rule, denominator in zip(
             members, node.gates, rules, denominators, strict=True
@@ -482,7 +486,7 @@ class Backward(Forward):
         for each in inputs:
             self._map_runs(each, (space, origin), Epilogue(accumulate=True))
         never_zero = bool(np.isposinf(self._domains.of(node.addresses)[1]).all())
-        self._divide_by(node, place, None, 0.0, never_zero)
+        self._divide_by(node, place, None, 0.0, never_zero, alone=True)
         for each in inputs:
             self._pass_on(node, each, operands=each)
 

@@ -262,7 +262,8 @@ def compact(graph: Graph) -> Graph:
     position = graph.base
     placed: list[Node] = []
     for node in nodes:
-        inputs = moved[node.inputs + constants]
+        # Negative addresses stay: beside constants they are marks of what is not there.
+        inputs = np.where(node.inputs < 0, node.inputs, moved[node.inputs + constants])
         placed.append(replace(node, start=position, inputs=inputs))
         old = node.addresses + constants
         moved[old] = np.arange(position, position + node.size)
