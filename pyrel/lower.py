@@ -11,6 +11,7 @@ from pyrel.layout import lay_out
 from pyrel.memory import plan
 from pyrel.methods import Method
 from pyrel.program import Program
+from pyrel.rolling import roll
 from pyrel.schedule import schedule
 
 
@@ -60,5 +61,6 @@ def _lowering(graph: Graph, method: Method, low: Floats, high: Floats, precision
 def _finished(lowering: Backward) -> Program:
     program = lowering.program
     instructions = schedule(lowering.operations, program.input_size, lowering.arena_size)
-    program.instructions, program.arena_size = plan(instructions)
+    planned, program.arena_size = plan(instructions)
+    program.instructions = roll(planned)
     return program

@@ -16,9 +16,7 @@ TEXTS = [
 
 def test_words_have_the_strength_of_their_relevance() -> None:
     page = Page(render_texts(TEXTS, title="Reviews"))
-    words = [
-        (e["text"], e["class"], e["style"], e["title"]) for e in page.elements if "title" in e
-    ]
+    words = [(e["text"], e["class"], e["style"], e["title"]) for e in page.elements if "title" in e]
     assert words == [
         ("not", "against", "--s:0.250", "-1"),
         ("<b>", "for", "--s:0.000", "+0"),

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs without the memory plan: every value keeps a place of its own."""
+"""Programs as they are before the memory plan, or before loops are found in them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import pytest
 
 import pyrel
 from pyrel._core import Space
-from pyrel.program import Instruction, Operand
+from pyrel.program import Instruction, Operand, Repeat
 
 Instructions = tuple[Instruction, ...]
 
@@ -50,3 +50,22 @@ def assert_plan_changes_nothing(graph: pyrel.Graph, x: Any, **options: Any) -> N
     one, other = with_plan(x), without(x)
     for field in ("relevance", "output", "target", "absorbed", "conservation"):
         np.testing.assert_array_equal(getattr(one, field), getattr(other, field), strict=True)
+
+
+def written_out(items: Sequence[Instruction | Repeat]) -> Instructions:
+    """Return all instructions one after the other, those of a body as often as they run."""
+    found: list[Instruction] = []
+    for item in items:
+        repeat = item if isinstance(item, Repeat) else Repeat((item,), 1)
+        for i in range(repeat.count):
+            for inner in repeat.body:
+                offsets = np.split(inner.offsets, repeat.count, axis=1)[i]
+                found.append(Instruction(inner.template, offsets))
+    return tuple(found)
+
+
+def explainer_unrolled(graph: pyrel.Graph, **options: Any) -> pyrel.Explainer:
+    """Return an explainer whose program has no loops."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pyrel.lower.roll", tuple)
+        return pyrel.Explainer(graph, **options)
