@@ -16,7 +16,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pyrel.graph import Add, Addresses, Floats, Graph, Linear, Node, Relu, Scale, look_up
+from pyrel._core import Function
+from pyrel.building import Builder
+from pyrel.graph import Addresses, Floats, Graph
+from pyrel.weights import Weights
 
 # An element of sample s at address a is s · 2^44 + a; a constant is its negative address.
 _SAMPLE_SHIFT = 44
@@ -45,7 +48,7 @@ class _Rows:
 
 
 class Tracer:
-    """Builds a graph's nodes; the operators of `pyrel.operators` call it.
+    """Builds a graph from operations on whole batches; the operators of `pyrel.operators` call it.
 
     Parameters
     ----------
@@ -55,149 +58,171 @@ class Tracer:
         Samples in the traced batch, at least 2, so that mixing them is seen.
     dtype : torch.dtype
         Of the model's input.
+    weights : Weights
+        Where parameters become arrays.
     """
 
-    def __init__(self, input_shape: tuple[int, ...], batch: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self, input_shape: tuple[int, ...], batch: int, dtype: torch.dtype, weights: Weights
+    ) -> None:
         self.batch = batch
         self.dtype = dtype
-        self.module = ""  # path of the module being traced, for messages
-        self._input_shape = input_shape
-        self._nodes: list[Node] = []
-        self._constants: dict[float, int] = {}
-        self._arrays: dict[int, tuple[torch.Tensor, Floats]] = {}  # by the tensor's id
-        self._input_size = int(np.prod(input_shape, dtype=np.int64))
-        self._next = self._input_size
+        self.weights = weights
+        self.builder = Builder(input_shape)
+        self._shifts = np.arange(batch, dtype=np.int64) << _SAMPLE_SHIFT
 
     def input(self) -> Traced:
         """Trace the model's input."""
-        one = torch.arange(self._input_size).reshape(1, *self._input_shape)
-        samples = torch.arange(self.batch).reshape(-1, *[1] * len(self._input_shape))
-        return Traced(one + (samples << _SAMPLE_SHIFT))
+        return Traced(torch.from_numpy(self._spread(self.builder.inputs())))
 
     def ids(self, value: Traced | torch.Tensor) -> torch.Tensor:
         """Element ids of a traced tensor or of a constant one."""
         if isinstance(value, Traced):
             return value.ids
         numbers = value.detach().cpu().to(torch.float64).numpy()
-        unique, inverse = np.unique(numbers, return_inverse=True)
-        addresses = [
-            -1 - self._constants.setdefault(v, len(self._constants)) for v in unique.tolist()
-        ]
-        placed = np.array(addresses, dtype=np.int64)[np.atleast_1d(inverse)]
-        return torch.from_numpy(placed.reshape(numbers.shape))
-
-    def array(self, tensor: torch.Tensor) -> Floats:
-        """Return a parameter as float64, the same array each time: steps share their weights."""
-        if id(tensor) not in self._arrays:
-            values = tensor.detach().cpu().to(torch.float64, copy=True).numpy()
-            self._arrays[id(tensor)] = (tensor, values)  # the tensor too, so that its id stays its
-        return self._arrays[id(tensor)][1]
+        return torch.from_numpy(self.builder.constants(numbers))
 
     def constant(self, value: Traced) -> Traced | torch.Tensor:
         """Return the number of a traced tensor that holds constants only, or else the tensor."""
         if value.ids.numel() == 0 or (value.ids >= 0).any():
             return value
-        return torch.from_numpy(self.constant_values(value.ids.numpy()))
+        return torch.from_numpy(self.builder.values(value.ids.numpy()))
+
+    def holds_inputs(self, value: Traced) -> bool:
+        """Whether elements of the model's input are among the elements of ``value``."""
+        ids = value.ids
+        return bool(((ids >= 0) & (ids & _ADDRESS_MASK < self.builder.input_size)).any())
+
+    def holds_only_inputs(self, value: Traced) -> bool:
+        """Whether all elements are elements of the model's input, or constants."""
+        return bool(((value.ids & _ADDRESS_MASK < self.builder.input_size) | (value.ids < 0)).all())
+
+    # Operations
 
     def linear(self, value: Traced, weight: Floats, bias: Floats) -> Traced:
-        """``value @ weight.T + bias`` over the last dimension."""
+        """``value @ weight.T + bias`` over the last dimension, one node for each row."""
 
-        def constant(addresses: Addresses) -> Floats:
-            return np.asarray(self.constant_values(addresses) @ weight.T + bias)
+        def make(rows: Addresses) -> Addresses:
+            made = [self.builder.linear(row[None], weight, bias) for row in rows]
+            return np.concatenate(made)
 
-        def node(start: int, addresses: Addresses) -> Node:
-            return Linear(start, addresses[None], weight, bias, module=self.module)
-
-        return self._by_rows(value.ids, weight.shape[0], node, constant)
+        return self.rows(value, make)
 
     def relu(self, value: Traced) -> Traced:
         """Elementwise ``max(0, value)``."""
+        return self._elementwise([value.ids], lambda a: self.builder.relu(a[0]))
+
+    def activation(self, value: Traced, function: Function, parameter: float = 0.0) -> Traced:
+        """Elementwise ``function(value)``."""
         return self._elementwise(
-            [value.ids],
-            lambda start, a: Relu(start, a[0], module=self.module),
-            lambda a: np.maximum(self.constant_values(a[0]), 0.0),
+            [value.ids], lambda a: self.builder.activation(a[0], function, parameter)
         )
 
     def scale(self, value: Traced, factor: torch.Tensor) -> Traced:
-        """Elementwise product with a constant that broadcasts to ``value``."""
-        shape = np.broadcast_shapes(value.ids.shape, factor.shape)
-        operands = [value.ids.expand(shape), self.ids(factor.expand(shape))]
+        """Elementwise product with a constant that broadcasts with ``value``."""
 
-        def node(start: int, addresses: Addresses) -> Node:
-            return Scale(
-                start, addresses[0], self.constant_values(addresses[1]), module=self.module
-            )
+        def make(operands: Addresses) -> Addresses:
+            return self.builder.scale(operands[0], self.builder.values(operands[1]))
 
-        return self._elementwise(operands, node, lambda a: self.constant_values(a).prod(axis=0))
+        return self._elementwise([value.ids, self.ids(factor)], make)
+
+    def product(self, left: Traced, right: Traced) -> Traced:
+        """Elementwise product of two values that broadcast to each other."""
+        return self._elementwise([left.ids, right.ids], lambda a: self.builder.product(a[0], a[1]))
 
     def add(self, *values: Traced | torch.Tensor) -> Traced:
         """Elementwise sum of values that broadcast to each other."""
-        arrays = [self.ids(value).numpy() for value in values]
-        return self._elementwise(
-            [torch.from_numpy(a) for a in np.broadcast_arrays(*arrays)],
-            lambda start, a: Add(start, a, module=self.module),
-            lambda a: self.constant_values(a).sum(axis=0),
-        )
+        return self._elementwise([self.ids(value) for value in values], self.builder.add)
+
+    def maximum(self, *values: Traced) -> Traced:
+        """Elementwise largest of values that broadcast to each other."""
+        return self._elementwise([value.ids for value in values], self.builder.maximum)
+
+    def embed(self, value: Traced, table: Floats) -> Traced:
+        """Rows of ``table`` that the elements of ``value`` name, as a new last dimension."""
+
+        def make(rows: Addresses) -> Addresses:
+            return self.builder.embed(rows[:, 0], table)
+
+        rows = self.rows(Traced(value.ids.reshape(-1, 1)), make).ids
+        return Traced(rows.reshape(*value.ids.shape, -1))
+
+    def rows(self, value: Traced, make: Callable[[Addresses], Addresses]) -> Traced:
+        """Make something of each row along the last dimension.
+
+        ``make`` takes all rows of one sample, (rows, width), and returns what becomes of each,
+        (rows, new width).
+        """
+        shape = value.ids.shape
+        matrix = value.ids.reshape(-1, shape[-1]).numpy()
+        first = self._of_first_sample(matrix)
+        if first is not None:
+            out = self._spread(make(first)).reshape(len(matrix), -1)
+        else:
+            out = self._by_owner(matrix, make)
+        return Traced(torch.from_numpy(out).reshape(*shape[:-1], -1))
 
     def graph(self, output: Traced) -> Graph:
         """Finish the graph, given the model's output of shape (batch, classes)."""
         rows = self._split(output.ids.reshape(self.batch, -1).numpy())
         if rows.constant.size or any(p.tolist() != [s] for s, p in enumerate(rows.positions)):
             raise MixedSamplesError
-        return Graph(
-            self._input_shape,
-            tuple(self._nodes),
-            rows.addresses[0],
-            np.array(list(self._constants)),
-        )
+        return self.builder.graph(rows.addresses[0])
 
-    def constant_values(self, addresses: Addresses) -> Floats:
-        """Values of constant addresses, 0 elsewhere."""
-        return look_up(np.array(list(self._constants)), addresses)
+    # Samples
 
     def _elementwise(
-        self,
-        operands: list[torch.Tensor],
-        node: Callable[[int, Addresses], Node],
-        constant: Callable[[Addresses], Floats],
+        self, operands: list[torch.Tensor], make: Callable[[Addresses], Addresses]
     ) -> Traced:
-        """One node over all elements; ``node`` and ``constant`` take (operands, elements)."""
-        matrix = torch.stack([operand.reshape(-1) for operand in operands], dim=1).numpy()
-        rows = self._split(matrix)
-        out = np.empty(matrix.shape[0], dtype=np.int64)
-        if rows.addresses.size:
-            created = node(self._next, rows.addresses.T)
-            for sample, positions in enumerate(rows.positions):
-                out[positions] = created.addresses + (sample << _SAMPLE_SHIFT)
-            self._append(created)
-        if rows.constant.size:
-            values = torch.from_numpy(np.asarray(constant(rows.constant_addresses.T)))
-            out[rows.constant] = self.ids(values).numpy()
-        return Traced(torch.from_numpy(out).reshape(operands[0].shape))
+        """Make something of all elements; ``make`` takes (operands, size) and returns (size,)."""
+        shape = np.broadcast_shapes(*(operand.shape for operand in operands))
+        arrays = [operand.expand(shape).reshape(-1).numpy() for operand in operands]
+        parts = [self._of_first_sample(array) for array in arrays]
+        known = [part for part in parts if part is not None]
+        if len(known) == len(arrays):
+            out = self._spread(make(np.stack(known))).reshape(shape)
+        else:
 
-    def _by_rows(
-        self,
-        ids: torch.Tensor,
-        size: int,
-        node: Callable[[int, Addresses], Node],
-        constant: Callable[[Addresses], Floats],
-    ) -> Traced:
-        matrix = ids.reshape(-1, ids.shape[-1]).numpy()
-        rows = self._split(matrix)
-        out = np.empty((matrix.shape[0], size), dtype=np.int64)
-        for row, addresses in enumerate(rows.addresses):
-            created = node(self._next, addresses)
-            for sample, positions in enumerate(rows.positions):
-                out[positions[row]] = created.addresses + (sample << _SAMPLE_SHIFT)
-            self._append(created)
-        if rows.constant.size:
-            values = torch.from_numpy(constant(rows.constant_addresses))
-            out[rows.constant] = self.ids(values).numpy()
-        return Traced(torch.from_numpy(out).reshape(*ids.shape[:-1], size))
+            def made(rows: Addresses) -> Addresses:
+                return make(np.ascontiguousarray(rows.T))[:, None]
 
-    def _append(self, node: Node) -> None:
-        self._nodes.append(node)
-        self._next += node.size
+            out = self._by_owner(np.stack(arrays, axis=1), made).reshape(shape)
+        return Traced(torch.from_numpy(out))
+
+    def _of_first_sample(self, array: npt.NDArray[np.int64]) -> Addresses | None:
+        """Part of the first sample, if the array has one equal part for each, in their order."""
+        if len(array) % self.batch:
+            return None
+        parts = array.reshape(self.batch, -1, *array.shape[1:])
+        first: Addresses = parts[0]
+        if (first > _ADDRESS_MASK).any():
+            return None
+        if any((parts[s] != self._in_sample(first, s)).any() for s in range(1, self.batch)):
+            return None
+        return first
+
+    def _in_sample(self, addresses: Addresses, sample: int) -> Addresses:
+        return np.where(addresses >= 0, addresses + self._shifts[sample], addresses)
+
+    def _spread(self, addresses: Addresses) -> npt.NDArray[np.int64]:
+        """Ids of the same addresses in every sample, shape (batch, ...)."""
+        return np.stack([self._in_sample(addresses, s) for s in range(self.batch)])
+
+    def _by_owner(
+        self, matrix: npt.NDArray[np.int64], make: Callable[[Addresses], Addresses]
+    ) -> npt.NDArray[np.int64]:
+        """Make something of rows that lie in any order."""
+        rows = self._split(matrix)
+        made = make(rows.addresses) if rows.addresses.size else None
+        constant = make(rows.constant_addresses) if rows.constant.size else None
+        some = made if made is not None else constant
+        out = np.empty((len(matrix), 0 if some is None else some.shape[1]), dtype=np.int64)
+        if made is not None:
+            for sample, positions in enumerate(rows.positions):
+                out[positions] = self._in_sample(made, sample)
+        if constant is not None:
+            out[rows.constant] = constant
+        return out
 
     def _split(self, matrix: npt.NDArray[np.int64]) -> _Rows:
         """Sort rows by the sample that owns them; every sample must own the same addresses."""
@@ -221,5 +246,5 @@ class Tracer:
         a, b = addresses[differ], first[differ]
         if (a >= 0).any() or (b >= 0).any():
             return False
-        values, wanted = self.constant_values(a), self.constant_values(b)
+        values, wanted = self.builder.values(a), self.builder.values(b)
         return bool(np.allclose(values, wanted, rtol=1e-5, atol=1e-7, equal_nan=True))

@@ -86,21 +86,6 @@ def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("layer", [nn.LSTM, nn.GRU, nn.RNN])
-def test_recurrent_layers_get_a_hint(layer: type[nn.Module]) -> None:
-    class Recurrent(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer, self.out = layer(5, 4, batch_first=True), nn.Linear(4, 2)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.out(self.layer(x)[0][:, -1])
-
-    with pytest.raises(pyrel.UnsupportedModelError, match="a Python loop over steps") as refusal:
-        pyrel.capture(Recurrent(), np.zeros((2, 4, 5), np.float32))
-    assert refusal.value.module == "layer"
-
-
 def test_more_than_one_input() -> None:
     class Two(nn.Module):
         def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

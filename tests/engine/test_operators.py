@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import reference_functions as functions
 import reference_graph as ref
+import reference_layers as layers
 import torch
 from engine.cases import sample
 from engine.checks import RELATIVE, assert_deep_taylor, norms, torch_gradient
@@ -76,8 +78,8 @@ EXPRESSIONS: dict[str, tuple[Callable[[Any, Tensor], Any], int]] = {
     "gate": (lambda m, h: h[:, 0] * h[:, 1], 8),
     "mean": (lambda m, h: h.mean(1), 8),
     "sum": (lambda m, h: h.sum(dim=1), 8),
-    "max": (lambda m, h: h.amax(1), 8),
-    "sigmoid": (lambda m, h: torch.sigmoid(h[:, 0]), 8),
+    "max": (lambda m, h: (h @ m.weight).amax(1), 8),
+    "sigmoid": (lambda m, h: torch.sigmoid(h[:, 0] @ m.weight), 8),
     "softmax": (lambda m, h: h[:, 0].softmax(-1), 8),
     "relu6": (lambda m, h: functional.relu6(h[:, 0] * 1), 8),
     "leaky": (lambda m, h: functional.leaky_relu(h[:, 0] @ m.weight), 8),
@@ -148,6 +150,15 @@ GRAPHS: dict[str, Callable[[Any, ref.Node], ref.Node]] = {
     "mask": lambda m, h: scaled(ref.take(h, 0), array(m.mask)),
     "mean": lambda m, h: scaled(ref.add(*(ref.take(h, t) for t in range(4))), 0.25),
     "sum": lambda m, h: ref.add(*(ref.take(h, t) for t in range(4))),
+    "max": lambda m, h: ref.reshape(
+        layers.max_pool(ref.permute(ref.linear(h, array(m.weight).T), 1, 0), 4), 8
+    ),
+    "sigmoid": lambda m, h: functions.sigmoid(ref.linear(ref.take(h, 0), array(m.weight).T)),
+    "pad": lambda m, h: layers.pad(ref.take(h, 0), (1, 2)),
+    "pad-ones": lambda m, h: ref.concat(
+        [ref.constant(np.ones(1)), ref.take(h, 0), ref.constant(np.ones(2))]
+    ),
+    "bmm": lambda m, h: ref.linear(ref.take(h, 0), array(m.weight).T),
     "clamp": lambda m, h: ref.relu(ref.linear(ref.take(h, 0), array(m.weight).T)),
     "flip": lambda m, h: ref.take(h, 3),
     "roll": turned,

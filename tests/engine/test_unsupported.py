@@ -17,36 +17,36 @@ import pyrel
 SHAPE = (4, 6)
 
 
-class Lstm(nn.Module):
-    """nn.LSTM inside a named part."""
+class Attention(nn.Module):
+    """Attention inside a named part."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.memory = nn.LSTM(6, 5, batch_first=True)
-        self.out = nn.Linear(5, 3)
+        self.memory = nn.MultiheadAttention(6, 2, batch_first=True)
+        self.out = nn.Linear(6, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.out(self.memory(x)[0][:, -1])
+        return self.out(self.memory(x, x, x, need_weights=False)[0][:, -1])
 
 
 class Convolution(nn.Module):
-    """A convolution two modules down."""
+    """A convolution over three axes, two modules down."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.front = nn.Sequential(nn.ReLU(), nn.Sequential(nn.Conv2d(1, 2, 3)))
+        self.front = nn.Sequential(nn.ReLU(), nn.Sequential(nn.Conv3d(1, 2, (3, 3, 1))))
         self.out = nn.Linear(16, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.out(self.front(x[:, None]).flatten(1))
+        return self.out(self.front(x[:, None, ..., None]).flatten(1))
 
 
 class Squashed(nn.Module):
-    """Tanh in a module that the loop calls at every step."""
+    """A clipped activation in a module that the loop calls at every step."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.cell = nn.ModuleDict({"inner": nn.Sequential(nn.Linear(11, 5), nn.Tanh())})
+        self.cell = nn.ModuleDict({"inner": nn.Sequential(nn.Linear(11, 5), nn.Hardtanh())})
         self.out = nn.Linear(5, 3)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -71,9 +71,9 @@ class Branching(nn.Module):
 @pytest.mark.parametrize(
     ("make", "operator", "path"),
     [
-        (Lstm, "lstm", "memory"),
-        (Convolution, "conv2d", "front.1.0"),
-        (Squashed, "tanh", "cell.inner.1"),
+        (Attention, "attention", "memory"),
+        (Convolution, "conv3d", "front.1.0"),
+        (Squashed, "hardtanh", "cell.inner.1"),
     ],
 )
 def test_unsupported_operator_is_named(
@@ -136,7 +136,7 @@ def test_two_inputs_are_refused() -> None:
 @pytest.mark.parametrize("broken", [False, True])
 def test_training_mode_is_restored_in_every_part(broken: bool) -> None:
     torch.manual_seed(0)
-    last: nn.Module = nn.Tanh() if broken else nn.ReLU()
+    last: nn.Module = nn.Hardtanh() if broken else nn.ReLU()
     model = nn.Sequential(
         nn.Flatten(), nn.Sequential(nn.Linear(24, 5), nn.Dropout(0.9)), nn.Linear(5, 3), last
     )

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recurrent layers as opaque operators while a model is exported.
+
+torch.export runs a model on tensors without values, and would run ``nn.LSTM`` step by step, though
+it leaves one operator in the graph. With these markers a layer takes the same time at any number
+of steps, which may then stay open. ``pack_padded_sequence`` asks for the values of the lengths; a
+sequence of full length takes its place. Nothing outside the exporting thread is changed, but for
+the model's own layers, which are put back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils import rnn
+from torch.nn.utils.rnn import PackedSequence
+from torch.overrides import TorchFunctionMode
+
+_LAYER = (
+    "Tensor input, {} hx, Tensor[] params, bool has_biases, int num_layers, float dropout, "
+    "bool train, bool bidirectional, bool batch_first"
+)
+_CELL = "Tensor input, {} hx, Tensor w_ih, Tensor w_hh, Tensor? b_ih=None, Tensor? b_hh=None"
+
+# The arguments are those of ATen's operators of the same names.
+_SCHEMAS = {
+    "lstm": f"({_LAYER.format('Tensor[]')}) -> (Tensor, Tensor, Tensor)",
+    **dict.fromkeys(
+        ["gru", "rnn_tanh", "rnn_relu"], f"({_LAYER.format('Tensor')}) -> (Tensor, Tensor)"
+    ),
+    "lstm_cell": f"({_CELL.format('Tensor[]')}) -> (Tensor, Tensor)",
+    **dict.fromkeys(
+        ["gru_cell", "rnn_tanh_cell", "rnn_relu_cell"], f"({_CELL.format('Tensor')}) -> Tensor"
+    ),
+}
+
+
+def _layer_shapes(
+    x: torch.Tensor,
+    hx: Any,
+    params: Any,
+    has_biases: bool,
+    num_layers: int,
+    _dropout: float,
+    _train: bool,
+    bidirectional: bool,
+    batch_first: bool,
+) -> tuple[torch.Tensor, ...]:
+    states = hx if isinstance(hx, list | tuple) else [hx]
+    directions = 2 if bidirectional else 1
+    samples, steps = (x.shape[0], x.shape[1]) if batch_first else (x.shape[1], x.shape[0])
+    features = directions * states[0].shape[2]
+    shape = (samples, steps, features) if batch_first else (steps, samples, features)
+    ends = [x.new_empty(num_layers * directions, samples, state.shape[2]) for state in states]
+    return x.new_empty(shape), *ends
+
+
+def _cell_shapes(
+    x: torch.Tensor, hx: Any, *_weights: Any
+) -> torch.Tensor | tuple[torch.Tensor, ...]:
+    if isinstance(hx, list | tuple):
+        return tuple(x.new_empty(x.shape[0], state.shape[1]) for state in hx)
+    return x.new_empty(x.shape[0], hx.shape[1])
+
+
+def _define() -> Any:
+    library: Any = torch.library.Library("pyrel", "DEF")  # type: ignore[no-untyped-call]
+    for name, schema in _SCHEMAS.items():
+        library.define(name + schema)
+        library.impl(name, getattr(torch._VF, name), "CompositeExplicitAutograd")
+        shapes = _cell_shapes if name.endswith("_cell") else _layer_shapes
+        torch.library.register_fake(f"pyrel::{name}", shapes, lib=library)
+    return library
+
+
+_lock = threading.RLock()
+_LIBRARY = _define()  # the operators last as long as it does
+_MARKERS = {getattr(torch._VF, name): getattr(torch.ops.pyrel, name) for name in _SCHEMAS}
+
+
+class _Markers(TorchFunctionMode):
+    """Calls markers for recurrent layers, and packs sequences as if all were of full length."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _MARKERS and not _is_packed(args):
+            return _MARKERS[func](*args, **kwargs)
+        if func is torch._VF._pack_padded_sequence:
+            return _pack(*args, **kwargs)
+        if func is torch._VF._pad_packed_sequence:
+            return _pad(*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def _is_packed(args: Any) -> bool:
+    """Whether these are the arguments of the form for packed sequences: data, batch sizes, ...."""
+    return len(args) == 9 and not isinstance(args[3], bool)
+
+
+def _pack(
+    x: torch.Tensor, lengths: torch.Tensor, batch_first: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    by_step = x.transpose(0, 1) if batch_first else x
+    sizes = torch.full((by_step.shape[0],), by_step.shape[1], dtype=torch.int64)
+    return by_step.flatten(0, 1), sizes
+
+
+def _pad(
+    data: torch.Tensor,
+    batch_sizes: torch.Tensor,
+    batch_first: bool,
+    padding_value: float,
+    total_length: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    steps = batch_sizes.shape[0]
+    by_step = data.reshape(steps, data.shape[0] // steps, *data.shape[1:])
+    lengths = torch.full((by_step.shape[1],), steps, dtype=torch.int64)
+    beyond = total_length - steps
+    by_step = nn.functional.pad(
+        by_step, [0, 0] * (by_step.dim() - 1) + [0, beyond], value=padding_value
+    )
+    return by_step.transpose(0, 1) if batch_first else by_step, lengths
+
+
+def _taking_packed(layer: nn.RNNBase) -> Callable[..., Any]:
+    """Return the layer's forward, which unpacks a packed sequence and packs what comes out."""
+    forward = layer.forward
+
+    def unpacking(x: Any, hx: Any = None) -> Any:
+        if not isinstance(x, PackedSequence):
+            return forward(x, hx)
+        padded, _ = _pad(x.data, x.batch_sizes, layer.batch_first, 0.0, x.batch_sizes.shape[0])
+        given = None if hx is None else _permuted(hx, x.sorted_indices)
+        out, state = forward(padded, given)
+        data, _ = _pack(out, x.batch_sizes, layer.batch_first)
+        packed = PackedSequence(data, x.batch_sizes, x.sorted_indices, x.unsorted_indices)
+        return packed, _permuted(state, x.unsorted_indices)
+
+    return unpacking
+
+
+def _permuted(state: Any, order: torch.Tensor | None) -> Any:
+    if order is None:
+        return state
+    if isinstance(state, tuple):
+        return tuple(_permuted(part, order) for part in state)
+    return state.index_select(1, order)
+
+
+@contextlib.contextmanager
+def marked(model: nn.Module) -> Iterator[None]:
+    """Export with markers. The caller puts back what this assigns to the model's layers."""
+    for layer in _recurrent_layers(model.modules()):
+        layer.forward = _taking_packed(layer)
+    with _lock, _Markers():
+        invert = rnn.invert_permutation
+        # torch writes into an empty tensor, whose values are undefined; the result is the same.
+        rnn.invert_permutation = _inverted
+        try:
+            yield
+        finally:
+            rnn.invert_permutation = invert
+
+
+def _recurrent_layers(modules: Iterable[nn.Module]) -> Iterator[nn.RNNBase]:
+    plain = {nn.RNN.forward, nn.LSTM.forward, nn.GRU.forward}
+    for module in modules:
+        if isinstance(module, nn.RNNBase) and type(module).forward in plain:
+            yield module
+
+
+def _inverted(permutation: torch.Tensor | None) -> torch.Tensor | None:
+    return None if permutation is None else torch.argsort(permutation)
