@@ -37,6 +37,20 @@ void require_function(Function function, float parameter) {
     require(std::isfinite(parameter), "an operand's function has a parameter that is not finite");
 }
 
+// The index in runs; none where these are too short to gain by it.
+std::vector<Run> runs_of(const std::vector<int64_t>& index) {
+    constexpr size_t kShortest = 8;  // on average
+    std::vector<Run> runs;
+    for (size_t i = 0; i < index.size(); ++i) {
+        if (i > 0 && index[i] > 0 && index[i] - 1 == index[i - 1])
+            ++runs.back().size;
+        else
+            runs.push_back({index[i], static_cast<int64_t>(i), 1});
+    }
+    if (index.size() < kShortest * runs.size()) runs.clear();
+    return runs;
+}
+
 // Floats from one panel to the next: the kernel for rows with zeros reads a few rows of four panels
 // again and again, and these must not fall on the same sets of the first-level cache.
 int64_t panel_stride(int64_t depth, int64_t panel) {
@@ -158,6 +172,11 @@ int Program::add_table(const float* data, int64_t rows, int64_t columns) {
 
 void Program::add(Instruction instruction) {
     require(!finished_, "the program is finished");
+    std::visit(
+        [](auto& i) {
+            if constexpr (requires { i.runs; }) i.runs = runs_of(i.index);
+        },
+        instruction);
     if (open_) {
         std::visit(
             [this](auto&& i) {

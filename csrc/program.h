@@ -64,11 +64,17 @@ struct Map {
     EpilogueSpec epilogue;
 };
 
+// `size` entries of an index from the one at `place` on: `start`, start + 1, …
+struct Run {
+    int64_t start, place, size;
+};
+
 // out[i] = source[index[i]]
 struct Gather {
     Rows source;
     std::vector<int64_t> index;
     Rows out;
+    std::vector<Run> runs{};  // Program::add cuts the index into these where that is faster
 };
 
 // out[index[i]] += source[i]
@@ -76,6 +82,7 @@ struct Scatter {
     Rows source;
     std::vector<int64_t> index;
     Rows out;
+    std::vector<Run> runs{};
 };
 
 // What the relevance of the explained output starts from.

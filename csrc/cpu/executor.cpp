@@ -209,23 +209,27 @@ class SlabRunner {
 
     Status execute(const Gather& gather) {
         const View source = view(gather.source), out = view(gather.out);
-        for (int64_t s = 0; s < samples_; ++s)
-            for (int64_t t = 0; t < steps_; ++t) {
-                const float* from = row(source, s, t);
-                float* to = row(out, s, t);
-                for (size_t i = 0; i < gather.index.size(); ++i) to[i] = from[gather.index[i]];
-            }
+        for_rows([&](int64_t s, int64_t t) {
+            const float* from = row(source, s, t);
+            float* to = row(out, s, t);
+            for (const Run& run : gather.runs)
+                std::copy_n(from + run.start, run.size, to + run.place);
+            if (!gather.runs.empty()) return;
+            for (size_t i = 0; i < gather.index.size(); ++i) to[i] = from[gather.index[i]];
+        });
         return {};
     }
 
     Status execute(const Scatter& scatter) {
         const View source = view(scatter.source), out = view(scatter.out);
-        for (int64_t s = 0; s < samples_; ++s)
-            for (int64_t t = 0; t < steps_; ++t) {
-                const float* from = row(source, s, t);
-                float* to = row(out, s, t);
-                for (size_t i = 0; i < scatter.index.size(); ++i) to[scatter.index[i]] += from[i];
-            }
+        for_rows([&](int64_t s, int64_t t) {
+            const float* from = row(source, s, t);
+            float* to = row(out, s, t);
+            for (const Run& run : scatter.runs)
+                for (int64_t i = 0; i < run.size; ++i) to[run.start + i] += from[run.place + i];
+            if (!scatter.runs.empty()) return;
+            for (size_t i = 0; i < scatter.index.size(); ++i) to[scatter.index[i]] += from[i];
+        });
         return {};
     }
 

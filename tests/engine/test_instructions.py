@@ -19,12 +19,14 @@ from pyrel.program import (
     Absorb,
     Embed,
     Epilogue,
+    Gather,
     Map,
     MaxPool,
     MaxRoute,
     Normalise,
     NormaliseBack,
     Operand,
+    Scatter,
 )
 
 EPS = float(np.finfo(np.float32).eps)
@@ -190,6 +192,32 @@ def test_embedding(isa: str, columns: int) -> None:
     np.testing.assert_array_equal(found, wanted)
     found, _ = run(own, [step], np.full((1, 3), np.nan), 0, 3 * columns, isa, check_finite=False)
     assert np.isnan(found).all()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("pieces", [[37], [9, 8, 20], [1] * 12, [30, 1, 1]])
+def test_gathering_and_scattering(isa: str, pieces: list[int]) -> None:
+    """By an index in pieces of consecutive numbers; the first piece comes twice."""
+    size = sum(pieces)
+    edges = np.cumsum([0, *pieces])
+    spans = [np.arange(edges[i], edges[i + 1]) for i in range(len(pieces))][::-1]
+    index = np.concatenate([spans[-1], *spans])
+    own = program(2 * index.size + 2 * size)
+    number, out = own.index(index), 2 * index.size
+    x = normal(SAMPLES, 2 * size)
+    gather = Gather(INPUT, size, number, index.size, ARENA)
+    scatter = Scatter(ARENA, size, number, index.size, ARENA)
+    steps = [
+        instruction(gather, [0, size], [0, index.size]),
+        instruction(Map(INPUT, 2 * size, ARENA), [0], [out]),
+        instruction(scatter, [0, index.size], [out, out + size]),
+    ]
+    found, _ = run(own, steps, x, 0, out + 2 * size, isa)
+    wanted, scattered = x.reshape(-1, size)[:, index], x.reshape(-1, size).copy()
+    for place, i in enumerate(index):
+        scattered[:, i] += wanted[:, place]
+    np.testing.assert_array_equal(found[:, :out], wanted.reshape(SAMPLES, -1))
+    np.testing.assert_array_equal(found[:, out:], scattered.reshape(SAMPLES, -1))
 
 
 def test_operands_are_in_the_order_of_the_offsets() -> None:
