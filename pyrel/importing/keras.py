@@ -167,9 +167,7 @@ def bidirectional(forward: Layer, backward: Layer) -> Layer:
     for layer in layers:
         if layer.bidirectional or layer.num_layers != 1:
             raise ValueError(f"wanted two layers of one direction each, given {layer}")
-    if any(_described(layer) != _described(forward) for layer in layers) or type(forward) is not (
-        type(backward)
-    ):
+    if _described(forward) != _described(backward):
         raise ValueError(f"forward, backward: wanted layers of one kind, given {layers}")
     joined = type(forward)(
         forward.input_size,
@@ -196,8 +194,8 @@ def _keras_kernels(
     return w.T, u.T
 
 
-def _described(layer: nn.LSTM | nn.GRU | nn.RNN) -> tuple[int, int, bool, dict[str, str]]:
-    return layer.input_size, layer.hidden_size, layer.bias, _options(layer)
+def _described(layer: nn.LSTM | nn.GRU | nn.RNN) -> tuple[object, ...]:
+    return type(layer), layer.input_size, layer.hidden_size, layer.bias, _options(layer)
 
 
 def _options(layer: nn.LSTM | nn.GRU | nn.RNN) -> dict[str, str]:

@@ -11,30 +11,27 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from recurrent_weights import (
+    FEATURES,
+    SAMPLES,
+    STEPS,
+    UNITS,
+    Array,
+    arras_weights,
+    drawn,
+    sigmoid,
+)
 from torch import nn
 
 from pyrel import importing
-
-Array = npt.NDArray[np.float64]
-
-FEATURES, UNITS, STEPS, SAMPLES = 5, 4, 6, 3
 
 # In float64 after the import: six steps of sums of ten terms below 1, 100 roundings of 2^-53 that
 # later steps enlarge by less than 1e3. Gates in another order are off by more than 1e-3.
 CLOSE = {"rtol": 0, "atol": 1e-11}
 
 
-def drawn(*shape: int, seed: int = 0) -> npt.NDArray[np.float32]:
-    """Return numbers that float32 holds, so that an import loses nothing of them."""
-    return np.random.default_rng([seed, *shape]).uniform(-1, 1, shape).astype(np.float32)
-
-
 def sequences() -> Array:
     return drawn(SAMPLES, STEPS, FEATURES, seed=9).astype(np.float64)
-
-
-def sigmoid(z: Array) -> Array:
-    return 1 / (1 + np.exp(-z))
 
 
 def outputs_of(layer: nn.LSTM | nn.GRU | nn.RNN, x: Array) -> Array:
@@ -90,18 +87,6 @@ def lstm_lrp_scores(weights: Mapping[str, Array], x: Array) -> Array:
             total = total + weights[f"Why_{side}"] @ h
         scores.append(total)
     return np.stack(scores)
-
-
-def arras_weights() -> dict[str, npt.NDArray[np.float32]]:
-    shapes = {
-        "Wxh": (4 * UNITS, FEATURES), "Whh": (4 * UNITS, UNITS), "bxh": (4 * UNITS,),
-        "bhh": (4 * UNITS,), "Why": (2, UNITS),
-    }  # fmt: skip
-    return {
-        f"{name}_{side}": drawn(*shape, seed=10 * s + n)
-        for n, (name, shape) in enumerate(shapes.items())
-        for s, side in enumerate(("Left", "Right"))
-    }
 
 
 def doubles(*arrays: npt.NDArray[np.float32]) -> list[Array]:

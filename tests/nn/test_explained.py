@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Variants of the cells that pyrel explains, beside the cells that are held to the reference."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import pyrel
+from pyrel.nn import RLSTM, Cell, ConvDeep, ConvDeepPlus
+
+VARIANTS: dict[str, tuple[type[Cell], int, dict[str, Any]]] = {
+    "ConvDeep-sum": (ConvDeep, 2, {"sizes": (2, 3, 6, 4), "recurrent": 5, "pooling": "sum"}),
+    "ConvDeepPlus-sum": (
+        ConvDeepPlus,
+        2,
+        {"sizes": (2, 3, 6, 4), "recurrent": 5, "pooling": "sum"},
+    ),
+    "ConvDeepPlus-one-step": (ConvDeepPlus, 1, {"sizes": (2, 3, 6, 4)}),
+    "RLSTM-conv": (RLSTM, 2, {"sizes": (5, 6), "convolutions": (2, 3), "stationary": True}),
+    "RLSTM-one-step": (RLSTM, 1, {"sizes": (5, 6)}),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_variants_are_explained(name: str) -> None:
+    cell, steps, options = VARIANTS[name]
+    torch.manual_seed(3)
+    model = cell(steps, step_shape=(5, 3), classes=3, **options).eval()
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if key.endswith("weight"):
+                parameter.add_(0.1)  # so that no layer of few units is silent
+    x = np.random.default_rng(0).random((4, steps, 5, 3), dtype=np.float32)
+    graph = pyrel.capture(model, x)
+    inputs = torch.tensor(x, requires_grad=True)
+    scores = model(inputs)
+    torch.autograd.backward(scores.max(dim=1).values.sum())
+    # Sums of at most 100 terms in at most 10 layers, there and back: 2 * 1000 roundings of 2^-24.
+    bound = 1.2e-4
+    gradient = pyrel.Explainer(graph, method="gradient")(x)
+    assert inputs.grad is not None
+    scale = float(inputs.grad.abs().max())
+    np.testing.assert_allclose(gradient.relevance, inputs.grad, rtol=0, atol=bound * scale)
+    for method in ("deep_taylor", "lrp_epsilon"):
+        e = pyrel.Explainer(graph, method=method, low=0.0, high=1.0)(x)
+        assert e.output.max() > 0.1
+        size = np.abs(e.relevance).sum(axis=(1, 2, 3)).max()
+        np.testing.assert_allclose(e.conservation, -e.absorbed, rtol=0, atol=bound * size)
+        if method == "deep_taylor":
+            assert e.relevance.min() >= 0
