@@ -269,6 +269,8 @@ void gemm_dense(const GemmTask& task, const Block& block) {
 constexpr int kPartDepth = 64;  // bits of a mask; × 4 panels × 128 bytes = 32 KiB at most
 constexpr int kGroupPanels = 4;
 constexpr int64_t kSparseDepth = 4096;  // deeper products do not skip
+// Nor do those with fewer weights, such as a small kernel's: looking costs more than is saved.
+constexpr int64_t kSparseWeights = 6144;
 constexpr int kMaxParts = kSparseDepth / kPartDepth + kMaxSegments;
 
 struct Part {
@@ -320,7 +322,7 @@ int64_t find_non_zeros(const Block& block, int row, NonZeros& found) {
 // else. Of more rows the first tells whether to look at the others.
 template <typename Element>
 bool is_sparse(const GemmTask& task, const Block& block, NonZeros& found) {
-    if (task.depth > kSparseDepth) return false;
+    if (task.depth > kSparseDepth || task.depth * task.columns < kSparseWeights) return false;
     cut_into_parts(task, found);
     const auto depth = static_cast<double>(task.depth);
     auto total = static_cast<double>(find_non_zeros<Element>(block, 0, found));
