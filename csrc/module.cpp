@@ -273,12 +273,14 @@ void register_program(py::module_& m) {
             },
             "sources"_a, "columns"_a, "out"_a)
         .def(
-            "max_route",
+            "pool_route",
             [](pyrel::Program& program, const std::vector<PyRows>& values, int64_t columns,
-               const PyRows& relevance, const std::vector<PyRows>& outs) {
-                program.add(pyrel::MaxRoute{rows(values), columns, rows(relevance), rows(outs)});
+               const PyRows& relevance, const std::vector<PyRows>& outs, bool shares,
+               bool accumulate) {
+                program.add(pyrel::PoolRoute{rows(values), columns, rows(relevance), rows(outs),
+                                             shares, accumulate});
             },
-            "values"_a, "columns"_a, "relevance"_a, "outs"_a)
+            "values"_a, "columns"_a, "relevance"_a, "outs"_a, "shares"_a, "accumulate"_a)
         .def(
             "normalise",
             [](pyrel::Program& program, const PyRows& source, int64_t columns, const PyRows& out,

@@ -368,14 +368,15 @@ void Program::check(const MaxPool& pool) {
     most_listed_ = std::max(most_listed_, static_cast<int64_t>(pool.sources.size()));
 }
 
-void Program::check(const MaxRoute& route) {
+void Program::check(const PoolRoute& route) {
     require(route.columns > 0 && !route.values.empty(),
-            "a max route must have at least one column and one operand");
+            "a pool route must have at least one column and one operand");
     require(route.values.size() == route.outs.size(),
-            "a max route must have one operand to write to for each one that it compares");
+            "a pool route must have one operand to write to for each one that it compares");
     for (const Rows& value : route.values) check_rows(value, route.columns, Access::read);
     check_rows(route.relevance, route.columns, Access::read);
-    for (const Rows& out : route.outs) check_rows(out, route.columns, Access::update);
+    const Access access = route.accumulate ? Access::update : Access::write;
+    for (const Rows& out : route.outs) check_rows(out, route.columns, access);
     most_listed_ = std::max(most_listed_, static_cast<int64_t>(route.values.size()));
 }
 

@@ -141,12 +141,15 @@ struct MaxPool {
     Rows out;
 };
 
-// outs[i][n] += relevance[n] for the first i with the largest values[i][n].
-struct MaxRoute {
+// outs[i][n] = relevance[n] for the first i with the largest values[i][n], and 0 for the others; or
+// relevance[n] shared out in proportion to the values above 0. Added if `accumulate`.
+struct PoolRoute {
     std::vector<Rows> values;
     int64_t columns = 0;
     Rows relevance;
     std::vector<Rows> outs;
+    bool shares = false;
+    bool accumulate = false;
 };
 
 // out = (source − mean) / σ over a row, σ² = variance + ε, in double precision.
@@ -179,7 +182,7 @@ struct Embed {
 
 // What may stand in the body of a repeat.
 using Repeatable = std::variant<Gemm, Map, Gather, Scatter, Absorb, Activate, Slope, MaxPool,
-                                MaxRoute, Normalise, NormaliseBack, Embed>;
+                                PoolRoute, Normalise, NormaliseBack, Embed>;
 
 // Runs its body `count` times. Of an instruction with count · k rows, iteration i takes the k rows
 // from i · k on.
@@ -189,7 +192,7 @@ struct Repeat {
 };
 
 using Instruction = std::variant<Gemm, Map, Gather, Scatter, Absorb, Activate, Slope, MaxPool,
-                                 MaxRoute, Normalise, NormaliseBack, Embed, Seed, Repeat>;
+                                 PoolRoute, Normalise, NormaliseBack, Embed, Seed, Repeat>;
 
 // How many rows an instruction has for each sample: the offsets of each of its operands.
 template <typename Plain>
@@ -314,7 +317,7 @@ class Program {
     void check(const Activate& activate);
     void check(const Slope& slope);
     void check(const MaxPool& pool);
-    void check(const MaxRoute& route);
+    void check(const PoolRoute& route);
     void check(const Normalise& normalise);
     void check(const NormaliseBack& back);
     void check(const Embed& embed);

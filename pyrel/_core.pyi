@@ -153,8 +153,14 @@ class Program:
         accumulate: bool,
     ) -> None: ...
     def max_pool(self, sources: Sequence[_Rows], columns: int, out: _Rows) -> None: ...
-    def max_route(
-        self, values: Sequence[_Rows], columns: int, relevance: _Rows, outs: Sequence[_Rows]
+    def pool_route(
+        self,
+        values: Sequence[_Rows],
+        columns: int,
+        relevance: _Rows,
+        outs: Sequence[_Rows],
+        shares: bool,
+        accumulate: bool,
     ) -> None: ...
     def normalise(self, source: _Rows, columns: int, out: _Rows, epsilon: float) -> None: ...
     def normalise_back(

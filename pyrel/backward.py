@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -25,12 +26,12 @@ from pyrel.graph import (
     Normalise,
     Product,
     Relu,
+    picked,
 )
 from pyrel.graph import Scale as ScaleNode
 from pyrel.pieces import (
     Integers,
     apart,
-    apart_together,
     by_vector,
     common_runs,
     runs,
@@ -39,14 +40,14 @@ from pyrel.pieces import (
 from pyrel.program import (
     Absorb,
     Epilogue,
-    MaxRoute,
     NormaliseBack,
     Offsets,
+    PoolRoute,
     Scatter,
     Seed,
     Slope,
 )
-from pyrel.rules import Denominator, Factor, Term
+from pyrel.rules import Denominator, Factor, Mask, Term
 
 
 class Backward(Forward):
@@ -451,44 +452,59 @@ class Backward(Forward):
             self._record(op, addresses, size)
 
     def _backward_max_pool(self, node: MaxPool) -> None:
-        low, high = self._domains.of(node.inputs)
-        padding = np.isneginf(low) & (high == 0)
-        if self._method.conserves and (padding | (low >= 0)).all():
-            self._share_pool(node)
-            return
+        """Give relevance to the largest, or share it out in proportion: R_i = a_i R / Σ a.
+
+        The latter where all are ≥ 0 (Montavon et al. 2017, section 5.2).
+        """
+        low = self._domains.of(node.inputs)[0]
+        padding = picked(self._find_padding(), node.inputs, False)
+        shares = bool(self._method.conserves and (padding | (low >= 0)).all())
+        if shares and not np.isposinf(self._domains.of(node.addresses)[1]).all():
+            # All of a window may be zero where relevance arrives.
+            self._absorb(node, Share.undivided, operand=node.start)
         for size, first in self._row_groups(node.inputs):
-            for some in apart_together(node.inputs[:, first], size):
+            real = ~padding[:, first]
+            for some in _apart_but_padding(node.inputs[:, first], real, size):
                 rows = first[some]
                 addresses = node.inputs[:, rows]
-                for each in addresses:
-                    for start in each.tolist():
-                        self._clear_unwritten(start, size)
+                accumulate = self._accumulates(addresses[real[:, some]], size)
                 values = [self._value(each) for each in addresses]
                 source = self._relevance_of(node.start + rows)
-                outs = [self._relevance_of(each) for each in addresses]
-                template = MaxRoute(
+                outs = self._outs_but_padding(addresses, real[:, some], size, accumulate)
+                template = PoolRoute(
                     tuple(space for space, _ in values),
                     size,
                     source[0],
                     tuple(space for space, _ in outs),
+                    shares,
+                    accumulate,
                 )
                 places = [*values, source, *outs]
                 op = self._emit(template, *(offsets for _, offsets in places))
-                for each in addresses:
-                    self._record(op, each, size)
+                self._record(op, np.unique(addresses[real[:, some]]), size)
 
-    def _share_pool(self, node: MaxPool) -> None:
-        """R_i = a_i R / Σ a over the window (Montavon et al. 2017, section 5.2)."""
-        place = -1 - self._reserve(node.size)
-        space, origin = self._value_or_arena(place)
-        self._map(None, node.size, (space, origin))
-        inputs = np.where(np.isneginf(self._domains.of(node.inputs)[0]), -1, node.inputs)
-        for each in inputs:
-            self._map_runs(each, (space, origin), Epilogue(accumulate=True))
-        never_zero = bool(np.isposinf(self._domains.of(node.addresses)[1]).all())
-        self._divide_by(node, place, None, 0.0, never_zero, alone=True)
-        for each in inputs:
-            self._pass_on(node, each, operands=each)
+    def _find_padding(self) -> Mask:
+        """Mark the addresses that hold −∞, beside which anything is the largest."""
+        padding = np.zeros(self._graph.size, dtype=bool)
+        for node in self._graph.nodes:
+            if isinstance(node, Copy):
+                padding[node.addresses] = np.isneginf(self._graph.constant_values(node.inputs))
+        return padding
+
+    def _outs_but_padding(
+        self, addresses: Addresses, real: Mask, size: int, accumulate: bool
+    ) -> list[Place]:
+        """Where the relevance of a window's elements goes; that of padding, zero, goes aside."""
+        outs = [self._relevance_of(each) for each in addresses]
+        if real.all():
+            return outs
+        aside = np.array([self._reserve(size)])
+        if accumulate:
+            self._map(None, size, (Space.arena, aside))
+        return [
+            (space, np.where(here, offsets, aside)) if space == Space.arena else (space, offsets)
+            for (space, offsets), here in zip(outs, real, strict=True)
+        ]
 
     def _backward_normalise(self, node: Normalise) -> None:
         detached = self._method.conserves
@@ -556,3 +572,10 @@ class Backward(Forward):
         edges = [start, *breaks.tolist(), start + size]
         for first, stop in zip(edges[:-1], edges[1:], strict=True):
             self._finish(first, stop - first, post, first if multiply else None)
+
+
+def _apart_but_padding(addresses: Addresses, real: Mask, size: int) -> Iterator[Integers]:
+    """Cut the windows of a pool into groups that do not overlap but in padding."""
+    beyond = int(addresses.max()) + size
+    numbers = np.arange(addresses.size).reshape(addresses.shape)
+    yield from apart(np.where(real, addresses, beyond + size * numbers), size)

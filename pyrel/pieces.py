@@ -38,23 +38,27 @@ def common_runs(addresses: Addresses) -> Iterator[tuple[int, int]]:
 
 
 def apart(starts: Addresses, size: int) -> Iterator[Integers]:
-    """Cut runs of ``size`` addresses into groups in which none overlaps another."""
-    yield from apart_together(starts[None], size)
+    """Cut rows that write runs of ``size`` addresses into groups in which none overlaps another.
 
-
-def apart_together(starts: Addresses, size: int) -> Iterator[Integers]:
-    """Do the same for rows that write several runs each; ``starts`` is (runs, rows)."""
-    order = np.argsort(starts.min(axis=0), kind="stable")
-    ends: list[int] = []
+    ``starts`` is (rows,), or (runs, rows) where each row writes several runs. Yields numbers of
+    rows.
+    """
+    starts = np.atleast_2d(starts)
+    if (np.diff(np.sort(starts, axis=None)) >= size).all():
+        yield np.arange(starts.shape[1])
+        return
+    first = int(starts.min())
     groups: list[list[int]] = []
-    for row in order.tolist():
-        first, stop = int(starts[:, row].min()), int(starts[:, row].max()) + size
-        group = next((g for g, end in enumerate(ends) if end <= first), len(ends))
-        if group == len(ends):
-            ends.append(0)
+    taken: list[npt.NDArray[np.bool_]] = []  # by group and address
+    touched = (starts[:, :, None] + np.arange(size) - first).swapaxes(0, 1)
+    for row in np.argsort(starts[0], kind="stable").tolist():
+        places = touched[row].ravel()
+        number = next((g for g, those in enumerate(taken) if not those[places].any()), len(taken))
+        if number == len(taken):
             groups.append([])
-        ends[group] = stop
-        groups[group].append(row)
+            taken.append(np.zeros(int(starts.max()) + size - first, dtype=bool))
+        groups[number].append(row)
+        taken[number][places] = True
     for members in groups:
         yield np.array(members)
 

@@ -223,20 +223,26 @@ class MaxPool:
 
 
 @dataclass(frozen=True)
-class MaxRoute:
-    """``outs[i][n] += relevance[n]`` for the first i with the largest ``values[i][n]``."""
+class PoolRoute:
+    """``outs[i][n] = relevance[n]`` for the first i with the largest ``values[i][n]``, else 0.
+
+    With ``shares``, relevance is shared out in proportion to the values above 0 instead. Added to
+    what is stored already if ``accumulate``; then no outputs may overlap.
+    """
 
     values: tuple[Space, ...]
     columns: int
     relevance: Space
     outs: tuple[Space, ...]
+    shares: bool = False
+    accumulate: bool = False
 
     def operands(self) -> tuple[Operand, ...]:
         """List values, relevance, outputs."""
         return (
             *(Operand(space, self.columns) for space in self.values),
             Operand(self.relevance, self.columns),
-            *(Operand(space, self.columns, True, True) for space in self.outs),
+            *(Operand(space, self.columns, self.accumulate, True) for space in self.outs),
         )
 
 
@@ -304,7 +310,7 @@ Template: TypeAlias = (
     | Activate
     | Slope
     | MaxPool
-    | MaxRoute
+    | PoolRoute
     | Normalise
     | NormaliseBack
     | Embed
@@ -471,9 +477,16 @@ class Program:
                 )
             case MaxPool():
                 core.max_pool(rows[:-1], template.columns, rows[-1])
-            case MaxRoute():
+            case PoolRoute():
                 count = len(template.values)
-                core.max_route(rows[:count], template.columns, rows[count], rows[count + 1 :])
+                core.pool_route(
+                    rows[:count],
+                    template.columns,
+                    rows[count],
+                    rows[count + 1 :],
+                    template.shares,
+                    template.accumulate,
+                )
             case Normalise():
                 core.normalise(rows[0], template.columns, rows[1], template.epsilon)
             case NormaliseBack():

@@ -46,7 +46,7 @@ std::map<std::string, int64_t> kernel_offsets(const Kernels& kernels) {
     std::map<std::string, int64_t> offsets{
         {"gemm", offset(kernels.gemm)},         {"map", offset(kernels.map)},
         {"activate", offset(kernels.activate)}, {"slope", offset(kernels.slope)},
-        {"max_pool", offset(kernels.max_pool)}, {"max_route", offset(kernels.max_route)},
+        {"max_pool", offset(kernels.max_pool)}, {"pool_route", offset(kernels.pool_route)},
         {"inside", offset(kernels.inside)},     {"peak", offset(kernels.peak)}};
     if (kernels.gemm_bf16) {
         offsets.emplace("gemm_bf16", offset(kernels.gemm_bf16));

@@ -328,17 +328,18 @@ class SlabRunner {
     }
 
     Status execute(const MaxPool& pool) {
-        program_.kernels().max_pool({samples_, steps_, pool.columns,
-                                     static_cast<int64_t>(pool.sources.size()),
-                                     views(pool.sources, views_.get()), view(pool.out), nullptr});
+        program_.kernels().max_pool(
+            {samples_, steps_, pool.columns, static_cast<int64_t>(pool.sources.size()),
+             views(pool.sources, views_.get()), view(pool.out), nullptr, false, false});
         return {};
     }
 
-    Status execute(const MaxRoute& route) {
+    Status execute(const PoolRoute& route) {
         const auto count = static_cast<int64_t>(route.values.size());
-        program_.kernels().max_route({samples_, steps_, route.columns, count,
-                                      views(route.values, views_.get()), view(route.relevance),
-                                      views(route.outs, views_.get() + count)});
+        program_.kernels().pool_route({samples_, steps_, route.columns, count,
+                                       views(route.values, views_.get()), view(route.relevance),
+                                       views(route.outs, views_.get() + count), route.shares,
+                                       route.accumulate});
         return {};
     }
 

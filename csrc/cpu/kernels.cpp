@@ -527,7 +527,8 @@ constexpr FunctionKernel kSlope[] = {slope_by<Function::sigmoid>,   slope_by<Fun
 void activate(const FunctionTask& task) { kActivate[static_cast<int>(task.function)](task); }
 void slope(const FunctionTask& task) { kSlope[static_cast<int>(task.function)](task); }
 
-inline Vector largest(const MaxTask& task, const RowCursor& cursor, int64_t column, int64_t count) {
+inline Vector largest(const PoolTask& task, const RowCursor& cursor, int64_t column,
+                      int64_t count) {
     const auto value = [&](int64_t i) {
         return load(cursor.row<const float*>(task.values[i]) + column, count, count < kLanes);
     };
@@ -539,7 +540,7 @@ inline Vector largest(const MaxTask& task, const RowCursor& cursor, int64_t colu
     return most;
 }
 
-void max_pool(const MaxTask& task) {
+void max_pool(const PoolTask& task) {
     for_vectors(task, [&](const RowCursor& cursor, int64_t column, int64_t count) {
         const Vector most = largest(task, cursor, column, count);
         float* out = cursor.row<float*>(task.out) + column;
@@ -550,23 +551,55 @@ void max_pool(const MaxTask& task) {
     });
 }
 
-void max_route(const MaxTask& task) {
+// Hands each value what `share` says, given the value.
+template <typename Share>
+inline void hand_out(const PoolTask& task, const RowCursor& cursor, int64_t column, int64_t count,
+                     Share&& share) {
+    const bool partial = count < kLanes;
+    for (int64_t i = 0; i < task.count; ++i) {
+        const float* value = cursor.row<const float*>(task.values[i]) + column;
+        float* out = cursor.row<float*>(task.outs[i]) + column;
+        Vector v = share(load(value, count, partial));
+        if (task.accumulate) v = v + load(out, count, partial);
+        if (partial)
+            store(out, v, count);
+        else
+            store(out, v);
+    }
+}
+
+void route_to_largest(const PoolTask& task) {
+    for_vectors(task, [&](const RowCursor& cursor, int64_t column, int64_t count) {
+        const float* relevance = cursor.row<const float*>(task.out) + column;
+        const Vector most = largest(task, cursor, column, count);
+        Vector left = load(relevance, count, count < kLanes);
+        hand_out(task, cursor, column, count, [&](Vector value) {
+            const Mask smaller = less(value, most);
+            const Vector v = select(smaller, zero(), left);
+            left = select(smaller, left, zero());
+            return v;
+        });
+    });
+}
+
+void route_by_share(const PoolTask& task) {
     for_vectors(task, [&](const RowCursor& cursor, int64_t column, int64_t count) {
         const bool partial = count < kLanes;
-        const Vector most = largest(task, cursor, column, count);
-        Vector left = load(cursor.row<const float*>(task.out) + column, count, partial);
-        for (int64_t i = 0; i < task.count; ++i) {
-            const float* value = cursor.row<const float*>(task.values[i]) + column;
-            float* out = cursor.row<float*>(task.outs[i]) + column;
-            const Mask smaller = less(load(value, count, partial), most);
-            const Vector sum = load(out, count, partial) + select(smaller, zero(), left);
-            left = select(smaller, left, zero());
-            if (partial)
-                store(out, sum, count);
-            else
-                store(out, sum);
-        }
+        const float* relevance = cursor.row<const float*>(task.out) + column;
+        Vector sum = zero();
+        for (int64_t i = 0; i < task.count; ++i)
+            sum =
+                sum + relu(load(cursor.row<const float*>(task.values[i]) + column, count, partial));
+        const Vector ratio = safe_divide(load(relevance, count, partial), sum);
+        hand_out(task, cursor, column, count, [&](Vector value) { return relu(value) * ratio; });
     });
+}
+
+void pool_route(const PoolTask& task) {
+    if (task.shares)
+        route_by_share(task);
+    else
+        route_to_largest(task);
 }
 
 bool inside(const float* x, const float* low, const float* high, int64_t size) {
@@ -618,7 +651,7 @@ constexpr Kernels table(const char* isa) {
     kernels.activate = activate;
     kernels.slope = slope;
     kernels.max_pool = max_pool;
-    kernels.max_route = max_route;
+    kernels.pool_route = pool_route;
     kernels.inside = inside;
     kernels.peak = peak<Single>;
 #if defined(PYREL_ISA_AVX512_BF16)

@@ -109,7 +109,7 @@ struct FunctionTask {
 // out[row, n] = the largest values[i][row, n]; or outs[i][row, n] += relevance[row, n] for the
 // first i with the largest one. Where one is NaN, the result is NaN, and the relevance goes to the
 // first.
-struct MaxTask {
+struct PoolTask {
     int64_t samples;
     int64_t steps;
     int64_t columns;
@@ -117,6 +117,8 @@ struct MaxTask {
     const View* values;
     View out;  // relevance, where that is routed
     const View* outs;
+    bool shares;
+    bool accumulate;
 };
 
 // Floats that one row of `depth` values takes once it is rounded to pairs of bfloat16.
@@ -134,8 +136,8 @@ struct Kernels {
     void (*map)(const MapTask&);
     void (*activate)(const FunctionTask&);
     void (*slope)(const FunctionTask&);
-    void (*max_pool)(const MaxTask&);
-    void (*max_route)(const MaxTask&);
+    void (*max_pool)(const PoolTask&);
+    void (*pool_route)(const PoolTask&);
     // Whether every x[i] lies in [low[i], high[i]] and is finite.
     bool (*inside)(const float* x, const float* low, const float* high, int64_t size);
     // Repeats independent fused multiply-adds in registers; what benchmarks call the peak. Returns

@@ -22,10 +22,10 @@ from pyrel.program import (
     Gather,
     Map,
     MaxPool,
-    MaxRoute,
     Normalise,
     NormaliseBack,
     Operand,
+    PoolRoute,
     Scatter,
 )
 
@@ -108,7 +108,7 @@ def test_the_largest_of_a_window(isa: str, columns: int, window: int) -> None:
     firsts = [[i * columns, size + i * columns] for i in range(window)]
     relevance = [2 * size, 2 * size + columns]
     pool = MaxPool((INPUT,) * window, columns, ARENA)
-    route = MaxRoute((INPUT,) * window, columns, INPUT, (ARENA,) * window)
+    route = PoolRoute((INPUT,) * window, columns, INPUT, (ARENA,) * window, accumulate=True)
     outs = [[2 * columns + offset for offset in offsets] for offsets in firsts]
     steps = [
         instruction(pool, *firsts, [0, columns]),
@@ -123,6 +123,35 @@ def test_the_largest_of_a_window(isa: str, columns: int, window: int) -> None:
     first = np.arange(window)[:, None] == values.argmax(2)[:, :, None]
     routed = first * 2 * x[:, 2 * size :].reshape(SAMPLES, 2, 1, columns)
     np.testing.assert_array_equal(found[:, 2 * columns :], routed.reshape(SAMPLES, -1))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("columns", [1, 7, 16, 33])
+@pytest.mark.parametrize("window", [1, 2, 9])
+def test_a_window_shares_in_proportion(isa: str, columns: int, window: int) -> None:
+    """What is below zero and windows of zeros get nothing; a second time it is added."""
+    size = window * columns
+    x = normal(SAMPLES, size + columns)
+    x[:, :size] = np.maximum(x[:, :size], 0)
+    x[0, :size] = 0
+    x[1, :columns] = -3
+    firsts = [[i * columns] for i in range(window)]
+    steps = [
+        instruction(
+            PoolRoute((INPUT,) * window, columns, INPUT, (ARENA,) * window, True, accumulate),
+            *firsts,
+            [size],
+            *firsts,
+        )
+        for accumulate in (False, True)
+    ]
+    found, _ = run(program(size), steps, x, 0, size, isa)
+    values = np.maximum(x[:, :size].reshape(SAMPLES, window, columns).astype(np.float64), 0)
+    total = values.sum(1, keepdims=True)
+    share = np.divide(values, total, out=np.zeros_like(values), where=total > 0)
+    wanted = (2 * share * x[:, None, size:]).reshape(SAMPLES, -1)
+    # One rounding for each of the window's additions, the division, the product and the sum.
+    np.testing.assert_allclose(found, wanted, rtol=(window + 3) * 2**-24, atol=1e-37)
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -221,7 +250,7 @@ def test_gathering_and_scattering(isa: str, pieces: list[int]) -> None:
 
 
 def test_operands_are_in_the_order_of_the_offsets() -> None:
-    route = MaxRoute((INPUT, ARENA), 4, ARENA, (ARENA, ARENA))
+    route = PoolRoute((INPUT, ARENA), 4, ARENA, (ARENA, ARENA), accumulate=True)
     assert route.operands() == (
         Operand(INPUT, 4),
         Operand(ARENA, 4),

@@ -350,8 +350,10 @@ void check_max(const Kernels& kernels, Digest& digest) {
                 from.push_back(values.back()->view());
                 to.push_back(outs.back()->view());
             }
-            kernels.max_pool({2, 2, columns, count, from.data(), out.view(), nullptr});
-            kernels.max_route({2, 2, columns, count, from.data(), relevance.view(), to.data()});
+            kernels.max_pool(
+                {2, 2, columns, count, from.data(), out.view(), nullptr, false, false});
+            kernels.pool_route(
+                {2, 2, columns, count, from.data(), relevance.view(), to.data(), false, true});
             const std::string what = std::string(kernels.isa) + " max of " + std::to_string(count) +
                                      " rows of " + std::to_string(columns) + " columns";
             for (int64_t r = 0; r < out.rows(); ++r)
