@@ -274,22 +274,20 @@ class SlabRunner {
         const auto denominator = [&](int64_t n) {
             return vector ? operand[n] + vector[n] : operand[n];
         };
-        double sum = 0.0;
-        for (int64_t n = 0; n < absorb.columns; ++n) {
-            const double value = static_cast<double>(source[n]);
-            switch (absorb.share) {
-                case Share::weighted:
-                    sum += value * static_cast<double>(vector[n]);
-                    break;
-                case Share::stabiliser:
-                    sum += denominator(n) < 0.0f ? -value : value;
-                    break;
-                case Share::undivided:
-                    sum += denominator(n) == 0.0f ? value : 0.0;
-                    break;
-            }
+        const int64_t columns = absorb.columns;
+        switch (absorb.share) {
+            case Share::weighted:
+                return sum_over(columns,
+                                [&](int64_t n) { return double{source[n]} * double{vector[n]}; });
+            case Share::stabiliser:
+                return double{absorb.epsilon} * sum_over(columns, [&](int64_t n) {
+                           return double{denominator(n) < 0.0f ? -source[n] : source[n]};
+                       });
+            case Share::undivided:
+                break;
         }
-        return absorb.share == Share::stabiliser ? sum * static_cast<double>(absorb.epsilon) : sum;
+        return sum_over(
+            columns, [&](int64_t n) { return double{denominator(n) == 0.0f ? source[n] : 0.0f}; });
     }
 
     Status execute(const Activate& activate) {
