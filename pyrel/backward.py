@@ -40,6 +40,7 @@ from pyrel.pieces import (
 from pyrel.program import (
     Absorb,
     Epilogue,
+    Gather,
     NormaliseBack,
     Offsets,
     PoolRoute,
@@ -131,11 +132,12 @@ class Backward(Forward):
                 self._divide(node, rule.denominator, never_zero=node.relu)
             if rule.absorbed is not None:
                 self._absorb_weighted(node, rule.absorbed)
+        if len(node.inputs) > 1:
+            for terms in _alike(rule.terms):
+                self._backward_rows(node, terms)
+            return
         for term in rule.terms:
-            if node.inputs.shape[0] == 1:
-                self._backward_term(node, term)
-            else:
-                self._backward_rows(node, term)
+            self._backward_term(node, term)
 
     def _absorb_weighted(self, node: Node, weights: Floats) -> None:
         """Count relevance times ``weights``, which are for all outputs or for those of a row."""
@@ -223,33 +225,47 @@ class Backward(Forward):
         scale = Scale.operand_minus_vector
         return Epilogue(scale=scale, scale_space=space, scale_vector=vector), [offsets]
 
-    def _backward_rows(self, node: Linear, term: Term) -> None:
+    def _backward_rows(self, node: Linear, terms: tuple[Term, ...]) -> None:
         """Give relevance to what many rows read, such as the positions of a kernel.
 
         The rows overlap: what they hand down is added up, by products whose rows do not overlap,
-        and then multiplied by the factor.
+        and then multiplied by the factor. ``terms`` are for the same inputs: their sums lie side by
+        side, address by address, so that one product forms them together.
         """
-        columns = np.flatnonzero(term.features)
-        addresses = node.inputs[:, columns]
+        features, factor = terms[0].features, terms[0].factor
+        addresses = node.inputs[:, np.flatnonzero(features)]
         owners = self._owners[addresses[0]]
         for owner in np.unique(owners).tolist():
             own = np.flatnonzero(owners == owner)
             first, stop = int(addresses[:, own].min()), int(addresses[:, own].max()) + 1
-            sums = self._relevance_of(first)
-            if term.factor == Factor.one:
+            matrix = np.stack([term.matrix[:, own] for term in terms], axis=2)
+            if factor == Factor.one:
                 self._clear_unwritten(first, stop - first)
-            else:
-                sums = Space.arena, np.array([self._reserve(stop - first)])
-                self._map(None, stop - first, sums)
-            record = term.factor == Factor.one
-            self._add_up(node, addresses[:, own], term.matrix[:, own], first, sums, record)
-            if term.factor != Factor.one:
+                sums = self._relevance_of(first)
+                self._add_up(node, addresses[:, own], matrix, first, sums, record=True)
+                continue
+            size = (stop - first) * len(terms)
+            sums = Space.arena, np.array([self._reserve(size)])
+            self._map(None, size, sums)
+            self._add_up(node, addresses[:, own], matrix, first, sums, record=False)
+            for number, term in enumerate(terms):
+                place = self._every(sums, number, len(terms), stop - first)
                 epilogue, offsets = self._factor(term.factor, np.array([first]), stop - first)
                 accumulate = self._accumulates(first, stop - first)
                 epilogue = replace(epilogue, accumulate=accumulate)
                 out = self._relevance_of(first)
-                op = self._map(sums, stop - first, out, epilogue, *offsets)
+                op = self._map(place, stop - first, out, epilogue, *offsets)
                 self._record(op, first, stop - first)
+
+    def _every(self, sums: Place, number: int, count: int, size: int) -> Place:
+        """Return where every ``count``-th of ``sums`` lies side by side, from ``number`` on."""
+        if count == 1:
+            return sums
+        place = Space.arena, np.array([self._reserve(size)])
+        index = self.program.index(np.arange(size) * count + number)
+        template = Gather(sums[0], size * count, index, size, place[0])
+        self._emit(template, sums[1], place[1])
+        return place
 
     def _add_up(
         self,
@@ -260,16 +276,19 @@ class Backward(Forward):
         sums: Place,
         record: bool,
     ) -> None:
-        """Add each row's s @ matrix to ``sums``, in which the address ``first`` comes first."""
+        """Add each row's s @ matrix to ``sums``, in which the address ``first`` comes first.
+
+        ``matrix`` is (out, inputs, sums for each input).
+        """
         rows = self._relevance_of(self._rows(node))
+        count = matrix.shape[2]
         for i, j in common_runs(addresses):
             starts = addresses[:, i]
             for some in apart(starts, j - i):
-                out = sums[0], sums[1] + starts[some] - first
                 op = self._gemm(
                     [((rows[0], rows[1][some]), node.width)],
-                    matrix[:, i:j],
-                    out,
+                    matrix[:, i:j].reshape(node.width, -1),
+                    (sums[0], sums[1] + (starts[some] - first) * count),
                     Epilogue(accumulate=True),
                     bf16=self._bf16_relevance,
                 )
@@ -579,3 +598,16 @@ def _apart_but_padding(addresses: Addresses, real: Mask, size: int) -> Iterator[
     beyond = int(addresses.max()) + size
     numbers = np.arange(addresses.size).reshape(addresses.shape)
     yield from apart(np.where(real, addresses, beyond + size * numbers), size)
+
+
+_FEW = 64  # inputs of a row: where runs of them fill no vector, two terms are formed together
+
+
+def _alike(terms: tuple[Term, ...]) -> Iterator[tuple[Term, ...]]:
+    """Group terms for the same few inputs, such as the two of the z^β rule for pixels."""
+    for term in terms:
+        same = [t for t in terms if np.array_equal(t.features, term.features)]
+        if term.factor == Factor.one or term.features.sum() > _FEW:
+            yield (term,)
+        elif same[0] is term:
+            yield tuple(same)

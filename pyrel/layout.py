@@ -19,6 +19,7 @@ from pyrel.graph import (
     Normalise,
     Product,
     compact,
+    picked,
 )
 from pyrel.pieces import common_runs, runs
 
@@ -30,6 +31,7 @@ Copied: TypeAlias = Callable[[Addresses, str], Copy]
 
 def lay_out(graph: Graph) -> Graph:
     """Insert `Copy` nodes before nodes and outputs that need their operands in few runs."""
+    owners = graph.owners()
     copies: dict[bytes, Copy] = {}
     nodes: list[Node] = []
     position = graph.size
@@ -46,7 +48,7 @@ def lay_out(graph: Graph) -> Graph:
     for node in graph.nodes:
         if isinstance(node, Linear):
             if node.inputs.shape[0] > 1:
-                node = _read_patches(node, copied)
+                node = _read_patches(node, picked(owners, node.inputs, -1), copied)
             elif _scattered(node.inputs[0]):
                 node = _read_copy(node, graph.input_size, copied)
         elif isinstance(node, Product | MaxPool | Normalise):
@@ -56,7 +58,7 @@ def lay_out(graph: Graph) -> Graph:
                 node = replace(node, inputs=inputs.reshape(node.inputs.shape))
         nodes.append(node)
     outputs = graph.outputs
-    owner = graph.owners()[outputs]
+    owner = owners[outputs]
     if (np.diff(outputs) != 1).any() or (owner != owner[0]).any() or owner[0] < 0:
         outputs = copied(outputs, "").addresses
     return compact(replace(graph, nodes=tuple(nodes), outputs=outputs))
@@ -83,13 +85,15 @@ def _read_copy(node: Linear, input_size: int, copied: Copied) -> Linear:
     )
 
 
-def _read_patches(node: Linear, copied: Copied) -> Linear:
-    """Let every row read few runs: where there are many, a copy of all rows, one after the other.
+def _read_patches(node: Linear, owners: Addresses, copied: Copied) -> Linear:
+    """Let all rows read the same maps in few runs, or a copy of all rows, one after the other.
 
     (What is known as im2col. A convolution over a map whose channels lie side by side does not need
     it: there, each row of the kernel is one run.)
     """
-    if (node.inputs >= 0).all() and len(list(common_runs(node.inputs))) <= MAX_SEGMENTS:
+    one_map = (owners == owners[:1]).all()
+    few = len(list(common_runs(node.inputs))) <= MAX_SEGMENTS
+    if (node.inputs >= 0).all() and one_map and few:
         return node
     copy = copied(node.inputs.ravel(), node.module)
     return replace(node, inputs=copy.addresses.reshape(node.inputs.shape))

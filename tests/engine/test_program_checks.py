@@ -28,6 +28,11 @@ def relevance(*offsets: int) -> tuple[Space, list[int]]:
     return Space.relevance, list(offsets)
 
 
+def routed(p: Any, values: list[Any], columns: int, outs: list[Any]) -> None:
+    """Add a pool route to program ``p``."""
+    p.pool_route(values, columns, arena(2), outs, False, True)
+
+
 def begun() -> _core.Program:
     """Return a program with outputs at 0 and their relevance at 2; 4 to 7 are not written."""
     program = _core.Program(
@@ -190,10 +195,10 @@ WRONG: dict[str, Build] = {
     "max of unwritten values": lambda p: p.max_pool([arena(0), arena(4)], 1, arena(5)),
     "max with other steps": lambda p: p.max_pool([arena(0), arena(0, 1)], 1, arena(4)),
     "max into the input": lambda p: p.max_pool([arena(0)], 1, input_at(0)),
-    "pool routed to fewer": lambda p: p.pool_route([arena(0), arena(1)], 1, arena(2), [arena(0)], False, True),
-    "pool routed to unwritten places": lambda p: p.pool_route([arena(0)], 1, arena(2), [arena(4)], False, True),
-    "pool routed to the input": lambda p: p.pool_route([arena(0)], 1, arena(2), [input_at(0)], False, True),
-    "pool routed beyond": lambda p: p.pool_route([arena(0)], 2, arena(2), [arena(7)], False, True),
+    "pool routed to fewer": lambda p: routed(p, [arena(0), arena(1)], 1, [arena(0)]),
+    "pool routed to unwritten places": lambda p: routed(p, [arena(0)], 1, [arena(4)]),
+    "pool routed to the input": lambda p: routed(p, [arena(0)], 1, [input_at(0)]),
+    "pool routed beyond": lambda p: routed(p, [arena(0)], 2, [arena(7)]),
     "normalise beyond the input": lambda p: p.normalise(input_at(0), 4, arena(4), 1e-5),
     "normalise with epsilon below 0": lambda p: p.normalise(input_at(0), 3, arena(4), -1.0),
     "normalise no columns": lambda p: p.normalise(input_at(0), 0, arena(4), 1e-5),
