@@ -80,7 +80,6 @@ def _define() -> Any:
 
 _lock = threading.RLock()
 _LIBRARY = _define()  # the operators last as long as it does
-_MARKERS = {getattr(torch._VF, name): getattr(torch.ops.pyrel, name) for name in _SCHEMAS}
 
 
 class _Markers(TorchFunctionMode):
@@ -89,14 +88,10 @@ class _Markers(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        kwargs = kwargs or {}
-        if func in _MARKERS and not _is_packed(args):
-            return _MARKERS[func](*args, **kwargs)
-        if func is torch._VF._pack_padded_sequence:
-            return _pack(*args, **kwargs)
-        if func is torch._VF._pad_packed_sequence:
-            return _pad(*args, **kwargs)
-        return func(*args, **kwargs)
+        swapped = _SWAPPED.get(func, func)
+        if swapped is not func and _is_packed(args):
+            swapped = func
+        return swapped(*args, **(kwargs or {}))
 
 
 def _is_packed(args: Any) -> bool:
@@ -127,6 +122,14 @@ def _pad(
         by_step, [0, 0] * (by_step.dim() - 1) + [0, beyond], value=padding_value
     )
     return by_step.transpose(0, 1) if batch_first else by_step, lengths
+
+
+# What is called in place of torch's functions while a model is exported.
+_SWAPPED: dict[Callable[..., Any], Callable[..., Any]] = {
+    torch._VF._pack_padded_sequence: _pack,
+    torch._VF._pad_packed_sequence: _pad,
+    **{getattr(torch._VF, name): getattr(torch.ops.pyrel, name) for name in _SCHEMAS},
+}
 
 
 def _taking_packed(layer: nn.RNNBase) -> Callable[..., Any]:

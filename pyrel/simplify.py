@@ -3,13 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from pyrel.graph import Add, Addresses, Floats, Graph, Linear, Node, Product, Relu, Scale, compact
+
+# What a sum is merged of: units of a linear node, or constants, or other values, which are None.
+_Part: TypeAlias = tuple[Linear | None, npt.NDArray[Any] | None]
+_Made: TypeAlias = dict[Hashable, tuple[Floats, Floats]]
 
 
 def simplify(graph: Graph) -> Graph:
@@ -26,15 +31,19 @@ def _merge_sums(graph: Graph) -> Graph:
     """
     owner = np.full(graph.size + 1, -1, dtype=np.int64)  # by address: index into `nodes`
     nodes: list[Node] = []
+    made: _Made = {}
     for node in graph.nodes:
-        pieces = _merged(node, owner, nodes, graph) if isinstance(node, Add | Scale) else [node]
+        merges = isinstance(node, Add | Scale)
+        pieces = _merged(node, owner, nodes, graph, made) if merges else [node]
         for piece in list(pieces):
             owner[piece.start : piece.start + piece.size] = len(nodes)
             nodes.append(piece)
     return replace(graph, nodes=tuple(nodes))
 
 
-def _merged(node: Add | Scale, owner: Addresses, nodes: list[Node], graph: Graph) -> Iterator[Node]:
+def _merged(
+    node: Node, owner: Addresses, nodes: list[Node], graph: Graph, made: _Made
+) -> Iterator[Node]:
     inputs = np.atleast_2d(node.inputs)
     coefficients = node.coefficients if isinstance(node, Scale) else np.ones(node.size)
     belongs = owner[np.maximum(inputs, -1)]
@@ -52,7 +61,7 @@ def _merged(node: Add | Scale, owner: Addresses, nodes: list[Node], graph: Graph
         piece = inputs[:, part]
         sources = [nodes[index] if index >= 0 else None for index in belongs[:, part[0]].tolist()]
         if any(sources):
-            yield from _merge_part(node, part, piece, coefficients[part], sources, graph)
+            yield from _merge_part(node, part, piece, coefficients[part], sources, graph, made)
         elif isinstance(node, Scale):
             yield replace(
                 node,
@@ -86,14 +95,16 @@ def _merge_part(
     coefficients: Floats,
     sources: Sequence[Node | None],
     graph: Graph,
+    made: _Made,
 ) -> Iterator[Linear]:
     """Merge addends, of which at least one is part of a linear node, row by row if need be."""
     rows = _rows(piece, coefficients, sources, graph)
     if isinstance(rows, int):
-        yield _merge_rows(node, part, piece, coefficients, sources, rows, graph)
+        yield _merge_rows(node, part, piece, coefficients, sources, rows, graph, made)
         return
     for row in np.split(np.arange(part.size), rows):
-        yield _merge_rows(node, part[row], piece[:, row], coefficients[row], sources, 1, graph)
+        some = part[row], piece[:, row], coefficients[row]
+        yield _merge_rows(node, *some, sources, 1, graph, made)
 
 
 def _rows(
@@ -128,31 +139,46 @@ def _merge_rows(
     sources: Sequence[Node | None],
     rows: int,
     graph: Graph,
+    made: _Made,
 ) -> Linear:
     width = part.size // rows
-    scale = coefficients[:width]
     inputs: list[Addresses] = []
-    weights: list[Floats] = []
-    bias = np.zeros(width)
+    parts: list[_Part] = []
     for addend, source in zip(piece, sources, strict=True):
         if isinstance(source, Linear):
             row, unit = np.divmod(addend[:width] - source.start, source.width)
             first = int(row[0])
             inputs.append(source.inputs[first : first + rows])
-            weights.append(scale[:, None] * source.weight[unit])
-            bias += scale * source.bias[unit]
+            parts.append((source, unit))
         elif (addend < 0).all():
-            bias += scale * graph.constant_values(addend[:width])
+            parts.append((None, graph.constant_values(addend[:width])))
         else:
             inputs.append(addend.reshape(rows, width))
-            weights.append(np.diag(scale))
-    return Linear(
-        node.start + int(part[0]),
-        np.concatenate(inputs, axis=1),
-        np.concatenate(weights, axis=1),
-        bias,
-        module=node.module,
+            parts.append((None, None))
+    weight, bias = _merged_weights(parts, coefficients[:width], made)
+    start = node.start + int(part[0])
+    return Linear(start, np.concatenate(inputs, axis=1), weight, bias, module=node.module)
+
+
+def _merged_weights(parts: Sequence[_Part], scale: Floats, made: _Made) -> tuple[Floats, Floats]:
+    """Weight and bias of a merged node; steps that merge the same weights share the result."""
+    key = (
+        scale.tobytes(),
+        *((s and (id(s.weight), id(s.bias)), None if v is None else v.tobytes()) for s, v in parts),
     )
+    if key not in made:
+        weights: list[Floats] = []
+        bias = np.zeros(scale.size)
+        for source, values in parts:
+            if source is not None:
+                weights.append(scale[:, None] * source.weight[values])
+                bias += scale * source.bias[values]
+            elif values is not None:
+                bias += scale * values
+            else:
+                weights.append(np.diag(scale))
+        made[key] = np.concatenate(weights, axis=1), bias
+    return made[key]
 
 
 def _join_relus(graph: Graph) -> Graph:

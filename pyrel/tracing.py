@@ -195,9 +195,7 @@ class Tracer:
             return None
         parts = array.reshape(self.batch, -1, *array.shape[1:])
         first: Addresses = parts[0]
-        if (first > _ADDRESS_MASK).any():
-            return None
-        if any((parts[s] != self._in_sample(first, s)).any() for s in range(1, self.batch)):
+        if (first > _ADDRESS_MASK).any() or not np.array_equal(parts, self._spread(first)):
             return None
         return first
 
@@ -206,7 +204,8 @@ class Tracer:
 
     def _spread(self, addresses: Addresses) -> npt.NDArray[np.int64]:
         """Ids of the same addresses in every sample, shape (batch, ...)."""
-        return np.stack([self._in_sample(addresses, s) for s in range(self.batch)])
+        ids = addresses + self._shifts.reshape(-1, *[1] * addresses.ndim)
+        return np.where(addresses >= 0, ids, addresses) if (addresses < 0).any() else ids
 
     def _by_owner(
         self, matrix: npt.NDArray[np.int64], make: Callable[[Addresses], Addresses]

@@ -14,6 +14,8 @@ from pyrel import operators
 from pyrel.errors import UnsupportedModelError
 from pyrel.exporting import quiet
 from pyrel.graph import Graph
+from pyrel.operators.nested import leaves, mapped
+from pyrel.operators.operands import NoValue
 from pyrel.tracing import MixedSamplesError, Traced, Tracer
 from pyrel.weights import Weights
 
@@ -172,12 +174,8 @@ class _Walker:
         return graph
 
     def _call(self, node: torch.fx.Node) -> Any:
-        args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), self._values.__getitem__)
-        # The model may live on a GPU; its graph is walked on the CPU.
-        args, kwargs = torch.utils._pytree.tree_map_only(
-            torch.device, lambda _: torch.device("cpu"), (args, kwargs)
-        )
-        traced = any(isinstance(v, Traced) for v in torch.utils._pytree.tree_leaves((args, kwargs)))
+        args, kwargs = mapped(self._value, (node.args, node.kwargs))
+        traced = any(isinstance(v, Traced | NoValue) for v in leaves((args, kwargs)))
         if not isinstance(node.target, torch._ops.OpOverload):
             assert callable(node.target)  # it is a call_function node
             if traced and node.target is not operator.getitem:
@@ -185,9 +183,23 @@ class _Walker:
             return node.target(*args, **kwargs)
         name = node.target._schema.name.split("::")[1]
         if not traced and not _undefined(node.target, name):
-            return self._weights.call(node.target, args, kwargs)
+            return self._constant(node, name, args, kwargs)
         self._tracer.builder.module = _path(node)
         return self._apply(node, name, *_positional(node.target, args, kwargs))
+
+    def _value(self, argument: Any) -> Any:
+        if isinstance(argument, torch.fx.Node):
+            return self._values[argument]
+        # The model may live on a GPU; its graph is walked on the CPU.
+        return torch.device("cpu") if isinstance(argument, torch.device) else argument
+
+    def _constant(self, node: torch.fx.Node, name: str, args: Any, kwargs: Any) -> Any:
+        assert isinstance(node.target, torch._ops.OpOverload)
+        try:
+            return self._weights.call(node.target, args, kwargs)
+        except Exception as error:  # of whatever type torch raises
+            reason = f"it fails for an input of {self._steps} steps: {error}"
+            raise self._unsupported(node, f"aten.{name}", reason) from error
 
     def _apply(self, node: torch.fx.Node, name: str, args: Any, kwargs: Any) -> Any:
         try:
@@ -204,13 +216,10 @@ class _Walker:
 
     def _check_dtypes(self, node: torch.fx.Node, name: str, result: Any) -> None:
         """Refuse a value that is rounded on the way: relevance would be of another function."""
-        results = torch.utils._pytree.tree_leaves(result)
         exact = {torch.float32, torch.float64}
         if self._tracer.dtype.is_floating_point:
             exact.add(self._tracer.dtype)
-        for value, meta in zip(
-            results, torch.utils._pytree.tree_leaves(node.meta["val"]), strict=True
-        ):
+        for value, meta in zip(leaves(result), leaves(node.meta["val"]), strict=True):
             if not isinstance(value, Traced):
                 continue
             if not self._tracer.dtype.is_floating_point and self._tracer.holds_inputs(value):
@@ -241,9 +250,11 @@ class _Walker:
 
 def _positional(target: torch._ops.OpOverload, args: Any, kwargs: Any) -> tuple[Any, Any]:
     """Arguments as far as they can be given by position, so, whichever way they were given."""
+    if not kwargs:
+        return args, kwargs
     given, named = list(args), dict(kwargs)
     rest = [a for a in target._schema.arguments if not a.kwarg_only][len(given) :]
-    while named and rest and any(argument.name in named for argument in rest):
+    while rest and any(argument.name in named for argument in rest):
         argument = rest.pop(0)
         given.append(named.pop(argument.name, argument.default_value))
     return given, named

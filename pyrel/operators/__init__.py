@@ -21,6 +21,7 @@ from pyrel.operators import (
     selection,
     windows,
 )
+from pyrel.operators.nested import leaves, mapped
 from pyrel.operators.operands import NoValue, UnsupportedOperandsError
 from pyrel.tracing import Traced, Tracer
 
@@ -108,6 +109,7 @@ _FAMILIES: dict[str, dict[str, Handler]] = {
         "constant_pad_nd": lambda tracer, value, widths, filler=0: selection.pad(
             tracer, value, widths, "constant", filler
         ),
+        "gather": selection.gather,
         "index": selection.index,
         "index_select": selection.index_select,
         "masked_fill": selection.masked_fill,
@@ -129,9 +131,10 @@ _FAMILIES: dict[str, dict[str, Handler]] = {
 _MOVES = frozenset(
     """alias broadcast_to cat chunk clone concat concatenate contiguous copy detach detach_ expand
     expand_as flatten flip hstack lift_fresh lift_fresh_copy movedim moveaxis mT narrow
-    numpy_T permute repeat reshape roll select select_scatter slice slice_scatter split
-    split_with_sizes squeeze stack swapaxes swapdims t tile transpose unbind unflatten unfold
-    unsqueeze view vstack _unsafe_view""".split()
+    numpy_T permute pixel_shuffle pixel_unshuffle ravel repeat repeat_interleave reshape reshape_as
+    roll rot90 select select_scatter slice slice_scatter split split_with_sizes squeeze stack
+    swapaxes swapdims t tensor_split tile transpose unbind unflatten unfold unsafe_chunk
+    unsafe_split unsqueeze view view_as vstack _unsafe_view""".split()
 )
 
 # These make constants; of a traced operand they use no more than its shape.
@@ -211,8 +214,8 @@ def hint(name: str) -> str:
 
 def apply(tracer: Tracer, target: Any, name: str, args: Any, kwargs: Any) -> Any:
     """Run operator ``name`` on traced operands; ``NotImplemented`` where it is unknown."""
-    leaves = torch.utils._pytree.tree_leaves((args, kwargs))
-    for leaf in leaves:
+    values = list(leaves((args, kwargs)))
+    for leaf in values:
         if isinstance(leaf, NoValue):
             raise UnsupportedOperandsError(f"{leaf.what} is used, which pyrel does not work out")
     if name in _IGNORED:
@@ -220,17 +223,14 @@ def apply(tracer: Tracer, target: Any, name: str, args: Any, kwargs: Any) -> Any
     if name == "sym_size":
         return args[0].ids.shape[args[1]]
     if name in _FACTORIES:
-        plain = torch.utils._pytree.tree_map_only(Traced, _shape_only, (args, kwargs))
+        plain = mapped(_shape_only, (args, kwargs))
         return target(*plain[0], **plain[1])
     if name in _MOVES:
-        plain = torch.utils._pytree.tree_map_only(
-            (Traced, torch.Tensor), tracer.ids, (args, kwargs)
-        )
-        moved = target(*plain[0], **_without_dtype(plain[1]))
-        return torch.utils._pytree.tree_map_only(torch.Tensor, Traced, moved)
+        plain = mapped(lambda v: tracer.ids(v) if _is_tensor(v) else v, (args, kwargs))
+        return mapped(Traced, target(*plain[0], **_without_dtype(plain[1])))
     if name not in _COMPUTE:
         return NotImplemented
-    if name not in _TAKE_IDS and any(_holds_ids(tracer, leaf) for leaf in leaves):
+    if name not in _TAKE_IDS and any(_holds_ids(tracer, leaf) for leaf in values):
         raise UnsupportedOperandsError("token ids can be moved, and looked up in an embedding")
     return _COMPUTE[name](tracer, *args, **kwargs)
 
@@ -241,8 +241,12 @@ def _holds_ids(tracer: Tracer, value: object) -> bool:
     return tracer.holds_inputs(value)
 
 
-def _shape_only(value: Traced) -> torch.Tensor:
-    return torch.empty(value.ids.shape)
+def _is_tensor(value: object) -> bool:
+    return isinstance(value, Traced | torch.Tensor)
+
+
+def _shape_only(value: object) -> object:
+    return torch.empty(value.ids.shape) if isinstance(value, Traced) else value
 
 
 def _without_dtype(kwargs: dict[str, Any]) -> dict[str, Any]:

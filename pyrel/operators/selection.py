@@ -83,6 +83,11 @@ def index_select(tracer: Tracer, value: Any, dim: int, places: Any) -> Traced:
     return Traced(tracer.ids(value).index_select(dim, constant(places, "index")))
 
 
+def gather(tracer: Tracer, value: Any, dim: int, places: Any, **_: Any) -> Traced:
+    """``aten.gather`` at a constant index, such as the last step of each sequence."""
+    return Traced(tracer.ids(value).gather(dim, constant(places, "index")))
+
+
 def _looked_up(tracer: Tracer, table: torch.Tensor, ids: Traced) -> Traced:
     if not tracer.holds_only_inputs(ids) or tracer.dtype.is_floating_point:
         raise UnsupportedOperandsError(
@@ -91,4 +96,7 @@ def _looked_up(tracer: Tracer, table: torch.Tensor, ids: Traced) -> Traced:
     values = array(tracer, table)
     if values.ndim != 2:
         raise UnsupportedOperandsError(f"the table has shape {values.shape}, wanted two dimensions")
+    known = tracer.builder.values(ids.ids.numpy())
+    if (known < 0).any() or (known >= len(values)).any():
+        raise UnsupportedOperandsError(f"a constant token id is none of the table's {len(values)}")
     return tracer.embed(ids, values)

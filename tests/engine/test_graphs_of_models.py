@@ -191,8 +191,11 @@ def last_valid(m: Any, x: Tensor, lengths: Tensor) -> Tensor:
     out, _ = m.layer(x)
     mask = torch.arange(x.shape[1])[None] < lengths[:, None]
     mean = (out * mask[:, :, None]).sum(1) / lengths[:, None]
+    place = (lengths - 1)[:, None, None].expand(-1, 1, out.shape[2])
     most = out.masked_fill(~mask[:, :, None], -torch.inf).amax(1)
-    return torch.cat([out[torch.arange(len(x)), lengths - 1], mean, most], 1)
+    return torch.cat(
+        [out[torch.arange(len(x)), lengths - 1], out.gather(1, place)[:, 0], mean, most], 1
+    )
 
 
 @pytest.mark.parametrize(
@@ -286,6 +289,12 @@ def test_a_residual_block() -> None:
     check(Residual(), inputs(2, 3, 9, 11))
 
 
+def test_activations_in_place() -> None:
+    parts = [nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.SiLU, nn.Dropout]
+    layers = [layer for part in parts for layer in (nn.Linear(4, 4), part(inplace=True))]
+    check(nn.Sequential(*layers), inputs(3, 4))
+
+
 def test_a_front_end_that_is_shared_by_the_steps() -> None:
     """A convolution over (n · steps, ...), and its maps in their order for the recurrence."""
     front = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True))
@@ -342,8 +351,9 @@ def test_a_table_read_by_an_index() -> None:
         (lambda m, x: m.table(x + 1).sum(1), "token ids can be moved"),
         (lambda m, x: m.table(x)[:, 0] * (x[:, :1] > 0), "compares values of the input"),
         (lambda m, x: m.limited(x).sum(1), "changes its table"),
+        (lambda m, x: m.table(nn.functional.pad(x, (0, 1), value=9)).sum(1), "none of the table's"),
     ],
-    ids=["numbers", "computed", "compared", "max-norm"],
+    ids=["numbers", "computed", "compared", "max-norm", "too-large"],
 )
 def test_refused_uses_of_token_ids(forward: Callable[..., Any], words: str) -> None:
     parts = {
@@ -368,6 +378,7 @@ DYNAMIC: dict[str, Callable[[], nn.Module]] = {
     "mean": lambda: Lambda(lambda m, x: m.out(torch.relu(m.out(x)).mean(1)), out=nn.Linear(6, 6)),
     "half": lambda: Lambda(lambda m, x: m.out(x[:, : x.shape[1] // 2].sum(1)), out=nn.Linear(6, 2)),
     "conv": lambda: Lambda(lambda m, x: m.conv(x.mT).amax(2), conv=nn.Conv1d(6, 2, 3, padding=1)),
+    "in-place": lambda: Lambda(lambda m, x: m.out(x).relu_().mean(1), out=nn.Linear(6, 2)),
     "folded": lambda: Lambda(
         lambda m, x: m.out(x.reshape(-1, 6)).reshape(x.shape[0], -1, 2)[:, 1], out=nn.Linear(6, 2)
     ),

@@ -40,7 +40,7 @@ def graph_of(operator: Any, x: Tensor, *args: Any, **kwargs: Any) -> Graph:
     given = [tracer.input() if isinstance(a, str) and a == "x" else a for a in args]
     result = operators.apply(tracer, operator, name, tuple(given), kwargs)
     assert result is not NotImplemented
-    first = result[0] if isinstance(result, tuple) else result
+    first = result[0] if isinstance(result, tuple | list) else result
     return tracer.graph(Traced(first.ids.reshape(len(x), -1)))
 
 
@@ -49,7 +49,7 @@ def check(operator: Any, x: Tensor, *args: Any, **kwargs: Any) -> Graph:
     args = args or ("x",)
     graph = graph_of(operator, x, *args, **kwargs)
     wanted = operator(*(x if isinstance(a, str) and a == "x" else a for a in args), **kwargs)
-    first = wanted[0] if isinstance(wanted, tuple) else wanted
+    first = wanted[0] if isinstance(wanted, tuple | list) else wanted
     np.testing.assert_allclose(
         graph_outputs(graph, x), first.reshape(len(x), -1), rtol=ALLOWED, atol=ALLOWED
     )
@@ -218,6 +218,10 @@ def test_a_pool_without_a_dimension_for_channels() -> None:
         (ATEN.constant_pad_nd.default, ([1, 1, 0, 2], 3.0)),
         (ATEN.flip.default, ([1],)),
         (ATEN.roll.default, ([2], [1])),
+        (ATEN.rot90.default, (1, [1, 2])),
+        (ATEN.repeat_interleave.self_int, (2, 1)),
+        (ATEN.tensor_split.sections, (2, 1)),
+        (ATEN.gather.default, (1, torch.tensor([[[0, 2, 1, 1]], [[0, 2, 1, 1]]]))),
         (ATEN.index.Tensor, ([None, torch.tensor([2, 0])],)),
         (ATEN.index_select.default, (2, torch.tensor([3, 0, 0]))),
         (ATEN.layer_norm.default, ([4],)),

@@ -79,6 +79,7 @@ EXPRESSIONS: dict[str, tuple[Callable[[Any, Tensor], Any], int]] = {
     "mean": (lambda m, h: h.mean(1), 8),
     "sum": (lambda m, h: h.sum(dim=1), 8),
     "max": (lambda m, h: (h @ m.weight).amax(1), 8),
+    "max-of-relu": (lambda m, h: h.amax(1), 8),
     "sigmoid": (lambda m, h: torch.sigmoid(h[:, 0] @ m.weight), 8),
     "softmax": (lambda m, h: h[:, 0].softmax(-1), 8),
     "relu6": (lambda m, h: functional.relu6(h[:, 0] * 1), 8),
@@ -153,6 +154,7 @@ GRAPHS: dict[str, Callable[[Any, ref.Node], ref.Node]] = {
     "max": lambda m, h: ref.reshape(
         layers.max_pool(ref.permute(ref.linear(h, array(m.weight).T), 1, 0), 4), 8
     ),
+    "max-of-relu": lambda m, h: ref.reshape(layers.max_pool(ref.permute(h, 1, 0), 4), 8),
     "sigmoid": lambda m, h: functions.sigmoid(ref.linear(ref.take(h, 0), array(m.weight).T)),
     "pad": lambda m, h: layers.pad(ref.take(h, 0), (1, 2)),
     "pad-ones": lambda m, h: ref.concat(
