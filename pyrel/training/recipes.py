@@ -80,7 +80,8 @@ def majority_draws(
 
 # One thread, because two are no faster with batches of this size. Accuracy on sequences of test
 # digits, seed 0: mnist-mini (five epochs of 30,000 sequences, under a minute a cell on one core)
-# Deep 95.8 to 97.0 % over three seeds, Shallow 94.5 %; mnist (18 epochs of 120,000) Deep 98.8 %.
+# Deep 95.8 to 97.0 % over three seeds, Shallow 94.5 %; mnist (18 epochs of 120,000) Deep 98.8 %,
+# R-LSTM 99.1 %, and ConvDeep 99.2 % in 10 epochs.
 RECIPES = {
     "mnist-mini": Recipe(
         TrainingConfig(epochs=5, batch_size=100, learning_rate=4e-3, threads=1),
