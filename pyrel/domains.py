@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -265,6 +266,7 @@ def _fold_once(
                         some = row == number
                         part_weight = source.weight[unit[some]]
                         pieces.append((source.inputs[number], weight[:, some] @ part_weight))
+                    pieces = [_added_up(pieces)]
                     bias = bias + weight @ source.bias[unit]
                 case Scale():
                     pieces = [(source.inputs[units], weight * source.coefficients[units])]
@@ -280,3 +282,22 @@ def _fold_once(
         weight=np.concatenate(weights, axis=1),
         bias=bias,
     )
+
+
+def _added_up(pieces: list[tuple[Addresses, Floats]]) -> tuple[Addresses, Floats]:
+    """Join what rows of one node read, and weigh once what several of them do: patches overlap.
+
+    A product of matrices, as for a linear layer after a linear layer. An address that comes several
+    times in one row, in a sum of two layers over it, stays apart.
+    """
+    if len(pieces) == 1:
+        return pieces[0]
+    columns: dict[tuple[int, int], Floats] = {}
+    for addresses, weight in pieces:
+        seen: Counter[int] = Counter()
+        for address, column in zip(addresses.tolist(), weight.T, strict=True):
+            key = (seen[address], address)
+            columns[key] = columns[key] + column if key in columns else column
+            seen[address] += 1
+    ordered = sorted(columns)
+    return np.array([address for _, address in ordered]), np.stack([columns[k] for k in ordered], 1)
