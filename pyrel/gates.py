@@ -184,20 +184,30 @@ def _rows_of(addresses: Addresses, gates: Gates) -> Addresses:
 
 
 def _gated_sum(node: Add, gates: Gates, position: int) -> list[Node] | None:
-    """Return the members and their sum, or None if no addend is a gated pre-activation."""
+    """Return the members and their sum, or None if no addend is a gated pre-activation.
+
+    A gated constant beside pre-activations is a gated bias, as GRU's is at the first step.
+    """
     products = [gates.product_at(addend) for addend in node.inputs]
+    plain = [gates.linear_at(addend) for addend in node.inputs]
     gated = [None if p is None else gates.linear_at(p[1]) for p in products]
-    if not any(gated):
+    constant = [p is not None and bool((p[1] < 0).all()) for p in products]
+    if not any(gated) and not (any(constant) and any(plain)):
         return None
+    read = next(linear.inputs[:, :1] for linear in (*gated, *plain) if linear is not None)
     members: list[Linear] = []
     factors: list[Addresses] = []
     bias = np.zeros(node.size)
-    for addend, product, member in zip(node.inputs, products, gated, strict=True):
+    for index, addend in enumerate(node.inputs):
+        product, member = products[index], gated[index]
         factor = np.full(node.size, -1)
+        if product is not None and constant[index]:
+            value = look_up(gates.graph.constants, product[1])
+            member = Linear(0, read, np.zeros((node.size, 1)), value, module=node.module)
         if member is not None and product is not None:
             factor = product[0]
         else:
-            member = gates.linear_at(addend)
+            member = plain[index]
         if (addend < 0).all():
             bias += look_up(gates.graph.constants, addend)
             continue

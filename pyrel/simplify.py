@@ -78,12 +78,15 @@ def _is_plain(node: Node) -> bool:
 
 
 def _gates_linear(node: Node, owner: Addresses, nodes: list[Node]) -> bool:
-    """Whether a node multiplies a pre-activation, as GRU's reset gate does.
+    """Whether a node multiplies a pre-activation, as GRU's reset gate does, or a constant one.
 
-    Sums of such are left as they are: for methods that conserve they become one node later.
+    Sums of such are left as they are: for methods that conserve they become one node later. The
+    pre-activation is constant at the first step, where it is the bias alone.
     """
     if not isinstance(node, Product):
         return False
+    if (node.inputs < 0).any():
+        return True
     found = np.unique(owner[np.maximum(node.inputs, -1)])
     return any(index >= 0 and _is_plain(nodes[index]) for index in found.tolist())
 

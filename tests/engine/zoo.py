@@ -21,6 +21,8 @@ from engine.recurrent_models import FEATURES, STEPS, VARIANTS, Classifier
 from reference import Reference, explain
 from torch import nn
 
+import pyrel
+
 
 @dataclass(frozen=True, eq=False)
 class Exhibit:
@@ -55,6 +57,16 @@ class Exhibit:
     def domain(self) -> dict[str, float]:
         """What an explainer is told of the inputs."""
         return {} if self.vocabulary else {"low": self.low, "high": self.high}
+
+    @functools.cached_property
+    def captured(self) -> Any:
+        """The captured graph, which explainers of all methods share."""
+        return pyrel.capture(self.module, self.inputs[:2])
+
+    def compiled(self, method: str, **options: Any) -> Any:
+        """Return an explainer."""
+        settings: dict[str, Any] = self.domain | options
+        return pyrel.Explainer(self.captured, self.inputs[:2], method=method, **settings)
 
     @functools.cache  # noqa: B019
     def expected(self, method: str, gates: str = "signal") -> Reference:
@@ -121,3 +133,6 @@ OPERATORS = [
 ZOO = [*OPERATORS, *_gates(), *_variants(), *_cells()]
 
 every_exhibit = pytest.mark.parametrize("exhibit", ZOO, ids=lambda exhibit: exhibit.name)
+every_number_model = pytest.mark.parametrize(
+    "exhibit", [e for e in ZOO if not e.vocabulary], ids=lambda exhibit: exhibit.name
+)

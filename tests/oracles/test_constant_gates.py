@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import reference_graph as ref
 import torch
+from engine.checks import RELATIVE, norms, rows
 from engine.operator_models import seeded
 from engine.recurrent_models import FEATURES, STEPS, VARIANTS, Classifier, Variant
+from engine.zoo import ZOO, Exhibit
 from oracles.constant_gates import gradient_times_input, unrolled
 from reference import explain
 from reference_graph import Array
@@ -33,6 +37,12 @@ def constant_gates(module: Classifier, x: Tensor, half: bool) -> Tensor:
     """What the module computes, by the oracle."""
     states = [value.double() for value in module.states]
     return module.read(*unrolled(module.core, x, states, half))
+
+
+def exhibited(variant: Variant) -> Exhibit:
+    """Return the same module as the zoo has it."""
+    (exhibit,) = (exhibit for exhibit in ZOO if exhibit.name == variant.name)
+    return exhibit
 
 
 every_variant = pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
@@ -87,3 +97,25 @@ def test_stabiliser_goes_to_zero(variant: Variant) -> None:
     # The median sample has no unit with z as small as ε: the change is in proportion to ε.
     np.testing.assert_allclose(errors[0] / errors[1], 100, rtol=0.2)
     np.testing.assert_allclose(errors[1] / errors[2], 100, rtol=0.2)
+
+
+@every_variant
+@both_options
+def test_compiled_with_a_small_stabiliser(variant: Variant, gates: str) -> None:
+    exhibit = exhibited(variant)
+    if gates == "half" and not exhibit.has_gates:
+        return
+    module, x = copy.deepcopy(exhibit.module).double(), exhibit.inputs
+    assert isinstance(module, Classifier)
+    bounds = explain(exhibit.graph, x, "lrp_epsilon", epsilon=1e-12, gates=gates)
+    e = exhibit.compiled("lrp_epsilon", epsilon=1e-12, gates=gates)(x, target=bounds.target)
+    theirs, _ = gradient_times_input(
+        lambda leaf: constant_gates(module, leaf, gates == "half"),
+        torch.from_numpy(x.astype(np.float64)),
+        torch.from_numpy(bounds.target),
+    )
+    error = norms(rows(e.relevance) - rows(theirs.numpy()))
+    allowed = np.maximum(RELATIVE * bounds.peak, norms(bounds.doubt))
+    safe = bounds.margin > 1
+    assert safe.mean() >= 0.9
+    assert (error <= allowed)[safe].all()
