@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -481,7 +481,7 @@ class Backward(Forward):
         if shares and not np.isposinf(self._domains.of(node.addresses)[1]).all():
             # All of a window may be zero where relevance arrives.
             self._absorb(node, Share.undivided, operand=node.start)
-        for size, first in self._row_groups(node.inputs):
+        for size, first in _without_self_overlap(self._row_groups(node.inputs), node, ~padding):
             real = ~padding[:, first]
             for some in _apart_but_padding(node.inputs[:, first], real, size):
                 rows = first[some]
@@ -611,3 +611,21 @@ def _alike(terms: tuple[Term, ...]) -> Iterator[tuple[Term, ...]]:
             yield (term,)
         elif same[0] is term:
             yield tuple(same)
+
+
+def _without_self_overlap(
+    groups: Iterable[tuple[int, Integers]], node: MaxPool, real: Mask
+) -> Iterator[tuple[int, Integers]]:
+    """Cut runs of windows so short that the elements of one window lie in runs apart.
+
+    With a stride of 1 the first elements of all windows are a run, as the second are, further on.
+    """
+    for size, first in groups:
+        addresses = np.where(real[:, first], node.inputs[:, first], -1)
+        gaps = np.diff(np.sort(addresses, axis=0), axis=0)[np.sort(addresses, axis=0)[:-1] >= 0]
+        width = min(size, int(gaps.min(initial=size)))
+        whole = size // width * width
+        starts = first[:, None] + np.arange(0, whole, width)
+        yield width, starts.ravel()
+        if whole < size:
+            yield size - whole, first + whole
