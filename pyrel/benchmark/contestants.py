@@ -13,6 +13,14 @@ from pyrel._core import has_bf16, instruction_sets
 
 PROPAGATION, GRADIENTS = ("deep_taylor",), ("sensitivity", "guided_backprop")
 METHODS = (*PROPAGATION, *GRADIENTS)
+LRP = ("lrp_epsilon",)
+EPSILON = 1e-3  # of lrp_epsilon, as published with LSTM-LRP
+LINEAR, CONVOLUTIONAL, GATED = (
+    ("Shallow", "Deep", "DeepV2"),
+    ("ConvDeep", "ConvDeepWide"),
+    ("LSTM", "GRU"),
+)
+CELLS = (*LINEAR, *CONVOLUTIONAL, *GATED)
 LEAST_COSINE = 0.9999
 INSTALL = 'pip install "pyrel[bench]"'
 
@@ -31,6 +39,8 @@ class Contestant:
         As `pyrel.benchmark.jobs.make_runner` takes it.
     methods
         What it can explain with.
+    cells
+        What it can explain.
     packages
         What has to be importable.
     isa
@@ -55,6 +65,7 @@ class Contestant:
     title: str
     maker: str
     methods: tuple[str, ...] = METHODS
+    cells: tuple[str, ...] = LINEAR
     packages: tuple[str, ...] = ()
     isa: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -84,11 +95,19 @@ class Contestant:
 PYREL = "pyrel"
 
 CONTESTANTS: tuple[Contestant, ...] = (
-    Contestant(PYREL, "pyrel", "pyrel.benchmark.peers.runners:pyrel"),
+    Contestant(
+        PYREL,
+        "pyrel",
+        "pyrel.benchmark.peers.runners:pyrel",
+        methods=(*METHODS, *LRP),
+        cells=CELLS,
+    ),
     Contestant(
         "pyrel-avx2",
         "pyrel, AVX2",
         "pyrel.benchmark.peers.runners:pyrel",
+        methods=(*METHODS, *LRP),
+        cells=CELLS,
         isa="avx2",
         environment={"PYREL_ISA": "avx2"},
     ),
@@ -109,7 +128,13 @@ CONTESTANTS: tuple[Contestant, ...] = (
         bf16=True,
         exempt=0.01,  # where a ReLU flips
     ),
-    Contestant("torch", "torch by hand", "pyrel.benchmark.peers.runners:torch"),
+    Contestant(
+        "torch",
+        "torch by hand",
+        "pyrel.benchmark.peers.runners:torch",
+        methods=(*METHODS, *LRP),
+        cells=CELLS,
+    ),
     Contestant(
         "torch-compile",
         "torch.compile of that",
@@ -124,6 +149,13 @@ CONTESTANTS: tuple[Contestant, ...] = (
         "pyrel.benchmark.peers.runners:numpy",
         isa="avx512",
         environment={"OPENBLAS_CORETYPE": "SkylakeX"},
+    ),
+    Contestant(
+        "lstm-lrp",
+        "LSTM-LRP, NumPy",
+        "pyrel.benchmark.peers.runners:lstm_lrp",
+        methods=LRP,
+        cells=GATED,
     ),
     Contestant(
         "torch-autograd",
@@ -148,6 +180,13 @@ CONTESTANTS: tuple[Contestant, ...] = (
         "compared with that",
     ),
 )
+
+
+def methods_of(cell: str) -> tuple[str, ...]:
+    """Return the methods that a cell is measured with: those that somebody wrote by hand for it."""
+    if cell in GATED:
+        return LRP
+    return PROPAGATION if cell in CONVOLUTIONAL else METHODS
 
 
 def chosen(names: Sequence[str] | None = None) -> list[Contestant]:

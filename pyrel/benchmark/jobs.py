@@ -43,13 +43,17 @@ class Job:
 
     def layers(self) -> Layers:
         """Return the cell as matrices; torch is not imported."""
-        return layers_of(self.config, safetensors.numpy.load_file(self.weights))
+        return layers_of(self.config, self.state())
+
+    def state(self) -> dict[str, Array]:
+        """Return the cell's state as NumPy arrays."""
+        return safetensors.numpy.load_file(self.weights)
 
     def cell(self) -> Cell:
         """Return the cell as a module in eval mode."""
         import safetensors.torch
 
-        from pyrel.nn import build
+        from pyrel.benchmark.gated import build
 
         cell = build(self.config)
         cell.load_state_dict(safetensors.torch.load_file(self.weights))

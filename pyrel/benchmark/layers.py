@@ -69,14 +69,18 @@ class Layers:
         return (*self.encoders, self.cell, *feedback, *self.readers)
 
 
+def softplus_bias(parameter: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Return the bias that a cell's parameter b stands for: −softplus(b)."""
+    bias: npt.NDArray[np.float64] = -np.logaddexp(0.0, parameter.astype(np.float64))
+    return bias
+
+
 def layers_of(config: Mapping[str, Any], state: Mapping[str, npt.NDArray[Any]]) -> Layers:
     """Return the layers of a cell from ``cell.config()`` and its state as NumPy arrays."""
 
     def layer(name: str) -> Layer:
         weight = np.ascontiguousarray(state[f"{name}.weight"].T, np.float32)
-        # The cells' bias is −softplus(b).
-        bias = -np.logaddexp(0.0, state[f"{name}.bias"].astype(np.float64))
-        return Layer(weight, bias)
+        return Layer(weight, softplus_bias(state[f"{name}.bias"]))
 
     def present(*names: str) -> tuple[Layer, ...]:
         return tuple(layer(name) for name in names if f"{name}.weight" in state)

@@ -16,13 +16,21 @@ import safetensors.torch
 
 from pyrel import runtime
 from pyrel.benchmark.cases import Case, Model
-from pyrel.benchmark.contestants import LEAST_COSINE, PYREL, Contestant, environment, thread_counts
-from pyrel.benchmark.layers import layers_of
+from pyrel.benchmark.contestants import (
+    LEAST_COSINE,
+    LINEAR,
+    PYREL,
+    Contestant,
+    environment,
+    thread_counts,
+)
 from pyrel.benchmark.processes import WorkerProcess
 from pyrel.benchmark.results import Block, CaseResult, Protocol, Results, WrongAnswerError
-from pyrel.benchmark.work import compulsory_bytes, useful_flops
+from pyrel.benchmark.work import cell_flops, compulsory_bytes
+from pyrel.nn import FeedbackCell
 from pyrel.report.machine import machine_facts
 
+_SMALL_POOL = 512  # of cells whose right answers take longer
 Progress = Callable[[str, int, int], None]
 
 _POOL = 2048  # different samples at most; larger batches hold some of them several times
@@ -159,7 +167,7 @@ class _Field:
             "weights": str(weights),
             "method": method,
         }
-        present = [c for c in self._contestants if method in c.methods]
+        present = [c for c in self._contestants if method in c.methods and model.title in c.cells]
         contest = self._reference(model, method, largest, present, job)
         for i, contestant in enumerate(present):
             self._progress(f"{contestant.title} prepares", i, len(present))
@@ -177,7 +185,8 @@ class _Field:
         present: list[Contestant],
         job: dict[str, Any],
     ) -> _Contest:
-        wanted = min(_POOL, largest * self._protocol.arrays)
+        pool = _POOL if model.title in LINEAR else _SMALL_POOL
+        wanted = min(pool, largest * self._protocol.arrays)
         # Some of them float32 cannot decide about: rarely more than a half.
         candidates = model.candidates(2 * wanted + 16, self._protocol.seed)
         paths = {name: str(self._folder / name) for name in ("candidates.npy", "pool.npy")}
@@ -293,19 +302,19 @@ class _Field:
         worst: dict[str, Any],
     ) -> CaseResult:
         cell = contest.model.cell
-        layers = layers_of(cell.config(), {k: v.numpy() for k, v in cell.state_dict().items()})
-        widths = "-".join(map(str, (layers.pixels, *cell.sizes, cell.classes)))
+        widths = "-".join(map(str, (cell.step_features, *cell.sizes, cell.classes)))
+        recurrent = f", recurrent {cell.recurrent}" if isinstance(cell, FeedbackCell) else ""
         return CaseResult(
             cell=case.cell,
             steps=case.steps,
             method=case.method,
             batch=case.batch,
-            sizes=f"{widths}, recurrent {layers.recurrent}",
+            sizes=widths + recurrent,
             weights=contest.model.weights,
             inputs=contest.model.inputs,
             zeros=contest.found["zeros"],
-            flops=useful_flops(layers, case.method),
-            bytes=compulsory_bytes(layers, case.batch),
+            flops=cell_flops(cell, case.method),
+            bytes=compulsory_bytes(cell, case.batch),
             undecided=(contest.found["undecided"], contest.found["candidates"]),
             isa=isa,
             blocks=tuple(blocks),

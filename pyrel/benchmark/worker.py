@@ -25,6 +25,7 @@ import numpy.typing as npt
 
 from pyrel import _core
 from pyrel.benchmark import reference
+from pyrel.benchmark.contestants import LINEAR
 from pyrel.benchmark.jobs import Job, Runner, as_rows, make_runner
 
 _PEAK_REPETITIONS = 2_000_000  # some 15 ms
@@ -125,14 +126,18 @@ class Worker:
     def reference(self, request: Request) -> Request:
         """Explain candidates in float64, and keep as many as wanted whose answer is decided."""
         job = Job(**{**request["job"], "weights": Path(request["job"]["weights"])})
-        layers = job.layers()
         x = np.load(request["candidates"])
-        answer = reference.explain(layers, x, job.method)
+        if job.config["cell"] in LINEAR:
+            answer = reference.explain(job.layers(), x, job.method)
+        else:
+            from pyrel.benchmark import noisy
+
+            answer = noisy.explain(job, x)
         kept = np.flatnonzero(answer.decided)[: request["wanted"]]
         np.save(request["pool"], x[kept])
         np.savez(request["answers"], relevance=answer.relevance[kept], allowed=answer.allowed[kept])
         if request["answers_plus"] is not None:
-            plus = reference.explain(layers, x[kept], job.method, box=False)
+            plus = reference.explain(job.layers(), x[kept], job.method, box=False)
             np.savez(request["answers_plus"], relevance=plus.relevance, allowed=plus.allowed)
         return {
             "kept": len(kept),

@@ -25,6 +25,7 @@ EXAMPLES = """\b
 Examples:
   pyrel bench --blocks 3
   pyrel bench --cells all --steps 7,12,28 --batches 1,8,64,1024,10000 --methods all
+  pyrel bench --cells LSTM,GRU --steps 25 --methods lrp_epsilon --batches 1,256
   pyrel bench --model runs/deep/model.safetensors --batches 1024 --peers torch,numpy
   pyrel bench --from benchmark.json --markdown table.md --plots plots
 """
@@ -38,7 +39,8 @@ def bench(
             callback=some_of((*BENCHMARKED_CELLS, "all")),
             metavar="NAMES",
             help=f"Some of {', '.join(BENCHMARKED_CELLS)}, divided by commas, or all; at the "
-            f"thesis's sizes.",
+            f"thesis's sizes. ConvDeepWide is ConvDeep at its default sizes; LSTM and GRU have 200 "
+            f"inputs and two layers of 300.",
         ),
     ] = "Deep",
     steps: Annotated[
@@ -46,7 +48,8 @@ def bench(
         typer.Option(
             callback=whole_numbers,
             metavar="NUMBERS",
-            help="Steps of a sequence: divisors of 28 cut one image, of 84 three side by side.",
+            help="Steps of a sequence: divisors of 28 cut one image, of 84 three side by side. "
+            "ConvDeepWide, LSTM and GRU take any number.",
         ),
     ] = "12",
     batches: Annotated[
@@ -58,7 +61,8 @@ def bench(
         typer.Option(
             callback=some_of((*BENCHMARKED, "all")),
             metavar="NAMES",
-            help=f"Some of {', '.join(BENCHMARKED)}, divided by commas, or all.",
+            help=f"Some of {', '.join(BENCHMARKED)}, divided by commas, or all. LSTM and GRU have "
+            f"lrp_epsilon, ConvDeep deep_taylor.",
         ),
     ] = "deep_taylor",
     peers: Annotated[

@@ -17,8 +17,8 @@ PROBLEMS = ("majority", "sequence")
 SCHEDULES = ("constant", "one-cycle", "cosine", "step")
 METHODS = tuple(methods.names())
 CONTESTANTS = tuple(c.name for c in contestants.CONTESTANTS if c.name != contestants.PYREL)
-BENCHMARKED = contestants.METHODS
-BENCHMARKED_CELLS = CELLS[:3]  # the peers that are written by hand know linear layers alone
+BENCHMARKED = (*contestants.METHODS, *contestants.LRP)
+BENCHMARKED_CELLS = contestants.CELLS
 
 
 def one_of(names: Sequence[str]) -> Callable[[str | None], str | None]:

@@ -10,7 +10,7 @@ import pyrel
 from pyrel.benchmark.cases import thesis_model
 from pyrel.benchmark.contestants import METHODS
 from pyrel.benchmark.layers import Layers, layers_of
-from pyrel.benchmark.work import compulsory_bytes, useful_flops
+from pyrel.benchmark.work import cell_flops, compulsory_bytes, useful_flops
 
 
 def layers_for(name: str, steps: int) -> Layers:
@@ -28,8 +28,10 @@ def test_deep_at_majority_sizes() -> None:
     assert useful_flops(layers, "sensitivity") == 2 * 2 * products
     assert layers.parameters == 153_578
     ends = 2 * 12 * 196 * 4
-    assert compulsory_bytes(layers, 1) == ends + 153_578 * 4
-    assert compulsory_bytes(layers, 1000) == pytest.approx(ends + 153_578 * 4 / 1000)
+    cell = thesis_model("Deep", 12, 0).cell
+    assert cell_flops(cell, "deep_taylor") == useful_flops(layers, "deep_taylor")
+    assert compulsory_bytes(cell, 1) == ends + 153_578 * 4
+    assert compulsory_bytes(cell, 1000) == pytest.approx(ends + 153_578 * 4 / 1000)
 
 
 def test_sizes_of_the_thesis() -> None:

@@ -72,5 +72,5 @@ def test_refusals(options: tuple[str, ...], message: str) -> None:
 
 def test_unknown_names_are_wrong_usage() -> None:
     assert pyrel("bench", "--peers", "tensorflow").code == 2
-    assert pyrel("bench", "--cells", "LSTM").code == 2
+    assert pyrel("bench", "--cells", "Perceptron").code == 2
     assert pyrel("bench", "--batches", "many").code == 2

@@ -4,13 +4,19 @@
 from __future__ import annotations
 
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from pyrel.benchmark.contestants import EPSILON, GATED, LRP
 from pyrel.benchmark.jobs import Job, Runner
 from pyrel.benchmark.peers.by_hand import ByHand
+
+if TYPE_CHECKING:
+    from pyrel.benchmark.peers.conv_by_hand import ConvByHand
+    from pyrel.benchmark.peers.gated_by_hand import GatedByHand
+    from pyrel.benchmark.peers.with_torch import TorchLibrary
 
 Array = npt.NDArray[Any]
 
@@ -19,12 +25,16 @@ _NUMPY_SLAB = 64  # samples: more of them leave the caches, and take longer each
 
 def pyrel(job: Job) -> Runner:
     """Make the engine explain, as `pyrel.Explainer` does for everybody."""
+    from pyrel import methods
     from pyrel.explainer import Explainer
 
+    method: str | methods.Method = job.method
+    if method in LRP:
+        method = methods.LrpEpsilon(EPSILON)
     cell = job.cell()
     shape = (cell.steps, *cell.step_shape)
     explainer = Explainer(
-        cell, np.zeros((1, *shape), np.float32), job.method, low=0.0, high=1.0, **job.options
+        cell, np.zeros((1, *shape), np.float32), method, low=0.0, high=1.0, **job.options
     )
     return Runner(
         load=lambda x: x.reshape(-1, *shape),
@@ -58,7 +68,7 @@ def torch(job: Job) -> Runner:
 
     from pyrel.benchmark.peers.with_torch import TorchLibrary
 
-    explain: Any = ByHand(job.layers(), TorchLibrary(), job.method)
+    explain: Any = torch_by_hand(job, TorchLibrary())
     if job.options.get("compile"):
         torch.compiler.reset()
         explain = torch.compile(explain, dynamic=False)
@@ -69,6 +79,26 @@ def torch(job: Job) -> Runner:
             return relevance
 
     return Runner(torch.from_numpy, run, lambda r: r.numpy(), {"torch": torch.__version__})
+
+
+def torch_by_hand(job: Job, library: TorchLibrary) -> ByHand | ConvByHand | GatedByHand:
+    """Return what explains the job's cell with torch's operations."""
+    from pyrel.benchmark.peers.conv_by_hand import ConvByHand
+    from pyrel.benchmark.peers.gated_by_hand import GatedByHand
+
+    if job.config["cell"] in GATED:
+        return GatedByHand(job.config, job.state(), library, EPSILON)
+    if job.config["cell"] == "ConvDeep":
+        return ConvByHand(job.config, job.state(), library)
+    return ByHand(job.layers(), library, job.method)
+
+
+def lstm_lrp(job: Job) -> Runner:
+    """Make NumPy explain an LSTM or a GRU as published."""
+    from pyrel.benchmark.peers.lstm_lrp import LstmLrp
+
+    explain = LstmLrp(job.config, job.state(), EPSILON)
+    return Runner(np.ascontiguousarray, explain, np.asarray, {"numpy": version("numpy")})
 
 
 def jax(job: Job) -> Runner:

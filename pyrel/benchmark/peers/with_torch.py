@@ -13,11 +13,14 @@ from pyrel.benchmark.peers.by_hand import TINY
 
 
 class TorchLibrary:
-    """The operations of `ArrayLibrary` in torch."""
+    """The operations of `ArrayLibrary` in torch, in one precision; and convolutions."""
+
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+        self._dtype = dtype
 
     def array(self, values: npt.NDArray[Any]) -> Tensor:
-        """Return a float32 tensor of the values."""
-        return torch.tensor(values, dtype=torch.float32)
+        """Return a tensor of the values in the precision of the library."""
+        return torch.tensor(values, dtype=self._dtype)
 
     def affine(self, a: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Return a @ weight + bias."""
@@ -30,6 +33,14 @@ class TorchLibrary:
     def product(self, a: Tensor, weight: Tensor) -> Tensor:
         """Return a @ weight."""
         return torch.mm(a, weight)
+
+    def convolve(self, a: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
+        """Return the two-dimensional convolution of images."""
+        return torch.conv2d(a, weight, bias, padding=padding)
+
+    def convolve_back(self, a: Tensor, weight: Tensor, padding: int) -> Tensor:
+        """Return the transpose of `convolve`, without bias."""
+        return torch.conv_transpose2d(a, weight, padding=padding)
 
     def relu(self, over: Tensor) -> Tensor:
         """Return max(0, over), in place."""
