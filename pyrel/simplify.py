@@ -10,7 +10,22 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from pyrel.graph import Add, Addresses, Floats, Graph, Linear, Node, Product, Relu, Scale, compact
+from pyrel._core import Function
+from pyrel.graph import (
+    Activation,
+    Add,
+    Addresses,
+    Copy,
+    Floats,
+    Graph,
+    Linear,
+    MaxPool,
+    Node,
+    Product,
+    Relu,
+    Scale,
+    compact,
+)
 
 # What a sum is merged of: units of a linear node, or constants, or other values, which are None.
 _Part: TypeAlias = tuple[Linear | None, npt.NDArray[Any] | None]
@@ -185,8 +200,13 @@ def _merged_weights(parts: Sequence[_Part], scale: Floats, made: _Made) -> tuple
 
 
 def _join_relus(graph: Graph) -> Graph:
-    """Let a ReLU over exactly one linear node's outputs, used nowhere else, join that node."""
+    """Let a ReLU over exactly one linear node's outputs, used nowhere else, join that node.
+
+    Not where relevance may arrive at a ReLU that gives zero: the joined node keeps no value below
+    zero, which its rule would ask for.
+    """
     owner = graph.owners()
+    relevant = _relevant_at_zero(graph)
     uses = _uses(graph)
     nodes: list[Node | None] = list(graph.nodes)
     for index, node in enumerate(graph.nodes):
@@ -200,12 +220,31 @@ def _join_relus(graph: Graph) -> Graph:
                 isinstance(source, Linear)
                 and np.array_equal(piece.inputs, source.addresses)
                 and (uses[source.addresses] == 1).all()
+                and not relevant[piece.addresses].any()
             ):
                 joined = replace(source, start=piece.start, relu=True)
                 nodes[owner[first]] = joined
             else:
                 nodes.append(piece)
     return _ordered(replace(graph, nodes=tuple(n for n in nodes if n is not None)))
+
+
+def _relevant_at_zero(graph: Graph) -> npt.NDArray[np.bool_]:
+    """Mark the addresses that may have relevance where they are zero.
+
+    Elsewhere relevance comes in proportion to the value. But a sigmoid hands on what it gets for
+    its value at zero, 0.5, and what takes one value alone hands that on.
+    """
+    marked = np.zeros(graph.size + 1, dtype=bool)
+    for node in reversed(graph.nodes):
+        lifts = isinstance(node, Activation) and node.function in {
+            Function.sigmoid,
+            Function.softplus,
+        }
+        if lifts or isinstance(node, Activation | Copy | MaxPool | Relu | Scale):
+            read = node.inputs[..., lifts | marked[node.addresses]]
+            marked[read[read >= 0]] = True
+    return marked
 
 
 def _uses(graph: Graph) -> npt.NDArray[np.int64]:

@@ -81,6 +81,7 @@ EXPRESSIONS: dict[str, tuple[Callable[[Any, Tensor], Any], int]] = {
     "max": (lambda m, h: (h @ m.weight).amax(1), 8),
     "max-of-relu": (lambda m, h: h.amax(1), 8),
     "sigmoid": (lambda m, h: torch.sigmoid(h[:, 0] @ m.weight), 8),
+    "sigmoid-of-relu": (lambda m, h: torch.sigmoid(h[:, 0]), 8),
     "softmax": (lambda m, h: h[:, 0].softmax(-1), 8),
     "relu6": (lambda m, h: functional.relu6(h[:, 0] * 1), 8),
     "leaky": (lambda m, h: functional.leaky_relu(h[:, 0] @ m.weight), 8),
@@ -156,6 +157,7 @@ GRAPHS: dict[str, Callable[[Any, ref.Node], ref.Node]] = {
     ),
     "max-of-relu": lambda m, h: ref.reshape(layers.max_pool(ref.permute(h, 1, 0), 4), 8),
     "sigmoid": lambda m, h: functions.sigmoid(ref.linear(ref.take(h, 0), array(m.weight).T)),
+    "sigmoid-of-relu": lambda m, h: functions.sigmoid(ref.take(h, 0)),
     "pad": lambda m, h: layers.pad(ref.take(h, 0), (1, 2)),
     "pad-ones": lambda m, h: ref.concat(
         [ref.constant(np.ones(1)), ref.take(h, 0), ref.constant(np.ones(2))]
