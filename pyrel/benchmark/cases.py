@@ -143,6 +143,6 @@ def cases_of(
         for batch in sorted(set(batches))
     ]
     if not cases:
-        can = ", ".join(f"{m.title}: {'/'.join(methods_of(m.title))}" for m in models)
+        can = ", ".join(f"{m.title}: {'/'.join(methods_of(m.title)) or 'none'}" for m in models)
         raise ValueError(f"methods: none of {', '.join(methods)} for these cells ({can})")
     return cases

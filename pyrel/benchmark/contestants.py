@@ -186,7 +186,9 @@ def methods_of(cell: str) -> tuple[str, ...]:
     """Return the methods that a cell is measured with: those that somebody wrote by hand for it."""
     if cell in GATED:
         return LRP
-    return PROPAGATION if cell in CONVOLUTIONAL else METHODS
+    if cell in CONVOLUTIONAL:
+        return PROPAGATION
+    return METHODS if cell in LINEAR else ()
 
 
 def chosen(names: Sequence[str] | None = None) -> list[Contestant]:

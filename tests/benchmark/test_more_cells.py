@@ -135,6 +135,9 @@ def test_combinations_that_nobody_wrote_are_left_out() -> None:
     assert found == [("ConvDeep", "deep_taylor"), ("LSTM", "lrp_epsilon")]
     with pytest.raises(ValueError, match=r"none of sensitivity .*LSTM: lrp_epsilon"):
         cases_of(models, ["sensitivity"], [1])
+    nobodys = Model(pyrel.nn.RLSTM(2), "weights", "inputs")
+    with pytest.raises(ValueError, match="RLSTM: none"):
+        cases_of([nobodys], ["deep_taylor"], [1])
 
 
 def test_sum_pooling_is_refused() -> None:
