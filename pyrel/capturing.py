@@ -34,7 +34,7 @@ def capture(
         Takes one tensor, batch first, and returns raw scores (n, classes) or (n,).
     example : ndarray or Tensor, shape (n, ...)
         Any input of the right shape, of any batch size, zero included; its values do not matter.
-        Whole numbers of 32 or 64 bits are token ids. Not needed for an exported program.
+        Whole numbers are token ids. Not needed for an exported program.
     lengths : bool
         The model's second argument, if it takes one, is the lengths of the sequences, integers
         (n,). The graph is that of sequences which are as long as the input.
@@ -76,7 +76,14 @@ def capture_at(
     if example is None:
         raise TypeError("example: wanted an input of the model, to capture it with; got None")
     programs = [functional(program) for program in export(model, example, lengths)]
-    return Capture(programs, lengths, example.shape[1] if len(example.shape) > 1 else 0)
+    capture = Capture(programs, lengths, example.shape[1] if len(example.shape) > 1 else 0)
+    if capture.dynamic:
+        # An open size is one of two or more for torch.export, so one step needs an export of its
+        # own. A model may well not take one step.
+        with contextlib.suppress(UnsupportedModelError):
+            single = export(model, example[:, :1], lengths)
+            capture.add_one_step([functional(program) for program in single])
+    return capture
 
 
 class Capture:
@@ -98,9 +105,23 @@ class Capture:
         self._programs = programs
         self._lengths = lengths
         self._weights = Weights()
+        self._one_step: Sequence[ExportedProgram] = ()
+        self._copy_weights(programs)
         size = _steps_of(programs[0], lengths)
         self.dynamic = fixed(size) is None
         self.steps = steps if steps is not None else _size_of_example(size)
+
+    def _copy_weights(self, programs: Sequence[ExportedProgram]) -> None:
+        """Keep weights as they are now, for graphs that are made later."""
+        for program in programs:
+            for stored in (*program.state_dict.values(), *program.constants.values()):
+                if isinstance(stored, torch.Tensor):
+                    self._weights.copy(stored)
+
+    def add_one_step(self, programs: Sequence[ExportedProgram]) -> None:
+        """Let graphs be made for one step, by programs that hold for that only."""
+        self._one_step = programs
+        self._copy_weights(programs)
 
     def holds(self, steps: int) -> bool:
         """Whether a graph can be made for a number of steps.
@@ -110,6 +131,8 @@ class Capture:
         """
         if steps == self.steps:
             return True
+        if steps == 1 and self.dynamic:
+            return bool(self._one_step)
         return self.dynamic and holds_for(self._programs[0], steps)
 
     def graph(self, steps: int | None = None) -> Graph:
@@ -129,7 +152,7 @@ class Capture:
                 f" else with {steps}; capture it with an example of {steps} steps"
             )
         graphs: list[Graph] = []
-        for program in self._programs:
+        for program in self._one_step if steps == 1 and self.dynamic else self._programs:
             if graphs and not self._can_compare(program, steps):
                 continue
             with contextlib.suppress(OneSampleError):

@@ -25,7 +25,7 @@ from pyrel.markers import marked
 
 Example: TypeAlias = npt.NDArray[Any] | torch.Tensor
 
-_IDS = frozenset(["int32", "int64"])  # types of an example that holds token ids
+_IDS = ("int", "uint")  # how the types of an example of token ids begin
 
 
 def export(
@@ -179,7 +179,7 @@ def _example_tensor(model: torch.nn.Module, example: Example) -> torch.Tensor:
         raise ValueError(f"example: wanted shape (n, ...), batch first, got {tuple(example.shape)}")
     if 0 in example.shape[1:]:
         raise ValueError(f"example: a sample has no elements, the shape is {tuple(example.shape)}")
-    if str(example.dtype).removeprefix("torch.") in _IDS:
+    if str(example.dtype).removeprefix("torch.").startswith(_IDS):
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
         return torch.zeros(2, *example.shape[1:], dtype=torch.int64, device=device)
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))

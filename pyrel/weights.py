@@ -22,14 +22,17 @@ class Weights:
 
     def __init__(self) -> None:
         self._copies: dict[Hashable, torch.Tensor] = {}
+        self._copied: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._made: dict[Hashable, tuple[Any, Any]] = {}
 
     def copy(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Copy of a parameter that lives as long as the model does, the same each time."""
-        key = _place(tensor)
-        if key not in self._copies:
-            self._copies[key] = tensor.detach().to("cpu", copy=True)
-        return self._copies[key]
+        """Copy of a parameter as it was the first time, wherever it may lie by now."""
+        if id(tensor) not in self._copied:
+            key = _place(tensor)
+            if key not in self._copies:
+                self._copies[key] = tensor.detach().to("cpu", copy=True)
+            self._copied[id(tensor)] = tensor, self._copies[key]
+        return self._copied[id(tensor)][1]
 
     def array(self, tensor: torch.Tensor) -> Floats:
         """Return a tensor as float64, the same array for the same memory."""
