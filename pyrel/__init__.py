@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from pyrel import data, importing, methods, metrics, nn
     from pyrel.capturing import capture
     from pyrel.errors import UnsupportedModelError
-    from pyrel.explainer import Explainer, Explanation, explain
+    from pyrel.explainer import Explainer
+    from pyrel.explanation import Explanation
     from pyrel.graph import Graph
+    from pyrel.one_call import explain
     from pyrel.runtime import set_num_threads, show_config
 
 __version__ = version()
@@ -44,11 +46,11 @@ __all__ = [
 # Loaded at first use: importing torch takes seconds, which `pyrel --help` need not wait for.
 _HOMES = {
     "Explainer": "explainer",
-    "Explanation": "explainer",
+    "Explanation": "explanation",
     "Graph": "graph",
     "UnsupportedModelError": "errors",
     "capture": "capturing",
-    "explain": "explainer",
+    "explain": "one_call",
     "set_num_threads": "runtime",
     "show_config": "runtime",
 }

@@ -23,25 +23,6 @@ LARGEST_BOUND = 1e12
 _PIECE_BYTES = 1 << 24
 
 
-def check_batch(x: Array, shape: tuple[int, ...]) -> None:
-    """Refuse what is no array or tensor of floats (n, *shape)."""
-    if isinstance(x, np.ndarray) and not isinstance(x, np.ma.MaskedArray):
-        is_float = x.dtype.kind == "f"
-    elif isinstance(x, torch.Tensor):
-        is_float = x.is_floating_point()
-    else:
-        got = "a masked array" if isinstance(x, np.ma.MaskedArray) else type(x).__name__
-        raise TypeError(f"x: wanted an array or a tensor of {_batch_of(shape)}, got {got}")
-    if not is_float:
-        raise TypeError(f"x: wanted {_batch_of(shape)}, got dtype {x.dtype}")
-    if x.shape[1:] != shape or len(x.shape) != len(shape) + 1:
-        raise ValueError(f"x: wanted {_batch_of(shape)}, got shape {tuple(x.shape)}")
-
-
-def _batch_of(shape: tuple[int, ...]) -> str:
-    return f"floats of shape {('n', *shape)}".replace("'", "")
-
-
 def pieces(x: Array) -> Iterator[tuple[int, Float32s]]:
     """Yield (first sample, samples as contiguous float32) of a batch.
 
@@ -52,9 +33,21 @@ def pieces(x: Array) -> Iterator[tuple[int, Float32s]]:
     if whole is not None:
         yield 0, whole
         return
-    samples = max(1, _PIECE_BYTES // (4 * max(1, math.prod(x.shape[1:]))))
+    samples = samples_in_a_piece(tuple(x.shape[1:]))
     for first in range(0, x.shape[0], samples):
         yield first, _converted(x[first : first + samples])
+
+
+def taken(x: Array, samples: Int64s, steps: int) -> Float32s:
+    """Return the first ``steps`` of some samples of a batch, as contiguous float32."""
+    if isinstance(x, torch.Tensor):
+        return _converted(x[torch.from_numpy(samples).to(x.device), :steps])
+    return _converted(x[samples, :steps])
+
+
+def samples_in_a_piece(shape: tuple[int, ...]) -> int:
+    """How many samples of a shape are converted at once."""
+    return max(1, _PIECE_BYTES // (4 * max(1, math.prod(shape))))
 
 
 def _as_it_lies(x: Array) -> Float32s | None:
@@ -101,19 +94,43 @@ def targets(target: Any, n: int, classes: int) -> Int64s | None:
     return np.ascontiguousarray(np.broadcast_to(values, (n,)), dtype=np.int64)
 
 
+def lengths(given: Any, n: int, steps: int) -> Int64s | None:
+    """``given`` as (n,) int64; None where all sequences are full, or nothing is given."""
+    if given is None:
+        return None
+    wanted = f"lengths: wanted integers of shape ({n},)"
+    try:
+        values = (
+            given.detach().cpu().numpy() if isinstance(given, torch.Tensor) else np.asarray(given)
+        )
+    except ValueError as error:
+        raise ValueError(f"{wanted}: {error}") from None
+    if values.size and values.dtype.kind not in "iu":
+        raise TypeError(f"{wanted}, got dtype {values.dtype}")
+    if values.shape != (n,):
+        raise ValueError(f"{wanted}, got shape {values.shape}")
+    wrong = np.flatnonzero((values < 1) | (values > steps))
+    if wrong.size:
+        raise ValueError(
+            f"lengths: wanted 1 to {steps}, the number of steps, got {values[wrong[0]]} for "
+            f"x[{wrong[0]}]"
+        )
+    return None if (values == steps).all() else values.astype(np.int64)
+
+
 def bounds(low: Any, high: Any, shape: tuple[int, ...]) -> tuple[Float32s, Float32s] | None:
-    """``low`` and ``high`` for every element of one sample, flat; None where neither is given."""
+    """``low`` and ``high`` for every element of one sample; None where neither is given."""
     if low is None and high is None:
         return None
     if low is None or high is None:
         missing = "low" if low is None else "high"
         raise ValueError(f"{missing}: wanted both low and high or neither, got {missing}=None")
-    flat_low, flat_high = _bound("low", low, shape), _bound("high", high, shape)
-    if not (flat_low <= 0).all():
-        raise ValueError(f"low: wanted values <= 0, got {np.max(flat_low)}")
-    if not (flat_high >= 0).all():
-        raise ValueError(f"high: wanted values >= 0, got {np.min(flat_high)}")
-    return flat_low, flat_high
+    full_low, full_high = _bound("low", low, shape), _bound("high", high, shape)
+    if not (full_low <= 0).all():
+        raise ValueError(f"low: wanted values <= 0, got {np.max(full_low)}")
+    if not (full_high >= 0).all():
+        raise ValueError(f"high: wanted values >= 0, got {np.min(full_high)}")
+    return full_low, full_high
 
 
 def _numbers(value: Any) -> npt.NDArray[Any]:
@@ -140,7 +157,7 @@ def _bound(name: str, value: Any, shape: tuple[int, ...]) -> Float32s:
             f"{name}: wanted values up to {LARGEST_BOUND:.0e} in size, or infinity for no bound; "
             f"got {np.max(np.abs(full)):.0e}"
         )
-    return np.array(full, dtype=np.float32, order="C").reshape(-1)
+    return np.array(full, dtype=np.float32, order="C")
 
 
 def result(out: Array | None, x: Array) -> Float32s:

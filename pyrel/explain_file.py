@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 from pyrel import arrays
 from pyrel.array_files import open_array, whole_npz
-from pyrel.explainer import Explainer, Explanation
+from pyrel.explainer import Explainer
+from pyrel.explanation import Explanation
 
 _PART_BYTES = 1 << 25
 _PART_SAMPLES = 1024
@@ -46,6 +47,7 @@ def explain_file(
     out: str | os.PathLike[str],
     *,
     target: int | npt.NDArray[Any] | None = None,
+    lengths: npt.NDArray[Any] | None = None,
     key: str | None = None,
     progress: Progress | None = None,
 ) -> FileSummary:
@@ -58,14 +60,17 @@ def explain_file(
     Parameters
     ----------
     explainer
-        Takes samples of the shape that the file has.
+        Takes samples of the shape and type that the file has.
     source
-        .npy or .npz file of floats (n, ...).
+        .npy or .npz file of floats, or of token ids, (n, ...).
     out
         .npz file to write: ``relevance`` (float32, shape of the input), ``output`` (n, classes),
         ``target``, ``absorbed`` and ``conservation`` (n,), as in `pyrel.Explanation`.
     target
         The class to explain, or one for each sample; None for the predicted class.
+    lengths
+        How many steps each sequence has, integers (n,), if the explainer takes lengths; None where
+        all are as long as in the file.
     key
         Name of the array in an .npz file; not needed if it holds a single one.
     progress
@@ -76,9 +81,10 @@ def explain_file(
     OSError
         If a file cannot be read or written.
     ValueError, TypeError
-        If the input is damaged or no array of floats of the right shape, if it holds NaN, infinity
-        or values outside the explainer's [low, high]; if `target` does not fit; if `out` is not
-        named .npz or is the input. The message names the file, and the sample where there is one.
+        If the input is damaged or no array of the right type and shape, if it holds NaN, infinity,
+        values outside the explainer's [low, high] or unknown token ids; if `target` or `lengths` do
+        not fit; if `out` is not named .npz or is the input. The message names the file, and the
+        sample where there is one.
     """
     source, out = Path(source), Path(out)
     refuse_overwriting(out, {"the input": source})
@@ -89,10 +95,15 @@ def explain_file(
             errno.ENOENT, "there is no such folder for the output", str(out.parent)
         )
     x = open_array(source, key)
-    _check_input(source, x, explainer.input_shape)
-    targets = arrays.targets(target, len(x), explainer.classes)
+    explainer.inputs.check(x, str(source))
+    classes = explainer.classes
+    if explainer.any_steps and lengths is None:
+        classes = explainer.classes_at(x.shape[1])
+    targets = arrays.targets(target, len(x), classes)
+    if lengths is not None:
+        arrays.lengths(lengths, len(x), x.shape[1])
     columns: dict[str, npt.NDArray[Any]] = {
-        "output": np.empty((len(x), explainer.classes), np.float32),
+        "output": np.empty((len(x), classes), np.float32),
         "target": np.empty(len(x), np.int64),
         "absorbed": np.empty(len(x), np.float32),
         "conservation": np.empty(len(x), np.float32),
@@ -100,7 +111,7 @@ def explain_file(
     with whole_npz(out) as archive:
         with archive.parts("relevance", x.shape, np.float32) as relevance:
             for part in _parts(x):
-                e = _explain(explainer, source, x, part, targets)
+                e = _explain(explainer, source, x, part, targets, lengths)
                 relevance.write(np.ascontiguousarray(e.relevance).data)
                 for name, column in columns.items():
                     column[part] = getattr(e, name)
@@ -134,17 +145,6 @@ def refuse_overwriting(out: Path, inputs: Mapping[str, Path]) -> None:
             )
 
 
-def _check_input(source: Path, x: npt.NDArray[Any], shape: tuple[int, ...]) -> None:
-    wanted = f"floats of shape (n, {', '.join(map(str, shape))})"
-    if x.shape[1:] != shape or x.ndim != len(shape) + 1:
-        raise ValueError(f"{source}: the model takes {wanted}; the file has shape {x.shape}")
-    if x.dtype.kind != "f":
-        raise TypeError(
-            f"{source}: the model takes {wanted}; the file has {x.dtype}: convert it with "
-            f"astype('float32'), scaled as the model was trained"
-        )
-
-
 def _parts(x: npt.NDArray[Any]) -> Iterator[slice]:
     """Divide the samples so that a part fits easily in memory, and Ctrl-C is soon heard."""
     sample = max(1, x[:1].nbytes)
@@ -159,13 +159,19 @@ def _explain(
     x: npt.NDArray[Any],
     part: slice,
     targets: npt.NDArray[Any] | None,
+    lengths: npt.NDArray[Any] | None,
 ) -> Explanation:
     """Explain one part; an error counts samples as the file does, not as the part."""
     values = np.asarray(x[part])
+    some = None if targets is None else targets[part]
+    steps = None if lengths is None else lengths[part]
     try:
-        return explainer(values, None if targets is None else targets[part])
+        return explainer(values, some, lengths=steps)
     except ValueError as error:
-        finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
+        finite = np.isfinite(values)
+        if steps is not None:
+            finite[np.arange(values.shape[1]) >= steps[:, None]] = True
+        finite = finite.reshape(len(values), -1).all(axis=1)
         if not finite.all():
             bad = part.start + int(np.argmin(finite))
             raise ValueError(

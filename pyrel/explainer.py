@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`Explainer`, `explain` and what they return."""
+"""`Explainer`: a model compiled for one explanation method."""
 
 from __future__ import annotations
 
-import hashlib
+import functools
 import os
 import threading
-import weakref
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,45 +15,20 @@ import numpy.typing as npt
 import torch
 from torch.export import ExportedProgram
 
-from pyrel import _core, arrays, methods, runtime
-from pyrel._core import Outcome, Status
+from pyrel import arrays, methods, runtime
 from pyrel.arrays import Array, Float32s, Int64s
-from pyrel.capturing import capture
-from pyrel.graph import Floats, Graph
-from pyrel.lower import lower, lower_forward
-from pyrel.precision import check_precision, classes_of_float32
-from pyrel.program_files import Compiled, read_program, write_program
+from pyrel.capturing import Capture, capture_at
+from pyrel.compiled import Compiled, Loaded, Programs, compile_graph, load
+from pyrel.errors import UnsupportedModelError
+from pyrel.explanation import Explanation
+from pyrel.graph import Graph
+from pyrel.inputs import LARGEST_VOCABULARY, Inputs
+from pyrel.precision import check_precision
+from pyrel.program_files import read_program, write_program
+from pyrel.running import Results, Run
 
-_AGAIN_AT_ONCE = 1024  # samples that are copied to be explained again
-
-Model: TypeAlias = torch.nn.Module | ExportedProgram | Graph
+Model: TypeAlias = torch.nn.Module | ExportedProgram | Graph | Capture
 Bound: TypeAlias = float | npt.ArrayLike | torch.Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Explanation:
-    """What a method says of a batch. Arrays are of the input's type: NumPy or torch.
-
-    Attributes
-    ----------
-    relevance : float32, shape of the input
-        How much each input element contributed.
-    output : float32, shape (n, classes)
-        Raw outputs of the model, before any softmax.
-    target : int64, shape (n,)
-        The explained class.
-    absorbed : float32, shape (n,)
-        Relevance kept by biases and constants. Relevance and absorbed add up to what was put in.
-    conservation : float32, shape (n,)
-        Σ relevance − relevance put in, which biases and rounding make differ from zero; NaN for
-        methods that do not propagate relevance.
-    """
-
-    relevance: Any
-    output: Any
-    target: Any
-    absorbed: Any
-    conservation: Any
 
 
 class Explainer:
@@ -65,15 +39,18 @@ class Explainer:
 
     Parameters
     ----------
-    model : torch.nn.Module, torch.export.ExportedProgram or Graph
-        Takes one tensor (n, ...) and returns raw scores (n, classes) or (n,).
+    model : torch.nn.Module, torch.export.ExportedProgram, Graph or Capture
+        Takes one tensor (n, ...) and returns raw scores (n, classes) or (n,); with ``lengths`` it
+        may take the lengths of the sequences as a second argument.
     example : ndarray or Tensor, shape (n, ...), optional
-        Any input of the right shape; needed for a module only.
+        Any input of the right shape and type; needed for a module only. Integers are token ids.
     method : str or Method
         A name of `pyrel.methods.names()`, or an object such as ``pyrel.methods.DeepTaylor()``.
     low, high : float or array that broadcasts to one sample, optional
         Smallest and largest value that inputs take, ``low <= 0 <= high``. Without them inputs may
-        be any real numbers. deep_taylor chooses its rule at the input by them.
+        be any real numbers. deep_taylor chooses its rule at the input by them. Token ids have none.
+    lengths : bool
+        Calls may say how long each sequence is. The model has to take any number of steps.
     check_finite : bool
         Refuse NaN and infinity in inputs and outputs.
     precision : {"float32", "bf16", "bf16_all"}
@@ -91,9 +68,16 @@ class Explainer:
     ----------
     method : Method
     input_shape : tuple of int
-        Shape of one sample.
+        Shape of one sample; with ``any_steps``, of one with as many steps as the example had.
+    any_steps : bool
+        Whether the first axis of a sample, its steps, may have any size: where the model takes
+        sequences of any length without a Python loop over their steps. The program for another
+        number of steps is compiled when it is first met.
     classes : int
-        Number of raw outputs.
+        Number of raw outputs; see `classes_at` for models that have a score for each step.
+    inputs : Inputs
+        All that is known of the input: its range, whether it is token ids, whether calls may give
+        lengths.
 
     Raises
     ------
@@ -118,6 +102,7 @@ class Explainer:
         *,
         low: Bound | None = None,
         high: Bound | None = None,
+        lengths: bool = False,
         check_finite: bool = True,
         precision: str = "float32",
         **options: Any,
@@ -125,21 +110,31 @@ class Explainer:
         isa = runtime.isa()
         check_precision(precision, isa)
         chosen = methods.get(method, **options)
-        graph = model if isinstance(model, Graph) else _locked_capture(model, example)
-        bounds = arrays.bounds(low, high, graph.input_shape)
-        domain = _domain(bounds, graph.input_size)
-        program = lower(graph, chosen, *domain, precision)
-        decider = None
-        if precision == "bf16_all":
-            decider = lower_forward(graph, chosen, *domain)
-        shape = graph.input_shape
-        compiled = Compiled(chosen, shape, bounds, bool(check_finite), program, decider)
-        self._take(compiled, *compiled.load(isa))
+        source = captured(model, example, bool(lengths))
+        graph = source if isinstance(source, Graph) else source.graph(_steps(source, example))
+        any_steps = isinstance(source, Capture) and source.dynamic
+        inputs = _inputs(graph, any_steps, low, high, bool(lengths), bool(check_finite))
+        compile_at = None
+        if isinstance(source, Capture) and any_steps:
+            compile_at = functools.partial(_compiled_at, source, chosen, inputs, precision)
+        compiled = compile_graph(graph, chosen, inputs.domain(inputs.steps), precision)
+        loaded = load(compiled, inputs, inputs.steps, isa)
+        self._take(chosen, inputs, compiled, loaded, compile_at)
 
-    def _take(self, compiled: Compiled, core: _core.Program, decider: _core.Program | None) -> None:
-        self._compiled, self._core, self._decider = compiled, core, decider
-        self.method = compiled.method
-        self.input_shape = compiled.input_shape
+    def _take(
+        self,
+        method: methods.Method,
+        inputs: Inputs,
+        compiled: Compiled,
+        loaded: Loaded,
+        compile_at: Callable[[int], Compiled] | None = None,
+    ) -> None:
+        self._compiled, self._isa = compiled, loaded.core.isa
+        self._programs = Programs(inputs, loaded, compile_at, self._isa)
+        self.method = method
+        self.inputs = inputs
+        self.input_shape = inputs.shape
+        self.any_steps = inputs.any_steps
         self.classes = compiled.program.classes
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -157,10 +152,16 @@ class Explainer:
         ------
         TypeError
             If the method is a class of your own: a file can only name the methods of pyrel.
+        NotImplementedError
+            If the explainer takes any number of steps.
         OSError
             If the file cannot be written.
         """
-        write_program(Path(path), self._compiled)
+        if self.any_steps:
+            raise NotImplementedError(
+                "an explainer that takes any number of steps cannot be saved yet"
+            )
+        write_program(Path(path), self.method, self.inputs, self._compiled)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Explainer:
@@ -191,32 +192,40 @@ class Explainer:
 
     def __repr__(self) -> str:
         """Show method, shapes and instruction set."""
-        shape = ", ".join(map(str, self.input_shape))
-        outputs = f"{self.classes} outputs"
-        return f"Explainer({self.method}, input (n, {shape}), {outputs}, {self._core.isa})"
+        lengths = ", with lengths" if self.inputs.lengths else ""
+        takes = f"input {self.inputs}{lengths}"
+        return f"Explainer({self.method}, {takes}, {self.classes} outputs, {self._isa})"
 
     @property
     def flops(self) -> float:
-        """Floating-point operations of the products for one sample, forward and backward."""
-        return self._core.flops
+        """Floating-point operations of the products for one sample, forward and backward.
 
-    def __call__(self, x: Array, target: Any = None, *, out: Array | None = None) -> Explanation:
+        With ``any_steps``, of one with as many steps as the example had.
+        """
+        return self._programs.at(self.inputs.steps).core.flops
+
+    def classes_at(self, steps: int) -> int:
+        """Return the number of raw outputs for a number of steps."""
+        return self._programs.at(steps).classes if self.any_steps else self.classes
+
+    def __call__(
+        self, x: Array, target: Any = None, *, lengths: Any = None, out: Array | None = None
+    ) -> Explanation:
         """Explain a batch.
 
         Parameters
         ----------
-        x : ndarray or Tensor of floats, shape (n, ...)
+        x : ndarray or Tensor of floats, or of integers if the model takes tokens, shape (n, ...)
             Any batch size, zero included.
         target : int or integers of shape (n,), optional
             The class to explain; by default the predicted one, ties to the lowest index.
+        lengths : integers of shape (n,), optional
+            How many steps each sequence has, from 1 to that of ``x``; by default all that ``x``
+            has. What lies beyond is not looked at, and may be NaN or any token id; its relevance is
+            0. Results are those of the sequences alone, bit for bit. Needs an explainer made with
+            ``lengths=True``.
         out : float32 ndarray or CPU Tensor of the shape of ``x``, optional
             Where to write the relevance; a memory map too.
-
-        Notes
-        -----
-        Contiguous float32 in main memory, or in a memory map, is read where it lies. Anything else
-        is converted piece by piece, so a call needs little memory beside its results; with a memory
-        map as ``out`` those are 16 bytes and the raw outputs for each sample.
 
         Returns
         -------
@@ -225,208 +234,123 @@ class Explainer:
         Raises
         ------
         ValueError
-            If ``x`` has the wrong shape, holds NaN or infinity or a value outside [low, high], if
-            a target is no class, or if the model's output overflows.
+            If ``x`` has the wrong shape, holds NaN or infinity or a value outside [low, high] or a
+            token id that the model has no row for, if a target is no class or a length no number of
+            steps, if the model does not hold for that many steps, or if its output overflows.
         TypeError
             If an argument has the wrong type.
         """
-        arrays.check_batch(x, self.input_shape)
+        self.inputs.check(x)
         n = x.shape[0]
-        targets = arrays.targets(target, n, self.classes)
+        steps = int(x.shape[1]) if self.any_steps else self.inputs.steps
+        if lengths is not None:
+            if not self.inputs.lengths:
+                raise TypeError(
+                    "lengths: this explainer takes none; make it with Explainer(model, example, "
+                    "lengths=True)"
+                )
+            lengths = arrays.lengths(lengths, n, steps)
         relevance = arrays.result(out, x)
-        results = (relevance, *self._results(n))
-        threads = runtime.num_threads() if n > 1 else 1  # one sample is never divided
-        for first, values in arrays.pieces(x):
-            self._run(self._core, values, targets, results, threads, first)
-            if self._decider is not None and targets is None:
-                self._decide(values, results, threads, first)
+        if lengths is None:
+            results = self._full(x, target, steps, relevance)
+        else:
+            results = self._by_length(x, target, lengths, relevance)
         given = arrays.like(relevance, x) if out is None else out
         return Explanation(given, *[arrays.like(column, x) for column in results[1:]])
 
-    def _results(self, n: int) -> tuple[Float32s, Int64s, Float32s, Float32s]:
-        """Return places for output, explained class, absorbed and conservation."""
-        return (
-            np.empty((n, self.classes), dtype=np.float32),
-            np.empty(n, dtype=np.int64),
-            np.empty(n, dtype=np.float32),
-            np.empty(n, dtype=np.float32),
-        )
+    def _full(self, x: Array, target: Any, steps: int, relevance: Float32s) -> Results:
+        """Explain samples that all have the steps that ``x`` has."""
+        loaded = self._programs.at(steps if len(x) else self.inputs.steps)
+        targets = arrays.targets(target, len(x), loaded.classes)
+        results = Results.places(relevance, len(x), loaded.classes)
+        run = Run(x, loaded, self.inputs)
+        for first, values in arrays.pieces(x):
+            run.explain(values, targets, results, first)
+        return results
 
-    def _run(
-        self,
-        core: _core.Program,
-        values: Float32s,
-        targets: Int64s | None,
-        results: tuple[Float32s | None, Float32s, Int64s, Float32s, Float32s],
-        threads: int,
-        first: int = 0,
-        numbers: Int64s | None = None,
-    ) -> None:
-        """Run ``values``, which are the samples from ``first`` on of targets and results.
-
-        ``numbers`` are theirs in the whole batch, where they are not those from ``first`` on.
-        """
-        low, high = self._compiled.bounds or (None, None)
-        check = self._compiled.check_finite
-        status = core.run(values, targets, low, high, check, threads, *results, first)
-        if status.outcome != Outcome.done:
-            number = first + status.sample if numbers is None else int(numbers[status.sample])
-            raise self._failure(status, number, values)
-
-    def _decide(
-        self,
-        values: Float32s,
-        results: tuple[Float32s, Float32s, Int64s, Float32s, Float32s],
-        threads: int,
-        first: int,
-    ) -> None:
-        """Explain those samples again whose class is another one in float32."""
-        core = self._decider
-        assert core is not None
-
-        def forward(some: Int64s) -> tuple[Float32s, Int64s]:
-            exact = self._results(some.size)
-            self._run(core, values[some], None, (None, *exact), threads, numbers=first + some)
-            return exact[:2]
-
-        here: list[npt.NDArray[Any]] = [c[first : first + len(values)] for c in results]
-        classes = classes_of_float32(here[1], here[2], forward)
-        other = np.flatnonzero(classes != here[2])
-        for start in range(0, other.size, _AGAIN_AT_ONCE):
-            some = other[start : start + _AGAIN_AT_ONCE]
-            places = np.empty((some.size, *self.input_shape), np.float32)
-            again = (places, *self._results(some.size))
-            self._run(self._core, values[some], classes[some], again, threads, numbers=first + some)
-            for column, replacement in zip(here, again, strict=True):
-                column[some] = replacement
+    def _by_length(self, x: Array, target: Any, lengths: Int64s, relevance: Float32s) -> Results:
+        """Explain sequences of equal length together, by the program for that number of steps."""
+        targets = arrays.targets(target, len(x), self.classes)
+        results = Results.places(relevance, len(x), self.classes)
+        order = np.argsort(lengths, kind="stable")
+        for group in np.split(order, np.flatnonzero(np.diff(lengths[order])) + 1):
+            steps = int(lengths[group[0]])
+            loaded = self._programs.at(steps)
+            if loaded.classes != self.classes:
+                raise ValueError(
+                    f"lengths: the model has {loaded.classes} outputs for {steps} steps, and "
+                    f"{self.classes} for {self.inputs.steps}; one number of outputs is wanted"
+                )
+            run = Run(x, loaded, self.inputs)
+            at_once = arrays.samples_in_a_piece(loaded.shape)
+            for first in range(0, group.size, at_once):
+                some = group[first : first + at_once]
+                values = arrays.taken(x, some, steps)
+                part = Results.places(np.empty(values.shape, np.float32), some.size, self.classes)
+                run.explain(values, None if targets is None else targets[some], part, 0, some)
+                relevance[some, :steps] = part.relevance
+                relevance[some, steps:] = 0.0
+                results.put(some, part)
+        return results
 
     def attribute(self, inputs: Array, target: Any = None) -> Any:
         """Relevance alone, under the name that captum and Quantus call."""
         return self(inputs, target).relevance
-
-    def _failure(self, status: Status, sample: int, values: Float32s) -> Exception:
-        """Say in words why the engine refused ``values``: because of ``x[sample]``."""
-        if status.outcome == Outcome.out_of_memory:
-            return MemoryError(f"no memory for {self._core.arena_size * 4} bytes per sample")
-        if status.outcome == Outcome.relevance_not_finite:
-            return ValueError(
-                f"the relevance of x[{sample}] is NaN or infinite: the computation overflows in "
-                "float32"
-            )
-        if status.outcome == Outcome.output_not_finite:
-            return ValueError(
-                f"the model's output {status.element} for x[{sample}] is NaN or infinite: the "
-                "computation overflows in float32"
-            )
-        within = [int(i) for i in np.unravel_index(status.element, self.input_shape)]
-        where = f"x[{', '.join(map(str, [sample, *within]))}]"
-        value = values[(status.sample, *within)]
-        if status.outcome == Outcome.input_not_finite:
-            return ValueError(
-                f"x: wanted finite float32 values, got {where} = {value}; "
-                "check_finite=False lets it pass"
-            )
-        assert self._compiled.bounds is not None
-        low, high = (bound[status.element] for bound in self._compiled.bounds)
-        return ValueError(
-            f"x: wanted values in [low, high] = [{low}, {high}], got {where} = {value}"
-        )
-
-
-def _domain(bounds: tuple[Float32s, Float32s] | None, size: int) -> tuple[Floats, Floats]:
-    """Range of every input element for lowering; infinite where nothing is known."""
-    if bounds is None:
-        return np.full(size, -np.inf), np.full(size, np.inf)
-    low, high = bounds
-    return low.astype(np.float64), high.astype(np.float64)
 
 
 # torch.export is not safe to run in several threads, and capture switches modules to eval mode.
 _capture_lock = threading.Lock()
 
 
-def _locked_capture(model: Any, example: Array | None) -> Graph:
+def captured(model: Any, example: Array | None, lengths: bool) -> Graph | Capture:
+    """Capture a model that is not captured yet, one at a time."""
+    if isinstance(model, Graph | Capture):
+        return model
     with _capture_lock:
-        return capture(model, example)
+        return capture_at(model, example, lengths=lengths)
 
 
-_KEPT_EXPLAINERS = 8  # of a module: enough for its methods, few where bounds differ by call
+def _steps(source: Capture, example: Any) -> int:
+    """How many steps the example has, where those of the capture can be others."""
+    shape: tuple[int, ...] = tuple(getattr(example, "shape", ()))
+    return shape[1] if source.dynamic and len(shape) > 1 else source.steps
 
 
-@dataclass(eq=False)
-class _Kept:
-    """What `explain` keeps of a module: its graph, and the explainers made of it, by options."""
-
-    key: tuple[Any, ...]
-    graph: Graph
-    explainers: dict[tuple[Any, ...], Explainer] = field(default_factory=dict)
-
-
-_kept: weakref.WeakKeyDictionary[torch.nn.Module, _Kept] = weakref.WeakKeyDictionary()
-
-
-def explain(
-    model: Model,
-    x: Array,
-    method: str | methods.Method = "deep_taylor",
-    target: Any = None,
-    **options: Any,
-) -> Explanation:
-    """Explain a batch in one call.
-
-    What was captured and compiled is kept for the next call with the same module, as long as its
-    weights and the shape of a sample stay the same. Weights are compared by their contents, so a
-    change made in any way is noticed; a change of other attributes (a number of steps, say) is not:
-    make an `Explainer` then.
-
-    Parameters
-    ----------
-    model : torch.nn.Module, torch.export.ExportedProgram or Graph
-    x : ndarray or Tensor of floats, shape (n, ...)
-    method : str or Method
-    target : int or integers of shape (n,), optional
-    **options
-        ``low``, ``high``, ``check_finite`` and the method's own, as `Explainer` takes them.
-
-    Returns
-    -------
-    Explanation
-
-    See Also
-    --------
-    Explainer : the same, compiled once for many calls.
-    """
-    if not isinstance(x, np.ndarray | torch.Tensor):
-        raise TypeError(f"x: wanted an array or a tensor, got {type(x).__name__}")
-    if not isinstance(model, torch.nn.Module):
-        return Explainer(model, x, method, **options)(x, target)
-    kept = _keep(model, x)
-    plain = all(isinstance(v, int | float | str | None) for v in options.values())
-    if not plain or not isinstance(method, str):
-        return Explainer(kept.graph, x, method, **options)(x, target)
-    key = (method, runtime.isa(), *sorted(options.items()))
-    explainer = kept.explainers.pop(key, None)
-    if explainer is None:
-        explainer = Explainer(kept.graph, x, method, **options)
-    kept.explainers[key] = explainer  # the latest used comes last
-    if len(kept.explainers) > _KEPT_EXPLAINERS:
-        del kept.explainers[next(iter(kept.explainers))]
-    return explainer(x, target)
+def _compiled_at(
+    source: Capture, method: methods.Method, inputs: Inputs, precision: str, steps: int
+) -> Compiled:
+    if not source.holds(steps):
+        raise ValueError(
+            f"x: the model was captured with {inputs.steps} steps, and does not take {steps}, or "
+            "computes something else with so many"
+        )
+    return compile_graph(source.graph(steps), method, inputs.domain(steps), precision)
 
 
-def _keep(model: torch.nn.Module, x: Array) -> _Kept:
-    key = (tuple(getattr(x, "shape", ())[1:]), _fingerprint(model))
-    kept = _kept.get(model)
-    if kept is None or kept.key != key:
-        kept = _kept[model] = _Kept(key, _locked_capture(model, x))
-    return kept
-
-
-def _fingerprint(model: torch.nn.Module) -> bytes:
-    """Digest of names, shapes and contents of all parameters and buffers."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        values = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
-        digest.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.digest()
+def _inputs(
+    graph: Graph, any_steps: bool, low: Any, high: Any, lengths: bool, check_finite: bool
+) -> Inputs:
+    """Describe what is taken, and refuse a range or lengths that make no sense with the model."""
+    if graph.vocabulary and (low is not None or high is not None):
+        raise ValueError(
+            "low, high: the model takes token ids, whose range is that of its table; leave them out"
+        )
+    if graph.vocabulary > LARGEST_VOCABULARY:
+        raise UnsupportedModelError(
+            f"its table has {graph.vocabulary:,} rows; the engine takes token ids below "
+            f"{LARGEST_VOCABULARY:,}",
+            operator="embedding",
+        )
+    low, high = arrays.bounds(low, high, graph.input_shape) or (None, None)
+    shape, vocabulary = graph.input_shape, graph.vocabulary
+    inputs = Inputs(shape, low, high, vocabulary, any_steps, lengths, check_finite)
+    if lengths and not any_steps:
+        raise UnsupportedModelError(
+            f"lengths=True is for models that take any number of steps; this one takes {inputs} "
+            "only. A Python loop over the steps fixes their number, recurrent layers such as "
+            "nn.LSTM leave it open; an exported program needs a dynamic second dimension",
+            operator="lengths",
+        )
+    if lengths and not inputs.same_at_all_steps:
+        raise ValueError("low, high: with lengths=True they have to be the same for all steps")
+    return inputs

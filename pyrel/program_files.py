@@ -24,6 +24,8 @@ import torch
 from torch import Tensor
 
 from pyrel import _core, arrays, methods
+from pyrel.compiled import Compiled, Loaded, load
+from pyrel.inputs import LARGEST_VOCABULARY, Inputs
 from pyrel.precision import check_precision
 from pyrel.program import Float32s, Instruction, Offsets, Program, Repeat, Template
 from pyrel.records import decode, encode
@@ -39,36 +41,6 @@ _ARRAYS = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class Compiled:
-    """A model compiled for one method: all that an explainer is made of.
-
-    Attributes
-    ----------
-    method : Method
-    input_shape : tuple of int
-        Shape of one sample.
-    bounds : pair of ndarray, shape (input size,), or None
-        Smallest and largest value of every input element.
-    check_finite : bool
-    program : Program
-    decider : Program or None
-        A forward pass in float32, where the program's own outputs are too coarse for the class.
-    """
-
-    method: methods.Method
-    input_shape: tuple[int, ...]
-    bounds: tuple[Float32s, Float32s] | None
-    check_finite: bool
-    program: Program
-    decider: Program | None = None
-
-    def load(self, isa: str) -> tuple[_core.Program, _core.Program | None]:
-        """Pack the program, and the decider's if there is one, for an instruction set."""
-        decider = None if self.decider is None else self.decider.load(isa)
-        return self.program.load(isa), decider
-
-
 @dataclass(frozen=True)
 class _Header:
     """What is neither the program nor an array."""
@@ -76,6 +48,7 @@ class _Header:
     method: str
     input_shape: tuple[int, ...]
     check_finite: bool
+    vocabulary: int = 0
 
 
 @dataclass(frozen=True)
@@ -86,7 +59,7 @@ class _Step:
     steps: int
 
 
-def write_program(path: Path, compiled: Compiled) -> None:
+def write_program(path: Path, method: methods.Method, inputs: Inputs, compiled: Compiled) -> None:
     """Write a compiled program in one step; folders are made as needed.
 
     Raises
@@ -96,23 +69,24 @@ def write_program(path: Path, compiled: Compiled) -> None:
     OSError
         The file cannot be written.
     """
-    method, decider = compiled.method, compiled.decider
     if methods.named(method.name) is not type(method):
         raise TypeError(
             f"a file names its method, and {type(method).__name__} is none of pyrel's: "
             f"{', '.join(methods.names())}"
         )
-    named: dict[str, npt.NDArray[Any]] = dict(
-        zip(("low", "high"), compiled.bounds or (), strict=False)
-    )
-    header = _Header(method.name, compiled.input_shape, compiled.check_finite)
+    named: dict[str, npt.NDArray[Any]] = {
+        name: bound.reshape(-1)
+        for name, bound in (("low", inputs.low), ("high", inputs.high))
+        if bound is not None
+    }
+    header = _Header(method.name, inputs.shape, inputs.check_finite, inputs.vocabulary)
     content = {
         "explainer": encode(header),
         "options": method.options,
         **_content("", compiled.program, named),
     }
-    if decider is not None:
-        content |= _content(_DECIDER, decider, named)
+    if compiled.decider is not None:
+        content |= _content(_DECIDER, compiled.decider, named)
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: torch.from_numpy(array) for name, array in named.items()}
     write_tensors(path, "program", tensors, content)
@@ -143,7 +117,7 @@ def _entry(item: Instruction | Repeat) -> dict[str, Any]:
     return encode(_Step(item.template, item.offsets.shape[1]))
 
 
-def read_program(path: Path, isa: str) -> tuple[Compiled, _core.Program, _core.Program | None]:
+def read_program(path: Path, isa: str) -> tuple[methods.Method, Inputs, Compiled, Loaded]:
     """Read a file of `write_program` and pack its programs for an instruction set.
 
     Nothing in the file is executed before the engine has checked all of it.
@@ -158,11 +132,12 @@ def read_program(path: Path, isa: str) -> tuple[Compiled, _core.Program, _core.P
     """
     tensors, content = read_tensors(path, "program")
     try:
-        compiled = _compiled(tensors, content)
+        method, inputs, compiled = _parts(tensors, content)
         if any(getattr(i.template, "bf16", False) for i in compiled.program.every_instruction()):
             check_precision("bf16", isa)
-        core, decider = compiled.load(isa)
-        if not core.explains or (decider is not None and decider.explains):
+        loaded = load(compiled, inputs, inputs.steps, isa)
+        decider = loaded.decider
+        if not loaded.core.explains or (decider is not None and decider.explains):
             raise ValueError("one of its programs does not do what it is there for")
     except (ValueError, TypeError, MemoryError, RecursionError) as error:
         raise ValueError(
@@ -170,10 +145,12 @@ def read_program(path: Path, isa: str) -> tuple[Compiled, _core.Program, _core.P
             f"is whole: {error}; write it anew, or install the pyrel "
             f"{content.get('pyrel_version')} that wrote it"
         ) from error
-    return compiled, core, decider
+    return method, inputs, compiled, loaded
 
 
-def _compiled(tensors: dict[str, Tensor], content: dict[str, Any]) -> Compiled:
+def _parts(
+    tensors: dict[str, Tensor], content: dict[str, Any]
+) -> tuple[methods.Method, Inputs, Compiled]:
     left = dict(tensors)
     bounds = [_take(left, n, torch.float32, 1) for n in ("low", "high") if n in left]
     header = decode(_Header, content.get("explainer"))
@@ -190,14 +167,16 @@ def _compiled(tensors: dict[str, Tensor], content: dict[str, Any]) -> Compiled:
         or math.prod(header.input_shape) != program.input_size
     ):
         raise ValueError(f"samples of shape {header.input_shape} do not fit its program")
-    return Compiled(
-        _method(header.method, content.get("options")),
+    if not 0 <= header.vocabulary <= LARGEST_VOCABULARY:
+        raise ValueError(f"it has a vocabulary of {header.vocabulary}")
+    inputs = Inputs(
         header.input_shape,
-        _bounds(bounds, header.input_shape),
-        header.check_finite,
-        program,
-        decider,
+        *_bounds(bounds, header.input_shape),
+        header.vocabulary,
+        check_finite=header.check_finite,
     )
+    method = _method(header.method, content.get("options"))
+    return method, inputs, Compiled(program, decider)
 
 
 def _program(prefix: str, left: dict[str, Tensor], content: dict[str, Any]) -> Program:
@@ -264,13 +243,13 @@ def _method(name: str, options: Any) -> methods.Method:
 
 def _bounds(
     given: list[npt.NDArray[Any]], shape: tuple[int, ...]
-) -> tuple[Float32s, Float32s] | None:
+) -> tuple[Float32s | None, Float32s | None]:
     if not given:
-        return None
+        return None, None
     if len(given) != 2 or any(bound.size != math.prod(shape) for bound in given):
         raise ValueError("low and high must both have one value for each input element")
     low, high = (bound.reshape(shape) for bound in given)
-    return arrays.bounds(low, high, shape)
+    return arrays.bounds(low, high, shape) or (None, None)
 
 
 def _take_all(tensors: dict[str, Tensor], prefix: str, kind: str) -> list[npt.NDArray[Any]]:

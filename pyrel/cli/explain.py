@@ -22,6 +22,7 @@ Examples:
   pyrel explain model.safetensors data.npz --key x --target 3 --out relevance.npz
   pyrel explain model.safetensors samples.npy --out relevance.npz --save-program deep.program
   pyrel explain deep.program more.npy --out more.npz
+  pyrel explain tagger.program padded.npy --lengths lengths.npy --out relevance.npz
 """
 
 
@@ -39,7 +40,8 @@ def explain(
         Path,
         typer.Argument(
             metavar="INPUT",
-            help="Samples (n, ...) as floats: .npy, read part by part, or .npz, read whole.",
+            help="Samples (n, ...) as floats, or token ids as integers: .npy, read part by part, "
+            "or .npz, read whole.",
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="FILE", help="The .npz file to write.")],
@@ -60,6 +62,15 @@ def explain(
             "sample.",
         ),
     ] = "predicted",
+    lengths: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="An .npy file with the number of steps of each sequence, integers (n). Steps "
+            "beyond are not looked at, and their relevance is 0.",
+            show_default="all are as long as in INPUT",
+        ),
+    ] = None,
     low: Annotated[
         float | None,
         typer.Option(
@@ -104,21 +115,25 @@ def explain(
     How much does each input element contribute to the output of one class?
 
     The output file has relevance (float32, shape of the input), output (n, classes: raw scores),
-    target (n: the explained class), absorbed (n: relevance kept by biases and constants) and
+    target (n: the explained class), absorbed (n: relevance kept by biases and stabilisers) and
     conservation (n: sum of relevance minus what was put in; NaN for methods that do not share the
     output out). It appears when it is complete, never before.
     """
+    from pyrel.array_files import open_array
     from pyrel.cli.display import bar
     from pyrel.explain_file import explain_file, refuse_overwriting
 
     inputs = {"the model": model, "the input": source, "the file of classes": Path(target)}
+    if lengths is not None:
+        inputs["the file of lengths"] = lengths
     refuse_overwriting(out, inputs)
     if save_program is not None:
         refuse_overwriting(save_program, inputs)
         if save_program.absolute() == out.absolute():
             raise ValueError(f"{out} is named for the output and for the program")
     explained = _target(target)
-    explainer = _explainer(model, method, low, high, trust)
+    steps = None if lengths is None else open_array(lengths)
+    explainer = _explainer(model, method, low, high, lengths is not None, trust)
     if save_program is not None:
         explainer.save(save_program)
     name = explainer.method.name
@@ -128,6 +143,7 @@ def explain(
             source,
             out,
             target=explained,
+            lengths=steps,
             key=key,
             progress=lambda samples, count: progress(name, samples, count),
         )
@@ -155,7 +171,12 @@ def _target(text: str) -> Any:
 
 
 def _explainer(
-    path: Path, method: str | None, low: float | None, high: float | None, trust: bool
+    path: Path,
+    method: str | None,
+    low: float | None,
+    high: float | None,
+    lengths: bool,
+    trust: bool,
 ) -> Explainer:
     import torch
 
@@ -165,7 +186,8 @@ def _explainer(
 
     wanted = method or "deep_taylor"
     if path.suffix == ".pt2":
-        return Explainer(_exported(path, trust), method=wanted, low=low, high=high)
+        exported = _exported(path, trust)
+        return Explainer(exported, method=wanted, low=low, high=high, lengths=lengths)
     if read_kind(path) == "program":
         given = {"--method": method, "--low": low, "--high": high}
         if names := [name for name, value in given.items() if value is not None]:
@@ -173,7 +195,12 @@ def _explainer(
                 f"{path} is a compiled program, which has its method and range: leave out "
                 f"{', '.join(names)}, or give the model that it was made of"
             )
-        return Explainer.load(path)
+        explainer = Explainer.load(path)
+        if lengths and not explainer.inputs.lengths:
+            raise ValueError(
+                f"{path} is a compiled program that takes no lengths: leave out --lengths"
+            )
+        return explainer
     model, metadata = load_model(path)
     example = torch.zeros(1, model.steps, *model.step_shape)
     return Explainer(
@@ -182,6 +209,7 @@ def _explainer(
         wanted,
         low=metadata["low"] if low is None else low,
         high=metadata["high"] if high is None else high,
+        lengths=lengths,
     )
 
 

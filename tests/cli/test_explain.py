@@ -151,9 +151,9 @@ def spoiled(x: np.ndarray, kind: str) -> np.ndarray:
     [
         ("NaN", "NaN or infinity in sample 23"),
         ("too bright", "x: wanted values in [low, high] = [0.0, 1.0], got x[23, 1, 2, 3] = 1.5"),
-        ("flat", "the model takes floats of shape (n, 12, 28, 7); the file has shape (30, 2352)"),
-        ("number", "the file has shape ()"),
-        ("integers", "the file has uint8: convert it with astype('float32')"),
+        ("flat", "x.npy: wanted floats of shape (n, 12, 28, 7), got shape (30, 2352)"),
+        ("number", "got shape ()"),
+        ("integers", "got dtype uint8; convert it with astype('float32')"),
     ],
 )
 def test_inputs_that_do_not_fit(
@@ -346,3 +346,82 @@ def test_ctrl_c_leaves_nothing(workshop: Workshop, tmp_path: Path) -> None:
     assert process.returncode == 130
     assert err == "pyrel explain: interrupted; nothing is left half-written\n"
     assert not left_behind(tmp_path)
+
+
+class Windows(torch.nn.Module):
+    """Embedded tokens, a convolution over time, and the mean over the steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.out = torch.nn.Embedding(9, 5), torch.nn.Linear(4, 3)
+        self.front = torch.nn.Conv1d(5, 4, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(torch.relu(self.front(self.table(x).transpose(1, 2))).mean(2))
+
+
+@pytest.fixture
+def tagger(tmp_path: Path) -> tuple[torch.nn.Module, Path, Path]:
+    """A model of tokens, the same as a .pt2 that takes any number of steps, and ids."""
+    torch.manual_seed(0)
+    model, x = Windows().eval(), torch.randint(0, 9, (7, 6))
+    dynamic = ({0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC},)
+    torch.export.save(
+        torch.export.export(model, (x,), dynamic_shapes=dynamic), tmp_path / "tagger.pt2"
+    )
+    np.save(tmp_path / "ids.npy", x.numpy())
+    return model, tmp_path / "tagger.pt2", tmp_path / "ids.npy"
+
+
+def test_tokens_and_lengths(
+    tagger: tuple[torch.nn.Module, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, program, source = tagger
+    lengths = np.array([6, 2, 3, 6, 4, 2, 5])
+    np.save(tmp_path / "lengths.npy", lengths)
+    ids, out = np.load(source), tmp_path / "r.npz"
+    ids[1, 2:] = -1  # beyond the end
+    np.save(source, ids)
+    monkeypatch.setattr(module, "_PART_SAMPLES", 3)
+    command = ("explain", program, source, "--trust", "--out", out, "--method", "lrp_epsilon")
+    result = pyrel(*command, "--lengths", tmp_path / "lengths.npy")
+    assert result.code == 0, result.err
+    e = library.explain(model, ids, "lrp_epsilon", lengths=lengths)
+    with np.load(out) as file:
+        assert file["relevance"].dtype == np.float32
+        for name in file:
+            np.testing.assert_array_equal(file[name], getattr(e, name))
+
+    ids[4, 3] = 9
+    np.save(source, ids)
+    result = pyrel(*command, "--lengths", tmp_path / "lengths.npy")
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert f"{source}: x: wanted token ids from 0 to 8, got x[4, 3] = 9" in result.err
+    np.save(tmp_path / "lengths.npy", lengths + 1)
+    result = pyrel(*command, "--lengths", tmp_path / "lengths.npy")
+    assert result.code == 1
+    assert "lengths: wanted 1 to 6, the number of steps, got 7 for x[0]" in result.err
+
+
+def test_lengths_for_what_takes_none(workshop: Workshop, x_file: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "lengths.npy", np.full(30, 12))
+    program, out = tmp_path / "deep.program", tmp_path / "r.npz"
+    command = ("--lengths", tmp_path / "lengths.npy", "--out", out)
+    made = pyrel("explain", workshop.deep, x_file, *command)
+    assert made.code == 1
+    assert "lengths=True is for models that take any number of steps" in made.err
+    library.Explainer(load_cell(workshop.deep).model, np.load(x_file)).save(program)
+    used = pyrel("explain", program, x_file, *command)
+    assert used.code == 1
+    assert f"{program} is a compiled program that takes no lengths" in used.err
+    assert not left_behind(tmp_path)
+
+
+def test_the_output_does_not_replace_the_lengths(
+    workshop: Workshop, x_file: Path, tmp_path: Path
+) -> None:
+    lengths = tmp_path / "lengths.npz"
+    np.savez(lengths, np.full(30, 12))
+    result = pyrel("explain", workshop.deep, x_file, "--out", lengths, "--lengths", lengths)
+    assert result.code == 1
+    assert "is the file of lengths, which the output would replace" in result.err
