@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The text example, tiny."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "text.py"
+
+
+@pytest.fixture(scope="module")
+def text() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("text_example", EXAMPLE)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up there
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_reviews_name_the_words_that_decide(text: ModuleType) -> None:
+    reviews = text.make_reviews(300, 3)
+    assert reviews == text.make_reviews(300, 3)
+    negations = {"not", "never", "hardly"}
+    opinions = [
+        {*text.ADJECTIVES[i], *text.VERBS[i], *text.INFINITIVES[i]}
+        for i in range(len(text.CLASSES))
+    ]
+    for review in reviews:
+        decisive = {w for w, d in zip(review.words, review.decisive, strict=True) if d}
+        said = [bool(decisive & opinion) for opinion in opinions]
+        assert said.count(True) == 1
+        negated = bool(decisive & negations)
+        assert said.index(True) == (1 - review.label if negated else review.label)
+    assert {r.label for r in reviews} == {0, 1}
+
+
+def test_every_word_of_every_review_is_explained(text: ModuleType) -> None:
+    reviews = text.make_reviews(12, 5)
+    vocabulary = text.Vocabulary(reviews)
+    torch.manual_seed(0)
+    model = text.ReviewLSTM(len(vocabulary), width=4, units=5).eval()
+    explained = text.explain(model, reviews, vocabulary)
+    assert [one.review for one in explained] == reviews
+    for one in explained:
+        ids = torch.from_numpy(vocabulary.ids([one.review]))
+        scores = model(ids)[0].detach()
+        assert one.predicted == scores.argmax()
+        # 31 steps of sums of ten terms below 1, in float32: 400 roundings of 2^-24 make 2.4e-5.
+        assert one.score == pytest.approx(scores.max().item(), abs=2.4e-5)
+        assert one.relevance.shape == (len(one.review.words),)
+        assert np.isfinite(one.relevance).all() and one.relevance.any()
+
+
+def test_example_writes_a_page(
+    text: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "reviews.html"
+    state = torch.random.get_rng_state()
+    text.main(["--out", str(page), "--reviews", "60", "--epochs", "1", "--tested", "12"])
+    torch.random.set_rng_state(state)
+    said = capsys.readouterr().out
+    assert "of 12 reviews that it has not seen" in said and f"Wrote {page}" in said
+    assert page.read_text().count("<figure>") == 12
