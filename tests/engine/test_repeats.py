@@ -13,6 +13,8 @@ from engine.running import ARENA, INPUT, instruction, program, run
 
 from pyrel import _core, methods
 from pyrel._core import Function, Post, Share, Start
+from pyrel.compiled import Compiled
+from pyrel.inputs import Inputs
 from pyrel.program import (
     Absorb,
     Activate,
@@ -28,7 +30,7 @@ from pyrel.program import (
     Seed,
     Space,
 )
-from pyrel.program_files import Compiled, read_program, write_program
+from pyrel.program_files import read_program, write_program
 
 ISAS = _core.instruction_sets()
 HIDDEN, WIDTH = 19, 5
@@ -125,9 +127,9 @@ def test_repeats_and_tables_are_kept_in_files(tmp_path: Path) -> None:
     own = explaining(steps)
     own.table(np.ones((3, 2)))
     x = np.random.default_rng(1).standard_normal((7, steps * WIDTH)).astype(np.float32)
-    write_program(file, Compiled(methods.Gradient(), (steps, WIDTH), None, True, own))
-    compiled, core, _ = read_program(file, ISAS[-1])
-    np.testing.assert_array_equal(outputs(core, x), outputs(own.load(ISAS[-1]), x))
+    write_program(file, methods.Gradient(), Inputs((steps, WIDTH)), Compiled(own))
+    *_, compiled, loaded = read_program(file, ISAS[-1])
+    np.testing.assert_array_equal(outputs(loaded.core, x), outputs(own.load(ISAS[-1]), x))
     np.testing.assert_array_equal(compiled.program.tables[0], np.ones((3, 2)))
     (kept,) = (item for item in compiled.program.instructions if isinstance(item, Repeat))
     assert kept.count == steps
