@@ -129,7 +129,7 @@ class Backward(Forward):
             self._finish_relu(node)
         if node.start not in self._members:
             if rule.denominator is not None:
-                self._divide(node, rule.denominator, never_zero=node.relu)
+                self._divide(node, rule.denominator, never_zero=self._positive(node))
             if rule.absorbed is not None:
                 self._absorb_weighted(node, rule.absorbed)
         if len(node.inputs) > 1:
@@ -213,12 +213,7 @@ class Backward(Forward):
         if factor == Factor.one:
             return Epilogue(), []
         space, offsets = self._value(addresses)
-        bound = np.zeros(0)
-        if factor != Factor.value:
-            read = np.arange(addresses[0], addresses[0] + size)
-            bound = self._domains.of(read)[factor == Factor.below_high]
-            # Between the inputs of the term may lie others without bounds: nothing is summed there.
-            bound = np.where(np.isfinite(bound), bound, 0.0)
+        bound = self._bounds(np.arange(addresses[0], addresses[0] + size), factor)
         if not bound.any():
             return Epilogue(scale=Scale.operand, scale_space=space), [offsets]
         vector = self.program.vector(bound)
@@ -365,7 +360,7 @@ class Backward(Forward):
             return
         # R_i = a_i R / Σ a: in proportion to the addends, constants absorbing theirs.
         signed = bool((self._domains.of(node.inputs)[0] < 0).any())
-        never_zero = bool(np.isposinf(self._domains.of(node.addresses)[1]).all())
+        never_zero = not self._relevant_at_zero[node.addresses].any()
         epsilon = self._method.epsilon if signed else 0.0
         self._divide_by(node, node.start, None, epsilon, never_zero and not signed)
         self._absorb_weighted(node, self._graph.constant_values(node.inputs).sum(axis=0))
@@ -478,7 +473,7 @@ class Backward(Forward):
         low = self._domains.of(node.inputs)[0]
         padding = picked(self._find_padding(), node.inputs, False)
         shares = bool(self._method.conserves and (padding | (low >= 0)).all())
-        if shares and not np.isposinf(self._domains.of(node.addresses)[1]).all():
+        if shares and self._relevant_at_zero[node.addresses].any():
             # All of a window may be zero where relevance arrives.
             self._absorb(node, Share.undivided, operand=node.start)
         for size, first in _without_self_overlap(self._row_groups(node.inputs), node, ~padding):

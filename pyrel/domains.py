@@ -52,8 +52,13 @@ class Domains:
         high = np.where(addresses < 0, np.maximum(value, 0.0), self.high[index])
         return low, high
 
-    def linear_inputs(self, node: Linear) -> LinearInputs:
-        """Return a linear node as its rules see it."""
+    @property
+    def boxed(self) -> Mask:
+        """Mark the addresses that are not known to lie in [0, ∞)."""
+        return np.asarray((self.low < 0) | np.isfinite(self.high))
+
+    def linear_inputs(self, node: Linear, positive: bool = False) -> LinearInputs:
+        """Return a linear node as its rules see it; ``positive`` as there."""
         low, high = self.of(node.inputs)
         return LinearInputs(
             node.weight,
@@ -63,6 +68,7 @@ class Domains:
             np.asarray((node.inputs < 0).all(axis=0)),
             look_up(self.constants, node.inputs[0]),
             picked(self.raw, node.inputs, False),
+            positive,
         )
 
 

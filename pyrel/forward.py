@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pyrel._core import Post, Scale, Space
+from pyrel._core import Post, Scale, Space, Start
 from pyrel.domains import Domains
 from pyrel.emit import Emitter, Place
 from pyrel.errors import UnsupportedModelError
@@ -18,6 +18,7 @@ from pyrel.graph import (
     Addresses,
     Copy,
     Embedding,
+    Floats,
     Graph,
     Linear,
     MaxPool,
@@ -41,11 +42,13 @@ from pyrel.program import (
     Embed,
     Epilogue,
     Gather,
+    Offsets,
     Program,
 )
 from pyrel.program import MaxPool as MaxPoolOf
 from pyrel.program import Normalise as NormaliseRows
-from pyrel.rules import Denominator, LinearRule, Mask
+from pyrel.rules import Denominator, Factor, LinearRule, Mask
+from pyrel.zeros import relevant_at_zero
 
 
 class Forward(Emitter):
@@ -61,6 +64,9 @@ class Forward(Emitter):
         self._bf16_forward = precision == "bf16_all"
         self._rules: dict[int, LinearRule] = {}  # by the start of the linear node
         self._denominators: dict[int, int] = {}  # likewise: where in the arena it is formed
+        # By factor and addresses: where they lie less their lower or upper bound.
+        self._shifted: dict[tuple[Factor, bytes], Offsets] = {}
+        self._relevant_at_zero = relevant_at_zero(graph, domains.boxed if method.folds else None)
         self._reached = self._find_reached()
         self._members = {
             int(address)
@@ -124,15 +130,21 @@ class Forward(Emitter):
         if not self._reached[node.start : node.start + node.size].any():
             return
         self._rules[node.start] = rule = self._rule(node)
-        if denominators and rule.denominator is not None and rule.denominator.products:
+        if denominators and rule.denominator is not None and rule.denominator.terms:
             self._denominators[node.start] = self._form_denominator(node, rule.denominator)
 
     def _rule(self, node: Linear) -> LinearRule:
-        inputs = self._domains.linear_inputs(node)
+        inputs = self._domains.linear_inputs(node, self._positive(node))
         try:
             return self._method.linear(inputs)
         except UnsuitableDomainError as error:
             raise UnsupportedModelError(str(error), operator="linear", module=node.module) from None
+
+    def _positive(self, node: Linear) -> bool:
+        """Whether relevance arrives at outputs above zero only."""
+        if node.start == int(self._graph.outputs[0]):
+            return self._method.start == Start.positive_output
+        return node.relu and not self._relevant_at_zero[node.addresses].any()
 
     @staticmethod
     def _rows(node: Linear) -> Addresses:
@@ -147,19 +159,51 @@ class Forward(Emitter):
         vector = self._vector(denominator.constant) if alike else -1
         if denominator.output:
             self._map(self._value(node.start), node.size, (Space.arena, np.array([offset])))
-        for index, (features, matrix) in enumerate(denominator.products):
+        for index, term in enumerate(denominator.terms):
             accumulate = denominator.output or index > 0
             epilogue = Epilogue(bias=vector if index == 0 else -1, accumulate=accumulate)
-            segments = self._segments(node.inputs[:, features])
+            features, matrix = term.features, term.matrix
+            segments = self._factor_segments(node.inputs[:, features], term.factor)
             if len(segments) > MAX_SEGMENTS:
                 # Too many pieces: read all inputs, those between them with weights of zero.
                 variable = (node.inputs >= 0).all(axis=0)
-                segments = self._segments(node.inputs[:, variable])
+                segments = self._factor_segments(node.inputs[:, variable], term.factor)
                 spread = np.zeros((node.width, node.inputs.shape[1]))
                 spread[:, features] = matrix
                 matrix = spread[:, variable]
             self._gemm(segments, matrix.T, place, epilogue, bf16=self._bf16_relevance)
         return offset
+
+    def _factor_segments(self, addresses: Addresses, factor: Factor) -> list[tuple[Place, int]]:
+        """Return where a factor of rows of operands lies, as `_segments` does for the operands."""
+        read = np.unique(addresses)
+        bounds = self._bounds(read, factor)
+        if not bounds.any():
+            return self._segments(addresses)
+        key = factor, read.tobytes()
+        if key not in self._shifted:
+            self._shifted[key] = self._shift(read, bounds)
+        places = self._shifted[key][np.searchsorted(read, addresses)]
+        return [((Space.arena, places[:, i]), j - i) for i, j in common_runs(places)]
+
+    def _bounds(self, addresses: Addresses, factor: Factor) -> Floats:
+        """Return what a factor takes from the values at these addresses."""
+        if factor not in (Factor.above_low, Factor.below_high):
+            return np.zeros(addresses.size)
+        bounds = self._domains.of(addresses)[factor == Factor.below_high]
+        # Between the inputs of the term may lie others without bounds: nothing is summed there.
+        return np.where(np.isfinite(bounds), bounds, 0.0)
+
+    def _shift(self, addresses: Addresses, bounds: Floats) -> Offsets:
+        """Emit values less their bounds; return where each lies."""
+        places = np.empty_like(addresses)
+        for first, stop in runs(addresses):
+            offset = self._reserve(stop - first)
+            epilogue = Epilogue(bias=self._vector(-bounds[first:stop]))
+            place = Space.arena, np.array([offset])
+            self._map(self._value(int(addresses[first])), stop - first, place, epilogue)
+            places[first:stop] = offset + np.arange(stop - first)
+        return places
 
     def _segments(self, addresses: Addresses) -> list[tuple[Place, int]]:
         """Return where rows of operands lie, (rows, columns), in as few runs as there are."""

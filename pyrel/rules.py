@@ -30,7 +30,8 @@ class LinearInputs:
 
     ``weight`` is (out, in), ``bias`` (out,), ``constant`` and ``value`` (in,): inputs that are
     constants, of that value. ``low``, ``high`` and ``raw`` are (rows, in), as the same weights meet
-    other inputs in every row; ``raw`` marks elements of the graph's input.
+    other inputs in every row; ``raw`` marks elements of the graph's input. ``positive`` tells that
+    relevance arrives only at outputs with z > 0.
     """
 
     weight: Floats
@@ -40,6 +41,7 @@ class LinearInputs:
     constant: Mask
     value: Floats
     raw: Mask
+    positive: bool = False
 
     @property
     def zero(self) -> Mask:
@@ -89,13 +91,13 @@ class Term:
 
 @dataclass(frozen=True, eq=False)
 class Denominator:
-    """``constant`` + Σ a @ matrix.T over the products, + the node's own output if ``output``.
+    """``constant`` + Σ factor @ matrix.T over ``terms``, + the node's own output if ``output``.
 
     ``constant`` is (out,), or (rows, out). ``epsilon`` is added with the denominator's sign.
     """
 
     constant: Floats
-    products: tuple[tuple[Mask, Floats], ...] = ()
+    terms: tuple[Term, ...] = ()
     output: bool = False
     epsilon: float = 0.0
 
@@ -152,11 +154,12 @@ def z_plus_and_box(node: LinearInputs) -> LinearRule:
     contribution is a_j w⁺_jk, or a_j w_jk − l_j w⁺_jk − h_j w⁻_jk. Constants c count as inputs in
     [min(0, c), max(0, c)], so they contribute max(0, c w), and like max(0, b) absorb their share.
 
-    a w − l w⁺ − h w⁻ = (a − l) w⁺ + (a − h) w⁻ is two products of terms ≥ 0, so nothing cancels.
-    Where there is a box, the denominator is formed from the pre-activation z, which costs only the
-    products of w⁻ with the inputs ≥ 0. The engine keeps max(0, z) instead of z where a ReLU
-    follows; that is the same wherever relevance arrives, since no unit at or below zero receives
-    any.
+    a w − l w⁺ − h w⁻ = (a − l) w⁺ + (a − h) w⁻ is two products of terms ≥ 0, so nothing cancels,
+    neither in the relevance nor in the denominator. But where relevance arrives at z > 0 only, the
+    denominator of a box comes off the pre-activation: it is z and more terms ≥ 0, which costs only
+    the products of w⁻ with the inputs ≥ 0. (There Σ |a w| ≤ 2 · denominator, which so is as exact
+    as a sum of terms of one sign.) At z ≤ 0 it would be a difference, of which rounding leaves
+    something where all inputs lie at those bounds where it is 0.
     """
     positive_part, negative_part = np.maximum(node.weight, 0.0), np.minimum(node.weight, 0.0)
     from_constants = node.weight[:, node.constant] * node.value[node.constant]
@@ -166,17 +169,15 @@ def z_plus_and_box(node: LinearInputs) -> LinearRule:
     terms = []
     if nonneg.any():
         terms.append(Term(nonneg, positive_part[:, nonneg], Factor.value))
-    if not box.any():
-        products = ((nonneg, positive_part[:, nonneg]),) if nonneg.any() else ()
-        return LinearRule(tuple(terms), Denominator(absorbed, products), absorbed)
+    if box.any():
+        terms.append(Term(box, positive_part[:, box], Factor.above_low))
+        terms.append(Term(box, negative_part[:, box], Factor.below_high))
+    if not (box.any() and node.positive):
+        return LinearRule(tuple(terms), Denominator(absorbed, tuple(terms)), absorbed)
     low, high = node.low[:, box], node.high[:, box]
-    terms.append(Term(box, positive_part[:, box], Factor.above_low))
-    terms.append(Term(box, negative_part[:, box], Factor.below_high))
     offset = low @ positive_part[:, box].T + high @ negative_part[:, box].T
     constant = absorbed - node.bias - from_constants.sum(axis=1) - offset
     if (constant == constant[0]).all():
         constant = constant[0]
-    if not nonneg.any():
-        return LinearRule(tuple(terms), Denominator(constant, output=True), absorbed)
-    mixed = ((nonneg, -negative_part[:, nonneg]),)
+    mixed = (Term(nonneg, -negative_part[:, nonneg], Factor.value),) if nonneg.any() else ()
     return LinearRule(tuple(terms), Denominator(constant, mixed, output=True), absorbed)

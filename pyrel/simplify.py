@@ -10,22 +10,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from pyrel._core import Function
-from pyrel.graph import (
-    Activation,
-    Add,
-    Addresses,
-    Copy,
-    Floats,
-    Graph,
-    Linear,
-    MaxPool,
-    Node,
-    Product,
-    Relu,
-    Scale,
-    compact,
-)
+from pyrel.graph import Add, Addresses, Floats, Graph, Linear, Node, Product, Relu, Scale, compact
+from pyrel.zeros import relevant_at_zero
 
 # What a sum is merged of: units of a linear node, or constants, or other values, which are None.
 _Part: TypeAlias = tuple[Linear | None, npt.NDArray[Any] | None]
@@ -206,7 +192,7 @@ def _join_relus(graph: Graph) -> Graph:
     zero, which its rule would ask for.
     """
     owner = graph.owners()
-    relevant = _relevant_at_zero(graph)
+    relevant = relevant_at_zero(graph)
     uses = _uses(graph)
     nodes: list[Node | None] = list(graph.nodes)
     for index, node in enumerate(graph.nodes):
@@ -227,24 +213,6 @@ def _join_relus(graph: Graph) -> Graph:
             else:
                 nodes.append(piece)
     return _ordered(replace(graph, nodes=tuple(n for n in nodes if n is not None)))
-
-
-def _relevant_at_zero(graph: Graph) -> npt.NDArray[np.bool_]:
-    """Mark the addresses that may have relevance where they are zero.
-
-    Elsewhere relevance comes in proportion to the value. But a sigmoid hands on what it gets for
-    its value at zero, 0.5, and what takes one value alone hands that on.
-    """
-    marked = np.zeros(graph.size + 1, dtype=bool)
-    for node in reversed(graph.nodes):
-        lifts = isinstance(node, Activation) and node.function in {
-            Function.sigmoid,
-            Function.softplus,
-        }
-        if lifts or isinstance(node, Activation | Copy | MaxPool | Relu | Scale):
-            read = node.inputs[..., lifts | marked[node.addresses]]
-            marked[read[read >= 0]] = True
-    return marked
 
 
 def _uses(graph: Graph) -> npt.NDArray[np.int64]:

@@ -152,8 +152,9 @@ def _evaluate(node: Node, batch: Array, run: Forward) -> Pair:
 def _activation(node: Activation, z: Array, bound: Array) -> Pair:
     f, p = FUNCTIONS[node.function], node.parameter
     value = f.value(z, p)
-    # The slope varies by at most |f''| ≤ 2 per unit within the bound.
+    # The slope varies by at most |f''| ≤ 2 per unit within the bound; no value leaves its domain.
     rise = np.abs(f.slope(z, p)) * bound + 2 * bound**2
+    rise = np.minimum(rise, node.high - node.low)
     own = 4 * EPS32 * (np.abs(value) + np.abs(z * f.slope(z, p)))
     return value, rise + own + 4 * f.absolute(z, p)
 

@@ -13,8 +13,9 @@ On its way down relevance meets roundings of three kinds, all kept as variances 
   proportion to the node's own value z (or f(z), f(0) = 0), and R/z is as smooth as f(z)/z; so of
   an error e of z only the stabiliser's part counts: z / (z + ε sign z) changes by the fraction
   e/|z| · ε/(|z| + ε), and f(z)/z by less than e. Elsewhere (deep Taylor, f(0) ≠ 0) it is e/|d|;
-- where |z|, or a z^β denominator that is met by relevance, is within rounding of 0 that is
-  unbounded: such a sample's margin is ≤ 1.
+- where |z|, or a denominator that is met by relevance, is as near to 0 as the rounding of the
+  values it is made of, that is unbounded: such a sample's margin is ≤ 1. A denominator's own
+  rounding is relative to it, since its terms are ≥ 0.
 """
 
 from __future__ import annotations
@@ -248,7 +249,6 @@ class _Walk:
             for term in part.terms:
                 e = np.where(np.isinf(term.source.low), 0.0, self.run.bound(term.source))
                 moved += gate**2 * (e**2 @ term.weight**2)
-                moved += (gate * 4 * EPS32 * _cancelling(term, self.run)) ** 2
             denominator = denominator + gate * own
         ratio = self._undivided(arrived, denominator)
         self.margin = np.minimum(
@@ -325,19 +325,6 @@ def _factors(term: Term, run: Forward) -> list[tuple[Array, Array]]:
         (np.ones_like(a), np.where(square[:, None], term.weight**2, 0.0)),
     ]
     return [(run.cast(factor), run.cast(weight)) for factor, weight in pairs if weight.any()]
-
-
-def _cancelling(term: Term, run: Forward) -> Array:
-    """Σ_j |w_jk| (|a_j| + the larger bound of j's box), which a w − l w⁺ − h w⁻ may cancel from.
-
-    A unit whose inputs all lie where its contributions are least has a denominator of 0, that
-    float32 may take for a rounding error's worth, if it forms it so.
-    """
-    low, high = term.source.low, term.source.high
-    box = np.isfinite(low) & np.isfinite(high)
-    ends = np.maximum(np.abs(np.where(box, low, 0.0)), np.abs(np.where(box, high, 0.0)))
-    sizes = np.where(box, np.abs(run.of(term.source)) + ends, 0.0)
-    return np.asarray(sizes @ np.abs(term.weight))
 
 
 def _contributions(term: Term, run: Forward) -> Array:

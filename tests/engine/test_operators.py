@@ -82,6 +82,10 @@ EXPRESSIONS: dict[str, tuple[Callable[[Any, Tensor], Any], int]] = {
     "max-of-relu": (lambda m, h: h.amax(1), 8),
     "sigmoid": (lambda m, h: torch.sigmoid(h[:, 0] @ m.weight), 8),
     "sigmoid-of-relu": (lambda m, h: torch.sigmoid(h[:, 0]), 8),
+    "tanh-of-relu": (lambda m, h: torch.tanh(h[:, 0]), 8),
+    "tanh-of-sum": (lambda m, h: torch.tanh(h[:, 0] + h[:, 1]), 8),
+    "tanh-of-max": (lambda m, h: torch.tanh(h.amax(1)), 8),
+    "tanh-of-gated": (lambda m, h: torch.tanh(torch.sigmoid(h[:, 1] @ m.weight) * h[:, 0]), 8),
     "softmax": (lambda m, h: h[:, 0].softmax(-1), 8),
     "relu6": (lambda m, h: functional.relu6(h[:, 0] * 1), 8),
     "leaky": (lambda m, h: functional.leaky_relu(h[:, 0] @ m.weight), 8),
@@ -158,6 +162,12 @@ GRAPHS: dict[str, Callable[[Any, ref.Node], ref.Node]] = {
     "max-of-relu": lambda m, h: ref.reshape(layers.max_pool(ref.permute(h, 1, 0), 4), 8),
     "sigmoid": lambda m, h: functions.sigmoid(ref.linear(ref.take(h, 0), array(m.weight).T)),
     "sigmoid-of-relu": lambda m, h: functions.sigmoid(ref.take(h, 0)),
+    "tanh-of-relu": lambda m, h: functions.tanh(ref.take(h, 0)),
+    "tanh-of-sum": lambda m, h: functions.tanh(ref.add(ref.take(h, 0), ref.take(h, 1))),
+    "tanh-of-max": lambda m, h: functions.tanh(GRAPHS["max-of-relu"](m, h)),
+    "tanh-of-gated": lambda m, h: functions.tanh(
+        ref.gated(functions.sigmoid(ref.linear(ref.take(h, 1), array(m.weight).T)), ref.take(h, 0))
+    ),
     "pad": lambda m, h: layers.pad(ref.take(h, 0), (1, 2)),
     "pad-ones": lambda m, h: ref.concat(
         [ref.constant(np.ones(1)), ref.take(h, 0), ref.constant(np.ones(2))]
