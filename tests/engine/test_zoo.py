@@ -6,13 +6,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from engine.checks import assert_relevance, rows
-from engine.zoo import Exhibit, every_number_model
+from engine.zoo import Exhibit, every_exhibit
 from reference import CONSERVING, METHODS
 
 import pyrel
 
 
-@every_number_model
+@every_exhibit
 @pytest.mark.parametrize("method", METHODS)
 def test_agrees_with_the_reference(exhibit: Exhibit, method: str) -> None:
     if method == "deep_taylor" and not exhibit.explained_by_deep_taylor:
@@ -27,7 +27,7 @@ def test_agrees_with_the_reference(exhibit: Exhibit, method: str) -> None:
     assert left_out <= (0.0 if method in CONSERVING else 0.1) * len(exhibit.inputs)
 
 
-@every_number_model
+@every_exhibit
 @pytest.mark.parametrize("method", CONSERVING)
 def test_half_of_the_relevance_to_gates(exhibit: Exhibit, method: str) -> None:
     refused = method == "deep_taylor" and not exhibit.explained_by_deep_taylor
@@ -38,7 +38,7 @@ def test_half_of_the_relevance_to_gates(exhibit: Exhibit, method: str) -> None:
     assert_relevance(e, expected, method)
 
 
-@every_number_model
+@every_exhibit
 def test_a_batch_is_its_samples_alone(exhibit: Exhibit) -> None:
     explainer = exhibit.compiled("lrp_epsilon")
     together = explainer(exhibit.inputs)

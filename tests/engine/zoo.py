@@ -133,6 +133,3 @@ OPERATORS = [
 ZOO = [*OPERATORS, *_gates(), *_variants(), *_cells()]
 
 every_exhibit = pytest.mark.parametrize("exhibit", ZOO, ids=lambda exhibit: exhibit.name)
-every_number_model = pytest.mark.parametrize(
-    "exhibit", [e for e in ZOO if not e.vocabulary], ids=lambda exhibit: exhibit.name
-)
