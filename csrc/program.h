@@ -96,14 +96,6 @@ struct Seed {
     Start start = Start::one;
 };
 
-// Which part of an instruction's source is relevance that no input gets. d is the operand plus the
-// vector, if there is one; sign(0) is 1.
-enum class Share : int {
-    weighted = 0,    // Σ_n source[n] · vector[n]
-    stabiliser = 1,  // ε Σ_n source[n] · sign(d[n]), after the division by d + ε sign(d)
-    undivided = 2,   // Σ_n source[n] where d[n] is 0, before the division
-};
-
 // absorbed += a share of the source, in double precision.
 struct Absorb {
     Rows source;

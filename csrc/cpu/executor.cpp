@@ -29,6 +29,11 @@ constexpr int64_t kSlabSamples = 12;
 constexpr int64_t kSlabBytes = int64_t{4} << 20;
 // And below this where it leaves at least one sample.
 constexpr int64_t kMostSlabBytes = int64_t{64} << 20;
+// Where a slab's memory is more than this, which the second-level cache of a core may hold,
+// stretches of instructions that have many rows for each sample run for fewer samples at a time.
+constexpr int64_t kCacheBytes = int64_t{768} << 10;
+// So many rows of a sample repay reading the weights once for these samples alone.
+constexpr int64_t kManyRows = 96;
 constexpr int64_t kLineFloats = 16;
 
 // Sets "denormals are zero" for this thread: they cost a hundred cycles each and carry nothing.
@@ -90,7 +95,9 @@ class SlabRunner {
         : program_(program),
           batch_(batch),
           stride_(arena_stride(program.arena_size())),
-          slab_(slab) {
+          slab_(slab),
+          part_(
+              std::max<int64_t>(1, kCacheBytes / (stride_ * static_cast<int64_t>(sizeof(float))))) {
         const int64_t size = stride_ * slab + program.scratch_size();
         const size_t bytes = static_cast<size_t>(size) * sizeof(float);
         arena_.reset(static_cast<float*>(std::aligned_alloc(64, (bytes + 63) / 64 * 64)));
@@ -102,19 +109,50 @@ class SlabRunner {
     bool allocated() const { return arena_ && absorbed_ && put_in_ && views_; }
 
     Status run(int64_t first, int64_t samples) {
-        first_ = first;
-        samples_ = samples;
+        slab_first_ = first;
+        choose(0, samples);
         if (Status bad = check_input(); bad.outcome != Outcome::done) return bad;
         std::fill(absorbed_.get(), absorbed_.get() + samples, 0.0);
-        Status status;
-        for (const Instruction& instruction : program_.instructions()) {
-            status = std::visit([this](const auto& i) { return execute(i, 0, 1); }, instruction);
-            if (status.outcome != Outcome::done) return status;
+        const std::vector<Instruction>& all = program_.instructions();
+        for (size_t i = 0, end; i < all.size(); i = end) {
+            end = part_ < samples ? end_of_stretch(i) : all.size();
+            const int64_t part = part_ < samples && end > i + 1 ? part_ : samples;
+            for (int64_t begin = 0; begin < samples; begin += part) {
+                choose(begin, std::min(part, samples - begin));
+                for (size_t j = i; j < end; ++j)
+                    if (Status bad = execute(all[j]); bad.outcome != Outcome::done) return bad;
+            }
         }
+        choose(0, samples);
         return finish();
     }
 
   private:
+    // The samples of the slab that instructions run for from now on.
+    void choose(int64_t begin, int64_t samples) {
+        begin_ = begin;
+        first_ = slab_first_ + begin;
+        samples_ = samples;
+    }
+
+    // Behind the instructions from `first` on that may as well run for few samples at a time: they
+    // multiply many rows of each, or none. Behind `first` alone if nothing there is multiplied.
+    size_t end_of_stretch(size_t first) const {
+        const std::vector<Instruction>& all = program_.instructions();
+        bool multiplies = false;
+        size_t end = first;
+        for (; end < all.size(); ++end) {
+            const auto* gemm = std::get_if<Gemm>(&all[end]);
+            if (gemm ? rows_of(*gemm) < kManyRows : std::holds_alternative<Repeat>(all[end])) break;
+            multiplies |= gemm != nullptr;
+        }
+        return multiplies ? end : first + 1;
+    }
+
+    Status execute(const Instruction& instruction) {
+        return std::visit([this](const auto& i) { return execute(i, 0, 1); }, instruction);
+    }
+
     // One of `count` equal parts of an instruction's rows.
     template <typename Plain>
     Status execute(const Plain& instruction, int64_t part, int64_t count) {
@@ -147,8 +185,11 @@ class SlabRunner {
             case Space::arena:
                 break;
         }
-        return {arena_.get(), stride_, rows.offsets.data() + first_step_};
+        return {arena(), stride_, rows.offsets.data() + first_step_};
     }
+
+    // Of the first of the chosen samples.
+    float* arena() const { return arena_.get() + begin_ * stride_; }
 
     View optional_view(const Rows& rows) const {
         return rows.offsets.empty() ? View{nullptr, 0, nullptr} : view(rows);
@@ -236,8 +277,8 @@ class SlabRunner {
     Status execute(const Seed& seed) {
         const int64_t classes = program_.classes();
         for (int64_t s = 0; s < samples_; ++s) {
-            const float* output = arena_.get() + s * stride_ + seed.source;
-            float* relevance = arena_.get() + s * stride_ + seed.out;
+            const float* output = arena() + s * stride_ + seed.source;
+            float* relevance = arena() + s * stride_ + seed.out;
             const int64_t sample = first_ + s;
             if (batch_.check_finite)
                 for (int64_t c = 0; c < classes; ++c)
@@ -250,7 +291,7 @@ class SlabRunner {
             if (seed.start == Start::positive_output) start = std::max(0.0f, output[target]);
             std::copy(output, output + classes, batch_.output + sample * classes);
             batch_.explained[sample] = target;
-            put_in_[static_cast<size_t>(s)] = start;
+            put_in_[static_cast<size_t>(begin_ + s)] = start;
             std::fill(relevance, relevance + classes, 0.0f);
             relevance[target] = start;
         }
@@ -258,36 +299,10 @@ class SlabRunner {
     }
 
     Status execute(const Absorb& absorb) {
-        const View source = view(absorb.source), operand = optional_view(absorb.operand);
-        const float* vector = program_.vector(absorb.vector);
-        for (int64_t s = 0; s < samples_; ++s)
-            for (int64_t t = 0; t < steps_; ++t) {
-                const float* from = row(source, s, t);
-                const float* d = operand.offsets ? row(operand, s, t) : nullptr;
-                absorbed_[static_cast<size_t>(s)] += share(absorb, from, d, vector);
-            }
+        program_.kernels().absorb({samples_, steps_, absorb.columns, view(absorb.source),
+                                   optional_view(absorb.operand), program_.vector(absorb.vector),
+                                   absorb.share, absorb.epsilon, absorbed_.get() + begin_});
         return {};
-    }
-
-    static double share(const Absorb& absorb, const float* source, const float* operand,
-                        const float* vector) {
-        const auto denominator = [&](int64_t n) {
-            return vector ? operand[n] + vector[n] : operand[n];
-        };
-        const int64_t columns = absorb.columns;
-        switch (absorb.share) {
-            case Share::weighted:
-                return sum_over(columns,
-                                [&](int64_t n) { return double{source[n]} * double{vector[n]}; });
-            case Share::stabiliser:
-                return double{absorb.epsilon} * sum_over(columns, [&](int64_t n) {
-                           return double{denominator(n) < 0.0f ? -source[n] : source[n]};
-                       });
-            case Share::undivided:
-                break;
-        }
-        return sum_over(
-            columns, [&](int64_t n) { return double{denominator(n) == 0.0f ? source[n] : 0.0f}; });
     }
 
     Status execute(const Activate& activate) {
@@ -481,6 +496,9 @@ class SlabRunner {
     const Batch& batch_;
     const int64_t stride_;
     const int64_t slab_;
+    const int64_t part_;  // samples of a stretch of many rows
+    int64_t slab_first_ = 0;
+    int64_t begin_ = 0;  // the first of the chosen samples, in the slab and in the batch
     int64_t first_ = 0;
     int64_t samples_ = 0;
     int64_t steps_ = 0;  // of the instruction that runs: how many rows, and which is the first

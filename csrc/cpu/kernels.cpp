@@ -62,8 +62,11 @@ struct RowCursor {
     int64_t sample;
     int64_t step;
     int64_t steps;
-    void next() {
-        if (++step == steps) {
+    void next() { skip(1); }
+    // At most to the end of the sample.
+    void skip(int64_t count) {
+        step += count;
+        if (step == steps) {
             step = 0;
             ++sample;
         }
@@ -74,18 +77,27 @@ struct RowCursor {
     }
 };
 
-void fill_operands(Block& block, int row, const View& out, const Epilogue& e,
-                   const RowCursor& cursor) {
-    block.out[row] = cursor.row<float*>(out);
-    if (e.scale >= Scale::operand) block.scale[row] = cursor.row<const float*>(e.scale_operand);
-    if (e.post_operand.offsets) block.post[row] = cursor.row<const float*>(e.post_operand);
+// Where `count` rows of one sample begin, from the cursor's on.
+template <typename Pointer>
+inline void fill(Pointer* pointers, int count, const View& view, const RowCursor& cursor) {
+    float* const base = view.base + cursor.sample * view.stride;
+    const int64_t* const offsets = view.offsets + cursor.step;
+    for (int r = 0; r < count; ++r) pointers[r] = base + offsets[r];
+}
+
+// The outputs and what the epilogue reads of rows `first` to `first + count − 1` of a block.
+inline void fill_operands(Block& block, int first, int count, const View& out, const Epilogue& e,
+                          const RowCursor& cursor) {
+    fill(block.out + first, count, out, cursor);
+    if (e.scale >= Scale::operand) fill(block.scale + first, count, e.scale_operand, cursor);
+    if (e.post_operand.offsets) fill(block.post + first, count, e.post_operand, cursor);
 }
 
 // The epilogue on Rows × Vectors registers, of the block's rows from `first` on. Each stage is one
 // uniform branch around an unrolled loop, so the accumulators never leave their registers.
 template <int Rows, int Vectors, bool Partial>
-inline void finish(Vector (&v)[Rows][Vectors], const Block& block, int first, const Epilogue& e,
-                   int64_t column, int64_t columns) {
+[[gnu::always_inline]] inline void finish(Vector (&v)[Rows][Vectors], const Block& block, int first,
+                                          const Epilogue& e, int64_t column, int64_t columns) {
     float* const* out = block.out + first;
     const float* const* scale = block.scale + first;
     const float* const* post = block.post + first;
@@ -271,6 +283,9 @@ constexpr int kGroupPanels = 4;
 constexpr int64_t kSparseDepth = 4096;  // deeper products do not skip
 // Nor do those with fewer weights, such as a small kernel's: looking costs more than is saved.
 constexpr int64_t kSparseWeights = 6144;
+// And of blocks those with fewer columns: the sums of a single row would be too few chains to hide
+// the latency of an FMA.
+constexpr int64_t kSparseColumns = 6 * kLanes;
 constexpr int kMaxParts = kSparseDepth / kPartDepth + kMaxSegments;
 
 struct Part {
@@ -323,6 +338,7 @@ int64_t find_non_zeros(const Block& block, int row, NonZeros& found) {
 template <typename Element>
 bool is_sparse(const GemmTask& task, const Block& block, NonZeros& found) {
     if (task.depth > kSparseDepth || task.depth * task.columns < kSparseWeights) return false;
+    if (block.rows > 1 && task.columns < kSparseColumns) return false;
     cut_into_parts(task, found);
     const auto depth = static_cast<double>(task.depth);
     auto total = static_cast<double>(find_non_zeros<Element>(block, 0, found));
@@ -417,10 +433,13 @@ void for_blocks(const GemmTask& task, Take&& take) {
     Block block;
     for (int64_t b = 0; b < blocks; ++b) {
         block.rows = static_cast<int>(rows * (b + 1) / blocks - rows * b / blocks);
-        for (int r = 0; r < block.rows; ++r, cursor.next()) {
-            for (int s = 0; s < task.segments; ++s)
-                block.a[s][r] = cursor.row<const float*>(task.a[s]);
-            fill_operands(block, r, task.out, task.epilogue, cursor);
+        for (int r = 0; r < block.rows;) {
+            const int64_t left = task.steps - cursor.step;  // rows of the same sample
+            const int count = left < block.rows - r ? static_cast<int>(left) : block.rows - r;
+            for (int s = 0; s < task.segments; ++s) fill(block.a[s] + r, count, task.a[s], cursor);
+            fill_operands(block, r, count, task.out, task.epilogue, cursor);
+            r += count;
+            cursor.skip(count);
         }
         take(block);
     }
@@ -460,7 +479,7 @@ void map(const MapTask& task) {
     RowCursor cursor{0, 0, task.steps};
     for (int64_t row = 0; row < rows; ++row, cursor.next()) {
         Block block;
-        fill_operands(block, 0, task.out, task.epilogue, cursor);
+        fill_operands(block, 0, 1, task.out, task.epilogue, cursor);
         const float* source = task.has_source ? cursor.row<const float*>(task.source) : nullptr;
         for (int64_t column = 0; column < task.columns; column += kLanes) {
             const int64_t count = valid_lanes(task.columns, column);
@@ -527,23 +546,59 @@ constexpr FunctionKernel kSlope[] = {slope_by<Function::sigmoid>,   slope_by<Fun
 void activate(const FunctionTask& task) { kActivate[static_cast<int>(task.function)](task); }
 void slope(const FunctionTask& task) { kSlope[static_cast<int>(task.function)](task); }
 
-inline Vector largest(const PoolTask& task, const RowCursor& cursor, int64_t column,
-                      int64_t count) {
-    const auto value = [&](int64_t i) {
-        return load(cursor.row<const float*>(task.values[i]) + column, count, count < kLanes);
-    };
-    Vector most = value(0);
-    for (int64_t i = 1; i < task.count; ++i) {
-        const Vector v = value(i);
+// The rows that a window's elements lie in. With a Count above 0 that many, found once for a row;
+// else as many as the task says.
+template <int Count>
+class Window {
+  public:
+    Window(const PoolTask& task, const RowCursor& cursor) : task_(task), cursor_(cursor) {
+        for (int i = 0; i < Count; ++i) {
+            values_[i] = cursor.row<const float*>(task.values[i]);
+            if (task.outs) outs_[i] = cursor.row<float*>(task.outs[i]);
+        }
+    }
+    int64_t count() const { return Count ? Count : task_.count; }
+    const float* value(int64_t i) const {
+        return Count ? values_[i] : cursor_.row<const float*>(task_.values[i]);
+    }
+    float* out(int64_t i) const { return Count ? outs_[i] : cursor_.row<float*>(task_.outs[i]); }
+
+  private:
+    const PoolTask& task_;
+    const RowCursor& cursor_;
+    const float* values_[Count ? Count : 1];
+    float* outs_[Count ? Count : 1];
+};
+
+// Each row's window, and what its one row for all elements is, in vectors:
+// take(window, row, column, how many lanes).
+template <int Count, typename Take>
+inline void for_windows(const PoolTask& task, Take&& take) {
+    const int64_t rows = task.samples * task.steps;
+    RowCursor cursor{0, 0, task.steps};
+    for (int64_t row = 0; row < rows; ++row, cursor.next()) {
+        const Window<Count> window(task, cursor);
+        float* const out = cursor.row<float*>(task.out);
+        for (int64_t column = 0; column < task.columns; column += kLanes)
+            take(window, out + column, column, valid_lanes(task.columns, column));
+    }
+}
+
+template <int Count>
+inline Vector largest(const Window<Count>& window, int64_t column, int64_t count) {
+    const bool partial = count < kLanes;
+    Vector most = load(window.value(0) + column, count, partial);
+    for (int64_t i = 1; i < window.count(); ++i) {
+        const Vector v = load(window.value(i) + column, count, partial);
         most = select(is_nan(v), v, select(less(most, v), v, most));
     }
     return most;
 }
 
-void max_pool(const PoolTask& task) {
-    for_vectors(task, [&](const RowCursor& cursor, int64_t column, int64_t count) {
-        const Vector most = largest(task, cursor, column, count);
-        float* out = cursor.row<float*>(task.out) + column;
+template <int Count>
+void max_pool_of(const PoolTask& task) {
+    for_windows<Count>(task, [&](const auto& window, float* out, int64_t column, int64_t count) {
+        const Vector most = largest(window, column, count);
         if (count == kLanes)
             store(out, most);
         else
@@ -552,15 +607,14 @@ void max_pool(const PoolTask& task) {
 }
 
 // Hands each value what `share` says, given the value.
-template <typename Share>
-inline void hand_out(const PoolTask& task, const RowCursor& cursor, int64_t column, int64_t count,
+template <int Count, typename Share>
+inline void hand_out(const Window<Count>& window, bool accumulate, int64_t column, int64_t count,
                      Share&& share) {
     const bool partial = count < kLanes;
-    for (int64_t i = 0; i < task.count; ++i) {
-        const float* value = cursor.row<const float*>(task.values[i]) + column;
-        float* out = cursor.row<float*>(task.outs[i]) + column;
-        Vector v = share(load(value, count, partial));
-        if (task.accumulate) v = v + load(out, count, partial);
+    for (int64_t i = 0; i < window.count(); ++i) {
+        float* out = window.out(i) + column;
+        Vector v = share(load(window.value(i) + column, count, partial));
+        if (accumulate) v = v + load(out, count, partial);
         if (partial)
             store(out, v, count);
         else
@@ -568,38 +622,124 @@ inline void hand_out(const PoolTask& task, const RowCursor& cursor, int64_t colu
     }
 }
 
+template <int Count>
 void route_to_largest(const PoolTask& task) {
-    for_vectors(task, [&](const RowCursor& cursor, int64_t column, int64_t count) {
-        const float* relevance = cursor.row<const float*>(task.out) + column;
-        const Vector most = largest(task, cursor, column, count);
-        Vector left = load(relevance, count, count < kLanes);
-        hand_out(task, cursor, column, count, [&](Vector value) {
-            const Mask smaller = less(value, most);
-            const Vector v = select(smaller, zero(), left);
-            left = select(smaller, left, zero());
-            return v;
+    for_windows<Count>(
+        task, [&](const auto& window, const float* relevance, int64_t column, int64_t count) {
+            const Vector most = largest(window, column, count);
+            Vector left = load(relevance, count, count < kLanes);
+            hand_out(window, task.accumulate, column, count, [&](Vector value) {
+                const Mask smaller = less(value, most);
+                const Vector v = select(smaller, zero(), left);
+                left = select(smaller, left, zero());
+                return v;
+            });
         });
-    });
 }
 
+template <int Count>
 void route_by_share(const PoolTask& task) {
-    for_vectors(task, [&](const RowCursor& cursor, int64_t column, int64_t count) {
-        const bool partial = count < kLanes;
-        const float* relevance = cursor.row<const float*>(task.out) + column;
-        Vector sum = zero();
-        for (int64_t i = 0; i < task.count; ++i)
-            sum =
-                sum + relu(load(cursor.row<const float*>(task.values[i]) + column, count, partial));
-        const Vector ratio = safe_divide(load(relevance, count, partial), sum);
-        hand_out(task, cursor, column, count, [&](Vector value) { return relu(value) * ratio; });
-    });
+    for_windows<Count>(
+        task, [&](const auto& window, const float* relevance, int64_t column, int64_t count) {
+            const bool partial = count < kLanes;
+            Vector sum = zero();
+            for (int64_t i = 0; i < window.count(); ++i)
+                sum = sum + relu(load(window.value(i) + column, count, partial));
+            const Vector ratio = safe_divide(load(relevance, count, partial), sum);
+            hand_out(window, task.accumulate, column, count,
+                     [&](Vector value) { return relu(value) * ratio; });
+        });
+}
+
+constexpr int kCommonWindow = 4;  // 2 × 2
+
+void max_pool(const PoolTask& task) {
+    if (task.count == kCommonWindow)
+        max_pool_of<kCommonWindow>(task);
+    else
+        max_pool_of<0>(task);
+}
+
+template <int Count>
+void route(const PoolTask& task) {
+    if (task.shares)
+        route_by_share<Count>(task);
+    else
+        route_to_largest<Count>(task);
 }
 
 void pool_route(const PoolTask& task) {
-    if (task.shares)
-        route_by_share(task);
+    if (task.count == kCommonWindow)
+        route<kCommonWindow>(task);
     else
-        route_to_largest(task);
+        route<0>(task);
+}
+
+// Σ over the columns of what `term` makes of a vector of lanes, in double precision and by eight
+// partial sums, whatever the set's width: term(column, how many lanes, where the lanes' terms go).
+template <typename Term>
+inline double sum_over(int64_t columns, Term&& term) {
+    constexpr int kParts = 8;
+    double parts[kParts] = {};
+    for (int64_t column = 0; column < columns; column += kLanes) {
+        double terms[kLanes];
+        term(column, valid_lanes(columns, column), terms);
+        double* const here = parts + (kLanes < kParts ? column % kParts : 0);
+        for (int i = 0; i < kLanes; ++i) here[i % kParts] += terms[i];
+    }
+    double sum = 0.0;
+    for (const double part : parts) sum += part;
+    return sum;
+}
+
+inline void widen(Vector v, double* terms) {
+    float lanes[kLanes];
+    store(lanes, v);
+    for (int i = 0; i < kLanes; ++i) terms[i] = double{lanes[i]};
+}
+
+// The part of a row that is absorbed; lanes beyond the end are zero.
+double absorbed_share(const AbsorbTask& task, const float* source, const float* operand) {
+    const float* const vector = task.vector;
+    const auto value = [&](int64_t column, int64_t count) {
+        return load(source + column, count, count < kLanes);
+    };
+    const auto denominator = [&](int64_t column, int64_t count) {
+        const Vector d = load(operand + column, count, count < kLanes);
+        return vector ? d + load(vector + column, count, count < kLanes) : d;
+    };
+    if (task.share == Share::weighted)
+        return sum_over(task.columns, [&](int64_t column, int64_t count, double* terms) {
+            double weights[kLanes];
+            widen(load(vector + column, count, count < kLanes), weights);
+            widen(value(column, count), terms);
+            for (int i = 0; i < kLanes; ++i) terms[i] *= weights[i];
+        });
+    if (task.share == Share::stabiliser)
+        return double{task.epsilon} *
+               sum_over(task.columns, [&](int64_t column, int64_t count, double* terms) {
+                   const Vector v = value(column, count);
+                   widen(select(less(denominator(column, count), zero()), zero() - v, v), terms);
+               });
+    return sum_over(task.columns, [&](int64_t column, int64_t count, double* terms) {
+        const Vector d = denominator(column, count);
+        const Vector v = value(column, count);
+        // NaN is not zero.
+        widen(select(less(d, zero()), zero(),
+                     select(less(zero(), d), zero(), select(is_nan(d), zero(), v))),
+              terms);
+    });
+}
+
+void absorb(const AbsorbTask& task) {
+    const int64_t rows = task.samples * task.steps;
+    RowCursor cursor{0, 0, task.steps};
+    for (int64_t row = 0; row < rows; ++row, cursor.next()) {
+        const float* operand =
+            task.operand.offsets ? cursor.row<const float*>(task.operand) : nullptr;
+        task.absorbed[cursor.sample] +=
+            absorbed_share(task, cursor.row<const float*>(task.source), operand);
+    }
 }
 
 bool inside(const float* x, const float* low, const float* high, int64_t size) {
@@ -652,6 +792,7 @@ constexpr Kernels table(const char* isa) {
     kernels.slope = slope;
     kernels.max_pool = max_pool;
     kernels.pool_route = pool_route;
+    kernels.absorb = absorb;
     kernels.inside = inside;
     kernels.peak = peak<Single>;
 #if defined(PYREL_ISA_AVX512_BF16)

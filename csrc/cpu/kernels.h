@@ -121,6 +121,27 @@ struct PoolTask {
     bool accumulate;
 };
 
+// Which part of a row is relevance that no input gets. d is the operand plus the vector, if there
+// is one; sign(0) is 1.
+enum class Share : int32_t {
+    weighted,    // Σ_n source[n] · vector[n]
+    stabiliser,  // ε Σ_n source[n] · sign(d[n]), after the division by d + ε sign(d)
+    undivided,   // Σ_n source[n] where d[n] is 0, before the division
+};
+
+// absorbed[sample] += a share of the sample's rows, in double precision.
+struct AbsorbTask {
+    int64_t samples;
+    int64_t steps;
+    int64_t columns;
+    View source;
+    View operand;         // or without offsets
+    const float* vector;  // or null
+    Share share;
+    float epsilon;
+    double* absorbed;
+};
+
 // Floats that one row of `depth` values takes once it is rounded to pairs of bfloat16.
 constexpr int64_t bf16_row(int64_t depth) { return (depth + 31) / 32 * 16; }
 
@@ -138,6 +159,7 @@ struct Kernels {
     void (*slope)(const FunctionTask&);
     void (*max_pool)(const PoolTask&);
     void (*pool_route)(const PoolTask&);
+    void (*absorb)(const AbsorbTask&);
     // Whether every x[i] lies in [low[i], high[i]] and is finite.
     bool (*inside)(const float* x, const float* low, const float* high, int64_t size);
     // Repeats independent fused multiply-adds in registers; what benchmarks call the peak. Returns
