@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 
@@ -558,9 +559,8 @@ class Backward(Forward):
             self._record(op, addresses, 1)
 
     def _backward_copy(self, node: Copy) -> None:
-        constant = node.inputs < 0
-        if self._method.conserves and constant.any():
-            self._absorb_weighted(node, constant.astype(float))
+        if self._method.conserves:
+            self._absorb_weighted(node, self._absorbing(node).astype(float))
         for first, stop, short in self._copied_parts(node):
             addresses = node.inputs[first:stop]
             if not short:
@@ -574,6 +574,29 @@ class Backward(Forward):
             index = self.program.index(addresses - origin)
             template = Scatter(space, span, index, stop - first, out_space)
             self._record(self._emit(template, source, out), origin, span)
+
+    def _absorbing(self, node: Copy) -> Mask:
+        """Mark the constants that may get relevance: all but zeros that only linear nodes read.
+
+        No rule gives those any. The rule of squared weights writes something there, but does not
+        count it in its totals.
+        """
+        constant = node.inputs < 0
+        if not constant.any():
+            return constant
+        zero = constant & (self._graph.constant_values(node.inputs) == 0)
+        kept: Mask = constant & ~(zero & ~self._read_by_others[node.addresses])
+        return kept
+
+    @cached_property
+    def _read_by_others(self) -> Mask:
+        """The addresses that nodes read that are not linear."""
+        read = np.zeros(self._graph.size, dtype=bool)
+        read[self._graph.outputs] = True
+        for node in self._graph.nodes:
+            if not isinstance(node, Linear):
+                read[node.inputs[node.inputs >= 0]] = True
+        return read
 
     def _finish_input(self, start: int, size: int) -> None:
         """Do what the method does with what arrives at the input, or at embeddings."""

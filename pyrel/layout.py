@@ -21,6 +21,7 @@ from pyrel.graph import (
     compact,
     picked,
 )
+from pyrel.joining import Joiner
 from pyrel.pieces import common_runs, runs
 
 MAX_SEGMENTS = 8  # of a gemm, see csrc/cpu/kernels.h
@@ -30,10 +31,11 @@ Copied: TypeAlias = Callable[[Addresses, str], Copy]
 
 
 def lay_out(graph: Graph) -> Graph:
-    """Insert `Copy` nodes before nodes and outputs that need their operands in few runs."""
+    """Join short rows; insert `Copy` nodes before what needs its operands in few runs."""
     owners = graph.owners()
     copies: dict[bytes, Copy] = {}
     nodes: list[Node] = []
+    join = Joiner(graph)
     position = graph.size
 
     def copied(addresses: Addresses, module: str) -> Copy:
@@ -48,7 +50,7 @@ def lay_out(graph: Graph) -> Graph:
     for node in graph.nodes:
         if isinstance(node, Linear):
             if node.inputs.shape[0] > 1:
-                node = _read_patches(node, picked(owners, node.inputs, -1), copied)
+                node = _read_patches(join(node), owners, copied)
             elif _scattered(node.inputs[0]):
                 node = _read_copy(node, graph.input_size, copied)
         elif isinstance(node, Product | MaxPool | Normalise):
@@ -91,6 +93,7 @@ def _read_patches(node: Linear, owners: Addresses, copied: Copied) -> Linear:
     (What is known as im2col. A convolution over a map whose channels lie side by side does not need
     it: there, each row of the kernel is one run.)
     """
+    owners = picked(owners, node.inputs, -1)
     one_map = (owners == owners[:1]).all()
     few = len(list(common_runs(node.inputs))) <= MAX_SEGMENTS
     if (node.inputs >= 0).all() and one_map and few:
