@@ -36,7 +36,6 @@ from pyrel.pieces import (
     by_vector,
     common_runs,
     runs,
-    variable_parts,
 )
 from pyrel.program import (
     Absorb,
@@ -299,17 +298,19 @@ class Backward(Forward):
         operands: Addresses | None = None,
     ) -> None:
         """Give each input its output's relevance, times a vector or what lies at ``operands``."""
-        read = [inputs] if operands is None else [inputs, operands]
-        for part in variable_parts(inputs):
-            for size, first in self._row_groups(np.stack([each[part] for each in read])):
-                where = part[first]
-                if vector is None:
-                    self._pass_rows(node, inputs, where, size, Epilogue(), operands)
-                    continue
-                for factors, some in by_vector(vector, where, size):
-                    index = self.program.vector(factors)
-                    epilogue = Epilogue(scale=Scale.vector, scale_vector=index)
-                    self._pass_rows(node, inputs, some, size, epilogue, None)
+        variable = np.flatnonzero(inputs >= 0)
+        read = [inputs[variable], node.start + variable]
+        if operands is not None:
+            read.append(operands[variable])
+        for size, first in self._row_groups(np.stack(read)):
+            where = variable[first]
+            if vector is None:
+                self._pass_rows(node, inputs, where, size, Epilogue(), operands)
+                continue
+            for factors, some in by_vector(vector, where, size):
+                index = self.program.vector(factors)
+                epilogue = Epilogue(scale=Scale.vector, scale_vector=index)
+                self._pass_rows(node, inputs, some, size, epilogue, None)
 
     def _pass_rows(
         self,
@@ -561,12 +562,11 @@ class Backward(Forward):
     def _backward_copy(self, node: Copy) -> None:
         if self._method.conserves:
             self._absorb_weighted(node, self._absorbing(node).astype(float))
-        for first, stop, short in self._copied_parts(node):
+        whole, short = self._copied_parts(node)
+        for inputs in whole:
+            self._pass_on(node, inputs)
+        for first, stop in short:
             addresses = node.inputs[first:stop]
-            if not short:
-                part = replace(node, start=node.start + first, inputs=addresses)
-                self._pass_on(part, addresses)
-                continue
             origin, span = int(addresses.min()), int(addresses.max() - addresses.min()) + 1
             self._clear_unwritten(origin, span)
             space, source = self._relevance_of(node.start + first)

@@ -35,7 +35,6 @@ from pyrel.pieces import (
     by_vector,
     common_runs,
     runs,
-    variable_parts,
 )
 from pyrel.program import (
     Activate,
@@ -99,7 +98,7 @@ class Forward(Emitter):
                 case Linear():
                     self._forward_linear(node, denominators)
                 case Relu():
-                    self._map_runs(node.inputs, self._value(node.start), Epilogue(post=Post.relu))
+                    self._map_runs(node.inputs, node.start, Epilogue(post=Post.relu))
                 case Activation():
                     self._forward_activation(node)
                 case ScaleNode():
@@ -221,12 +220,12 @@ class Forward(Emitter):
         for kind in np.unique(kinds, axis=0):
             yield int(kind[0]), pieces[(kinds == kind).all(axis=1), 0]
 
-    def _map_runs(self, inputs: Addresses, out: Place, epilogue: Epilogue) -> None:
-        """Map each run of values to its place behind ``out``; constants are left out."""
-        for part in variable_parts(inputs):
-            for size, first in self._row_groups(inputs[None, part]):
-                where = part[first]
-                self._map(self._value(inputs[where]), size, (out[0], out[1] + where), epilogue)
+    def _map_runs(self, inputs: Addresses, address: int, epilogue: Epilogue) -> None:
+        """Map runs of values to their places from ``address`` on; constants are left out."""
+        variable = np.flatnonzero(inputs >= 0)
+        for size, first in self._row_groups(np.stack([inputs[variable], address + variable])):
+            where = variable[first]
+            self._map(self._value(inputs[where]), size, self._value(address + where), epilogue)
 
     def _forward_activation(self, node: Activation) -> None:
         for size, first in self._row_groups(node.inputs[None]):
@@ -246,7 +245,7 @@ class Forward(Emitter):
         constants = self._graph.constant_values(node.inputs).sum(axis=0)
         self._map(None, node.size, self._value(node.start), Epilogue(bias=self._vector(constants)))
         for addend in node.inputs:
-            self._map_runs(addend, self._value(node.start), Epilogue(accumulate=True))
+            self._map_runs(addend, node.start, Epilogue(accumulate=True))
 
     def _forward_product(self, node: Product) -> None:
         for size, first in self._row_groups(node.inputs):
@@ -297,11 +296,11 @@ class Forward(Emitter):
             values = np.where(constant, self._graph.constant_values(node.inputs), 0.0)
             out = self._value(node.start)
             self._map(None, node.size, out, Epilogue(bias=self._vector(values)))
-        for first, stop, short in self._copied_parts(node):
+        whole, short = self._copied_parts(node)
+        for inputs in whole:
+            self._map_runs(inputs, node.start, Epilogue())
+        for first, stop in short:
             addresses = node.inputs[first:stop]
-            if not short:
-                self._map_runs(addresses, self._value(node.start + first), Epilogue())
-                continue
             origin = int(addresses.min())
             index = self.program.index(addresses - origin)
             space, source = self._value(origin)
@@ -310,20 +309,24 @@ class Forward(Emitter):
             template = Gather(space, span, index, stop - first, out_space)
             self._emit(template, source, offset)
 
-    def _copied_parts(self, node: Copy) -> list[tuple[int, int, bool]]:
+    def _copied_parts(self, node: Copy) -> tuple[list[Addresses], list[tuple[int, int]]]:
         """Split a copy at constants, and where its inputs change from one node to another.
 
         Where the parts would be shorter than a vector, only between constants, the graph's input
-        and nodes. The last of each part says whether it lies in short runs.
+        and nodes. Returns what is copied run by run, for each node of which something is the
+        node's inputs with −1 in place of others; and (first, stop) of parts that lie in short runs.
         """
         owner = picked(self._owners, node.inputs, -2)
         breaks = np.flatnonzero(np.diff(owner)) + 1
         if node.size < SHORT_RUN * (breaks.size + 1):
             breaks = np.flatnonzero(np.diff(np.sign(owner + 1) - (owner == -2))) + 1
         edges = [0, *breaks.tolist(), node.size]
-        parts = []
+        short = []
+        copied = owner != -2
         for first, stop in zip(edges[:-1], edges[1:], strict=True):
-            if owner[first] != -2:
-                pieces = len(list(runs(node.inputs[first:stop])))
-                parts.append((first, stop, pieces * SHORT_RUN > stop - first))
-        return parts
+            pieces = len(list(runs(node.inputs[first:stop])))
+            if copied[first] and pieces > 1 and pieces * SHORT_RUN > stop - first:
+                short.append((first, stop))
+                copied[first:stop] = False
+        owners = np.unique(owner[copied]).tolist()
+        return [np.where(copied & (owner == o), node.inputs, -1) for o in owners], short

@@ -63,14 +63,6 @@ def apart(starts: Addresses, size: int) -> Iterator[Integers]:
         yield np.array(members)
 
 
-def variable_parts(inputs: Addresses) -> Iterator[Integers]:
-    """Where consecutive elements are no constants."""
-    variable = np.flatnonzero(inputs >= 0)
-    for part in np.split(variable, np.flatnonzero(np.diff(variable) != 1) + 1):
-        if part.size:
-            yield part
-
-
 def by_vector(values: Floats, starts: Integers, size: int) -> Iterator[tuple[Floats, Integers]]:
     """Group runs of ``size`` that have the same values; yields values and starts."""
     parts = values[starts[:, None] + np.arange(size)]
