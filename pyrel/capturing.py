@@ -51,7 +51,7 @@ def capture(
     TypeError, ValueError
         If the example is no array or tensor with a batch dimension.
     """
-    return capture_at(model, example, lengths=lengths).graph()
+    return _exported(model, example, lengths).graph()
 
 
 def capture_at(
@@ -68,6 +68,19 @@ def capture_at(
     -------
     Capture
     """
+    capture = _exported(model, example, lengths)
+    if capture.dynamic and isinstance(model, torch.nn.Module) and example is not None:
+        # An open size is one of two or more for torch.export, so one step needs an export of its
+        # own. A model may well not take one step.
+        with contextlib.suppress(UnsupportedModelError):
+            single = export(model, example[:, :1], lengths)
+            capture.add_one_step([functional(program) for program in single])
+    return capture
+
+
+def _exported(
+    model: torch.nn.Module | ExportedProgram, example: Example | None, lengths: bool
+) -> Capture:
     if isinstance(model, ExportedProgram):
         return Capture([functional(model)], lengths)
     if not isinstance(model, torch.nn.Module):
@@ -76,14 +89,7 @@ def capture_at(
     if example is None:
         raise TypeError("example: wanted an input of the model, to capture it with; got None")
     programs = [functional(program) for program in export(model, example, lengths)]
-    capture = Capture(programs, lengths, example.shape[1] if len(example.shape) > 1 else 0)
-    if capture.dynamic:
-        # An open size is one of two or more for torch.export, so one step needs an export of its
-        # own. A model may well not take one step.
-        with contextlib.suppress(UnsupportedModelError):
-            single = export(model, example[:, :1], lengths)
-            capture.add_one_step([functional(program) for program in single])
-    return capture
+    return Capture(programs, lengths, example.shape[1] if len(example.shape) > 1 else 0)
 
 
 class Capture:
