@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from commands import TINY, Workshop, pyrel
 
-from pyrel.experiment import Problem
+import pyrel as library
+from pyrel.experiment import Problem, load_cell
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +26,26 @@ def samples() -> tuple[np.ndarray, np.ndarray]:
     problem = Problem.of("mnist-mini", "majority")
     x, y, _ = problem.samples(problem.images("test"), count=30)
     return x, y
+
+
+@pytest.fixture(scope="session")
+def captured(
+    workshop: Workshop, samples: tuple[np.ndarray, np.ndarray]
+) -> tuple[library.Graph, np.ndarray]:
+    """Return the graph of the tiny deep model, which takes a second to capture, and an example."""
+    example = samples[0][:2]
+    return library.capture(load_cell(workshop.deep).model, example), example
+
+
+@pytest.fixture(scope="session")
+def program(
+    captured: tuple[library.Graph, np.ndarray], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The tiny deep model compiled: for tests of what happens once there is an explainer."""
+    path = tmp_path_factory.mktemp("compiled") / "deep.program"
+    graph, example = captured
+    library.Explainer(graph, example, low=0.0, high=1.0).save(path)
+    return path
 
 
 @pytest.fixture

@@ -18,9 +18,9 @@ from commands import Workshop, pyrel
 
 import pyrel as library
 from pyrel import explain_file as module
-from pyrel.experiment import load_cell
 
 Samples = tuple[np.ndarray, np.ndarray]
+Captured = tuple[library.Graph, np.ndarray]
 
 
 def left_behind(folder: Path) -> list[str]:
@@ -29,7 +29,12 @@ def left_behind(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("method", library.methods.names())
 def test_the_file_has_what_the_library_says(
-    workshop: Workshop, samples: Samples, x_file: Path, tmp_path: Path, method: str
+    workshop: Workshop,
+    samples: Samples,
+    captured: Captured,
+    x_file: Path,
+    tmp_path: Path,
+    method: str,
 ) -> None:
     x, y = samples
     np.save(tmp_path / "y.npy", y)
@@ -40,7 +45,7 @@ def test_the_file_has_what_the_library_says(
     )  # fmt: skip
     assert result.code == 0, result.err
     assert f"Wrote {out}: 30 samples, {method}" in result.out
-    e = library.explain(load_cell(workshop.deep).model, x, method, y, low=0.0, high=1.0)
+    e = library.Explainer(*captured, method, low=0.0, high=1.0)(x, y)
     with np.load(out, allow_pickle=False) as file:
         assert set(file) == {"relevance", "output", "target", "absorbed", "conservation"}
         for name in file:
@@ -49,31 +54,31 @@ def test_the_file_has_what_the_library_says(
 
 
 def test_parts_make_no_difference(
-    workshop: Workshop, x_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    program: Path, x_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, parts = tmp_path / "whole.npz", tmp_path / "parts.npz"
-    assert pyrel("explain", workshop.deep, x_file, "--out", whole).code == 0
+    assert pyrel("explain", program, x_file, "--out", whole).code == 0
     monkeypatch.setattr(module, "_PART_SAMPLES", 7)
-    assert pyrel("explain", workshop.deep, x_file, "--out", parts).code == 0
+    assert pyrel("explain", program, x_file, "--out", parts).code == 0
     with np.load(whole) as first, np.load(parts) as second:
         for name in first:
             np.testing.assert_array_equal(first[name], second[name])
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_few_samples(workshop: Workshop, samples: Samples, tmp_path: Path, count: int) -> None:
+def test_few_samples(program: Path, samples: Samples, tmp_path: Path, count: int) -> None:
     np.save(tmp_path / "x.npy", samples[0][:count])
     out = tmp_path / "r.npz"
-    assert pyrel("explain", workshop.deep, tmp_path / "x.npy", "--out", out).code == 0
+    assert pyrel("explain", program, tmp_path / "x.npy", "--out", out).code == 0
     with np.load(out) as file:
         assert file["relevance"].shape == (count, 12, 28, 7)
         assert file["output"].shape == (count, 10)
 
 
-def test_arrays_of_an_archive(workshop: Workshop, samples: Samples, tmp_path: Path) -> None:
+def test_arrays_of_an_archive(program: Path, samples: Samples, tmp_path: Path) -> None:
     source, out = tmp_path / "data.npz", tmp_path / "r.npz"
     np.savez(source, x=samples[0], y=samples[1])
-    command = ("explain", workshop.deep, source, "--out", out)
+    command = ("explain", program, source, "--out", out)
     without, wrong = pyrel(*command), pyrel(*command, "--key", "z")
     assert (without.code, wrong.code) == (1, 1)
     assert "holds 2 arrays (x, y)" in without.err
@@ -119,11 +124,11 @@ def damaged(x: np.ndarray, kind: str) -> bytes:
     ],
 )
 def test_damaged_files(
-    workshop: Workshop, samples: Samples, tmp_path: Path, kind: str, message: str
+    program: Path, samples: Samples, tmp_path: Path, kind: str, message: str
 ) -> None:
     source = tmp_path / "x.npy"
     source.write_bytes(damaged(samples[0], kind))
-    result = pyrel("explain", workshop.deep, source, "--out", tmp_path / "r.npz")
+    result = pyrel("explain", program, source, "--out", tmp_path / "r.npz")
     assert result.code == 1
     assert result.err.startswith(f"pyrel explain: {source}")
     assert message in result.err
@@ -157,7 +162,7 @@ def spoiled(x: np.ndarray, kind: str) -> np.ndarray:
     ],
 )
 def test_inputs_that_do_not_fit(
-    workshop: Workshop,
+    program: Path,
     samples: Samples,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -167,7 +172,7 @@ def test_inputs_that_do_not_fit(
     monkeypatch.setattr(module, "_PART_SAMPLES", 10)
     source = tmp_path / "x.npy"
     np.save(source, spoiled(samples[0], kind))
-    result = pyrel("explain", workshop.deep, source, "--out", tmp_path / "r.npz")
+    result = pyrel("explain", program, source, "--out", tmp_path / "r.npz")
     assert result.code == 1
     assert f"{source}" in result.err
     assert message in result.err
@@ -231,11 +236,11 @@ def test_no_input_is_overwritten(
 
 
 def test_the_library_does_not_overwrite_its_input(
-    workshop: Workshop, samples: Samples, tmp_path: Path
+    captured: Captured, samples: Samples, tmp_path: Path
 ) -> None:
     source = tmp_path / "x.npz"
     np.savez(source, x=samples[0])
-    explainer = library.Explainer(load_cell(workshop.deep).model, samples[0][:1])
+    explainer = library.Explainer(*captured)
     with pytest.raises(ValueError, match="is the input, which the output would replace"):
         module.explain_file(explainer, source, source)
     with np.load(source) as file:
@@ -274,11 +279,8 @@ def test_a_saved_program_stands_for_the_model(
     )
 
 
-def test_a_program_takes_no_options_of_a_model(
-    workshop: Workshop, x_file: Path, tmp_path: Path
-) -> None:
-    program, out = tmp_path / "deep.program", tmp_path / "r.npz"
-    library.Explainer(load_cell(workshop.deep).model, np.load(x_file)).save(program)
+def test_a_program_takes_no_options_of_a_model(program: Path, x_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "r.npz"
     result = pyrel("explain", program, x_file, "--out", out, "--method", "gradient", "--low", "0")
     assert result.code == 1
     assert f"{program} is a compiled program" in result.err
@@ -329,12 +331,12 @@ def test_an_exported_program_needs_trust(tmp_path: Path) -> None:
     assert damaged.err.count("\n") == 1
 
 
-def test_ctrl_c_leaves_nothing(workshop: Workshop, tmp_path: Path) -> None:
+def test_ctrl_c_leaves_nothing(program: Path, tmp_path: Path) -> None:
     source, out = tmp_path / "x.npy", tmp_path / "r.npz"
     # Zeros take no room on the disk, and some seconds to explain.
     np.lib.format.open_memmap(source, "w+", np.float32, (60_000, 12, 28, 7))
     process = subprocess.Popen(
-        [sys.executable, "-m", "pyrel", "explain", workshop.deep, source, "--out", out],
+        [sys.executable, "-m", "pyrel", "explain", program, source, "--out", out],
         stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         env={**os.environ, "PYREL_NUM_THREADS": "1"},
     )  # fmt: skip
@@ -403,14 +405,15 @@ def test_tokens_and_lengths(
     assert "lengths: wanted 1 to 6, the number of steps, got 7 for x[0]" in result.err
 
 
-def test_lengths_for_what_takes_none(workshop: Workshop, x_file: Path, tmp_path: Path) -> None:
+def test_lengths_for_what_takes_none(
+    workshop: Workshop, program: Path, x_file: Path, tmp_path: Path
+) -> None:
     np.save(tmp_path / "lengths.npy", np.full(30, 12))
-    program, out = tmp_path / "deep.program", tmp_path / "r.npz"
+    out = tmp_path / "r.npz"
     command = ("--lengths", tmp_path / "lengths.npy", "--out", out)
     made = pyrel("explain", workshop.deep, x_file, *command)
     assert made.code == 1
     assert "lengths=True is for models that take any number of steps" in made.err
-    library.Explainer(load_cell(workshop.deep).model, np.load(x_file)).save(program)
     used = pyrel("explain", program, x_file, *command)
     assert used.code == 1
     assert f"{program} is a compiled program that takes no lengths" in used.err

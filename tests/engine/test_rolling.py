@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
 from pathlib import Path
@@ -98,11 +99,16 @@ class Loop(nn.Module):
         return self.out(total)
 
 
+@functools.cache
+def captured() -> pyrel.Graph:
+    torch.manual_seed(0)
+    return pyrel.capture(Loop(), np.zeros((2, 60, 3), np.float32))
+
+
 @pytest.mark.parametrize("method", ["deep_taylor", "gradient_x_input", "lrp_epsilon"])
 def test_results_and_files_are_those_of_the_flat_program(method: str, tmp_path: Path) -> None:
-    torch.manual_seed(0)
     rng = np.random.default_rng(0)
-    graph = pyrel.capture(Loop(), np.zeros((2, 60, 3), np.float32))
+    graph = captured()
     x = rng.uniform(-1, 1, (13, 60, 3)).astype(np.float32)
     explainer = pyrel.Explainer(graph, method=method, low=-1.0, high=1.0)
     flat = explainer_unrolled(graph, method=method, low=-1.0, high=1.0)

@@ -3,21 +3,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from engine.cases import ALL_CASES, Case, by_name, compiled, inputs
+from engine.cases import ALL_CASES, Case, by_name, compiled, expected, inputs
 from engine.cells import CellCase
-from engine.isa_child import FIELDS, bits, digests
+from engine.checks import assert_deep_taylor, assert_gradient
+from engine.isa_child import FIELDS, bits
 from reference import METHODS
 
 import pyrel
@@ -122,20 +123,33 @@ def test_torch_in_gives_the_bits_of_numpy_in() -> None:
 
 
 CHILD = Path(__file__).with_name("isa_child.py")
+MODELS = (
+    ("Deep-T7-3-32-9", "deep_taylor"),
+    ("Shallow-T7-65", "deep_taylor"),
+    ("SlicedImage", "deep_taylor"),
+    ("DeepV2-T7-65-31-33-17", "gradient"),
+    ("Rearranged", "guided_backprop"),
+)
 
 
-def run_child(isa: str) -> dict[str, str]:
-    """Explain in a process of its own with one instruction set; digests of the results by model."""
+def run_child(isa: str, folder: Path) -> dict[str, Any]:
+    """Explain in a process of its own with one instruction set, with the programs of this one."""
+    for name, method in MODELS:
+        compiled(by_name(name), method).save(folder / f"{name}.program")
+        np.save(folder / f"{name}.npy", inputs(by_name(name)))
     done = subprocess.run(
-        [sys.executable, str(CHILD)],
+        [sys.executable, str(CHILD), str(folder)],
         env=os.environ | {"PYREL_ISA": isa, "PYREL_NUM_THREADS": "2", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         timeout=120,
         check=False,
     )
     assert done.returncode == 0, done.stderr.decode()[-3000:]
-    result: dict[str, str] = json.loads(done.stdout)
-    return result
+    results = {}
+    for name, _ in MODELS:
+        with np.load(folder / f"{name}.npz") as file:
+            results[name] = SimpleNamespace(**file)
+    return results
 
 
 def supported(isa: str) -> bool:
@@ -144,17 +158,20 @@ def supported(isa: str) -> bool:
     return own >= {"baseline": 0, "avx2": 1, "avx512": 2}[isa]
 
 
-@pytest.mark.skipif(not supported("avx2"), reason="the CPU has no AVX2")
-def test_fma_instruction_sets_give_the_same_bits() -> None:
-    here = digests()
-    assert run_child("avx2") == here
-    if supported("avx512"):
-        assert run_child("avx512") == here
+@pytest.mark.parametrize("isa", ["avx2", "avx512"])
+def test_fma_instruction_sets_give_the_same_bits(isa: str, tmp_path: Path) -> None:
+    if not supported(isa):
+        pytest.skip(f"the CPU has no {isa}")
+    for name, e in run_child(isa, tmp_path).items():
+        assert bits(e) == bits(compiled(by_name(name), dict(MODELS)[name])(inputs(by_name(name))))
 
 
-def test_baseline_instruction_set_agrees_with_the_reference() -> None:
-    """The check is in the child; without FMA the bits may differ."""
-    assert run_child("baseline").keys() == digests().keys()
+def test_baseline_instruction_set_agrees_with_the_reference(tmp_path: Path) -> None:
+    """Without FMA the bits may differ."""
+    for name, e in run_child("baseline", tmp_path).items():
+        method = dict(MODELS)[name]
+        check = assert_deep_taylor if method == "deep_taylor" else assert_gradient
+        check(e, expected(by_name(name), method))
 
 
 def test_unknown_instruction_set_is_refused() -> None:

@@ -63,8 +63,9 @@ class Exhibit:
         """The captured graph, which explainers of all methods share."""
         return pyrel.capture(self.module, self.inputs[:2])
 
+    @functools.cache  # noqa: B019
     def compiled(self, method: str, **options: Any) -> Any:
-        """Return an explainer."""
+        """Return an explainer, the same one for the same options."""
         settings: dict[str, Any] = self.domain | options
         return pyrel.Explainer(self.captured, self.inputs[:2], method=method, **settings)
 
