@@ -9,6 +9,7 @@ import numpy as np
 
 from pyrel._core import Post, Scale, Space, Start
 from pyrel.domains import Domains
+from pyrel.early import find_recurrences
 from pyrel.emit import Emitter, Place
 from pyrel.errors import UnsupportedModelError
 from pyrel.gates import GatedSum, find_gates
@@ -66,6 +67,7 @@ class Forward(Emitter):
         # By factor and addresses: where they lie less their lower or upper bound.
         self._shifted: dict[tuple[Factor, bytes], Offsets] = {}
         self._relevant_at_zero = relevant_at_zero(graph, domains.boxed if method.folds else None)
+        self._recurrences = find_recurrences(graph)
         self._reached = self._find_reached()
         self._members = {
             int(address)
@@ -119,18 +121,31 @@ class Forward(Emitter):
                     self._forward_copy(node)
 
     def _forward_linear(self, node: Linear, denominators: bool) -> None:
-        constant = (node.inputs < 0).all(axis=0)
+        constant = np.asarray((node.inputs < 0).all(axis=0))
         bias = node.bias + node.weight @ self._graph.constant_values(node.inputs[0])
         epilogue = Epilogue(bias=self._vector(bias), post=Post.relu if node.relu else Post.none)
-        matrix = node.weight[:, ~constant].T
-        segments = self._segments(node.inputs[:, ~constant])
-        out = self._value(self._rows(node))
-        self._gemm(segments, matrix, out, epilogue, bf16=self._bf16_forward)
+        recurrence = self._recurrences.get(node.start)
+        if recurrence is None:
+            self._multiply(node, node.inputs, ~constant, self._rows(node), epilogue)
+        else:
+            if node.start == recurrence.starts[0]:
+                early = ~recurrence.late
+                self._multiply(node, recurrence.inputs, early, recurrence.starts, epilogue)
+            then = Epilogue(accumulate=True)
+            self._multiply(node, node.inputs, recurrence.late, self._rows(node), then)
         if not self._reached[node.start : node.start + node.size].any():
             return
         self._rules[node.start] = rule = self._rule(node)
         if denominators and rule.denominator is not None and rule.denominator.terms:
             self._denominators[node.start] = self._form_denominator(node, rule.denominator)
+
+    def _multiply(
+        self, node: Linear, inputs: Addresses, features: Mask, rows: Addresses, epilogue: Epilogue
+    ) -> None:
+        """Emit the products of a node's weights with the ``features`` of rows of inputs."""
+        segments = self._segments(inputs[:, features])
+        matrix = node.weight[:, features].T
+        self._gemm(segments, matrix, self._value(rows), epilogue, bf16=self._bf16_forward)
 
     def _rule(self, node: Linear) -> LinearRule:
         inputs = self._domains.linear_inputs(node, self._positive(node))
