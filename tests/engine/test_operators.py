@@ -194,7 +194,8 @@ def test_refused_or_right(name: str) -> None:
     model = Expression(expression, width).eval()
     x = sample(SHAPE, 8, -1.0, 1.0)
     try:
-        explainer = pyrel.Explainer(model, x, method="gradient", low=-1.0, high=1.0)
+        captured = pyrel.capture(model, x)
+        explainer = pyrel.Explainer(captured, x, method="gradient", low=-1.0, high=1.0)
     except pyrel.UnsupportedModelError:
         return
     # Float32 as the user runs it, so that conversions count; no ReLU is near 0 at these inputs.
@@ -205,7 +206,7 @@ def test_refused_or_right(name: str) -> None:
     error = norms(e.relevance - gradient)
     assert (error <= RELATIVE * norms(gradient)).all()
     try:
-        taylor = pyrel.Explainer(model, x, method="deep_taylor", low=-1.0, high=1.0)
+        taylor = pyrel.Explainer(captured, x, method="deep_taylor", low=-1.0, high=1.0)
     except pyrel.UnsupportedModelError:
         return
     hidden = apply_relu(model.first, ref.input_node(SHAPE, -1.0, 1.0))

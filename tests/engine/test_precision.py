@@ -105,8 +105,9 @@ def test_bf16_all_keeps_the_class_and_the_direction(cell: str) -> None:
     model = getattr(pyrel.nn, cell)(4).eval()
     x = np.random.default_rng(4).random((3000, 4, 28, 7), dtype=np.float32)
     options: dict[str, Any] = {"low": 0.0, "high": 1.0}
-    exact = pyrel.Explainer(model, x[:2], **options)(x)
-    rounded = pyrel.Explainer(model, x[:2], precision="bf16_all", **options)(x)
+    graph = pyrel.capture(model, x[:2])
+    exact = pyrel.Explainer(graph, x[:2], **options)(x)
+    rounded = pyrel.Explainer(graph, x[:2], precision="bf16_all", **options)(x)
     np.testing.assert_array_equal(rounded.target, exact.target)
     one, other = (e.relevance.reshape(len(x), -1).astype(float) for e in (exact, rounded))
     cosine = (one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)

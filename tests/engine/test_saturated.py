@@ -64,17 +64,18 @@ def scaled(make: Callable[[], nn.Module], factor: float) -> nn.Module:
 
 
 @functools.cache
-def exhibited(name: str, factor: float) -> tuple[nn.Module, ref.Node, Any]:
+def exhibited(name: str, factor: float) -> tuple[pyrel.Graph, ref.Node, Any]:
+    """What is captured of a model, its graph for the reference, and inputs at their bounds."""
     make, graph, shape, low = MODELS[name]
     module = scaled(make, factor)
     x = np.random.default_rng(5).choice([np.float32(low), np.float32(1)], (60, *shape))
-    return module, graph(module, ref.input_node(shape, low, 1.0)), x
+    return pyrel.capture(module, x[:2]), graph(module, ref.input_node(shape, low, 1.0)), x
 
 
 def compiled(name: str, factor: float, **options: Any) -> Any:
-    module, _, x = exhibited(name, factor)
+    captured, _, x = exhibited(name, factor)
     low = MODELS[name][3]
-    return pyrel.Explainer(module, x[:2], method="deep_taylor", low=low, high=1.0, **options)
+    return pyrel.Explainer(captured, x[:2], method="deep_taylor", low=low, high=1.0, **options)
 
 
 # Gates and candidates that are exactly 1 make states that cancel to exactly 0, which is another
