@@ -327,13 +327,13 @@ class Forward(Emitter):
     def _copied_parts(self, node: Copy) -> tuple[list[Addresses], list[tuple[int, int]]]:
         """Split a copy at constants, and where its inputs change from one node to another.
 
-        Where the parts would be shorter than a vector, only between constants, the graph's input
-        and nodes. Returns what is copied run by run, for each node of which something is the
+        Where there would be many parts shorter than a vector, only between constants, the graph's
+        input and nodes. Returns what is copied run by run, for each node of which something is the
         node's inputs with −1 in place of others; and (first, stop) of parts that lie in short runs.
         """
         owner = picked(self._owners, node.inputs, -2)
         breaks = np.flatnonzero(np.diff(owner)) + 1
-        if node.size < SHORT_RUN * (breaks.size + 1):
+        if breaks.size >= MAX_SEGMENTS and node.size < SHORT_RUN * (breaks.size + 1):
             breaks = np.flatnonzero(np.diff(np.sign(owner + 1) - (owner == -2))) + 1
         edges = [0, *breaks.tolist(), node.size]
         short = []

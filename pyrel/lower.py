@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from pyrel.backward import Backward
 from pyrel.domains import fold, propagate, split_mixed_rows
+from pyrel.families import plan_items
 from pyrel.gates import gather_gated_sums
 from pyrel.graph import Floats, Graph
 from pyrel.layout import lay_out
@@ -13,6 +14,10 @@ from pyrel.methods import Method
 from pyrel.program import Program
 from pyrel.rolling import roll
 from pyrel.schedule import schedule
+
+# Instructions from which memory is planned by loops: block by block it takes less memory, but time
+# with the square of the number of blocks.
+_MANY = 2000
 
 
 def lower(
@@ -34,18 +39,30 @@ def lower(
     UnsupportedModelError
         If the method has no rule for a node with what is known of its inputs.
     """
+    return _finished(lower_apart(graph, method, low, high, precision))
+
+
+def lower_apart(
+    graph: Graph, method: Method, low: Floats, high: Floats, precision: str = "float32"
+) -> Program:
+    """Do what `lower` does, but leave every value a place of its own, for `pyrel.any_steps`."""
     lowering = _lowering(graph, method, low, high, precision)
     lowering.forward()
     lowering.backward()
-    return _finished(lowering)
+    return _scheduled(lowering)
 
 
 def lower_forward(graph: Graph, method: Method, low: Floats, high: Floats) -> Program:
     """Make the forward part of what `lower` makes in float32: outputs and the predicted class."""
+    return _finished(lower_forward_apart(graph, method, low, high))
+
+
+def lower_forward_apart(graph: Graph, method: Method, low: Floats, high: Floats) -> Program:
+    """Do what `lower_forward` does, but leave every value a place of its own."""
     lowering = _lowering(graph, method, low, high, "float32")
     lowering.forward(denominators=False)
     lowering.seed()
-    return _finished(lowering)
+    return _scheduled(lowering)
 
 
 def _lowering(graph: Graph, method: Method, low: Floats, high: Floats, precision: str) -> Backward:
@@ -58,9 +75,18 @@ def _lowering(graph: Graph, method: Method, low: Floats, high: Floats, precision
     return Backward(graph, method, propagate(graph, low, high), precision)
 
 
-def _finished(lowering: Backward) -> Program:
+def _scheduled(lowering: Backward) -> Program:
     program = lowering.program
-    instructions = schedule(lowering.operations, program.input_size, lowering.arena_size)
-    planned, program.arena_size = plan(instructions)
-    program.instructions = roll(planned)
+    operations, arena_size = lowering.operations, lowering.arena_size
+    program.instructions = schedule(operations, program.input_size, arena_size)
+    return program
+
+
+def _finished(program: Program) -> Program:
+    instructions = tuple(program.every_instruction())
+    if len(instructions) > _MANY:
+        program.instructions, program.arena_size = plan_items(roll(instructions))
+    else:
+        planned, program.arena_size = plan(instructions)
+        program.instructions = roll(planned)
     return program

@@ -11,7 +11,7 @@ begins.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -23,16 +23,6 @@ from pyrel.program import Instruction, Operand
 Integers = npt.NDArray[np.int64]
 
 _ENDLESS = 2**60  # floats
-
-
-@dataclass(frozen=True, eq=False)
-class _Blocks:
-    """In ascending order of the old places; sizes in whole cache lines."""
-
-    start: Integers
-    size: Integers
-    birth: Integers  # the first instruction that touches it
-    death: Integers  # the last
 
 
 def plan(instructions: tuple[Instruction, ...]) -> tuple[tuple[Instruction, ...], int]:
@@ -56,16 +46,10 @@ def plan(instructions: tuple[Instruction, ...]) -> tuple[tuple[Instruction, ...]
         If an instruction reads what none before it wrote, which is a fault of the lowering.
     """
     _check_written_before_read(instructions)
-    blocks = _blocks(instructions)
-    place, arena_size = _place(blocks)
-    shift = place - blocks.start
-    moved = []
-    for instruction in instructions:
-        offsets = instruction.offsets.copy()
-        for row, _ in _in_arena(instruction):
-            offsets[row] += shift[np.searchsorted(blocks.start, offsets[row], "right") - 1]
-        moved.append(replace(instruction, offsets=offsets))
-    return tuple(moved), arena_size
+    start, stop, births, deaths = _blocks(instructions)
+    sizes = -(-(stop - start) // LINE) * LINE
+    place, arena_size = place_blocks(sizes, births, deaths)
+    return _moved(instructions, start, place), arena_size
 
 
 def _in_arena(instruction: Instruction) -> Iterator[tuple[int, Operand]]:
@@ -92,8 +76,30 @@ def _check_written_before_read(instructions: tuple[Instruction, ...]) -> None:
                 part[:] = True
 
 
-def _blocks(instructions: tuple[Instruction, ...]) -> _Blocks:
-    """Cut the arena wherever no operand reaches across."""
+def pack(instructions: tuple[Instruction, ...]) -> tuple[Instruction, ...]:
+    """Put all that operands touch in the arena side by side, with nothing between."""
+    start, stop, _, _ = _blocks(instructions)
+    return _moved(instructions, start, np.cumsum(stop - start) - (stop - start))
+
+
+def _moved(
+    instructions: tuple[Instruction, ...], start: Integers, place: Integers
+) -> tuple[Instruction, ...]:
+    """Move the blocks that start there to their places."""
+    shift = place - start
+    moved = []
+    for instruction in instructions:
+        offsets = instruction.offsets.copy()
+        for row, _ in _in_arena(instruction):
+            offsets[row] += shift[np.searchsorted(start, offsets[row], "right") - 1]
+        moved.append(replace(instruction, offsets=offsets))
+    return tuple(moved)
+
+
+def _blocks(
+    instructions: tuple[Instruction, ...],
+) -> tuple[Integers, Integers, Integers, Integers]:
+    """Cut the arena wherever no operand reaches across: starts, stops, births, deaths."""
     starts, stops, times = [], [], []
     for number, instruction in enumerate(instructions):
         for row, operand in _in_arena(instruction):
@@ -106,22 +112,33 @@ def _blocks(instructions: tuple[Instruction, ...]) -> _Blocks:
     start, stop, time = start[order], stop[order], time[order]
     reach = np.maximum.accumulate(stop)
     first = np.flatnonzero(np.append(True, start[1:] >= reach[:-1]))
-    lines = -(-(np.maximum.reduceat(stop, first) - start[first]) // LINE)
     birth, death = np.minimum.reduceat(time, first), np.maximum.reduceat(time, first)
-    return _Blocks(start[first], lines * LINE, birth, death)
+    return start[first], np.maximum.reduceat(stop, first), birth, death
 
 
-def _place(blocks: _Blocks) -> tuple[Integers, int]:
+def place_blocks(sizes: Integers, births: Integers, deaths: Integers) -> tuple[Integers, int]:
     """Place the largest first, each in the smallest gap between the blocks alive beside it.
 
-    Returns the place of each block, and the size of the whole.
+    Parameters
+    ----------
+    sizes : ndarray
+        In floats; of whole cache lines.
+    births, deaths : ndarray
+        The first and the last moment at which each is needed.
+
+    Returns
+    -------
+    place : ndarray
+        Of each block.
+    size : int
+        Of the whole.
     """
-    place = np.zeros_like(blocks.start)
-    order = np.lexsort((blocks.start, blocks.birth, -blocks.size))
+    place = np.zeros_like(sizes)
+    order = np.lexsort((births, -sizes))
     # What is placed already, by ascending place: start, stop, birth, death.
     placed = np.zeros((4, place.size), dtype=np.int64)
     for count, block in enumerate(order.tolist()):
-        size, birth, death = blocks.size[block], blocks.birth[block], blocks.death[block]
+        size, birth, death = sizes[block], births[block], deaths[block]
         start, stop, first, last = placed[:, :count]
         beside = np.flatnonzero((first <= death) & (last >= birth))
         # Gaps begin where all blocks below have ended; above the last one there is no end.
@@ -132,4 +149,4 @@ def _place(blocks: _Blocks) -> tuple[Integers, int]:
         position = np.searchsorted(start, here)
         placed[:, position + 1 : count + 1] = placed[:, position:count]
         placed[:, position] = here, here + size, birth, death
-    return place, int((place + blocks.size).max())
+    return place, int((place + sizes).max())

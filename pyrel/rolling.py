@@ -38,7 +38,7 @@ def roll(instructions: Sequence[Instruction]) -> tuple[Instruction | Repeat, ...
         if count == 1:
             rolled += instructions[start : start + period]
         else:
-            rolled.append(_repeat(instructions[start : start + period * count], period))
+            rolled.append(repeat(instructions[start : start + period * count], period))
     return tuple(rolled)
 
 
@@ -86,7 +86,8 @@ def _most_saving(codes: Codes) -> tuple[int, int, int]:
     return best
 
 
-def _repeat(instructions: Sequence[Instruction], period: int) -> Repeat:
+def repeat(instructions: Sequence[Instruction], period: int) -> Repeat:
+    """Make the loop of instructions that come again after ``period`` others."""
     body = [
         Instruction(
             instructions[place].template,

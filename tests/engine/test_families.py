@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The memory plan of programs with loops loses nothing, and takes little."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from engine.cases import by_name, captured, inputs
+from engine.test_memory import assert_same_run, programs
+from engine.unplanned import Instructions, explainer_without_plan, written_out
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import pyrel
+from pyrel._core import Scale, Space
+from pyrel.families import plan_items
+from pyrel.program import Epilogue, Instruction, Map, Repeat
+from pyrel.rolling import roll
+
+ARENA = Space.arena
+
+
+def assert_plan_holds(items: tuple[Instruction | Repeat, ...]) -> int:
+    """Follow every value through the planned program; return the size of its arena."""
+    planned, size = plan_items(items)
+    assert_same_run(written_out(items), written_out(planned), size)
+    return size
+
+
+@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@given(before=programs())
+def test_every_read_sees_the_last_write(before: Instructions) -> None:
+    assert_plan_holds(before)
+
+
+@st.composite
+def loops(draw: Any) -> tuple[Instruction | Repeat, ...]:
+    """Draw loops of which each fills a row of places an iteration from ones filled before.
+
+    Each reads at one or two distances, forwards or backwards; some values are read again later.
+    """
+    count = draw(st.integers(3, 9))
+    t = np.arange(count)
+    margin = 3
+    items: list[Instruction | Repeat] = []
+    starts = []
+    origin = 0
+    for _ in range(draw(st.integers(1, 5))):
+        body: list[Instruction] = []
+        inside: list[int] = []
+        down = draw(st.booleans())
+        for _ in range(draw(st.integers(1, 4))):
+            size = draw(st.sampled_from([3, 16, 16, 20]))
+            start, origin = origin, origin + 20 * (count + 2 * margin)
+            # Before the first iteration and behind the last there is something to read too.
+            rim = [*range(margin), *range(count + margin, count + 2 * margin)]
+            items.append(Instruction(Map(None, 20, ARENA), start + 20 * np.array([rim])))
+            write = start + 20 * (margin + (t[::-1] if down else t))
+            if not starts and not inside:
+                body.append(Instruction(Map(None, size, ARENA), write[None]))
+            else:
+                source = draw(st.sampled_from([*starts, *inside]))
+                far = draw(st.integers(1, margin)) * (-1 if not down else 1)
+                near = 0 if source in inside or draw(st.booleans()) else far
+                reads = [write - start + source + 20 * d for d in (near, far)]
+                template = Map(ARENA, 3, ARENA, Epilogue(scale=Scale.operand, scale_space=ARENA))
+                body.append(Instruction(template, np.stack([reads[0], write, reads[1]])))
+            inside.append(start)
+        items.append(Repeat(tuple(body), count))
+        starts += draw(st.lists(st.sampled_from(inside), max_size=2))
+    return tuple(items)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@given(items=loops())
+def test_loops_read_what_they_would(items: tuple[Instruction | Repeat, ...]) -> None:
+    assert_plan_holds(items)
+
+
+def chain(count: int) -> tuple[Instruction | Repeat, ...]:
+    """A recurrence forwards whose states and inner values are read on the way back."""
+    t = 32 * np.arange(count)
+    inner, back = 32 * (count + 1), 32 * (2 * count + 2)
+    first = Instruction(Map(None, 32, ARENA), np.array([[0]]))
+    copy = Map(ARENA, 32, ARENA)
+    forward = (
+        Instruction(copy, np.stack([t, inner + t])),
+        Instruction(copy, np.stack([inner + t, 32 + t])),
+    )
+    down = t[::-1]
+    twice = Map(ARENA, 32, ARENA, Epilogue(scale=Scale.operand, scale_space=ARENA))
+    backward = (Instruction(twice, np.stack([back + 32 + down, back + down, inner + down])),)
+    seed = Instruction(copy, np.array([[32 * count], [back + 32 * count]]))
+    read = Instruction(copy, np.stack([back + t, 32 * (3 * count + 4) + t]))
+    return (first, Repeat(forward, count), seed, Repeat(backward, count), read)
+
+
+def test_rings_and_heirs() -> None:
+    """States take a ring of two places; what goes back takes the inner values' places."""
+    for count in (3, 10, 50):
+        size = assert_plan_holds(chain(count))
+        # The inner values, one place more for the way back; the results; a few others.
+        assert size <= 32 * (2 * count + 6)
+
+
+@pytest.mark.parametrize("name", ["Elman", "AllStates", "EncodedAtOnce"])
+@pytest.mark.parametrize("method", ["deep_taylor", "gradient"])
+def test_rolled_models_compute_the_same(name: str, method: str) -> None:
+    case = by_name(name)
+    _, graph = captured(case)
+    options = {"method": method, "low": case.low, "high": case.high}
+    _, before = explainer_without_plan(graph, **options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pyrel.rolling.LEAST_SAVED", 2)
+        assert_plan_holds(roll(before))
+        patch.setattr("pyrel.lower._MANY", 0)
+        planned = pyrel.Explainer(graph, **options)
+    x = inputs(case, 5)
+    for field in ("relevance", "output", "target", "absorbed"):
+        one = getattr(planned(x), field)
+        np.testing.assert_array_equal(one, getattr(pyrel.Explainer(graph, **options)(x), field))
