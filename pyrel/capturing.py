@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Sequence
 
 import torch
 from torch.export import ExportedProgram
 
 from pyrel.errors import UnsupportedModelError
+from pyrel.evenness import grows_evenly, span
 from pyrel.exporting import Example, export, fixed, holds_for
 from pyrel.graph import Graph, compact, same_graph
 from pyrel.simplify import simplify
@@ -140,6 +142,24 @@ class Capture:
         if steps == 1 and self.dynamic:
             return bool(self._one_step)
         return self.dynamic and holds_for(self._programs[0], steps)
+
+    @functools.cached_property
+    def grows_evenly(self) -> bool:
+        """Whether what the model does at a few numbers of steps shows what it does at all.
+
+        That is, nothing in it happens from a certain number of steps on only.
+        """
+        return self.dynamic and grows_evenly(self._programs[0])
+
+    def span(self) -> tuple[int, int | None] | None:
+        """Find the fewest and the most steps that graphs can be made for; None if there are gaps.
+
+        The most is None if there is no most.
+        """
+        found = span(self._programs[0]) if self.dynamic else (self.steps, self.steps)
+        if found is not None and found[0] == 2 and self.holds(1):
+            return 1, found[1]
+        return found
 
     def graph(self, steps: int | None = None) -> Graph:
         """Make the graph for a number of steps, by default the example's.

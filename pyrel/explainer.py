@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,9 +14,10 @@ import torch
 from torch.export import ExportedProgram
 
 from pyrel import arrays, methods, runtime
+from pyrel.any_steps import TRIED
 from pyrel.arrays import Array, Float32s, Int64s
 from pyrel.capturing import Capture, capture_at
-from pyrel.compiled import Compiled, Loaded, Programs, compile_graph, load
+from pyrel.compiled import Compiler, Programs, Source, compile_graph
 from pyrel.errors import UnsupportedModelError
 from pyrel.explanation import Explanation
 from pyrel.graph import Graph
@@ -72,7 +71,7 @@ class Explainer:
     any_steps : bool
         Whether the first axis of a sample, its steps, may have any size: where the model takes
         sequences of any length without a Python loop over their steps. The program for another
-        number of steps is compiled when it is first met.
+        number of steps is made when it is first met.
     classes : int
         Number of raw outputs; see `classes_at` for models that have a score for each step.
     inputs : Inputs
@@ -111,31 +110,26 @@ class Explainer:
         check_precision(precision, isa)
         chosen = methods.get(method, **options)
         source = captured(model, example, bool(lengths))
-        graph = source if isinstance(source, Graph) else source.graph(_steps(source, example))
-        any_steps = isinstance(source, Capture) and source.dynamic
-        inputs = _inputs(graph, any_steps, low, high, bool(lengths), bool(check_finite))
-        compile_at = None
-        if isinstance(source, Capture) and any_steps:
-            compile_at = functools.partial(_compiled_at, source, chosen, inputs, precision)
-        compiled = compile_graph(graph, chosen, inputs.domain(inputs.steps), precision)
-        loaded = load(compiled, inputs, inputs.steps, isa)
-        self._take(chosen, inputs, compiled, loaded, compile_at)
+        compiled: Source
+        if isinstance(source, Capture) and source.dynamic:
+            shape, vocabulary = _sample(source, example)
+            inputs = _inputs(shape, vocabulary, True, low, high, bool(lengths), bool(check_finite))
+            compiled = Compiler(source, chosen, inputs, precision)
+        else:
+            graph = source if isinstance(source, Graph) else source.graph()
+            shape, vocabulary = graph.input_shape, graph.vocabulary
+            inputs = _inputs(shape, vocabulary, False, low, high, bool(lengths), bool(check_finite))
+            compiled = compile_graph(graph, chosen, inputs.domain(inputs.steps), precision)
+        self._take(chosen, inputs, compiled, isa)
 
-    def _take(
-        self,
-        method: methods.Method,
-        inputs: Inputs,
-        compiled: Compiled,
-        loaded: Loaded,
-        compile_at: Callable[[int], Compiled] | None = None,
-    ) -> None:
-        self._compiled, self._isa = compiled, loaded.core.isa
-        self._programs = Programs(inputs, loaded, compile_at, self._isa)
+    def _take(self, method: methods.Method, inputs: Inputs, source: Source, isa: str) -> None:
+        self._isa = isa
+        self._programs = Programs(source, inputs, isa)
         self.method = method
         self.inputs = inputs
         self.input_shape = inputs.shape
         self.any_steps = inputs.any_steps
-        self.classes = compiled.program.classes
+        self.classes = self._programs.at(inputs.steps).classes
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the compiled program to a file, which `load` reads without the model.
@@ -152,16 +146,14 @@ class Explainer:
         ------
         TypeError
             If the method is a class of your own: a file can only name the methods of pyrel.
-        NotImplementedError
-            If the explainer takes any number of steps.
+        ValueError
+            If the explainer takes any number of steps, and its programs for them follow no pattern.
         OSError
             If the file cannot be written.
         """
-        if self.any_steps:
-            raise NotImplementedError(
-                "an explainer that takes any number of steps cannot be saved yet"
-            )
-        write_program(Path(path), self.method, self.inputs, self._compiled)
+        source = self._programs.source
+        compiled = source.any_steps() if isinstance(source, Compiler) else source
+        write_program(Path(path), self.method, self.inputs, compiled)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Explainer:
@@ -187,7 +179,8 @@ class Explainer:
             If it is truncated, changed, foreign or of a newer pyrel; the message names the file.
         """
         explainer = cls.__new__(cls)
-        explainer._take(*read_program(Path(path), runtime.isa()))
+        isa = runtime.isa()
+        explainer._take(*read_program(Path(path), isa), isa)
         return explainer
 
     def __repr__(self) -> str:
@@ -316,33 +309,35 @@ def _steps(source: Capture, example: Any) -> int:
     return shape[1] if source.dynamic and len(shape) > 1 else source.steps
 
 
-def _compiled_at(
-    source: Capture, method: methods.Method, inputs: Inputs, precision: str, steps: int
-) -> Compiled:
-    if not source.holds(steps):
-        raise ValueError(
-            f"x: the model was captured with {inputs.steps} steps, and does not take {steps}, or "
-            "computes something else with so many"
-        )
-    return compile_graph(source.graph(steps), method, inputs.domain(steps), precision)
+def _sample(source: Capture, example: Any) -> tuple[tuple[int, ...], int]:
+    """Shape of a sample with the steps of the example, and how many tokens there are."""
+    steps = _steps(source, example)
+    few = next((n for n in TRIED if n < steps and source.holds(n)), steps)  # that takes less time
+    graph = source.graph(few)
+    return (steps, *graph.input_shape[1:]), graph.vocabulary
 
 
 def _inputs(
-    graph: Graph, any_steps: bool, low: Any, high: Any, lengths: bool, check_finite: bool
+    shape: tuple[int, ...],
+    vocabulary: int,
+    any_steps: bool,
+    low: Any,
+    high: Any,
+    lengths: bool,
+    check_finite: bool,
 ) -> Inputs:
     """Describe what is taken, and refuse a range or lengths that make no sense with the model."""
-    if graph.vocabulary and (low is not None or high is not None):
+    if vocabulary and (low is not None or high is not None):
         raise ValueError(
             "low, high: the model takes token ids, whose range is that of its table; leave them out"
         )
-    if graph.vocabulary > LARGEST_VOCABULARY:
+    if vocabulary > LARGEST_VOCABULARY:
         raise UnsupportedModelError(
-            f"its table has {graph.vocabulary:,} rows; the engine takes token ids below "
+            f"its table has {vocabulary:,} rows; the engine takes token ids below "
             f"{LARGEST_VOCABULARY:,}",
             operator="embedding",
         )
-    low, high = arrays.bounds(low, high, graph.input_shape) or (None, None)
-    shape, vocabulary = graph.input_shape, graph.vocabulary
+    low, high = arrays.bounds(low, high, shape) or (None, None)
     inputs = Inputs(shape, low, high, vocabulary, any_steps, lengths, check_finite)
     if lengths and not any_steps:
         raise UnsupportedModelError(

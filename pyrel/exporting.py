@@ -101,14 +101,15 @@ def _export_once(
 
 def _bounds_the_batch(program: ExportedProgram) -> bool:
     """Whether a branch confined the batch size that the program holds for."""
-    size = _first_input(program).shape[0]
+    size = first_input(program).shape[0]
     if fixed(size) is not None:
         return False
     allowed = _range(program, size)
     return allowed is not None and bool(allowed.lower > 2 or allowed.upper < 1 << 31)
 
 
-def _first_input(program: ExportedProgram) -> torch.Tensor:
+def first_input(program: ExportedProgram) -> torch.Tensor:
+    """Return the model's input as torch.export saw it: sizes that are open are symbols."""
     name = program.graph_signature.user_inputs[0]
     value: torch.Tensor = next(n for n in program.graph.nodes if n.name == name).meta["val"]
     return value
@@ -129,7 +130,7 @@ def holds_for(program: ExportedProgram, steps: int) -> bool:
 
     Where the model asked for the size, torch.export noted the answer as a guard.
     """
-    value = _first_input(program)
+    value = first_input(program)
     size = value.shape[1]
     if fixed(size) is not None:
         return fixed(size) == steps
@@ -142,6 +143,11 @@ def holds_for(program: ExportedProgram, steps: int) -> bool:
     sizes = [2, 3, 5] if batch is None else [batch]
     rest = value.shape[2:]
     return any(all(_true(guard, (n, steps, *rest)) for guard in guards) for n in sizes)
+
+
+def guards_of(program: ExportedProgram) -> list[str]:
+    """Return the conditions on sizes for which the program holds, where it kept them."""
+    return list(getattr(program, "_guards_code", None) or [])
 
 
 def _true(guard: str, shape: tuple[int, ...]) -> bool:

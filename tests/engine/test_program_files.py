@@ -212,6 +212,12 @@ def repeated(content: Content, count: Any, **fields: Any) -> None:
     content["instructions"][0] = {"repeat": count, "body": [entry]} | fields
 
 
+def unbounded(tensors: Tensors, content: Content, shape: list[int]) -> None:
+    """Give samples another shape, of which nothing else is known."""
+    del tensors["low"], tensors["high"]
+    content["explainer"].update(input_shape=shape)
+
+
 FORGERIES: dict[str, tuple[Callable[[Tensors, Content], object], str]] = {
     "no offsets": (lambda t, c: t.pop("offsets"), "the tensor 'offsets' is missing"),
     "no matrix": (lambda t, c: t.pop("matrix.0"), r"unknown to this pyrel"),
@@ -229,7 +235,8 @@ FORGERIES: dict[str, tuple[Callable[[Tensors, Content], object], str]] = {
     "short low": (lambda t, c: t.update(low=t["low"][:-1].clone()), "low and high must both"),
     "low above 0": (lambda t, c: t["low"].fill_(0.5), "low: wanted values <= 0"),
     "NaN low": (lambda t, c: t["low"].fill_(float("nan")), "low: wanted numbers, got NaN"),
-    "shape": (lambda t, c: c["explainer"].update(input_shape=[7, 5]), "do not fit its program"),
+    "shape": (lambda t, c: c["explainer"].update(input_shape=[7, 5]), "low and high must"),
+    "wide shape": (lambda t, c: unbounded(t, c, [7, 5]), "do not fit its program"),
     "negative shape": (lambda t, c: c["explainer"].update(input_shape=[-4, -7]), "do not fit"),
     "method": (lambda t, c: c["explainer"].update(method="magic"), "no 'magic'; there are"),
     "method's type": (lambda t, c: c["explainer"].update(method=1), "_Header.method: 1 is unknown"),

@@ -112,9 +112,9 @@ def test_results_and_files_are_those_of_the_flat_program(method: str, tmp_path: 
     x = rng.uniform(-1, 1, (13, 60, 3)).astype(np.float32)
     explainer = pyrel.Explainer(graph, method=method, low=-1.0, high=1.0)
     flat = explainer_unrolled(graph, method=method, low=-1.0, high=1.0)
-    items = explainer._compiled.program.instructions
+    items = explainer._programs.source.program.instructions
     assert any(isinstance(item, Repeat) for item in items)
-    assert_same(written_out(items), flat._compiled.program.instructions)
+    assert_same(written_out(items), flat._programs.source.program.instructions)
     explainer.save(tmp_path / "rolled")
     loaded = pyrel.Explainer.load(tmp_path / "rolled")
     for one in (explainer(x), loaded(x)):

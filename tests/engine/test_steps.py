@@ -94,10 +94,9 @@ def test_the_programs_used_last_are_kept(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(compiled, "_KEPT", 3)
     few = explainer(Last, "gradient")
     made_for: list[int] = []
-    make = few._programs._compile_at
-    monkeypatch.setattr(
-        few._programs, "_compile_at", lambda steps: made_for.append(steps) or make(steps)
-    )
+    source = few._programs.source
+    make = source.at
+    monkeypatch.setattr(source, "at", lambda steps: made_for.append(steps) or make(steps))
     for steps in (6, 2, 3, 6, 2, 4, 6, 2, 3, 4):
         few(batch(Last, 2, steps))
     # 3 makes room for 4 and then comes back in place of 4.

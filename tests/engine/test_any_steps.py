@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Programs written from a pattern are those that lowering makes, for any number of steps."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from engine.unplanned import written_out
+from torch import Tensor, nn
+
+import pyrel
+from pyrel import _core, methods
+from pyrel.any_steps import TRIED, generalise
+from pyrel.lower import lower, lower_apart, lower_forward_apart
+from pyrel.memory import pack
+from pyrel.patterns import Pattern
+from pyrel.program import Program, Repeat
+
+ISA = _core.instruction_sets()[-1]
+FEATURES, CLASSES = 4, 3
+
+
+class Recurrent(nn.Module):
+    """A recurrent layer over encoded steps, and a linear layer over what is read of its states."""
+
+    def __init__(self, core: nn.Module, read: str, units: int, encode: bool = False) -> None:
+        super().__init__()
+        self.core, self.read = core, read
+        self.encode = nn.Linear(FEATURES, 6) if encode else None
+        self.out = nn.Linear(units, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.encode is not None:
+            x = torch.relu(self.encode(x))
+        steps, hidden = self.core(x)
+        match self.read:
+            case "last":
+                seen = steps[:, -1]
+            case "mean":
+                seen = steps.mean(1)
+            case "max":
+                seen = steps.amax(1)
+            case _:
+                hidden = hidden[0] if isinstance(hidden, tuple) else hidden
+                seen = hidden.transpose(0, 1).flatten(1)
+        return self.out(seen)
+
+
+class Loop(nn.Module):
+    """A user's loop: an encoder, two ReLU recurrences, the sum of all states."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encode, self.out = nn.Linear(FEATURES, 6), nn.Linear(17, CLASSES)
+        self.inward, self.recurrent = nn.Linear(6, 17), nn.Linear(17, 17)
+        self.second, self.again = nn.Linear(17, 17), nn.Linear(17, 17)
+
+    def forward(self, x: Tensor) -> Tensor:
+        total = first = second = x.new_zeros(len(x), 17)
+        for step in x.unbind(1):
+            inward = self.inward(torch.relu(self.encode(step)))
+            first = torch.relu(inward + self.recurrent(first))
+            second = torch.relu(self.second(first) + self.again(second))
+            total = total + second
+        return self.out(total)
+
+
+def layer(kind: str, size: int, width: int, read: str, encode: bool = False, **options: Any) -> Any:
+    """Return a function that makes a model."""
+    core = functools.partial(getattr(nn, kind), size, width, batch_first=True, **options)
+    rows = (options.get("num_layers", 1) if read == "hidden" else 1) * (
+        2 if options.get("bidirectional") else 1
+    )
+    return lambda: Recurrent(core(), read, rows * width, encode)
+
+
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "RNN-last": layer("RNN", FEATURES, 17, "last"),
+    "RNN-relu-2-bi-mean": layer(
+        "RNN", FEATURES, 5, "mean", num_layers=2, bidirectional=True, nonlinearity="relu"
+    ),
+    "LSTM-last-encoded": layer("LSTM", 6, 17, "last", True),
+    "LSTM-2-mean": layer("LSTM", FEATURES, 16, "mean", num_layers=2),
+    "LSTM-3-bi-hidden": layer(
+        "LSTM", FEATURES, 5, "hidden", num_layers=3, bidirectional=True
+    ),
+    "GRU-mean": layer("GRU", FEATURES, 20, "mean"),
+    "GRU-2-bi-last": layer("GRU", FEATURES, 6, "last", num_layers=2, bidirectional=True),
+    "Loop": Loop,
+}  # fmt: skip
+
+
+@functools.cache
+def graph(name: str, steps: int) -> pyrel.Graph:
+    torch.manual_seed(0)
+    model = MODELS[name]().eval()
+    found: pyrel.Graph = pyrel.capture(model, np.zeros((2, steps, FEATURES), np.float32))
+    return found
+
+
+def lowering(name: str, steps: int, method: str) -> Any:
+    size = steps * FEATURES
+    return graph(name, steps), methods.get(method), np.full(size, -1.0), np.full(size, 1.0)
+
+
+@functools.cache
+def pattern(name: str, method: str) -> Pattern:
+    programs = {steps: lower_apart(*lowering(name, steps, method)) for steps in TRIED}
+    found = generalise(programs)
+    assert found is not None
+    return found
+
+
+def results(program: Program, weights: _core.Program | None = None) -> list[Any]:
+    """Explain samples that are 0 in some places."""
+    core = program.load(ISA, weights)
+    rng = np.random.default_rng(0)
+    x = np.maximum(rng.uniform(-0.5, 1, (5, program.input_size)), 0).astype(np.float32)
+    found = [np.empty_like(x), np.empty((5, program.classes), np.float32)]
+    found += [np.empty(5, np.int64), np.empty(5, np.float32), np.empty(5, np.float32)]
+    status = core.run(x, None, None, None, True, 1, *found)
+    assert status.outcome == _core.Outcome.done
+    return found
+
+
+METHODS = ["gradient_x_input", "lrp_epsilon", "deep_taylor"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", MODELS)
+def test_any_number_of_steps_is_that_which_lowering_makes(name: str, method: str) -> None:
+    if method == "deep_taylor" and "mean" in name:
+        return  # its weights depend on the number of steps: see below
+    found = pattern(name, method)
+    weights = found.weights(ISA)
+    for steps in (TRIED[0], 21):
+        direct = lowering(name, steps, method)
+        apart = written_out(found.apart(steps).instructions)
+        for one, other in zip(apart, pack(lower_apart(*direct).instructions), strict=True):
+            assert type(one.template) is type(other.template)
+            np.testing.assert_array_equal(one.offsets, other.offsets)
+        program = found.at(steps)
+        for one, other in zip(results(program, weights), results(lower(*direct)), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_a_forward_pass_has_a_pattern() -> None:
+    def program(steps: int) -> Program:
+        graph, method, low, high = lowering("GRU-mean", steps, "lrp_epsilon")
+        return lower_forward_apart(graph, method, low, high)
+
+    found = generalise({steps: program(steps) for steps in TRIED})
+    assert found is not None
+    assert written_out(found.apart(30).instructions)[-1].template.classes == CLASSES
+    assert not found.at(30).load(ISA).explains
+
+
+def test_what_has_no_pattern_is_told() -> None:
+    """Deep Taylor folds the mean into the linear layer that reads it."""
+    programs = {n: lower_apart(*lowering("GRU-mean", n, "deep_taylor")) for n in TRIED}
+    assert generalise(programs) is None
+    steps, method = dict(zip(TRIED, (10, 11, 12, 15), strict=True)), "lrp_epsilon"
+    assert (
+        generalise({n: lower_apart(*lowering("GRU-mean", steps[n], method)) for n in TRIED}) is None
+    )
+    with pytest.raises(ValueError, match="three numbers of steps or more, got"):
+        generalise({n: programs[n] for n in TRIED[:2]})
+
+
+def test_a_thousand_steps_are_written_at_once() -> None:
+    found = pattern("LSTM-3-bi-hidden", "lrp_epsilon")
+    start = time.perf_counter()
+    program = found.at(1000)
+    assert time.perf_counter() - start < 5
+    assert sum(len(i.body) if isinstance(i, Repeat) else 1 for i in program.instructions) < 600
+    with pytest.raises(ValueError, match="begins at 10 steps, got 9"):
+        found.at(9)
+
+
+def floats_of(program: Program) -> int:
+    """How many floats a program touches that has a place for every value."""
+    return max(
+        int(i.offsets[row].max()) + operand.size
+        for i in program.every_instruction()
+        for row, operand in enumerate(i.template.operands())
+        if operand.space == _core.Space.arena
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_little_memory_is_taken(method: str) -> None:
+    """Relevance takes turns: of a step's values, those are kept that the way back reads."""
+    found = pattern("LSTM-last-encoded", method)
+    assert found.at(200).arena_size < 0.62 * floats_of(found.apart(200))

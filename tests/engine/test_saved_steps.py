@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Explainers of any number of steps in files: for all of them, without the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from engine.sequences import (
+    CLASSES,
+    FEATURES,
+    WIDTH,
+    Last,
+    Mean,
+    Packed,
+    Tokens,
+    assert_same,
+    batch,
+    captured,
+    explainer,
+    made,
+)
+from engine.test_program_files import EXTREMES, Content, Tensors, forged
+from torch import Tensor, nn
+
+import pyrel
+from pyrel import _core
+from pyrel.any_steps import TRIED
+
+METHODS = ("gradient", "lrp_epsilon", "deep_taylor")
+SOME_STEPS = (1, 2, TRIED[0] - 1, TRIED[0], TRIED[-1] + 1, 23)
+
+
+class EachStep(nn.Module):
+    """A score for each step, every other one of two."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.core = nn.GRU(FEATURES, WIDTH, batch_first=True)
+        self.out = nn.Linear(WIDTH, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.core(x)[0])[:, :, 0]
+
+
+@pytest.mark.parametrize("make", [Last, Packed, Tokens, EachStep], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_saved_explainer_takes_any_number_of_steps(
+    make: Any, method: str, tmp_path: Path
+) -> None:
+    saved = explainer(make, method)
+    saved.save(tmp_path / "program")
+    loaded = pyrel.Explainer.load(tmp_path / "program")
+    assert repr(loaded) == repr(saved)
+    for attribute in ("any_steps", "input_shape", "classes", "flops"):
+        assert getattr(loaded, attribute) == getattr(saved, attribute), attribute
+    for steps in SOME_STEPS:
+        x = batch(make, 3, steps, seed=steps)
+        bounds = {} if make is Tokens else {"low": -1.0, "high": 1.0}
+        # A graph is of one number of steps, and lowered for it.
+        fixed = pyrel.Explainer(captured(make, 6).graph(steps), method=method, **bounds)
+        assert not fixed.any_steps
+        for any_steps in (saved, loaded):
+            assert_same(any_steps(x), fixed(x))
+        assert loaded.classes_at(steps) == saved.classes_at(steps) == fixed.classes
+    loaded.save(tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "program").read_bytes()
+
+
+def test_lengths_are_kept(tmp_path: Path) -> None:
+    saved = explainer(Packed, "lrp_epsilon")
+    saved.save(tmp_path / "program")
+    x, lengths = batch(Packed, 6, 19), [19, 3, 1, 12, 16, 3]
+    loaded = pyrel.Explainer.load(tmp_path / "program")
+    assert_same(loaded(x, lengths=lengths), saved(x, lengths=lengths))
+
+
+@pytest.mark.skipif("avx512_bf16" not in _core.instruction_sets(), reason="no products of bfloat16")
+def test_the_program_that_decides_is_kept(tmp_path: Path) -> None:
+    saved = explainer(Last, "deep_taylor", precision="bf16_all")
+    saved.save(tmp_path / "program")
+    loaded = pyrel.Explainer.load(tmp_path / "program")
+    for steps in SOME_STEPS:
+        x = batch(Last, 70, steps, seed=steps)
+        assert_same(loaded(x), saved(x))
+
+
+class Branch(nn.Module):
+    """Another output from 40 steps on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = Last()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(x) if x.shape[1] < 40 else -self.last(x)
+
+
+def test_numbers_of_steps_that_the_model_does_not_take(tmp_path: Path) -> None:
+    explainer(Branch, "gradient").save(tmp_path / "program")
+    loaded = pyrel.Explainer.load(tmp_path / "program")
+    assert loaded(batch(Last, 2, 39)).output.shape == (2, CLASSES)
+    with pytest.raises(ValueError, match="takes 1 to 39 steps, got 40"):
+        loaded(batch(Last, 2, 40))
+
+
+def test_what_cannot_be_saved_says_why(tmp_path: Path) -> None:
+    """Deep Taylor folds the mean into the linear layer that reads it."""
+    with pytest.raises(ValueError, match=r"no pattern .*pyrel\.capture\(model"):
+        explainer(Mean, "deep_taylor").save(tmp_path / "program")
+    low = np.linspace(-2.0, -1.0, 6)[:, None]
+    by_step = pyrel.Explainer(captured(Last, 6), method="gradient", low=low, high=1.0)
+    with pytest.raises(ValueError, match="given for each of 6 steps"):
+        by_step.save(tmp_path / "program")
+    assert list(tmp_path.iterdir()) == []
+    x = batch(Mean, 2, 6)
+    fixed = pyrel.Explainer(pyrel.capture(made(Mean), x), low=-1.0, high=1.0)
+    fixed.save(tmp_path / "program")
+    assert_same(pyrel.Explainer.load(tmp_path / "program")(x), fixed(x))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    file = tmp_path / "program"
+    explainer(Last, "deep_taylor").save(file)
+    return file
+
+
+def loop(content: Content) -> Content:
+    """Return the first loop of the pattern."""
+    found: Content = next(item for item in content["items"] if "body" in item)
+    return found
+
+
+def part(content: Content) -> Content:
+    """Return the first product in it."""
+    found: Content = next(p for p in loop(content)["body"] if p["template"]["kind"] == "Gemm")
+    return found
+
+
+FORGERIES = {
+    "no pattern": (lambda t, c: c.pop("pattern"), "Pattern: wanted a mapping"),
+    "items": (lambda t, c: c["items"].clear(), "more than instructions ask for"),
+    "count": (lambda t, c: loop(c).update(repeat=[3]), "wants two numbers"),
+    "few": (lambda t, c: c["explainer"]["few"].append(11), "'few.11.offsets' is missing"),
+    "a few left": (lambda t, c: c["explainer"]["few"].pop(), "a tensor 'few.9.offsets', unknown"),
+    "growing": (lambda t, c: c.pop("growing"), "growing: wanted a list"),
+    "runs": (lambda t, c: part(c).update(runs=2**40), "fewer than instructions ask for"),
+    "grows": (lambda t, c: part(c).update(grows=[["post", 1]]), "has no number post"),
+    "weights": (lambda t, c: part(c).update(grows=[["matrix", 1]]), "matrix cannot depend"),
+    "least": (lambda t, c: c["pattern"].update(least=14), "do not fit its program"),
+    "size": (lambda t, c: c["pattern"].update(input_size=[1, 1]), "beyond its space|do not fit"),
+    "offsets": (lambda t, c: t["offsets"].neg_(), "a pattern has runs of"),
+    "no steps": (lambda t, c: c["explainer"].update(input_shape=[]), "have no steps|must both"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), FORGERIES.values(), ids=FORGERIES)
+def test_a_forged_pattern_is_refused(path: Path, change: Any, message: str) -> None:
+    forged(path, change)
+    with pytest.raises(ValueError, match=message) as caught:
+        pyrel.Explainer.load(path)
+    assert str(path) in str(caught.value)
+
+
+MUTATIONS = 150
+
+
+def mutate(rng: np.random.Generator, tensors: Tensors, content: Content) -> None:
+    """Change one number, name or flag of the pattern."""
+    if rng.random() < 0.5:
+        values = tensors["offsets"]
+        new = rng.choice(EXTREMES) if rng.random() < 0.3 else rng.integers(-20, 300)
+        values[rng.integers(len(values))] = int(new)
+        return
+    node, key = content, rng.choice(["items", "pattern"])
+    while isinstance(node[key], dict | list) and len(node[key]):
+        node = node[key]
+        keys = sorted(node) if isinstance(node, dict) else range(len(node))
+        key = keys[rng.integers(len(keys))]
+    replacements = [*map(int, EXTREMES), 3, "arena", "columns", True, None, []]
+    node[key] = replacements[rng.integers(len(replacements))]
+
+
+def test_random_changes_are_refused_or_harmless(path: Path) -> None:
+    """What still loads also runs, to the end or to an error."""
+    rng = np.random.default_rng(0)
+    original, loaded = path.read_bytes(), 0
+    for _ in range(MUTATIONS):
+        path.write_bytes(original)
+        forged(path, lambda t, c: mutate(rng, t, c))
+        try:
+            changed = pyrel.Explainer.load(path)
+        except ValueError as error:
+            assert str(path) in str(error)
+            continue
+        loaded += 1
+        for steps in (TRIED[-1] + 3, 40):
+            try:
+                changed(batch(Last, 3, steps))
+            except (ValueError, MemoryError):
+                continue
+    assert 0 < loaded < MUTATIONS
