@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -93,9 +92,10 @@ def test_out_in_the_memory_of_a_converted_input_is_refused(dtype: torch.dtype) -
             compiled(CASE, "deep_taylor")(x.numpy(), out=out.numpy())
 
 
-# Explains a memory map into another one, and prints how far anonymous memory grew meanwhile.
+# Explains memory maps into others, each in a process forked from one that has loaded torch, and
+# writes how far anonymous memory grew meanwhile.
 CHILD = """
-import json, re, sys, threading
+import os, re, sys, threading
 from pathlib import Path
 import numpy as np, torch
 import pyrel
@@ -103,48 +103,72 @@ import pyrel
 def anonymous():
     return 1024 * int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 
-program, source, target, kind, samples, size = sys.argv[1:]
-shape = (int(samples), int(size))
-if kind == "torch":
-    x = torch.from_file(source, False, shape[0] * shape[1], dtype=torch.float32).view(shape)
-    out = torch.from_file(target, True, shape[0] * shape[1], dtype=torch.float32).view(shape)
-else:
+def opened(kind, source, target):
+    if kind == "torch":
+        x = torch.from_file(source, False, shape[0] * shape[1], dtype=torch.float32).view(shape)
+        return x, torch.from_file(target, True, x.numel(), dtype=torch.float32).view(shape)
     order = "F" if kind == "column-major" else "C"
     dtype = kind if kind.startswith("float") else "float32"
     x = np.memmap(source, dtype, "r", shape=shape, order=order)
-    out = np.memmap(target, np.float32, "r+", shape=shape)
-explainer = pyrel.Explainer.load(program)
-explainer(x[:100], out=out[:100])
-done, most, before = threading.Event(), 0, anonymous()
-def watch():
-    global most
-    while not done.wait(0.0005):
-        most = max(most, anonymous())
-watcher = threading.Thread(target=watch)
-watcher.start()
-explainer(x, out=out)
-done.set()
-watcher.join()
-print(json.dumps(max(most, anonymous()) - before))
+    return x, np.memmap(target, np.float32, "r+", shape=shape)
+
+def growth(kind):
+    x, out = opened(kind, f"{kind}.x", f"{kind}.out")
+    explainer(x[:100], out=out[:100])
+    done, seen, before = threading.Event(), [], anonymous()
+    def watch():
+        while not done.wait(0.0005):
+            seen.append(anonymous())
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    explainer(x, out=out)
+    done.set()
+    watcher.join()
+    return max(*seen, anonymous()) - before
+
+explainer = pyrel.Explainer.load("program")
+shape = (int(sys.argv[1]), int(sys.argv[2]))
+for kind in sys.argv[3:]:
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            Path(kind).write_text(str(growth(kind)))
+            status = 0
+        finally:
+            os._exit(status)
+    os.waitpid(child, 0)
 """
 SAMPLES, SIZE, CLASSES, THREADS = 24_000, 1024, 3, 2
+KINDS = {"float32": 4, "float16": 2, "float64": 8, "column-major": 4, "torch": 4}  # bytes each
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system has no /proc")
-@pytest.mark.parametrize("kind", ["float32", "float16", "float64", "column-major", "torch"])
-def test_anonymous_memory_does_not_grow_with_the_input(kind: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def growth(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a file for each kind, of what was measured."""
+    folder = tmp_path_factory.mktemp("growth")
     model = torch.nn.Sequential(torch.nn.Linear(SIZE, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
-    pyrel.Explainer(model.eval(), torch.zeros(2, SIZE), low=0.0, high=1.0).save(tmp_path / "p")
-    bytes_of = {"float16": 2, "float64": 8}.get(kind, 4)
-    for name, bytes_each in (("x", bytes_of), ("out", 4)):
-        (tmp_path / name).touch()
-        os.truncate(tmp_path / name, SAMPLES * SIZE * bytes_each)
+    explainer = pyrel.Explainer(model.eval(), torch.zeros(2, SIZE), low=0.0, high=1.0)
+    explainer.save(folder / "program")
+    for kind, size in KINDS.items():
+        for name, bytes_each in (("x", size), ("out", 4)):
+            (folder / f"{kind}.{name}").touch()
+            os.truncate(folder / f"{kind}.{name}", SAMPLES * SIZE * bytes_each)
     done = subprocess.run(
-        [sys.executable, "-c", CHILD, "p", "x", "out", kind, str(SAMPLES), str(SIZE)],
-        cwd=tmp_path, env=os.environ | {"PYREL_NUM_THREADS": str(THREADS)},
+        [sys.executable, "-c", CHILD, str(SAMPLES), str(SIZE), *KINDS],
+        cwd=folder, env=os.environ | {"PYREL_NUM_THREADS": str(THREADS)},
         capture_output=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr.decode()[-3000:]
+    for kind in KINDS:
+        (folder / f"{kind}.x").unlink()
+        (folder / f"{kind}.out").unlink()
+    return folder
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system has no /proc")
+@pytest.mark.parametrize("kind", KINDS)
+def test_anonymous_memory_does_not_grow_with_the_input(kind: str, growth: Path) -> None:
     # Per sample: the outputs, an int64 target, what was absorbed, conservation. Per thread: a slab
     # of at most 12 samples, and its stack. A piece is converted while the last one is still there,
     # and the C library may keep the memory of the one before that.
@@ -153,4 +177,4 @@ def test_anonymous_memory_does_not_grow_with_the_input(kind: str, tmp_path: Path
     pieces = 0 if kind in ("float32", "torch") else 3 * arrays._PIECE_BYTES
     bound = results + THREADS * per_thread + pieces + 8 * MIB  # the last for the interpreter
     assert bound < SAMPLES * SIZE * 4 / 1.5, "a whole copy would not be noticed"
-    assert json.loads(done.stdout) < bound
+    assert int((growth / kind).read_text()) < bound
