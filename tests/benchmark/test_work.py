@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import pytest
-from benchmark.conftest import Explained
+from benchmark.conftest import CASES, explained
+from engine.cases import compiled
+from engine.cells import CellCase
 
-import pyrel
 from pyrel.benchmark.cases import thesis_model
 from pyrel.benchmark.contestants import METHODS
 from pyrel.benchmark.layers import Layers, layers_of
@@ -40,6 +41,6 @@ def test_sizes_of_the_thesis() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_it_is_what_the_engine_computes(any_cell: Explained, method: str) -> None:
-    explainer = pyrel.Explainer(any_cell.cell, any_cell.x[:1], method, low=0.0, high=1.0)
-    assert explainer.flops == useful_flops(any_cell.layers, method)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_it_is_what_the_engine_computes(case: CellCase, method: str) -> None:
+    assert compiled(case, method).flops == useful_flops(explained(case).layers, method)
