@@ -24,12 +24,13 @@ from typing import Any, cast
 import numpy as np
 
 from pyrel.memory import pack
-from pyrel.patterns import STORED, Growth, Item, Part, Pattern, Rows, digest, stores_of
+from pyrel.patterns import STORED, Growth, Item, Part, Pattern, Rows, Share, digest, stores_of
 from pyrel.program import Float32s, Instruction, Offsets, Program, Repeat
 from pyrel.rolling import codes_of, loops, repeat
 
-# Numbers of steps to generalise from: what is done apart for up to eight values is behind them.
-TRIED = (10, 11, 12, 14)
+# Numbers of steps to generalise from: what is done apart for up to eight values is behind them, and
+# what is divided by sixteen is known exactly.
+TRIED = (10, 11, 12, 16)
 LEAST_LOOP = 3  # iterations that show how offsets go on
 
 
@@ -60,6 +61,7 @@ def generalise(programs: Mapping[int, Program]) -> Pattern | None:
         classes = fit.growth([p.classes for p in by_steps])
     except _NoPatternError:
         return None
+    matrix_shares, vector_shares = fit.shares
     return Pattern(
         steps[0],
         size,
@@ -67,8 +69,9 @@ def generalise(programs: Mapping[int, Program]) -> Pattern | None:
         by_steps[0].conserves,
         items,
         *fit.stores,
-        shares=fit.shares,
-        growing=fit.growing,
+        matrix_shares,
+        vector_shares,
+        fit.growing,
     )
 
 
@@ -85,7 +88,7 @@ class _Fit:
         self._instructions = [pack(cast(Any, p.instructions)) for p in programs]
         matrices, vectors, indices, tables = map(list, stores_of(programs[0]))
         self.stores = matrices, vectors, indices, tables
-        self.shares: list[Float32s] = []
+        self.shares: tuple[list[Share], list[Share]] = [], []
         self.growing: list[Rows] = []
         self._interned = [[[digest(a) for a in s] for s in stores_of(p)] for p in programs]
 
@@ -213,28 +216,32 @@ class _Fit:
         if all(content == contents[0] for content in contents):
             return numbers[0]
         if kind == 2:
-            arrays = [p.indices[n][None] for p, n in zip(self._programs, numbers, strict=True)]
-            self.growing.append(self._growing(arrays))
+            indices = [p.indices[n][None] for p, n in zip(self._programs, numbers, strict=True)]
+            self.growing.append(self._growing(indices))
             return len(self.stores[2]) + len(self.growing) - 1
-        if kind != 1:
+        if kind == 3:
             raise _NoPatternError
-        vectors = [p.vectors[n] for p, n in zip(self._programs, numbers, strict=True)]
-        return self._share(vectors)
+        arrays: list[Float32s] = [
+            stores_of(p)[kind][n] for p, n in zip(self._programs, numbers, strict=True)
+        ]
+        return len(self.stores[kind]) + self._share(arrays, self.shares[kind])
 
-    def _share(self, vectors: Sequence[Float32s]) -> int:
-        """Return the number of a vector over T."""
-        steps = self._steps
-        whole = (vectors[0].astype(np.float64) * steps[0]).astype(np.float32)
-        for vector, n in zip(vectors, steps.tolist(), strict=True):
-            if vector.shape != whole.shape:
-                raise _NoPatternError
-            if ((whole.astype(np.float64) / n).astype(np.float32) != vector).any():
-                raise _NoPatternError
-        for number, known in enumerate(self.shares):
-            if np.array_equal(known, whole):
-                return len(self.stores[1]) + number
-        self.shares.append(whole)
-        return len(self.stores[1]) + len(self.shares) - 1
+    def _share(self, arrays: Sequence[Float32s], shares: list[Share]) -> int:
+        """Return the number of an array over T among others such."""
+        steps = self._steps.tolist()
+        exact = next((i for i, n in enumerate(steps) if n & (n - 1) == 0), 0)
+        power = np.float32(steps[exact])
+        for share in (Share(arrays[exact] * power, True), Share(arrays[exact] / power, False)):
+            found = [share.at(n) for n in steps]
+            if all(np.array_equal(f, a) for f, a in zip(found, arrays, strict=True)):
+                break
+        else:
+            raise _NoPatternError
+        for number, known in enumerate(shares):
+            if known.divided == share.divided and np.array_equal(known.one, share.one):
+                return number
+        shares.append(share)
+        return len(shares) - 1
 
 
 def _cut(codes: Offsets) -> list[tuple[int, int, int]]:

@@ -17,6 +17,7 @@ import numpy as np
 
 from pyrel._core import Post, Space
 from pyrel.graph import Addresses, Floats, Graph, aligned
+from pyrel.layout import MAX_SEGMENTS
 from pyrel.pieces import runs
 from pyrel.program import Epilogue, Gemm, Map, Offsets, Program, Template
 from pyrel.schedule import RowOp, row_op
@@ -73,7 +74,21 @@ class Emitter:
         *epilogue_offsets: Offsets,
         bf16: bool = False,
     ) -> RowOp:
-        """``matrix`` is (depth, columns)."""
+        """``matrix`` is (depth, columns).
+
+        What lies in more runs than a product can read is multiplied run by run.
+        """
+        if len(segments) > MAX_SEGMENTS:
+            first = replace(epilogue, post=Post.none)
+            then = replace(first, bias=-1, accumulate=True)
+            last = replace(epilogue, bias=-1, accumulate=True)
+            depth = 0
+            for number, segment in enumerate(segments):
+                own = first if number == 0 else then if number + 1 < len(segments) else last
+                part = matrix[depth : depth + segment[1]]
+                op = self._gemm([segment], part, out, own, *epilogue_offsets, bf16=bf16)
+                depth += segment[1]
+            return op
         template = Gemm(
             tuple((place[0], depth) for place, depth in segments),
             self.program.matrix(matrix),

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from pyrel.domains import Domains
 from pyrel.graph import (
     Addresses,
     Copy,
@@ -25,6 +26,7 @@ from pyrel.joining import Joiner
 from pyrel.pieces import common_runs, runs
 
 MAX_SEGMENTS = 8  # of a gemm, see csrc/cpu/kernels.h
+_FEW_RUNS = 4
 SHORT_RUN = 16  # floats: shorter than a vector on average, copying costs less than reading apart
 
 Copied: TypeAlias = Callable[[Addresses, str], Copy]
@@ -51,7 +53,7 @@ def lay_out(graph: Graph) -> Graph:
         if isinstance(node, Linear):
             if node.inputs.shape[0] > 1:
                 node = _read_patches(join(node), owners, copied)
-            elif _scattered(node.inputs[0]):
+            elif _scattered(node.inputs[0]) and not in_tiles(node):
                 node = _read_copy(node, graph.input_size, copied)
         elif isinstance(node, Product | MaxPool | Normalise):
             node = _without_constants(node, copied)
@@ -64,6 +66,51 @@ def lay_out(graph: Graph) -> Graph:
     if (np.diff(outputs) != 1).any() or (owner != owner[0]).any() or owner[0] < 0:
         outputs = copied(outputs, "").addresses
     return compact(replace(graph, nodes=tuple(nodes), outputs=outputs))
+
+
+def in_tiles(node: Linear) -> bool:
+    """Whether a node does the same with many groups of runs, such as the states of all steps.
+
+    It then multiplies run by run, with a few matrices, and reads no copy of all.
+    """
+    pieces = list(runs(node.inputs[0]))
+    if len(pieces) <= MAX_SEGMENTS:
+        return False
+    tiles = [node.weight[:, first:stop] for first, stop in pieces]
+    return any(
+        len(tiles) % group == 0
+        and all(np.array_equal(tile, tiles[i % group]) for i, tile in enumerate(tiles))
+        for group in range(1, _FEW_RUNS + 1)
+    )
+
+
+def chain_pools(graph: Graph, domains: Domains, shares: bool) -> Graph:
+    """Take the largest of many vectors, such as the states of all steps, two at a time.
+
+    The first of the largest is still the one that is found. Where a method ``shares`` relevance out
+    in proportion, only of vectors that may be negative, which it does not.
+    """
+    nodes: list[Node] = []
+    position = graph.size
+    for node in graph.nodes:
+        if isinstance(node, MaxPool) and _in_vectors(node):
+            below_zero = domains.of(node.inputs)[0] < 0
+            if below_zero.all() or not shares:
+                largest = node.inputs[0]
+                for vector in node.inputs[1:-1]:
+                    inputs = np.stack([largest, vector])
+                    nodes.append(replace(node, start=position, inputs=inputs))
+                    largest = nodes[-1].addresses
+                    position += node.size
+                node = replace(node, inputs=np.stack([largest, node.inputs[-1]]))
+        nodes.append(node)
+    return compact(replace(graph, nodes=tuple(nodes)))
+
+
+def _in_vectors(node: MaxPool) -> bool:
+    """Whether there are many inputs, each in a few runs and none constant."""
+    many = len(node.inputs) > MAX_SEGMENTS and (node.inputs >= 0).all()
+    return bool(many) and len(list(common_runs(node.inputs))) <= _FEW_RUNS
 
 
 def _scattered(inputs: Addresses) -> bool:

@@ -8,7 +8,7 @@ from pyrel.domains import fold, propagate, split_mixed_rows
 from pyrel.families import plan_items
 from pyrel.gates import gather_gated_sums
 from pyrel.graph import Floats, Graph
-from pyrel.layout import lay_out
+from pyrel.layout import chain_pools, lay_out
 from pyrel.memory import plan
 from pyrel.methods import Method
 from pyrel.program import Program
@@ -71,7 +71,7 @@ def _lowering(graph: Graph, method: Method, low: Floats, high: Floats, precision
     if method.conserves:
         graph = gather_gated_sums(graph)
         graph = split_mixed_rows(graph, low, high)
-    graph = lay_out(graph)
+    graph = lay_out(chain_pools(graph, propagate(graph, low, high), method.conserves))
     return Backward(graph, method, propagate(graph, low, high), precision)
 
 

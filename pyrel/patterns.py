@@ -109,6 +109,22 @@ class Item:
 
 
 @dataclass(frozen=True, eq=False)
+class Share:
+    """A matrix or vector that is divided by the number of steps, or multiplied by it.
+
+    So are weights for a mean over the steps, and the bounds of a sum over them.
+    """
+
+    one: Float32s  # at one step
+    divided: bool
+
+    def at(self, steps: int) -> Float32s:
+        """Return it for a number of steps."""
+        factor = 1.0 / steps if self.divided else float(steps)
+        return (self.one.astype(np.float64) * factor).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
 class Pattern:
     """The programs of all T from ``least`` on.
 
@@ -120,8 +136,8 @@ class Pattern:
     items : tuple of Item
     matrices, vectors, indices, tables : list of ndarray
         Those that do not depend on T.
-    shares : list of ndarray
-        Vectors that are divided by T; templates name them behind ``vectors``.
+    matrix_shares, vector_shares : list of Share
+        Those that depend on T; templates name them behind ``matrices`` and ``vectors``.
     growing : list of Rows
         Indices that depend on T; templates name them behind ``indices``.
     """
@@ -135,7 +151,8 @@ class Pattern:
     vectors: list[Float32s] = field(default_factory=list)
     indices: list[Offsets] = field(default_factory=list)
     tables: list[Float32s] = field(default_factory=list)
-    shares: list[Float32s] = field(default_factory=list)
+    matrix_shares: list[Share] = field(default_factory=list)
+    vector_shares: list[Share] = field(default_factory=list)
     growing: list[Rows] = field(default_factory=list)
     _packed: dict[str, _core.Program] = field(default_factory=dict)
 
@@ -144,14 +161,13 @@ class Pattern:
         more = steps - self.least
         if more < 0:
             raise ValueError(f"the pattern begins at {self.least} steps, got {steps}")
-        shares = [(v.astype(np.float64) / steps).astype(np.float32) for v in self.shares]
         return Program(
             _at(self.input_size, more),
             _at(self.classes, more),
             self.conserves,
             instructions=tuple(item.at(more) for item in self.items),
-            matrices=self.matrices,
-            vectors=[*self.vectors, *shares],
+            matrices=[*self.matrices, *(share.at(steps) for share in self.matrix_shares)],
+            vectors=[*self.vectors, *(share.at(steps) for share in self.vector_shares)],
             indices=[*self.indices, *(rows.at(more)[0] for rows in self.growing)],
             tables=self.tables,
         )
@@ -180,7 +196,7 @@ class Pattern:
         for template in (part.template for item in self.items for part in item.body):
             if isinstance(template, Gemm):
                 key, bf16 = template.matrix, template.bf16
-                if core.find_matrix(key, bf16) < 0:
+                if key < len(self.matrices) and core.find_matrix(key, bf16) < 0:
                     core.add_matrix(self.matrices[key], bf16, key)
         self._packed[isa] = core
         return core

@@ -2,8 +2,8 @@
 """Programs, and patterns of programs, as entries of a description and tensors.
 
 The tensors are ``matrix.0`` …, ``vector.0`` …, ``index.0`` …, ``table.0`` …, and ``offsets``, those
-of all instructions one after the other; of a pattern ``share.0`` … too. All have a prefix. What
-programs have in common with a pattern is kept with the pattern only.
+of all instructions one after the other; of a pattern ``matrix_share.0`` and ``vector_share.0`` …
+too. All have a prefix. What programs have in common with a pattern is kept with the pattern only.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pyrel.patterns import STORED, Growth, Item, Part, Pattern, Rows, number_at, stores_of
+from pyrel.patterns import STORED, Growth, Item, Part, Pattern, Rows, Share, number_at, stores_of
 from pyrel.program import Instruction, Offsets, Program, Repeat, Template
 from pyrel.records import decode, encode
 
@@ -26,14 +26,8 @@ Arrays: TypeAlias = dict[str, npt.NDArray[Any]]
 
 _APART = ("instructions", "matrices", "vectors", "indices", "tables", "_interned")
 _PATTERN_APART = (
-    "items",
-    "matrices",
-    "vectors",
-    "indices",
-    "tables",
-    "shares",
-    "growing",
-    "_packed",
+    *("items", "matrices", "vectors", "indices", "tables"),
+    *("matrix_shares", "vector_shares", "growing", "_packed"),
 )
 _KINDS = {
     "matrix": (torch.float32, 2),
@@ -103,8 +97,11 @@ def describe_pattern(prefix: str, pattern: Pattern, named: Arrays) -> dict[str, 
         [n.reshape(-1) for r in rows for n in (r.lengths, r.starts, r.strides)]
     )
     _name_stores(prefix, pattern, named)
-    named |= {f"{prefix}share.{i}": array for i, array in enumerate(pattern.shares)}
+    for kind, shares in (("matrix", pattern.matrix_shares), ("vector", pattern.vector_shares)):
+        named |= {f"{prefix}{kind}_share.{i}": share.one for i, share in enumerate(shares)}
     return {
+        f"{prefix}matrix_shares": [share.divided for share in pattern.matrix_shares],
+        f"{prefix}vector_shares": [share.divided for share in pattern.vector_shares],
         f"{prefix}pattern": encode(pattern, leave_out=_PATTERN_APART),
         f"{prefix}items": [_item_entry(item) for item in pattern.items],
         f"{prefix}growing": [len(rows.lengths) for rows in pattern.growing],
@@ -223,12 +220,23 @@ def make_pattern(prefix: str, left: dict[str, Tensor], content: Mapping[str, Any
         _PATTERN_APART,
         items=tuple(items),
         growing=growing,
-        shares=_take_all(left, f"{prefix}share", *_KINDS["vector"]),
+        matrix_shares=_shares(prefix, "matrix", left, content),
+        vector_shares=_shares(prefix, "vector", left, content),
         **stores,
     )
     for more in (0, 1):
         pattern.at(pattern.least + more)
     return pattern
+
+
+def _shares(
+    prefix: str, kind: str, left: dict[str, Tensor], content: Mapping[str, Any]
+) -> list[Share]:
+    arrays = _take_all(left, f"{prefix}{kind}_share", *_KINDS[kind])
+    divided = content.get(f"{prefix}{kind}_shares")
+    if not isinstance(divided, list) or [type(flag) for flag in divided] != [bool] * len(arrays):
+        raise ValueError(f"{kind}_shares: wanted a flag for each")
+    return [Share(one, flag) for one, flag in zip(arrays, divided, strict=True)]
 
 
 def _part(entry: Any, numbers: _Numbers, indices: int) -> Part:

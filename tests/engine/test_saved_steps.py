@@ -12,6 +12,7 @@ from engine.sequences import (
     CLASSES,
     FEATURES,
     WIDTH,
+    Front,
     Last,
     Mean,
     Packed,
@@ -45,7 +46,9 @@ class EachStep(nn.Module):
         return self.out(self.core(x)[0])[:, :, 0]
 
 
-@pytest.mark.parametrize("make", [Last, Packed, Tokens, EachStep], ids=lambda make: make.__name__)
+@pytest.mark.parametrize(
+    "make", [Last, Mean, Packed, Tokens, EachStep], ids=lambda make: make.__name__
+)
 @pytest.mark.parametrize("method", METHODS)
 def test_a_saved_explainer_takes_any_number_of_steps(
     make: Any, method: str, tmp_path: Path
@@ -107,16 +110,15 @@ def test_numbers_of_steps_that_the_model_does_not_take(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_saved_says_why(tmp_path: Path) -> None:
-    """Deep Taylor folds the mean into the linear layer that reads it."""
     with pytest.raises(ValueError, match=r"no pattern .*pyrel\.capture\(model"):
-        explainer(Mean, "deep_taylor").save(tmp_path / "program")
+        explainer(Front, "deep_taylor").save(tmp_path / "program")
     low = np.linspace(-2.0, -1.0, 6)[:, None]
     by_step = pyrel.Explainer(captured(Last, 6), method="gradient", low=low, high=1.0)
     with pytest.raises(ValueError, match="given for each of 6 steps"):
         by_step.save(tmp_path / "program")
     assert list(tmp_path.iterdir()) == []
-    x = batch(Mean, 2, 6)
-    fixed = pyrel.Explainer(pyrel.capture(made(Mean), x), low=-1.0, high=1.0)
+    x = batch(Front, 2, 6)
+    fixed = pyrel.Explainer(pyrel.capture(made(Front), x), low=-1.0, high=1.0)
     fixed.save(tmp_path / "program")
     assert_same(pyrel.Explainer.load(tmp_path / "program")(x), fixed(x))
 
