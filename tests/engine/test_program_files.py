@@ -285,7 +285,7 @@ def test_a_forged_program_is_refused(
 
 def test_an_index_that_is_not_there_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "program"
-    compiled(by_name("Rearranged"), "gradient").save(file)
+    compiled(by_name("Repeated"), "gradient").save(file)
     original = file.read_bytes()
     for index in (99, -1):
         forged(file, lambda t, c, i=index: first(c, "Gather").update(index=i))
@@ -324,7 +324,7 @@ def mutate(rng: np.random.Generator, tensors: Tensors, content: Content) -> None
     node[key] = replacements[rng.integers(len(replacements))]
 
 
-@pytest.mark.parametrize("name", ["Elman", "Rearranged"])
+@pytest.mark.parametrize("name", ["Elman", "Repeated"])
 def test_random_changes_are_refused_or_harmless(name: str, tmp_path: Path) -> None:
     """What still loads also runs, to the end or to an error: the engine stays within its memory."""
     case, file = by_name(name), tmp_path / "program"
