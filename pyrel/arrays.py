@@ -105,6 +105,8 @@ def lengths(given: Any, n: int, steps: int) -> Int64s | None:
         )
     except ValueError as error:
         raise ValueError(f"{wanted}: {error}") from None
+    if isinstance(given, bool):
+        raise TypeError(f"{wanted}, how many steps each sequence has; got {given}")
     if values.size and values.dtype.kind not in "iu":
         raise TypeError(f"{wanted}, got dtype {values.dtype}")
     if values.shape != (n,):

@@ -246,7 +246,7 @@ def _packed(pattern: Pattern | None, isa: str) -> _core.Program | None:
 
 Source: TypeAlias = Compiled | Compiler | AnySteps
 
-_KEPT = 32  # programs of an explainer
+_KEPT_STEPS = 1 << 15  # of all programs of an explainer that are kept; each takes some kilobytes
 
 
 class Programs:
@@ -290,7 +290,7 @@ class Programs:
     def _load(self, steps: int) -> Loaded:
         compiled = self.source if isinstance(self.source, Compiled) else self.source.at(steps)
         loaded = load(compiled, self._inputs, steps, self._isa)
-        if len(self._kept) >= _KEPT:
+        while self._kept and sum(self._kept) + steps > _KEPT_STEPS:
             oldest = min(self._kept, key=lambda each: self._used.get(each, -1))
             del self._kept[oldest]
         self._kept[steps] = loaded

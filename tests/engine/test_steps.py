@@ -91,7 +91,7 @@ def test_many_threads_with_many_steps() -> None:
 
 
 def test_the_programs_used_last_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiled, "_KEPT", 3)
+    monkeypatch.setattr(compiled, "_KEPT_STEPS", 6 + 2 + 4)
     few = explainer(Last, "gradient")
     made_for: list[int] = []
     source = few._programs.source
