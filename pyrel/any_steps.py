@@ -130,7 +130,7 @@ class _Fit:
         edges = np.array([_regular(r) for r in repeats])
         before, behind = edges.max(axis=0).tolist()
         count = self.growth((counts - before - behind).tolist())
-        if count[0] < LEAST_LOOP:
+        if count[0] < LEAST_LOOP or count[1] < 0:
             raise _NoPatternError
         head = [s[: before * period] for s in stretches]
         middle = [s[before * period : len(s) - behind * period] for s in stretches]
@@ -174,6 +174,8 @@ class _Fit:
         if len({len(r) for r in runs}) > 1:
             raise _NoPatternError
         lengths = self._affine(np.stack([[stop - first for first, stop in r] for r in runs]))
+        if (lengths[:, 1] < 0).any():
+            raise _NoPatternError
         starts = self._affine(
             np.stack([o[:, [first for first, _ in r]] for o, r in zip(offsets, runs, strict=True)])
         )

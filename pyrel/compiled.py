@@ -173,9 +173,12 @@ class Compiler:
         if not all(map(self._capture.holds, TRIED)):
             return None
         try:
-            graphs = {n: (self._capture.graph(n), *self._inputs.domain(n)) for n in TRIED}
-        except (UnsupportedModelError, IndexError, RuntimeError):
-            return None  # torch.export has no guard for an index behind the last step
+            return self._of_tried()
+        except (UnsupportedModelError, ValueError, ArithmeticError, LookupError, RuntimeError):
+            return None  # so few steps may not do, as for an index behind the last one
+
+    def _of_tried(self) -> Patterns | None:
+        graphs = {n: (self._capture.graph(n), *self._inputs.domain(n)) for n in TRIED}
         method, precision = self._method, self._precision
         pattern = generalise(
             {

@@ -9,6 +9,7 @@ rest is told here from the sizes in the program, which are expressions of T.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -27,15 +28,22 @@ _EVEN = frozenset(
     zeros ones full new_zeros new_ones new_full zeros_like ones_like full_like
     expand expand_as repeat unsqueeze squeeze view reshape flatten transpose permute t select slice
     unbind split split_with_sizes chunk cat stack clone contiguous detach alias to _to_copy
-    type_as sort argsort index_select index add sub mul div neg reciprocal sym_size getitem
+    type_as add sub mul div neg reciprocal sym_size getitem
     """.split()
 )
+_OF_BATCH = frozenset("sort argsort index_select index getitem".split())  # for packing
+# Operators over values of the input that may be told a number of steps.
+_TOLD = frozenset(
+    "view reshape expand slice select narrow flatten unflatten repeat div new_zeros new_ones "
+    "new_full zeros_like ones_like full_like sym_size".split()
+)
+_FARTHEST = 8  # steps: what reaches as far shows at the fewest steps that are tried
 _MANY_STEPS = 256
 _MOST_BITS = 24
 
 
 def grows_evenly(program: ExportedProgram) -> bool:
-    """Whether all sizes are T times a number plus a number, and constants alike at all steps.
+    """Whether all sizes are T times a number plus a small one, and constants alike at all steps.
 
     Parameters
     ----------
@@ -52,17 +60,83 @@ def grows_evenly(program: ExportedProgram) -> bool:
     used = _reached([n for n in nodes if n.op == "output"], lambda node: node.all_input_nodes)
     lengths = [n for n in nodes if n.name in program.graph_signature.user_inputs[1:]]
     sizes = [n for n in nodes if any(steps in e.free_symbols for e in _expressions(n))]
-    counting = _reached([*lengths, *sizes], lambda node: node.users)
-    return all(
-        all(_affine(e, steps) for e in _expressions(node))
-        and (
-            node in seen
-            or node not in counting
-            or node.op != "call_function"
-            or _operator(node) in _EVEN
+    batch = [n for n in nodes if _is_number(n) and n not in sizes]
+    counting = _reached([*lengths, *sizes], lambda node: () if node in batch else node.users)
+    counting -= {*lengths, *batch}
+
+    def even(node: Node) -> bool:
+        if not all(_affine(e, steps) for e in _expressions(node)):
+            return False
+        if node.op != "call_function" or node not in counting:
+            return True
+        if node in seen:
+            return _near(node, steps) and _told_sizes_only(node)
+        return _of_even_constants(node, steps, counting.union(lengths))
+
+    return all(even(node) for node in used)
+
+
+def _of_even_constants(node: Node, steps: sympy.Symbol, checked: set[Node]) -> bool:
+    """Whether a constant that depends on T, or on lengths, is the same at all steps.
+
+    That is, it is made of such constants only, and not of parameters, from which it could take
+    another part for each step.
+    """
+    operator = _operator(node)
+    if operator == "sym_size":
+        return True
+    if not all(_is_number(other) or other in checked for other in node.all_input_nodes):
+        return False
+    if operator in _OF_BATCH:
+        return not any(steps in e.free_symbols for e in _expressions(node))
+    return operator in _EVEN
+
+
+def _is_number(node: Node) -> bool:
+    return isinstance(node.meta.get("val"), torch.SymInt | torch.SymFloat | torch.SymBool)
+
+
+def _near(node: Node, steps: sympy.Symbol) -> bool:
+    """Whether values of some steps meet those of near ones only, as far as sizes do not tell."""
+    operator = _operator(node)
+    if operator in ("pad", "constant_pad_nd", "roll"):
+        return max(map(abs, _numbers(node.args[1:])), default=0) <= _FARTHEST
+    if "conv" in operator or "pool" in operator:
+        over_steps = any(steps in e.free_symbols for e in _sizes(node.meta.get("val"), 2))
+        over_steps |= any(
+            steps in e.free_symbols for e in _sizes(node.all_input_nodes[0].meta.get("val"), 1)
         )
-        for node in used
-    )
+        if over_steps:
+            kernels = [n.meta["val"].shape[2:] for n in node.all_input_nodes[1:2]]
+            reach = max([1, *_numbers(node.args[1:]), *_numbers(kernels)])
+            return reach <= _FARTHEST // 2  # kernels may be dilated
+    return True
+
+
+def _told_sizes_only(node: Node) -> bool:
+    """Whether no number of steps is counted as a value, but to divide by it."""
+    if not isinstance(node.target, torch._ops.OpOverload) or _operator(node) in _TOLD:
+        return True
+    return not any(map(_is_number, node.all_input_nodes))
+
+
+def _numbers(value: Any) -> Iterator[int]:
+    """Yield the integers in nested lists."""
+    if isinstance(value, list | tuple | torch.Size):
+        for item in value:
+            yield from _numbers(item)
+    elif isinstance(value, int) and not isinstance(value, bool):
+        yield value
+
+
+def _sizes(value: Any, first: int) -> Iterator[sympy.Expr]:
+    """Yield the open sizes of a tensor from a dimension on."""
+    for size in value.shape[first:] if isinstance(value, torch.Tensor) else ():
+        if isinstance(size, torch.SymInt):
+            yield size.node.expr
+
+
+_STEPS = ".size()[1]"  # of the input, in guards
 
 
 def span(program: ExportedProgram) -> tuple[int, int | None] | None:
@@ -76,9 +150,15 @@ def span(program: ExportedProgram) -> tuple[int, int | None] | None:
         If there are gaps between them.
     """
     tried = {*range(2, _MANY_STEPS), *(2**bits for bits in range(1, _MOST_BITS))}
-    for text in (*guards_of(program), *map(str, program.range_constraints.values())):
-        for number in map(int, re.findall(r"\d+", text)):
-            tried |= {n for n in (number - 1, number, number + 1) if 2 <= n < 2**_MOST_BITS}
+    guards = [guard for guard in guards_of(program) if _STEPS in guard]
+    if any(guard.count(_STEPS) > 1 or re.search(r"//|%|\*\*|\[0\]", guard) for guard in guards):
+        return None  # not of the form a T + b < c, whose edges are found below
+    for text in (*guards, *map(str, program.range_constraints.values())):
+        given = [1, *map(int, re.findall(r"\d+", text.replace(_STEPS, "")))]
+        edges = {c + sign * b for c in given for b in [0, *given] for sign in (-1, 1)}
+        for a, edge in itertools.product({n for n in given if n}, edges):
+            near = (edge // a + d for d in (-1, 0, 1, 2))
+            tried |= {n for n in near if 2 <= n < 2**_MOST_BITS}
     numbers = sorted(tried)
     holding = [holds_for(program, n) for n in numbers]
     if True not in holding:
@@ -134,9 +214,15 @@ def _expressions(node: Node) -> Iterator[sympy.Expr]:
 
 
 def _affine(expression: Any, steps: sympy.Symbol) -> bool:
+    """Whether an expression is a (T + b), a > 0, with a b of a few steps."""
     if steps not in expression.free_symbols:
         return True
-    return bool(expression.is_polynomial(steps)) and sympy.degree(expression, steps) <= 1
+    if not expression.is_polynomial(steps) or sympy.degree(expression, steps) > 1:
+        return False
+    others = {symbol: 1 for symbol in expression.free_symbols - {steps}}
+    expanded = sympy.expand(expression)
+    a, b = (expanded.coeff(steps, power).subs(others) for power in (1, 0))
+    return bool(a > 0 and abs(b) <= _FARTHEST * a)
 
 
 def _operator(node: Node) -> str:

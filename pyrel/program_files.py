@@ -139,6 +139,7 @@ def _check(inputs: Inputs, compiled: Compiled | AnySteps, isa: str) -> None:
     else:
         least = compiled.patterns.program.least
         programs = {**compiled.few, least: compiled.patterns.at(least)}
+        programs[inputs.steps] = compiled.at(inputs.steps)
     for steps, each in programs.items():
         if any(getattr(i.template, "bf16", False) for i in each.program.every_instruction()):
             check_precision("bf16", isa)

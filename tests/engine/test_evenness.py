@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool1d
+from torch.nn.functional import adaptive_avg_pool1d, conv1d, pad
 
 from pyrel.capturing import Capture, capture_at
 
 EXAMPLE = 24  # steps
+FADING = torch.cat([torch.ones(20, 1), torch.zeros(40, 1)])
 
 
 class Read(nn.Module):
@@ -41,6 +42,8 @@ EVEN: dict[str, Callable[[Tensor], Tensor]] = {
     "all but two": lambda h: h[:, 1:-1].sum(1),
     "flipped": lambda h: h.flip(1)[:, 0],
     "pooled": lambda h: adaptive_avg_pool1d(h.transpose(1, 2), 1)[:, :, 0],
+    "lag of two": lambda h: (h + pad(h, (0, 0, 2, 0))[:, : h.shape[1]]).sum(1),
+    "narrow": lambda h: conv1d(h.transpose(1, 2), torch.ones(5, 5, 3), padding=1).sum(2),
     "constants": lambda h: (
         h + torch.zeros_like(h) + h.new_full((1, h.shape[1], 1), 2.0) + torch.ones(h.shape[1], 1)
     ).sum(1),
@@ -59,6 +62,17 @@ UNEVEN: dict[str, Callable[[Tensor], Tensor]] = {
     "counted alike": lambda h: (h * (torch.ones(h.shape[1], 1).expand_as(h).cumsum(1) < 20)).sum(1),
     "faded": lambda h: (h * torch.arange(h.shape[1])[:, None] / h.shape[1]).sum(1),
     "at most 20": lambda h: h.sum(1) / torch.full((1,), h.shape[1]).clamp(max=20),
+    "lag": lambda h: (h + pad(h, (0, 0, 24, 0))[:, : h.shape[1]]).sum(1),
+    "shifted": lambda h: (h + pad(h, (0, 0, 24, -24))).sum(1),
+    "late": lambda h: (h + torch.cat([h.new_zeros(len(h), 20, 5), h], 1)[:, 20:]).sum(1),
+    "rolled": lambda h: (h + h.roll(20, 1)).sum(1),
+    "cut or filled": lambda h: pad(h, (0, 0, 0, 30 - h.shape[1])).sum(1),
+    "all but twenty": lambda h: h[:, 3:-17].sum(1),
+    "far": lambda h: conv1d(h.transpose(1, 2), torch.ones(5, 5, 3), padding=20, dilation=20).sum(2),
+    "table": lambda h: (h * FADING[: h.shape[1]]).sum(1),
+    "spread table": lambda h: (h * FADING.expand(60, 5)[: h.shape[1]]).sum(1),
+    "sorted": lambda h: (h * FADING[torch.zeros(h.shape[1]).argsort(stable=True)]).sum(1),
+    "threshold": lambda h: torch.relu(h * 0 + h.shape[1] - 20).sum(1) + h[:, 0],
     "root": lambda h: h.sum(1) / h.shape[1] ** 0.5,
     "windows": lambda h: torch.relu(
         torch.conv1d(h.transpose(1, 2), torch.ones(5, 5, 3), stride=2)
@@ -77,6 +91,8 @@ SPANS: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, int | None] | None
     "all": (lambda h: h[:, -1], (1, None)),
     "below 700": (lambda h: h[:, -1] if h.shape[1] < 700 else h[:, 0], (1, 699)),
     "from 10": (lambda h: h[:, -1] if h.shape[1] > 9 else h[:, 0], (10, None)),
+    "not 600, doubled": (lambda h: h[:, -1] if 2 * h.shape[1] != 1200 else h[:, 0], None),
+    "not 300, squared": (lambda h: h[:, -1] if h.shape[1] ** 2 != 90000 else h[:, 0], None),
     "not 600": (lambda h: h[:, -1] if h.shape[1] != 600 else h[:, 0], None),
     "even": (lambda h: h.reshape(len(h), -1, 2, 5)[:, :, 0].sum(1), None),
 }
