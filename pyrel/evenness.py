@@ -20,6 +20,7 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from pyrel.exporting import first_input, guards_of, holds_for
+from pyrel.operators.nested import leaves
 
 # Operators that make of constants which are the same at all steps constants which are so too. Those
 # with a threshold are missing, and those that count the steps, as arange and cumsum.
@@ -28,16 +29,18 @@ _EVEN = frozenset(
     zeros ones full new_zeros new_ones new_full zeros_like ones_like full_like
     expand expand_as repeat unsqueeze squeeze view reshape flatten transpose permute t select slice
     unbind split split_with_sizes chunk cat stack clone contiguous detach alias to _to_copy
-    type_as add sub mul div neg reciprocal sym_size getitem
+    type_as add sub mul div neg reciprocal
     """.split()
 )
 _OF_BATCH = frozenset("sort argsort index_select index getitem".split())  # for packing
 # Operators over values of the input that may be told a number of steps.
-_TOLD = frozenset(
-    "view reshape expand slice select narrow flatten unflatten repeat div new_zeros new_ones "
-    "new_full zeros_like ones_like full_like sym_size".split()
-)
+_TOLD = frozenset("view reshape expand slice select narrow flatten unflatten repeat div".split())
+# Operators that take no more than the size or type of the second operand, or of the only one.
+_OF_SHAPE = re.compile(r"new_.*|.*_like|sym_.*")
+_OF_OTHER = frozenset("expand_as view_as reshape_as type_as to".split())
+_SYMBOLIC = torch.SymInt | torch.SymFloat | torch.SymBool
 _FARTHEST = 8  # steps: what reaches as far shows at the fewest steps that are tried
+_STEPS = ".size()[1]"  # of the input, in guards
 _MANY_STEPS = 256
 _MOST_BITS = 24
 
@@ -59,19 +62,19 @@ def grows_evenly(program: ExportedProgram) -> bool:
     seen = _of_input(nodes, name)
     used = _reached([n for n in nodes if n.op == "output"], lambda node: node.all_input_nodes)
     lengths = [n for n in nodes if n.name in program.graph_signature.user_inputs[1:]]
-    sizes = [n for n in nodes if any(steps in e.free_symbols for e in _expressions(n))]
-    batch = [n for n in nodes if _is_number(n) and n not in sizes]
+    sizes = {n for n in nodes if _depends(n.meta.get("val"), steps)}
+    batch = {n for n in nodes if _is_number(n)} - sizes
     counting = _reached([*lengths, *sizes], lambda node: () if node in batch else node.users)
-    counting -= {*lengths, *batch}
+    counting -= batch
 
     def even(node: Node) -> bool:
-        if not all(_affine(e, steps) for e in _expressions(node)):
+        if not all(_affine(e, steps) for e in _expressions(node.meta.get("val"))):
             return False
         if node.op != "call_function" or node not in counting:
             return True
         if node in seen:
             return _near(node, steps) and _told_sizes_only(node)
-        return _of_even_constants(node, steps, counting.union(lengths))
+        return _of_even_constants(node, steps, counting)
 
     return all(even(node) for node in used)
 
@@ -88,12 +91,12 @@ def _of_even_constants(node: Node, steps: sympy.Symbol, checked: set[Node]) -> b
     if not all(_is_number(other) or other in checked for other in node.all_input_nodes):
         return False
     if operator in _OF_BATCH:
-        return not any(steps in e.free_symbols for e in _expressions(node))
+        return not _depends(node.meta.get("val"), steps)
     return operator in _EVEN
 
 
 def _is_number(node: Node) -> bool:
-    return isinstance(node.meta.get("val"), torch.SymInt | torch.SymFloat | torch.SymBool)
+    return isinstance(node.meta.get("val"), _SYMBOLIC)
 
 
 def _near(node: Node, steps: sympy.Symbol) -> bool:
@@ -102,13 +105,12 @@ def _near(node: Node, steps: sympy.Symbol) -> bool:
     if operator in ("pad", "constant_pad_nd", "roll"):
         return max(map(abs, _numbers(node.args[1:])), default=0) <= _FARTHEST
     if "conv" in operator or "pool" in operator:
-        over_steps = any(steps in e.free_symbols for e in _sizes(node.meta.get("val"), 2))
-        over_steps |= any(
-            steps in e.free_symbols for e in _sizes(node.all_input_nodes[0].meta.get("val"), 1)
-        )
-        if over_steps:
-            kernels = [n.meta["val"].shape[2:] for n in node.all_input_nodes[1:2]]
-            reach = max([1, *_numbers(node.args[1:]), *_numbers(kernels)])
+        read, *weights = (n.meta["val"] for n in node.all_input_nodes[:2])
+        found = leaves(node.meta["val"])
+        if _depends(list(read.shape[1:]), steps) or any(
+            _depends(list(value.shape[2:]), steps) for value in found
+        ):
+            reach = max([1, *_numbers(node.args[1:]), *_numbers([w.shape[2:] for w in weights])])
             return reach <= _FARTHEST // 2  # kernels may be dilated
     return True
 
@@ -122,21 +124,7 @@ def _told_sizes_only(node: Node) -> bool:
 
 def _numbers(value: Any) -> Iterator[int]:
     """Yield the integers in nested lists."""
-    if isinstance(value, list | tuple | torch.Size):
-        for item in value:
-            yield from _numbers(item)
-    elif isinstance(value, int) and not isinstance(value, bool):
-        yield value
-
-
-def _sizes(value: Any, first: int) -> Iterator[sympy.Expr]:
-    """Yield the open sizes of a tensor from a dimension on."""
-    for size in value.shape[first:] if isinstance(value, torch.Tensor) else ():
-        if isinstance(size, torch.SymInt):
-            yield size.node.expr
-
-
-_STEPS = ".size()[1]"  # of the input, in guards
+    return (n for n in leaves(value) if isinstance(n, int) and not isinstance(n, bool))
 
 
 def span(program: ExportedProgram) -> tuple[int, int | None] | None:
@@ -150,7 +138,7 @@ def span(program: ExportedProgram) -> tuple[int, int | None] | None:
         If there are gaps between them.
     """
     tried = {*range(2, _MANY_STEPS), *(2**bits for bits in range(1, _MOST_BITS))}
-    guards = [guard for guard in guards_of(program) if _STEPS in guard]
+    guards = [guard for guard in guards_of(program) or [] if _STEPS in guard]
     if any(guard.count(_STEPS) > 1 or re.search(r"//|%|\*\*|\[0\]", guard) for guard in guards):
         return None  # not of the form a T + b < c, whose edges are found below
     for text in (*guards, *map(str, program.range_constraints.values())):
@@ -167,11 +155,6 @@ def span(program: ExportedProgram) -> tuple[int, int | None] | None:
     if not all(holding[first : last + 1]):
         return None
     return numbers[first], None if last == len(numbers) - 1 else numbers[last]
-
-
-# Operators that take no more than the size or type of the second operand, or of the only one.
-_OF_SHAPE = re.compile(r"new_.*|.*_like|sym_.*")
-_OF_OTHER = frozenset("expand_as view_as reshape_as type_as to".split())
 
 
 def _of_input(nodes: list[Node], name: str) -> set[Node]:
@@ -200,17 +183,17 @@ def _reached(start: list[Node], following: Any) -> set[Node]:
     return found
 
 
-def _expressions(node: Node) -> Iterator[sympy.Expr]:
+def _expressions(value: Any) -> Iterator[sympy.Expr]:
     """Yield the sizes of what a node computes, and numbers that are computed from sizes."""
-    left = [node.meta.get("val")]
-    while left:
-        value = left.pop()
-        if isinstance(value, list | tuple):
-            left += value
-        elif isinstance(value, torch.Tensor):
-            left += value.shape
-        elif isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool):
-            yield value.node.expr
+    for leaf in leaves(value):
+        for size in leaf.shape if isinstance(leaf, torch.Tensor) else (leaf,):
+            if isinstance(size, _SYMBOLIC):
+                yield size.node.expr
+
+
+def _depends(value: Any, steps: sympy.Symbol) -> bool:
+    """Whether a size, or a number, depends on that of the steps."""
+    return any(steps in expression.free_symbols for expression in _expressions(value))
 
 
 def _affine(expression: Any, steps: sympy.Symbol) -> bool:

@@ -135,7 +135,7 @@ def holds_for(program: ExportedProgram, steps: int) -> bool:
     if fixed(size) is not None:
         return fixed(size) == steps
     allowed = _range(program, size)
-    guards = getattr(program, "_guards_code", None)
+    guards = guards_of(program)
     if guards is None or (allowed is not None and not allowed.lower <= steps <= allowed.upper):
         return False
     batch = fixed(value.shape[0])
@@ -145,9 +145,9 @@ def holds_for(program: ExportedProgram, steps: int) -> bool:
     return any(all(_true(guard, (n, steps, *rest)) for guard in guards) for n in sizes)
 
 
-def guards_of(program: ExportedProgram) -> list[str]:
-    """Return the conditions on sizes for which the program holds, where it kept them."""
-    return list(getattr(program, "_guards_code", None) or [])
+def guards_of(program: ExportedProgram) -> list[str] | None:
+    """Return the conditions on sizes for which the program holds; None if it did not keep them."""
+    return getattr(program, "_guards_code", None)
 
 
 def _true(guard: str, shape: tuple[int, ...]) -> bool:
