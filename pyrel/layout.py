@@ -9,10 +9,11 @@ from typing import TypeAlias
 
 import numpy as np
 
-from pyrel.domains import Domains
+from pyrel.domains import propagate
 from pyrel.graph import (
     Addresses,
     Copy,
+    Floats,
     Graph,
     Linear,
     MaxPool,
@@ -53,7 +54,7 @@ def lay_out(graph: Graph) -> Graph:
         if isinstance(node, Linear):
             if node.inputs.shape[0] > 1:
                 node = _read_patches(join(node), owners, copied)
-            elif _scattered(node.inputs[0]) and not in_tiles(node):
+            elif _scattered(node.inputs[0]) and not _in_tiles(node):
                 node = _read_copy(node, graph.input_size, copied)
         elif isinstance(node, Product | MaxPool | Normalise):
             node = _without_constants(node, copied)
@@ -68,7 +69,7 @@ def lay_out(graph: Graph) -> Graph:
     return compact(replace(graph, nodes=tuple(nodes), outputs=outputs))
 
 
-def in_tiles(node: Linear) -> bool:
+def _in_tiles(node: Linear) -> bool:
     """Whether a node does the same with many groups of runs, such as the states of all steps.
 
     It then multiplies run by run, with a few matrices, and reads no copy of all.
@@ -84,12 +85,15 @@ def in_tiles(node: Linear) -> bool:
     )
 
 
-def chain_pools(graph: Graph, domains: Domains, shares: bool) -> Graph:
+def chain_pools(graph: Graph, low: Floats, high: Floats, shares: bool) -> Graph:
     """Take the largest of many vectors, such as the states of all steps, two at a time.
 
     The first of the largest is still the one that is found. Where a method ``shares`` relevance out
     in proportion, only of vectors that may be negative, which it does not.
     """
+    if not any(isinstance(node, MaxPool) and _in_vectors(node) for node in graph.nodes):
+        return graph
+    domains = propagate(graph, low, high)
     nodes: list[Node] = []
     position = graph.size
     for node in graph.nodes:

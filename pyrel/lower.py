@@ -71,7 +71,7 @@ def _lowering(graph: Graph, method: Method, low: Floats, high: Floats, precision
     if method.conserves:
         graph = gather_gated_sums(graph)
         graph = split_mixed_rows(graph, low, high)
-    graph = lay_out(chain_pools(graph, propagate(graph, low, high), method.conserves))
+    graph = lay_out(chain_pools(graph, low, high, method.conserves))
     return Backward(graph, method, propagate(graph, low, high), precision)
 
 
