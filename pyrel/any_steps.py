@@ -24,8 +24,8 @@ from typing import Any, cast
 import numpy as np
 
 from pyrel.memory import pack
-from pyrel.patterns import STORED, Growth, Item, Part, Pattern, Rows, Share, digest, stores_of
-from pyrel.program import Float32s, Instruction, Offsets, Program, Repeat
+from pyrel.patterns import STORED, Growth, Item, Part, Pattern, Rows, Share, stores_of
+from pyrel.program import Float32s, Instruction, Offsets, Program, Repeat, content_of
 from pyrel.rolling import codes_of, loops, repeat
 
 # Numbers of steps to generalise from: what is done apart for up to eight values is behind them, and
@@ -90,7 +90,7 @@ class _Fit:
         self.stores = matrices, vectors, indices, tables
         self.shares: tuple[list[Share], list[Share]] = [], []
         self.growing: list[Rows] = []
-        self._interned = [[[digest(a) for a in s] for s in stores_of(p)] for p in programs]
+        self._interned = [[[content_of(a) for a in s] for s in stores_of(p)] for p in programs]
 
     def growth(self, numbers: Sequence[int]) -> Growth:
         """Fit a number that the programs have in the order of their T."""
@@ -107,7 +107,7 @@ class _Fit:
 
     def items(self) -> list[Item]:
         """Fit the instructions."""
-        cuts = [_cut(codes_of(i)) for i in self._instructions]
+        cuts = [loops(codes_of(i), least_saved=1) for i in self._instructions]
         if len({tuple(period for _, period, _ in cut) for cut in cuts}) > 1:
             raise _NoPatternError
         items: list[Item] = []
@@ -244,11 +244,6 @@ class _Fit:
                 return number
         shares.append(share)
         return len(shares) - 1
-
-
-def _cut(codes: Offsets) -> list[tuple[int, int, int]]:
-    """Cut at loops, the shortest too."""
-    return loops(codes, least_saved=1)
 
 
 def _regular(loop: Repeat) -> tuple[int, int]:

@@ -113,7 +113,7 @@ class Compiler:
     def __init__(self, capture: Capture, method: Method, inputs: Inputs, precision: str) -> None:
         self._capture, self._method = capture, method
         self._inputs, self._precision = inputs, precision
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
         self._sought = False
         self._patterns: Patterns | None = None
 

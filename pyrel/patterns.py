@@ -10,17 +10,24 @@ the vectors that do not depend on T; the core program of `Pattern.weights` holds
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from pyrel import _core
 from pyrel.families import plan_items
-from pyrel.program import Float32s, Gemm, Instruction, Offsets, Program, Repeat, Template
+from pyrel.program import (
+    Float32s,
+    Gemm,
+    Instruction,
+    Offsets,
+    Program,
+    Repeat,
+    Template,
+    content_of,
+)
 
 Growth: TypeAlias = tuple[int, int]  # a number at the least T, and what each further step adds
 
@@ -209,11 +216,11 @@ class Pattern:
         stores: list[list[Any]] = []
         renumbered: list[list[int]] = []
         for mine, its in zip(stores_of(self), stores_of(program), strict=True):
-            known = {digest(array): number for number, array in enumerate(mine)}
+            known = {content_of(array): number for number, array in enumerate(mine)}
             store = list(mine)
             numbers = []
             for array in its:
-                number = known.setdefault(digest(array), len(store))
+                number = known.setdefault(content_of(array), len(store))
                 if number == len(store):
                     store.append(array)
                 numbers.append(number)
@@ -245,11 +252,6 @@ class Pattern:
 def stores_of(owner: Program | Pattern) -> tuple[list[Any], ...]:
     """List matrices, vectors, indices and tables, in the order of the numbers in `STORED`."""
     return (owner.matrices, owner.vectors, owner.indices, owner.tables)
-
-
-def digest(array: npt.NDArray[Any]) -> bytes:
-    """Tell arrays apart by their contents and shape."""
-    return hashlib.blake2b(array.tobytes() + repr(array.shape).encode()).digest()
 
 
 def _renumbered(record: Any, numbers: Sequence[Sequence[int]]) -> Any:

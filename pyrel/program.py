@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -377,7 +377,7 @@ class Program:
         return self._intern("table", self.tables, np.array(values, dtype=np.float32, order="C"))
 
     def _intern(self, kind: str, store: list[_Stored], array: _Stored) -> int:
-        key = (kind, hashlib.blake2b(array.data).digest(), array.shape)
+        key = kind, *content_of(array)
         if key not in self._interned:
             self._interned[key] = len(store)
             store.append(array)
@@ -503,6 +503,11 @@ class Program:
                 if template.table not in range(len(self.tables)):
                     raise ValueError(f"no such table: {template.table}")
                 core.embed(rows[0], template.table, rows[1])
+
+
+def content_of(array: npt.NDArray[Any]) -> tuple[bytes, tuple[int, ...]]:
+    """Tell contiguous arrays apart by their contents and shape."""
+    return hashlib.blake2b(array.data).digest(), array.shape
 
 
 def _epilogue(epilogue: Epilogue, rows: list[tuple[Space, list[int]]]) -> _core.Epilogue:
