@@ -473,7 +473,7 @@ class Backward(Forward):
         The latter where all are ≥ 0 (Montavon et al. 2017, section 5.2).
         """
         low = self._domains.of(node.inputs)[0]
-        padding = picked(self._find_padding(), node.inputs, False)
+        padding = picked(self._padding, node.inputs, False)
         shares = bool(self._method.conserves and (padding | (low >= 0)).all())
         if shares and self._relevant_at_zero[node.addresses].any():
             # All of a window may be zero where relevance arrives.
@@ -499,8 +499,9 @@ class Backward(Forward):
                 op = self._emit(template, *(offsets for _, offsets in places))
                 self._record(op, np.unique(addresses[real[:, some]]), size)
 
-    def _find_padding(self) -> Mask:
-        """Mark the addresses that hold −∞, beside which anything is the largest."""
+    @cached_property
+    def _padding(self) -> Mask:
+        """The addresses that hold −∞, beside which anything is the largest."""
         padding = np.zeros(self._graph.size, dtype=bool)
         for node in self._graph.nodes:
             if isinstance(node, Copy):
@@ -639,8 +640,8 @@ def _without_self_overlap(
     With a stride of 1 the first elements of all windows are a run, as the second are, further on.
     """
     for size, first in groups:
-        addresses = np.where(real[:, first], node.inputs[:, first], -1)
-        gaps = np.diff(np.sort(addresses, axis=0), axis=0)[np.sort(addresses, axis=0)[:-1] >= 0]
+        addresses = np.sort(np.where(real[:, first], node.inputs[:, first], -1), axis=0)
+        gaps = np.diff(addresses, axis=0)[addresses[:-1] >= 0]
         width = min(size, int(gaps.min(initial=size)))
         whole = size // width * width
         starts = first[:, None] + np.arange(0, whole, width)
