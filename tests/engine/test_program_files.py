@@ -307,15 +307,16 @@ MUTATIONS = 150
 EXTREMES = (-1, 0, 1, 7, 2**31 - 1, 2**31, 2**62, 2**63 - 1, -(2**63))
 
 
-def mutate(rng: np.random.Generator, tensors: Tensors, content: Content) -> None:
-    """Change one number, name or flag somewhere."""
+def mutate(
+    rng: np.random.Generator, tensors: Tensors, content: Content, keys: tuple[str, str]
+) -> None:
+    """Change one offset, or one number, name or flag of some entries, somewhere."""
     if rng.random() < 0.5:
-        name = sorted(n for n in tensors if tensors[n].dtype == torch.int64)[0]
-        values = tensors[name]
+        values = tensors["offsets"]
         new = rng.choice(EXTREMES) if rng.random() < 0.3 else rng.integers(-20, 300)
         values[rng.integers(len(values))] = int(new)
         return
-    node, key = content, rng.choice(["instructions", "program"])
+    node, key = content, rng.choice(keys)
     while isinstance(node[key], dict | list) and len(node[key]):
         node = node[key]
         keys = sorted(node) if isinstance(node, dict) else range(len(node))
@@ -324,24 +325,37 @@ def mutate(rng: np.random.Generator, tensors: Tensors, content: Content) -> None
     node[key] = replacements[rng.integers(len(replacements))]
 
 
-@pytest.mark.parametrize("name", ["Elman", "Repeated"])
-def test_random_changes_are_refused_or_harmless(name: str, tmp_path: Path) -> None:
-    """What still loads also runs, to the end or to an error: the engine stays within its memory."""
-    case, file = by_name(name), tmp_path / "program"
+def assert_refused_or_harmless(
+    save: Callable[[Path, int], None], file: Path, keys: tuple[str, str], batches: list[Any]
+) -> None:
+    """Changes at random: what still loads also runs, to the end or to an error."""
     rng = np.random.default_rng(0)
-    x, loaded = inputs(case, 3), 0
+    loaded = 0
     for trial in range(MUTATIONS):
-        compiled(case, METHODS[trial % len(METHODS)]).save(file)
-        forged(file, lambda t, c: mutate(rng, t, c))
+        save(file, trial)
+        forged(file, lambda t, c: mutate(rng, t, c, keys))
         try:
             explainer = pyrel.Explainer.load(file)
         except ValueError as error:
             assert str(file) in str(error)
             continue
         loaded += 1
-        with contextlib.suppress(ValueError, MemoryError):
-            explainer(x)
+        for x in batches:
+            with contextlib.suppress(ValueError, MemoryError):
+                explainer(x)
     assert 0 < loaded < MUTATIONS
+
+
+@pytest.mark.parametrize("name", ["Elman", "Repeated"])
+def test_random_changes_are_refused_or_harmless(name: str, tmp_path: Path) -> None:
+    """The engine stays within its memory."""
+    case = by_name(name)
+
+    def save(file: Path, trial: int) -> None:
+        compiled(case, METHODS[trial % len(METHODS)]).save(file)
+
+    keys = ("instructions", "program")
+    assert_refused_or_harmless(save, tmp_path / "program", keys, [inputs(case, 3)])
 
 
 @dataclass(frozen=True)
