@@ -26,6 +26,7 @@ Kind = Literal["model", "checkpoint", "program"]
 # Of models and checkpoints, version 1 had no checksum of the description.
 FORMAT_VERSIONS: dict[Kind, int] = {"model": 2, "checkpoint": 2, "program": 1}
 _KEY = "pyrel"
+_OLD_TORCH = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before archives
 
 
 def write_tensors(
@@ -101,11 +102,38 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         tensors = safetensors.torch.load(data)
     except (safetensors.SafetensorError, KeyError) as error:  # KeyError: a type torch lacks
+        if foreign := _file_of_torch(data):
+            raise ValueError(f"{path} is {foreign}") from error
         raise ValueError(
             f"{path} is not a whole safetensors file ({error}); it was truncated, or pyrel never "
             f"wrote it: copy it again or write it anew"
         ) from error
     return tensors, _description(path, data)
+
+
+def _file_of_torch(data: bytes) -> str | None:
+    """Say which of torch's files this is, and how to explain its model; None if it is none.
+
+    They are archives, but for old ones of torch.save, and are told apart by the names in them.
+    """
+    archive = data.startswith(b"PK")
+    if archive and b"/archive_format" in data:
+        return (
+            "a program of torch.export.save, not a file of pyrel; if you trust it, give "
+            "torch.export.load(path) to pyrel.Explainer, or the file, named .pt2, to pyrel explain "
+            "--trust"
+        )
+    if archive and b"/constants.pkl" in data:
+        return (
+            "a model of torch.jit.save, not a file of pyrel; make the torch.nn.Module that it was "
+            "made of, with the same state_dict(), and give that to pyrel.Explainer"
+        )
+    if (archive and b"/data.pkl" in data) or data.startswith(_OLD_TORCH):
+        return (
+            "a file of torch.save, not a file of pyrel; make the model, give it the weights with "
+            "load_state_dict(torch.load(path, weights_only=True)), and the model to pyrel.Explainer"
+        )
+    return None
 
 
 def _description(path: Path, data: bytes) -> dict[str, Any]:

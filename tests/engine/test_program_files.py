@@ -185,6 +185,21 @@ def test_other_files_are_refused(path: Path) -> None:
     refused(path, "is not a whole safetensors file")
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_files_of_torch_are_told_apart(path: Path) -> None:
+    model, x = torch.nn.Linear(6, 3), torch.zeros(2, 6)
+    for old in (False, True):
+        torch.save(model.state_dict(), path, _use_new_zipfile_serialization=not old)
+        refused(path, r"a file of torch\.save.* load_state_dict")
+    torch.jit.trace(model, x).save(path)
+    refused(path, r"a model of torch\.jit\.save.* the torch\.nn\.Module")
+    exported = path.with_suffix(".pt2")
+    torch.export.save(torch.export.export(model, (x,)), exported)
+    refused(exported, r"a program of torch\.export\.save.* torch\.export\.load\(path\)")
+    np.savez(path.with_suffix(".npz"), x=x)
+    refused(path.with_suffix(".npz"), "is not a whole safetensors file")
+
+
 def test_a_newer_format_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setitem(tensor_files.FORMAT_VERSIONS, "program", 9)
