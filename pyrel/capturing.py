@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 
 from pyrel.errors import UnsupportedModelError
 from pyrel.evenness import grows_evenly, span
-from pyrel.exporting import Example, export, fixed, holds_for
+from pyrel.exporting import Example, export, fixed, holds_for, refuse_scripts, wrong_example
 from pyrel.graph import Graph, compact, same_graph
 from pyrel.simplify import simplify
 from pyrel.walking import OneSampleError, functional, input_shape, walk
@@ -51,7 +51,8 @@ def capture(
         If the model branches on data, mixes the samples of a batch, changes its buffers, or uses
         an operator that pyrel does not know.
     TypeError, ValueError
-        If the example is no array or tensor with a batch dimension.
+        If the example is no array or tensor, has no batch dimension, or is of floats where the
+        model takes integers, or the other way round.
     """
     return _exported(model, example, lengths).graph()
 
@@ -90,7 +91,14 @@ def _exported(
         raise TypeError(f"model: wanted {wanted}, got {type(model).__name__}")
     if example is None:
         raise TypeError("example: wanted an input of the model, to capture it with; got None")
-    programs = [functional(program) for program in export(model, example, lengths)]
+    refuse_scripts(model)
+    try:
+        programs = [functional(program) for program in export(model, example, lengths)]
+    except UnsupportedModelError:
+        wrong = wrong_example(model, example, lengths)
+        if wrong is None:
+            raise
+        raise wrong from None
     return Capture(programs, lengths, example.shape[1] if len(example.shape) > 1 else 0)
 
 

@@ -16,7 +16,7 @@ class UnsupportedModelError(Exception):
     module : str
         Path of the module that it belongs to, such as ``"encoder.rnn"``; ``""`` for the model.
     supported : tuple of str
-        The operators that are supported, in alphabetical order.
+        Where an operator is refused, those that are supported, in alphabetical order.
     """
 
     def __init__(
@@ -27,6 +27,6 @@ class UnsupportedModelError(Exception):
         self.supported = tuple(sorted(supported))
         where = f"module '{module}'" if module else "the model itself"
         message = f"{operator} in {where}: {reason}"
-        if self.supported:
-            message += f"\nSupported operators: {', '.join(self.supported)}"
+        if self.supported and operator.removeprefix("aten.") not in self.supported:
+            message += "\nSupported operators: docs/models.md, or this error's attribute supported"
         super().__init__(message)

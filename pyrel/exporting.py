@@ -10,7 +10,7 @@ import logging
 import math
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from inspect import Parameter
 from types import SimpleNamespace
 from typing import Any, TypeAlias
@@ -90,13 +90,53 @@ def _export_once(
     steps: Any = Dim.AUTO,
 ) -> ExportedProgram:
     """Export with the given freedom of the batch size and of the number of steps."""
-    inputs: list[torch.Tensor] = [batch]
     shapes = [{0: size, 1: steps} if batch.dim() > 1 else {0: size}]
     if lengths:
-        inputs.append(torch.full(batch.shape[:1], batch.shape[1], device=batch.device))
         shapes.append({0: size})
+    inputs = _arguments(batch, lengths)
     with _as_it_was(model), marked(model), torch.no_grad(), quiet():
-        return torch.export.export(model, tuple(inputs), dynamic_shapes=tuple(shapes), strict=False)
+        return torch.export.export(model, inputs, dynamic_shapes=tuple(shapes), strict=False)
+
+
+def _arguments(batch: torch.Tensor, lengths: bool) -> tuple[torch.Tensor, ...]:
+    if not lengths:
+        return (batch,)
+    return batch, torch.full(batch.shape[:1], batch.shape[1], device=batch.device)
+
+
+def wrong_example(
+    model: torch.nn.Module, example: Example, lengths: bool
+) -> ValueError | TypeError | None:
+    """Say what is wrong with an example, if the model does not take it but takes one like it.
+
+    That is, one with another dimension in front, or with integers instead of floats, or both.
+    """
+    model = _unwrapped(model)
+    lengths = lengths and _takes_lengths(model)
+    shape, ids = tuple(example.shape), _are_ids(example)
+    if _runs(model, _zeros(model, shape[1:], ids), lengths):
+        return None
+    for of_batch, of_ids in ((shape[1:], not ids), (shape, ids), (shape, not ids)):
+        if 0 in of_batch or not _runs(model, _zeros(model, of_batch, of_ids), lengths):
+            continue
+        kind = "integers (token ids)" if of_ids else "floats"
+        message = (
+            f"example: wanted {kind} of shape {_shape_of_batch(of_batch)}, got dtype "
+            f"{example.dtype} and shape {shape}"
+        )
+        if of_batch == shape[1:]:
+            return TypeError(message)
+        return ValueError(f"{message}; that is one sample: give a batch of one, x[None]")
+    return None
+
+
+def _runs(model: torch.nn.Module, batch: torch.Tensor, lengths: bool) -> bool:
+    with _as_it_was(model), torch.no_grad(), quiet():
+        try:
+            model(*_arguments(batch, lengths))
+        except Exception:  # of whatever type the model raises
+            return False
+    return True
 
 
 def _bounds_the_batch(program: ExportedProgram) -> bool:
@@ -168,6 +208,18 @@ def _unwrapped(model: torch.nn.Module) -> torch.nn.Module:
     return _unwrapped(inner) if isinstance(inner, torch.nn.Module) else model
 
 
+def refuse_scripts(model: torch.nn.Module) -> None:
+    """Refuse modules of torch.jit, which can neither be exported nor put back as they were."""
+    for path, module in _unwrapped(model).named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise UnsupportedModelError(
+                "a compiled module, which torch.export cannot take apart; give the torch.nn.Module "
+                "that it was made of, or make that anew with the same state_dict()",
+                operator="torch.jit.ScriptModule",
+                module=path,
+            )
+
+
 def _takes_lengths(model: torch.nn.Module) -> bool:
     """Whether a second argument of forward must be given, or is called lengths."""
     positional = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
@@ -185,12 +237,18 @@ def _example_tensor(model: torch.nn.Module, example: Example) -> torch.Tensor:
         raise ValueError(f"example: wanted shape (n, ...), batch first, got {tuple(example.shape)}")
     if 0 in example.shape[1:]:
         raise ValueError(f"example: a sample has no elements, the shape is {tuple(example.shape)}")
-    if str(example.dtype).removeprefix("torch.").startswith(_IDS):
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        return torch.zeros(2, *example.shape[1:], dtype=torch.int64, device=device)
+    return _zeros(model, example.shape[1:], _are_ids(example))
+
+
+def _are_ids(example: Example) -> bool:
+    return str(example.dtype).removeprefix("torch.").startswith(_IDS)
+
+
+def _zeros(model: torch.nn.Module, shape: Sequence[int], ids: bool) -> torch.Tensor:
+    """Return a batch of two, because export fixes a batch size of zero or one; any values do."""
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-    # Values do not matter; a batch of two, because export fixes the batch size at zero or one.
-    return torch.zeros(2, *example.shape[1:], dtype=like.dtype, device=like.device)
+    return torch.zeros(2, *shape, dtype=torch.int64 if ids else like.dtype, device=device)
 
 
 @contextlib.contextmanager
@@ -242,12 +300,16 @@ def _lacks_argument(error: Exception) -> bool:
     return "missing a required argument" in str(error)
 
 
+def _shape_of_batch(sample: Sequence[int]) -> str:
+    return f"({', '.join(map(str, ['n', *sample]))})"
+
+
 def _refusal(
     model: torch.nn.Module, sample: torch.Tensor, error: Exception, lengths: bool
 ) -> UnsupportedModelError:
     text = str(error).strip()
     reason = text.splitlines()[0] if text else type(error).__name__
-    kind, shape = type(model).__name__, f"(n, {', '.join(map(str, sample.shape[1:]))})"
+    kind, shape = type(model).__name__, _shape_of_batch(sample.shape[1:])
     if _branches(error):
         why = f"{kind} branches on the values of its input, so it has no one graph: {reason}"
         if lengths:

@@ -140,13 +140,14 @@ class Inputs:
         if self.any_steps and alike and shape[1] > 0:
             return
         message = f"{name}: wanted {self.what}, got shape {shape}"
-        if shape == self.shape:
+        single = len(shape) == len(self.shape) and shape[1:] == rest
+        if single:
             message += "; that is one sample: give a batch of one, x[None]"
-        elif alike and shape[0] == self.shape[0]:
+        if alike and shape[0] == self.shape[0]:
             message += "; is the batch the first dimension?"
-        elif alike and not self.any_steps:
+        elif (single or alike) and not self.any_steps and shape != self.shape:
             message += (
                 f"; the model was captured for {self.shape[0]} steps only: make an Explainer with "
-                f"an example of {shape[1]}"
+                f"an example of {shape[0 if single else 1]}"
             )
         raise ValueError(message)

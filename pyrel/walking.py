@@ -34,7 +34,9 @@ def functional(exported: ExportedProgram) -> ExportedProgram:
     if exported.graph_signature.buffers_to_mutate:
         names = ", ".join(sorted(exported.graph_signature.buffers_to_mutate.values()))
         raise UnsupportedModelError(
-            f"the model changes its buffers while it runs ({names})", operator="buffer mutation"
+            f"the model changes its buffers while it runs ({names}). Batch norm does in training"
+            " mode: export a program in eval mode, and call no train() in forward",
+            operator="buffer mutation",
         )
     return exported
 
@@ -244,7 +246,10 @@ class _Walker:
             " dimension?"
         )
         if name.removeprefix("aten.") in _RECURRENT:
-            reason += " Recurrent layers of torch take the steps first, unless batch_first=True"
+            reason += (
+                " Recurrent layers of torch take the steps first, unless batch_first=True; one"
+                " sequence alone has to be given as x[None]"
+            )
         return UnsupportedModelError(reason, operator=name, module=module)
 
 

@@ -7,6 +7,7 @@ where it only moves elements, or to `_FACTORIES` where it makes a constant.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 from typing import Any
 
@@ -209,7 +210,10 @@ def families() -> dict[str, tuple[str, ...]]:
 
 def hint(name: str) -> str:
     """Say what would help a user whose model holds the unsupported operator ``name``."""
-    return _HINTS.get(name, NO_RULE)
+    if name in _HINTS:
+        return _HINTS[name]
+    alike = difflib.get_close_matches(name, supported(), cutoff=0.7)
+    return f"{NO_RULE}; there is one for {', '.join(alike)}" if alike else NO_RULE
 
 
 def apply(tracer: Tracer, target: Any, name: str, args: Any, kwargs: Any) -> Any:
@@ -231,7 +235,10 @@ def apply(tracer: Tracer, target: Any, name: str, args: Any, kwargs: Any) -> Any
     if name not in _COMPUTE:
         return NotImplemented
     if name not in _TAKE_IDS and any(_holds_ids(tracer, leaf) for leaf in values):
-        raise UnsupportedOperandsError("token ids can be moved, and looked up in an embedding")
+        raise UnsupportedOperandsError(
+            "integers are taken for token ids, which can be moved, and looked up in an embedding; "
+            "give other numbers as floats"
+        )
     return _COMPUTE[name](tracer, *args, **kwargs)
 
 

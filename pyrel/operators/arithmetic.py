@@ -174,7 +174,8 @@ def dropout(tracer: Tracer, value: Traced, _probability: float, train: bool) -> 
     """``aten.dropout``, which does nothing in eval mode."""
     if train:
         raise UnsupportedOperandsError(
-            "dropout is active: export the model in eval mode, and use nn.Dropout, which obeys it"
+            "dropout is active: export the model in eval mode, and use nn.Dropout or "
+            "functional.dropout(..., training=self.training), which obey it"
         )
     return value
 

@@ -54,6 +54,34 @@ def test_the_batch_size_as_a_number() -> None:
     np.testing.assert_allclose(e.relevance, inputs.grad.numpy(), atol=5e-6)
 
 
+def test_a_forgotten_batch_dimension() -> None:
+    one = RNG.random((4, 5), dtype=np.float32)
+    wanted = r"^example: wanted floats of shape \(n, 4, 5\), got .* \(4, 5\); .* x\[None\]$"
+    for model in (Loop(), nn.Sequential(nn.Flatten(), nn.Linear(20, 3))):
+        for give in (pyrel.explain, pyrel.Explainer):
+            with pytest.raises(ValueError, match=wanted):
+                give(model, one, "gradient")
+        assert pyrel.explain(model, one[None], "gradient").relevance.shape == (1, 4, 5)
+    words = nn.Sequential(nn.Embedding(9, 5), Loop())
+    with pytest.raises(
+        ValueError, match=r"integers .* \(n, 4\), got dtype float32 and shape \(4,\)"
+    ):
+        pyrel.Explainer(words, one[:, 0], "gradient")
+
+
+def test_one_sequence_that_torch_takes_for_a_batch() -> None:
+    class Final(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.core, self.out = nn.GRU(5, 6, batch_first=True), nn.Linear(6, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.out(self.core(x)[1][-1])
+
+    with pytest.raises(pyrel.UnsupportedModelError, match=r"batch_first=True; .* x\[None\]"):
+        pyrel.Explainer(Final(), RNG.random((4, 5), dtype=np.float32), "gradient")
+
+
 def test_a_function_of_the_batch_size_is_refused() -> None:
     with pytest.raises(pyrel.UnsupportedModelError, match="depends on the size of the batch"):
         pyrel.capture(Averaging(), np.zeros((2, 4, 5), np.float32))

@@ -348,7 +348,7 @@ def test_a_table_read_by_an_index() -> None:
     ("forward", "words"),
     [
         (lambda m, x: m.out(x.float()), "token ids become numbers"),
-        (lambda m, x: m.table(x + 1).sum(1), "token ids can be moved"),
+        (lambda m, x: m.table(x + 1).sum(1), "token ids, which can be moved"),
         (lambda m, x: m.table(x)[:, 0] * (x[:, :1] > 0), "compares values of the input"),
         (lambda m, x: m.limited(x).sum(1), "changes its table"),
         (lambda m, x: m.table(nn.functional.pad(x, (0, 1), value=9)).sum(1), "none of the table's"),

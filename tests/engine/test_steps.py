@@ -205,8 +205,12 @@ def test_wrong_shapes_say_what_to_do() -> None:
     for one in (fixed, explainer(Last, "gradient")):
         with pytest.raises(ValueError, match=r"one sample: .* x\[None\]"):
             one(batch(Last, 1, 6)[0])
-        with pytest.raises(ValueError, match=r"got shape \(2, 6, 5\)"):
+        with pytest.raises(ValueError, match=r"one sample: .* x\[None\]"):
+            one(batch(Last, 1, 9)[0])
+        with pytest.raises(ValueError, match=r"got shape \(2, 6, 5\)$"):
             one(np.zeros((2, 6, 5), np.float32))
+    with pytest.raises(ValueError, match=r"x\[None\]; .* 6 steps only: .* an example of 9"):
+        fixed(batch(Last, 1, 9)[0])
 
 
 def test_explain_captures_once_for_all_steps(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,9 +86,21 @@ def test_a_range_makes_no_sense() -> None:
             pyrel.Explainer(made(Tokens), batch(Tokens, 2, 6), "gradient", **bounds)
 
 
-def test_an_example_of_floats_is_no_example_of_tokens() -> None:
-    with pytest.raises(pyrel.UnsupportedModelError, match="could not be exported"):
-        pyrel.Explainer(made(Tokens), np.zeros((2, 6), np.float32), "gradient")
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bool"])
+def test_an_example_of_floats_is_no_example_of_tokens(dtype: str) -> None:
+    wanted = (
+        rf"^example: wanted integers .* of shape \(n, 6\), got dtype {dtype} and shape \(2, 6\)$"
+    )
+    for give in (pyrel.Explainer, pyrel.explain):
+        with pytest.raises(TypeError, match=wanted):
+            give(made(Tokens), np.zeros((2, 6), dtype), "gradient")
+
+
+def test_an_example_of_integers_is_no_example_of_floats() -> None:
+    with pytest.raises(TypeError, match=r"floats of shape \(n, 6, 4\), got dtype torch.int64"):
+        pyrel.Explainer(made(Last), torch.zeros((2, 6, 4), dtype=torch.int64), "gradient")
+    with pytest.raises(pyrel.UnsupportedModelError, match="give other numbers as floats"):
+        pyrel.Explainer(nn.Linear(4, 2), np.zeros((2, 4), np.int64), "gradient")
 
 
 def test_explain_keeps_ids_and_floats_apart() -> None:
