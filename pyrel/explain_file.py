@@ -32,12 +32,15 @@ class FileSummary:
     Attributes
     ----------
     samples : int
+    empty : int
+        How many of them have no relevance at all, which is 0 everywhere.
     error : float
         How far relevance, with what was absorbed, is at most from adding up to what was put in;
         NaN for methods that do not propagate relevance.
     """
 
     samples: int
+    empty: int
     error: float
 
 
@@ -108,11 +111,13 @@ def explain_file(
         "absorbed": np.empty(len(x), np.float32),
         "conservation": np.empty(len(x), np.float32),
     }
+    empty = 0
     with whole_npz(out) as archive:
         with archive.parts("relevance", x.shape, np.float32) as relevance:
             for part in _parts(x):
                 e = _explain(explainer, source, x, part, targets, lengths)
                 relevance.write(np.ascontiguousarray(e.relevance).data)
+                empty += sum(not sample.any() for sample in e.relevance)
                 for name, column in columns.items():
                     column[part] = getattr(e, name)
                 if progress is not None:
@@ -120,7 +125,7 @@ def explain_file(
         for name, column in columns.items():
             archive.add(name, column)
     errors = np.abs(columns["conservation"] + columns["absorbed"])
-    return FileSummary(len(x), float(np.max(errors, initial=0.0)))
+    return FileSummary(len(x), empty, float(np.max(errors, initial=0.0)))
 
 
 def refuse_overwriting(out: Path, inputs: Mapping[str, Path]) -> None:

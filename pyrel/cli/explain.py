@@ -119,6 +119,7 @@ def explain(
     conservation (n: sum of relevance minus what was put in; NaN for methods that do not share the
     output out). It appears when it is complete, never before.
     """
+    from pyrel._core import Start
     from pyrel.array_files import open_array
     from pyrel.cli.display import bar
     from pyrel.explain_file import explain_file, refuse_overwriting
@@ -148,6 +149,11 @@ def explain(
             progress=lambda samples, count: progress(name, samples, count),
         )
     typer.echo(f"Wrote {out}: {done.samples:,} samples, {name}")
+    if done.empty:
+        why = ""
+        if explainer.method.start is Start.positive_output:
+            why = f"; {name} shares out scores above 0 only, lrp_epsilon any"
+        typer.echo(f"{done.empty:,} of {done.samples:,} samples have a map of zeros{why}")
     if not math.isnan(done.error):
         typer.echo(
             f"Relevance and what biases kept add up to what was put in, within {done.error:.1e}"

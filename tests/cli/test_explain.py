@@ -53,6 +53,23 @@ def test_the_file_has_what_the_library_says(
             np.testing.assert_array_equal(file[name], getattr(e, name))
 
 
+@pytest.mark.parametrize("method", ["deep_taylor", "gradient"])
+def test_maps_of_zeros_are_counted(
+    tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_PART_SAMPLES", 2)
+    program, source, out = tmp_path / "relu.program", tmp_path / "x.npy", tmp_path / "r.npz"
+    relu = torch.nn.ReLU()
+    library.Explainer(relu, np.ones((1, 1), np.float32), method, low=-1.0, high=1.0).save(program)
+    for values, told in (([1.0, 0.0, -1.0, 0.5, 0.0], True), ([1.0, 0.5], False)):
+        np.save(source, np.array(values)[:, None])
+        result = pyrel("explain", program, source, "--out", out)
+        assert result.code == 0, result.err
+        assert ("3 of 5 samples have a map of zeros" in result.out) == told
+        because = "deep_taylor shares out scores above 0 only" in result.out
+        assert because == (told and method == "deep_taylor")
+
+
 def test_parts_make_no_difference(
     program: Path, x_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
