@@ -35,7 +35,8 @@ def evaluate(
         typer.Option(
             callback=some_of(METHODS),
             metavar="NAMES",
-            help=f"Divided by commas; of {', '.join(METHODS)}.",
+            help=f"Divided by commas; of {', '.join(METHODS)}. By default without lrp_epsilon, "
+            f"which is gradient_x_input, but for ε, in Shallow, Deep and DeepV2.",
         ),
     ] = "sensitivity,guided_backprop,gradient_x_input,deep_taylor",
     samples: Annotated[

@@ -28,6 +28,7 @@ from pyrel.report.machine import machine_facts
 from pyrel.runtime import num_threads
 from pyrel.training import predict
 
+# Those of the thesis. In the cells of ReLUs, lrp_epsilon is gradient_x_input, but for ε.
 METHODS = ("sensitivity", "guided_backprop", "gradient_x_input", "deep_taylor")
 SHOWN = 6
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import pyrel
-from pyrel.nn import RLSTM, Cell, ConvDeep, ConvDeepPlus
+from pyrel.nn import RLSTM, Cell, ConvDeep, ConvDeepPlus, Deep, DeepV2, Shallow
 
 VARIANTS: dict[str, tuple[type[Cell], int, dict[str, Any]]] = {
     "ConvDeep-sum": (ConvDeep, 2, {"sizes": (2, 3, 6, 4), "recurrent": 5, "pooling": "sum"}),
@@ -23,15 +23,20 @@ VARIANTS: dict[str, tuple[type[Cell], int, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_variants_are_explained(name: str) -> None:
-    cell, steps, options = VARIANTS[name]
+def seeded(cell: type[Cell], steps: int, **options: Any) -> Cell:
     torch.manual_seed(3)
     model = cell(steps, step_shape=(5, 3), classes=3, **options).eval()
     with torch.no_grad():
         for key, parameter in model.named_parameters():
             if key.endswith("weight"):
                 parameter.add_(0.1)  # so that no layer of few units is silent
+    return model
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_variants_are_explained(name: str) -> None:
+    cell, steps, options = VARIANTS[name]
+    model = seeded(cell, steps, **options)
     x = np.random.default_rng(0).random((4, steps, 5, 3), dtype=np.float32)
     graph = pyrel.capture(model, x)
     inputs = torch.tensor(x, requires_grad=True)
@@ -50,3 +55,20 @@ def test_variants_are_explained(name: str) -> None:
         np.testing.assert_allclose(e.conservation, -e.absorbed, rtol=0, atol=bound * size)
         if method == "deep_taylor":
             assert e.relevance.min() >= 0
+
+
+@pytest.mark.parametrize(
+    ("cell", "sizes"), [(Shallow, (6,)), (Deep, (6, 5, 4)), (DeepV2, (6, 5, 4, 4))]
+)
+def test_the_epsilon_rule_is_gradient_times_input_in_cells_of_relus(
+    cell: type[Cell], sizes: tuple[int, ...]
+) -> None:
+    model = seeded(cell, 3, sizes=sizes, recurrent=5)
+    x = np.random.default_rng(0).random((4, 3, 5, 3), dtype=np.float32)
+    graph = pyrel.capture(model, x)
+    wanted = pyrel.Explainer(graph, method="gradient_x_input")(x).relevance
+    e = pyrel.Explainer(graph, method="lrp_epsilon", epsilon=1e-30)(x)
+    assert np.abs(wanted).max() > 0.01
+    # Sums of at most 20 terms in at most 15 layers, there and back: 2 * 300 roundings of 2^-24
+    # for each of the two.
+    np.testing.assert_allclose(e.relevance, wanted, rtol=0, atol=7.2e-5 * np.abs(wanted).max())
