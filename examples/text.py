@@ -13,6 +13,7 @@ in colour:
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ from torch.nn import functional as F  # noqa: N812
 
 import pyrel
 from pyrel.report import ExplainedText, write_texts
+from pyrel.training import EpochRecord
+from pyrel.training.progress import Reporter
 
 CLASSES = ("bad", "good")
 NOUNS = ("film", "plot", "acting", "music", "ending", "script", "cast", "story", "dialogue")
@@ -132,18 +135,31 @@ def batches(reviews: Sequence[Review], size: int) -> Iterator[list[Review]]:
 def train(
     model: ReviewLSTM, reviews: Sequence[Review], vocabulary: Vocabulary, *, epochs: int, seed: int
 ) -> None:
-    """Train with Adam on the cross-entropy, in an order drawn for each epoch."""
+    """Train with Adam on the cross-entropy, in an order drawn for each epoch; show how it goes."""
     rng = np.random.default_rng(seed)
-    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-    for _ in range(epochs):
-        shuffled = [reviews[i] for i in rng.permutation(len(reviews))]
-        parts = list(batches(shuffled, 50))
-        for i in rng.permutation(len(parts)):
-            ids = torch.from_numpy(vocabulary.ids(parts[i]))
-            labels = torch.tensor([r.label for r in parts[i]])
-            optimizer.zero_grad()
-            torch.autograd.backward(F.cross_entropy(model(ids), labels))
-            optimizer.step()
+    rate = 5e-3
+    optimizer = torch.optim.Adam(model.parameters(), lr=rate)
+    with Reporter(epochs, len(list(batches(reviews, 50))), [], shown=True) as reporter:
+        for epoch in range(1, epochs + 1):
+            start, loss_sum, right, seen = time.monotonic(), 0.0, 0, 0
+            shuffled = [reviews[i] for i in rng.permutation(len(reviews))]
+            parts = list(batches(shuffled, 50))
+            for number, i in enumerate(rng.permutation(len(parts)), start=1):
+                ids = torch.from_numpy(vocabulary.ids(parts[i]))
+                labels = torch.tensor([r.label for r in parts[i]])
+                optimizer.zero_grad()
+                scores = model(ids)
+                loss = F.cross_entropy(scores, labels)
+                torch.autograd.backward(loss)
+                optimizer.step()
+                loss_sum += loss.item() * len(labels)
+                right += int((scores.argmax(dim=1) == labels).sum())
+                seen += len(labels)
+                if reporter.due():
+                    reporter.batch(epoch, number, loss_sum / seen)
+            seconds = time.monotonic() - start
+            means = loss_sum / seen, right / seen
+            reporter.epoch(EpochRecord(epoch, rate, *means, None, None, seconds))
     model.eval()
 
 

@@ -64,6 +64,7 @@ def test_example_writes_a_page(
     state = torch.random.get_rng_state()
     text.main(["--out", str(page), "--reviews", "60", "--epochs", "1", "--tested", "12"])
     torch.random.set_rng_state(state)
-    said = capsys.readouterr().out
+    said, shown = capsys.readouterr()
+    assert shown.startswith("epoch 1/1  loss ")
     assert "of 12 reviews that it has not seen" in said and f"Wrote {page}" in said
     assert page.read_text().count("<figure>") == 12
