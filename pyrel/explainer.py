@@ -40,7 +40,8 @@ class Explainer:
     ----------
     model : torch.nn.Module, torch.export.ExportedProgram, Graph or Capture
         Takes one tensor (n, ...) and returns raw scores (n, classes) or (n,); with ``lengths`` it
-        may take the lengths of the sequences as a second argument.
+        may take the lengths of the sequences as a second argument. A module is captured in eval
+        mode, whatever mode it is in; a program has to be exported so.
     example : ndarray or Tensor, shape (n, ...), optional
         Any input of the right shape and type; needed for a module only. Integers are token ids.
     method : str or Method

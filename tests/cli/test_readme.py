@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the README says has to be true."""
+"""What the README says has to be true, and what else is told by examples."""
 
 from __future__ import annotations
 
@@ -8,25 +8,46 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from commands import pyrel
 
 import pyrel as library
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def after_the_examples(page: str) -> dict[str, Any]:
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL):
+        exec(compile(block, page, "exec"), names)
+    return names
 
 
 def test_the_examples_run(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)  # where one of them saves a program
-    names: dict[str, Any] = {}
-    for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
-        exec(compile(block, "README.md", "exec"), names)
+    names = after_the_examples("README.md")
     assert capsys.readouterr().out.startswith("torch.Size([100, 12, 28])\n")
     # The engine's contract: at most 1e-5 of the relevance at hand, which is never above 1 here.
     e = names["e"]
     assert e.output.abs().max() < 1
     assert (e.conservation + e.absorbed).abs().max() <= 1e-5
+
+
+@pytest.mark.filterwarnings("ignore:.*were assigned during export")
+def test_an_exported_program_is_explained_as_told(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = after_the_examples("docs/models.md")
+    assert "input (n, 12, 28)," in capsys.readouterr().out
+    assert names["e"].relevance.shape == (100, 12, 28)
+    open_steps = ({0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC},)
+    with pytest.raises(torch._dynamo.exc.UserError, match="specialized it to be a constant"):
+        torch.export.export(names["model"], (names["x"],), dynamic_shapes=open_steps)
+    assert library.Explainer(names["model"], names["x"], "lrp_epsilon").any_steps
 
 
 def test_all_methods_are_in_the_table() -> None:
