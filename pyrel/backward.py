@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from pyrel._core import Post, Scale, Share, Space, Start
+from pyrel.domains import Domains
 from pyrel.emit import Place
 from pyrel.errors import UnsupportedModelError
 from pyrel.forward import Forward
@@ -21,6 +22,7 @@ from pyrel.graph import (
     Copy,
     Embedding,
     Floats,
+    Graph,
     Linear,
     MaxPool,
     Node,
@@ -30,6 +32,7 @@ from pyrel.graph import (
     picked,
 )
 from pyrel.graph import Scale as ScaleNode
+from pyrel.methods import Method
 from pyrel.pieces import (
     Integers,
     apart,
@@ -40,7 +43,6 @@ from pyrel.pieces import (
 from pyrel.program import (
     Absorb,
     Epilogue,
-    Gather,
     NormaliseBack,
     Offsets,
     PoolRoute,
@@ -49,10 +51,15 @@ from pyrel.program import (
     Slope,
 )
 from pyrel.rules import Denominator, Factor, Mask, Term
+from pyrel.transposed import Blocks, WayBack, cost_of_passing_on, find_way_back
 
 
 class Backward(Forward):
     """Emits the operations that hand relevance down, from the outputs to the input."""
+
+    def __init__(self, graph: Graph, method: Method, domains: Domains, precision: str) -> None:
+        super().__init__(graph, method, domains, precision)
+        self._ways_back: dict[tuple[object, ...], WayBack | None] = {}
 
     def backward(self) -> None:
         """Emit the whole way back, in the order in which nodes get their relevance complete."""
@@ -208,87 +215,172 @@ class Backward(Forward):
     ) -> tuple[Epilogue, list[Offsets]]:
         """Return the epilogue that multiplies by a factor, and its operands' places.
 
-        ``addresses`` are those of rows of ``size`` inputs that have the same bounds.
+        ``addresses`` are those of rows of ``size`` inputs.
         """
         if factor == Factor.one:
             return Epilogue(), []
         space, offsets = self._value(addresses)
-        bound = self._bounds(np.arange(addresses[0], addresses[0] + size), factor)
-        if not bound.any():
+        every = addresses[:, None] + np.arange(size)
+        bounds = self._bounds(every.ravel(), factor).reshape(every.shape)
+        if not bounds.any():
             return Epilogue(scale=Scale.operand, scale_space=space), [offsets]
-        vector = self.program.vector(bound)
+        if (bounds != bounds[0]).any():
+            span = np.arange(addresses.min(), addresses.max() + size)
+            offsets = self._less_bounds(span, factor)[addresses - span[0]]
+            return Epilogue(scale=Scale.operand, scale_space=Space.arena), [offsets]
+        vector = self.program.vector(bounds[0])
         scale = Scale.operand_minus_vector
         return Epilogue(scale=scale, scale_space=space, scale_vector=vector), [offsets]
 
     def _backward_rows(self, node: Linear, terms: tuple[Term, ...]) -> None:
         """Give relevance to what many rows read, such as the positions of a kernel.
 
-        The rows overlap: what they hand down is added up, by products whose rows do not overlap,
-        and then multiplied by the factor. ``terms`` are for the same inputs: their sums lie side by
-        side, address by address, so that one product forms them together.
+        ``terms`` are for the same inputs. See `pyrel.transposed`.
         """
-        features, factor = terms[0].features, terms[0].factor
-        addresses = node.inputs[:, np.flatnonzero(features)]
-        owners = self._owners[addresses[0]]
-        for owner in np.unique(owners).tolist():
-            own = np.flatnonzero(owners == owner)
-            first, stop = int(addresses[:, own].min()), int(addresses[:, own].max()) + 1
-            matrix = np.stack([term.matrix[:, own] for term in terms], axis=2)
-            if factor == Factor.one:
-                self._clear_unwritten(first, stop - first)
-                sums = self._relevance_of(first)
-                self._add_up(node, addresses[:, own], matrix, first, sums, record=True)
+        columns = np.flatnonzero(terms[0].features)
+        found = self._find_way_back(node, columns, len(terms))
+        if found is None:
+            for term in terms:
+                self._add_up(node, term)
+            return
+        way_back, first = found
+        factors = [term.factor for term in terms]
+        for blocks in way_back.blocks:
+            matrices = [way_back.matrix(blocks, term.matrix) for term in terms]
+            if way_back.together:
+                self._give_together(node, blocks, first, matrices, factors)
                 continue
-            size = (stop - first) * len(terms)
-            sums = Space.arena, np.array([self._reserve(size)])
-            self._map(None, size, sums)
-            self._add_up(node, addresses[:, own], matrix, first, sums, record=False)
-            for number, term in enumerate(terms):
-                place = self._every(sums, number, len(terms), stop - first)
-                epilogue, offsets = self._factor(term.factor, np.array([first]), stop - first)
-                accumulate = self._accumulates(first, stop - first)
-                epilogue = replace(epilogue, accumulate=accumulate)
-                out = self._relevance_of(first)
-                op = self._map(place, stop - first, out, epilogue, *offsets)
-                self._record(op, first, stop - first)
+            for matrix, factor in zip(matrices, factors, strict=True):
+                self._give(node, blocks, first, matrix, factor)
 
-    def _every(self, sums: Place, number: int, count: int, size: int) -> Place:
-        """Return where every ``count``-th of ``sums`` lies side by side, from ``number`` on."""
-        if count == 1:
-            return sums
-        place = Space.arena, np.array([self._reserve(size)])
-        index = self.program.index(np.arange(size) * count + number)
-        template = Gather(sums[0], size * count, index, size, place[0])
-        self._emit(template, sums[1], place[1])
-        return place
+    def _find_way_back(
+        self, node: Linear, columns: Integers, terms: int
+    ) -> tuple[WayBack, int] | None:
+        """Find blocks for some columns of a node's inputs, and the address they count from.
 
-    def _add_up(
+        Where the inputs are copies, what they are copies of may get the relevance at once.
+        """
+        inputs = node.inputs[:, columns]
+        sources = self._sources[inputs]
+        copies = np.where(sources < 0, -1, inputs)
+        best = self._find_blocks(node, columns, sources, terms)
+        if (copies != sources).any():
+            other = self._find_blocks(node, columns, copies, terms)
+            extra = cost_of_passing_on(copies)
+            if best is None or (other and other[0].cost + extra < best[0].cost):
+                return other
+        return best
+
+    def _find_blocks(
+        self, node: Linear, columns: Integers, sources: Addresses, terms: int
+    ) -> tuple[WayBack, int] | None:
+        """Do what `_find_way_back` does, with ``sources`` to get the relevance."""
+        inputs = node.inputs[:, columns]
+        first, last = int(sources[sources >= 0].min(initial=self._graph.size)), int(sources.max())
+        owners = self._owners[first : last + 1]
+        lowest = owners[owners >= 0].min(initial=len(self._graph.nodes))
+        owners = np.where(owners < 0, -1, owners - lowest)
+        weight = node.weight[:, columns].reshape(node.positions, -1, columns.size)
+        # A row that is one position reads all, whatever its weights.
+        support = (weight != 0).any(axis=1) | (node.positions == 1)
+        width = weight.shape[1]
+        read = (inputs - inputs.min(), np.where(sources < 0, -1, sources - first), owners, support)
+        key = (*(part.tobytes() for part in read), inputs.shape, width, terms)
+        if key not in self._ways_back:
+            self._ways_back[key] = find_way_back(*read, width, terms)
+        way_back = self._ways_back[key]
+        return None if way_back is None else (way_back, first)
+
+    @cached_property
+    def _sources(self) -> Addresses:
+        """By address: what it is a copy of, -1 for a constant; itself where it is none.
+
+        Copies that absorb relevance count as none: it must arrive there.
+        """
+        sources = np.arange(self._graph.size)
+        for node in self._graph.nodes:
+            if isinstance(node, Copy) and not (
+                self._method.conserves and self._absorbing(node).any()
+            ):
+                sources[node.addresses] = picked(sources, node.inputs, -1)
+        return sources
+
+    def _segments_of(self, node: Linear, blocks: Blocks) -> list[tuple[Place, int]]:
+        """Where the relevance of the positions lies that read some blocks."""
+        width = node.width // node.positions
+        return [
+            (self._relevance_of(node.start + firsts * width), length * width)
+            for firsts, length in zip(blocks.firsts, blocks.lengths, strict=True)
+        ]
+
+    def _give(
+        self, node: Linear, blocks: Blocks, first: int, matrix: Floats, factor: Factor
+    ) -> None:
+        """Give relevance to blocks of what many rows read, by one product."""
+        starts = first + blocks.starts
+        epilogue, offsets = self._factor(factor, starts, blocks.size)
+        epilogue = replace(epilogue, accumulate=self._accumulates(starts, blocks.size))
+        segments, out = self._segments_of(node, blocks), self._relevance_of(starts)
+        op = self._gemm(segments, matrix, out, epilogue, *offsets, bf16=self._bf16_relevance)
+        self._record(op, starts, blocks.size)
+
+    def _give_together(
         self,
         node: Linear,
-        addresses: Addresses,
-        matrix: Floats,
+        blocks: Blocks,
         first: int,
-        sums: Place,
-        record: bool,
+        matrices: list[Floats],
+        factors: list[Factor],
     ) -> None:
-        """Add each row's s @ matrix to ``sums``, in which the address ``first`` comes first.
+        """Do what `_give` does for terms whose sums lie side by side, where one would be short."""
+        starts, size = first + blocks.starts, blocks.size
+        columns = size * len(matrices)
+        sums = self._reserve(columns * starts.size) + columns * np.arange(starts.size)
+        segments = self._segments_of(node, blocks)
+        matrix = np.concatenate(matrices, axis=1)
+        self._gemm(segments, matrix, (Space.arena, sums), Epilogue(), bf16=self._bf16_relevance)
+        for number, factor in enumerate(factors):
+            epilogue, offsets = self._factor(factor, starts, size)
+            epilogue = replace(epilogue, accumulate=self._accumulates(starts, size))
+            source, out = (Space.arena, sums + number * size), self._relevance_of(starts)
+            self._record(self._map(source, size, out, epilogue, *offsets), starts, size)
 
-        ``matrix`` is (out, inputs, sums for each input).
+    def _add_up(self, node: Linear, term: Term) -> None:
+        """Add up what each row hands down, by products whose rows do not overlap.
+
+        Where there is a factor, the sums are formed apart and then multiplied.
         """
+        inputs = node.inputs[:, term.features]
         rows = self._relevance_of(self._rows(node))
-        count = matrix.shape[2]
-        for i, j in common_runs(addresses):
-            starts = addresses[:, i]
-            for some in apart(starts, j - i):
-                op = self._gemm(
-                    [((rows[0], rows[1][some]), node.width)],
-                    matrix[:, i:j].reshape(node.width, -1),
-                    (sums[0], sums[1] + (starts[some] - first) * count),
-                    Epilogue(accumulate=True),
-                    bf16=self._bf16_relevance,
-                )
-                if record:
-                    self._record(op, starts[some], j - i)
+        owners = self._owners[inputs[0]]
+        for owner in np.unique(owners).tolist():
+            own = np.flatnonzero(owners == owner)
+            addresses, matrix = inputs[:, own], term.matrix[:, own]
+            first = int(addresses.min())
+            size = int(addresses.max()) + 1 - first
+            if term.factor == Factor.one:
+                self._clear_unwritten(first, size)
+                sums = self._relevance_of(first)
+            else:
+                sums = Space.arena, np.array([self._reserve(size)])
+                self._map(None, size, sums)
+            for i, j in common_runs(addresses):
+                starts = addresses[:, i]
+                for some in apart(starts, j - i):
+                    op = self._gemm(
+                        [((rows[0], rows[1][some]), node.width)],
+                        matrix[:, i:j],
+                        (sums[0], sums[1] + starts[some] - first),
+                        Epilogue(accumulate=True),
+                        bf16=self._bf16_relevance,
+                    )
+                    if term.factor == Factor.one:
+                        self._record(op, starts[some], j - i)
+            if term.factor != Factor.one:
+                epilogue, offsets = self._factor(term.factor, np.array([first]), size)
+                epilogue = replace(epilogue, accumulate=self._accumulates(first, size))
+                op = self._map(sums, size, self._relevance_of(first), epilogue, *offsets)
+                self._record(op, first, size)
 
     def _pass_on(
         self,
@@ -604,12 +696,7 @@ class Backward(Forward):
         post = self._method.finish
         if post == Post.none:
             return
-        multiply = post == Post.multiply
-        writer = self._writer[start : start + size]
-        breaks = start + np.flatnonzero(np.diff(writer) != 0) + 1
-        edges = [start, *breaks.tolist(), start + size]
-        for first, stop in zip(edges[:-1], edges[1:], strict=True):
-            self._finish(first, stop - first, post, first if multiply else None)
+        self._finish(start, size, post, start if post == Post.multiply else None)
 
 
 def _apart_but_padding(addresses: Addresses, real: Mask, size: int) -> Iterator[Integers]:
@@ -619,16 +706,11 @@ def _apart_but_padding(addresses: Addresses, real: Mask, size: int) -> Iterator[
     yield from apart(np.where(real, addresses, beyond + size * numbers), size)
 
 
-_FEW = 64  # inputs of a row: where runs of them fill no vector, two terms are formed together
-
-
 def _alike(terms: tuple[Term, ...]) -> Iterator[tuple[Term, ...]]:
-    """Group terms for the same few inputs, such as the two of the z^β rule for pixels."""
+    """Group terms for the same inputs, such as the two of the z^β rule for pixels."""
     for term in terms:
         same = [t for t in terms if np.array_equal(t.features, term.features)]
-        if term.factor == Factor.one or term.features.sum() > _FEW:
-            yield (term,)
-        elif same[0] is term:
+        if same[0] is term:
             yield tuple(same)
 
 

@@ -36,9 +36,9 @@ class Emitter:
         self._base = graph.base
         self._relevance = aligned(graph.size - self._base)
         self.arena_size = 2 * self._relevance
-        # By address: which of `_writes`, (who, from, how many), wrote its relevance last; or -1.
+        # By address: which of `_writes` wrote its relevance last; or -1.
         self._writer = np.full(graph.size, -1, dtype=np.int64)
-        self._writes: list[tuple[RowOp, int, int]] = []
+        self._writes: list[RowOp] = []
 
     # Places
 
@@ -118,14 +118,9 @@ class Emitter:
 
     def _record(self, op: RowOp, addresses: int | Addresses, size: int) -> None:
         """Note that ``op`` wrote last to the ``size`` relevances from each address on."""
-        starts = np.sort(np.atleast_1d(addresses))
-        number = len(self._writes)
-        if (np.diff(starts) == size).all():
-            self._writer[starts[0] : starts[-1] + size] = number
-            self._writes.append((op, int(starts[0]), starts.size * size))
-            return
-        self._writer[starts[:, None] + np.arange(size)] = number
-        self._writes.append((op, -1, 0))
+        starts = np.atleast_1d(addresses)
+        self._writer[starts[:, None] + np.arange(size)] = len(self._writes)
+        self._writes.append(op)
 
     def _clear_unwritten(self, start: int, size: int) -> None:
         unwritten = start + np.flatnonzero(self._writer[start : start + size] < 0)
@@ -154,58 +149,61 @@ class Emitter:
         epsilon: float = 0.0,
         alone: bool = False,
     ) -> None:
-        """Apply ``post`` to complete relevance, in the instruction that completed it if it can.
+        """Apply ``post`` to complete relevance, in the instructions that completed it if they can.
 
         ``operand`` is an address, or −1 − offset for a place in the arena that has none. ``vector``
         has a value for each of the ``size`` relevances. ``alone`` asks for an instruction apart.
         """
-        done = None if alone else self._rows_of_last(address, size, vector)
+        done = None if alone else self._last_writers(address, size, vector)
         if done is None:
             op = self._map(self._relevance_of(address), size, self._relevance_of(address))
             self._record(op, address, size)
-            done = op, np.zeros(1, dtype=np.int64)
-        op, rows = done
-        template = op.template
-        assert isinstance(template, Gemm | Map)
-        space = None
-        if operand is not None:
-            space, origin = self._value_or_arena(operand)
-            op.offsets = np.concatenate([op.offsets, (origin + rows)[None]])
-        part = None if vector is None else vector[rows[0] : rows[0] + template.columns]
-        epilogue = replace(
-            template.epilogue,
-            post=post,
-            post_space=space,
-            post_vector=-1 if part is None else self._vector(part),
-            epsilon=epsilon,
-        )
-        op.template = replace(template, epilogue=epilogue)
+            done = [(op, np.zeros(1, dtype=np.int64))]
+        for op, rows in done:
+            template = op.template
+            assert isinstance(template, Gemm | Map)
+            space = None
+            if operand is not None:
+                space, origin = self._value_or_arena(operand)
+                op.offsets = np.concatenate([op.offsets, (origin + rows)[None]])
+            part = None if vector is None else vector[rows[0] : rows[0] + template.columns]
+            epilogue = replace(
+                template.epilogue,
+                post=post,
+                post_space=space,
+                post_vector=-1 if part is None else self._vector(part),
+                epsilon=epsilon,
+            )
+            op.template = replace(template, epilogue=epilogue)
 
     def _value_or_arena(self, operand: int) -> Place:
         """``operand`` is as for `_finish`."""
         return (Space.arena, np.array([-1 - operand])) if operand < 0 else self._value(operand)
 
-    def _rows_of_last(
+    def _last_writers(
         self, address: int, size: int, vector: Floats | None
-    ) -> tuple[RowOp, Offsets] | None:
-        """Return the instruction that can do what comes next to exactly these relevances.
+    ) -> list[tuple[RowOp, Offsets]] | None:
+        """Return the instructions that can do what comes next to exactly these relevances.
 
-        With it, for each of its rows, how far behind ``address`` it starts. None if no instruction
-        alone wrote them last, or if it has its hands full, or would need a vector for each row.
+        With each, how far behind ``address`` its rows start. None if one of those that wrote last
+        also wrote others, or has its hands full, or would need a vector for each row.
         """
-        index = int(self._writer[address])
-        if index < 0 or (self._writer[address : address + size] != index).any():
+        numbers, counts = np.unique(self._writer[address : address + size], return_counts=True)
+        if numbers[0] < 0:
             return None
-        op, start, count = self._writes[index]
-        template = op.template
-        if (start, count) != (address, size) or not isinstance(template, Gemm | Map):
-            return None
-        if template.epilogue.post != Post.none:
-            return None
-        out = [operand.written for operand in template.operands()].index(True)
-        rows = op.offsets[out] - self._relevance_of(address)[1]
-        if vector is not None and rows.size > 1:
-            parts = vector[rows[:, None] + np.arange(template.columns)]
-            if (parts != parts[0]).any():
+        done = []
+        for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
+            op = self._writes[number]
+            template = op.template
+            if not isinstance(template, Gemm | Map) or template.epilogue.post != Post.none:
                 return None
-        return op, rows
+            out = [operand.written for operand in template.operands()].index(True)
+            rows = op.offsets[out] - self._relevance_of(address)[1]
+            if rows.size * template.columns != count:
+                return None
+            if vector is not None and rows.size > 1:
+                parts = vector[rows[:, None] + np.arange(template.columns)]
+                if (parts != parts[0]).any():
+                    return None
+            done.append((op, rows))
+        return done

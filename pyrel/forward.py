@@ -194,11 +194,15 @@ class Forward(Emitter):
         bounds = self._bounds(read, factor)
         if not bounds.any():
             return self._segments(addresses)
-        key = factor, read.tobytes()
-        if key not in self._shifted:
-            self._shifted[key] = self._shift(read, bounds)
-        places = self._shifted[key][np.searchsorted(read, addresses)]
+        places = self._less_bounds(read, factor)[np.searchsorted(read, addresses)]
         return [((Space.arena, places[:, i]), j - i) for i, j in common_runs(places)]
+
+    def _less_bounds(self, addresses: Addresses, factor: Factor) -> Offsets:
+        """Return where values less their bounds lie, in the arena."""
+        key = factor, addresses.tobytes()
+        if key not in self._shifted:
+            self._shifted[key] = self._shift(addresses, self._bounds(addresses, factor))
+        return self._shifted[key]
 
     def _bounds(self, addresses: Addresses, factor: Factor) -> Floats:
         """Return what a factor takes from the values at these addresses."""

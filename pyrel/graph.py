@@ -46,12 +46,14 @@ class Linear(Node):
     """``inputs @ weight.T + bias`` for each row of inputs, then ReLU if ``relu``.
 
     ``weight`` is (out, in), ``bias`` (out,), ``inputs`` (rows, in); the outputs of one row lie side
-    by side. A convolution has one row for each position of its kernel.
+    by side. A convolution has one row for each position of its kernel, or for a few ``positions``,
+    one after the other (`pyrel.joining`).
     """
 
     weight: Floats
     bias: Floats
     relu: bool = False
+    positions: int = 1
 
     @property
     def size(self) -> int:

@@ -14,14 +14,13 @@ from dataclasses import replace
 import numpy as np
 
 from pyrel.graph import Addresses, Copy, Floats, Graph, Linear
-from pyrel.pieces import common_runs
 from pyrel.rules import Mask
 
-_LANES = 16  # floats of a vector
+LANES = 16  # floats of a vector
 # What a row of an instruction, and a vector of its results, cost beside the products: as much as
 # this many multiply-adds of vectors (AVX-512, Zen 5). Only a clear gain counts, as the count is
 # rough.
-_ROW, _RESULT = 12, 8
+ROW, RESULT = 12, 8
 _CLEAR = 0.9
 _MOST_INPUTS = 512  # of a joined row, so that its weights stay few
 
@@ -60,7 +59,7 @@ class Joiner:
                 least = cost
                 places = np.searchsorted(union, inputs[:count])
                 weight, bias = self._weights(node, places, kept)
-                best = replace(node, inputs=joined, weight=weight, bias=bias)
+                best = replace(node, inputs=joined, weight=weight, bias=bias, positions=count)
         return best
 
     def _weights(self, node: Linear, places: Addresses, kept: Mask) -> tuple[Floats, Floats]:
@@ -92,12 +91,7 @@ def _line(inputs: Addresses) -> int:
 
 
 def _cost(inputs: Addresses, width: int) -> int:
-    """Vector multiply-adds of a product, of another for its denominator and of the way back."""
+    """Vector multiply-adds of a product; the way back does not depend on which rows are joined."""
     rows, depth = inputs.shape
-    back = sum(_product(width, j - i) for i, j in common_runs(inputs))
-    return int(rows) * (2 * _product(int(depth), width) + back)
-
-
-def _product(depth: int, columns: int) -> int:
-    vectors = -(-columns // _LANES)
-    return vectors * (depth + _RESULT) + _ROW
+    vectors = -(-width // LANES)
+    return int(rows) * (vectors * (int(depth) + RESULT) + ROW)
