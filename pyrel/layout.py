@@ -34,11 +34,11 @@ Copied: TypeAlias = Callable[[Addresses, str], Copy]
 
 
 def lay_out(graph: Graph) -> Graph:
-    """Join short rows; insert `Copy` nodes before what needs its operands in few runs."""
+    """Join short rows, sort columns; insert `Copy` nodes before what needs operands in few runs."""
     owners = graph.owners()
     copies: dict[bytes, Copy] = {}
     nodes: list[Node] = []
-    join = Joiner(graph)
+    join, sort = Joiner(graph), _Sorter(owners)
     position = graph.size
 
     def copied(addresses: Addresses, module: str) -> Copy:
@@ -55,7 +55,9 @@ def lay_out(graph: Graph) -> Graph:
             if node.inputs.shape[0] > 1:
                 node = _read_patches(join(node), owners, copied)
             elif _scattered(node.inputs[0]) and not _in_tiles(node):
-                node = _read_copy(node, graph.input_size, copied)
+                in_order = sort(node)
+                scattered = _scattered(in_order.inputs[0])
+                node = _read_copy(node, graph.input_size, copied) if scattered else in_order
         elif isinstance(node, Product | MaxPool | Normalise):
             node = _without_constants(node, copied)
             if isinstance(node, Normalise) and len(list(common_runs(node.inputs))) > 1:
@@ -67,6 +69,35 @@ def lay_out(graph: Graph) -> Graph:
     if (np.diff(outputs) != 1).any() or (owner != owner[0]).any() or owner[0] < 0:
         outputs = copied(outputs, "").addresses
     return compact(replace(graph, nodes=tuple(nodes), outputs=outputs))
+
+
+class _Sorter:
+    """Puts columns of weights into the order of addresses, such as those that read a flat map.
+
+    Torch flattens a map channel by channel, while its channels lie side by side. Nodes with the
+    same weights, as those of all steps, get the same array again.
+
+    Parameters
+    ----------
+    owners : ndarray of int64
+        By address: the node that it belongs to.
+    """
+
+    def __init__(self, owners: Addresses) -> None:
+        self._owners = owners
+        self._made: dict[tuple[int, bytes], tuple[Linear, Floats]] = {}
+
+    def __call__(self, node: Linear) -> Linear:
+        """Return a node of one row that reads each other node's outputs in their order."""
+        inputs = node.inputs[0]
+        owner = picked(self._owners, inputs, -2)
+        _, first, group = np.unique(owner, return_index=True, return_inverse=True)
+        order = np.lexsort((inputs, first[np.ravel(group)]))
+        key = id(node.weight), order.tobytes()
+        if key not in self._made:
+            # The node is kept as well: the key is good as long as its arrays live.
+            self._made[key] = node, node.weight[:, order]
+        return replace(node, inputs=inputs[None, order], weight=self._made[key][1])
 
 
 def _in_tiles(node: Linear) -> bool:
