@@ -91,7 +91,8 @@ pyrel::Status run(const pyrel::Program& program, const Floats& x,
                   const std::optional<Integers>& target, const std::optional<Floats>& low,
                   const std::optional<Floats>& high, bool check_finite, int threads,
                   std::optional<Floats> relevance, Floats output, Integers explained,
-                  Floats absorbed, Floats conservation, int64_t first) {
+                  Floats absorbed, Floats conservation, int64_t first,
+                  std::optional<bool> in_lanes) {
     if (!program.finished()) throw std::invalid_argument("the program is not finished");
     if (program.explains() != relevance.has_value())
         throw std::invalid_argument("a program needs a place for relevance if it writes any");
@@ -127,7 +128,7 @@ pyrel::Status run(const pyrel::Program& program, const Floats& x,
     pyrel::Status status;
     {
         const py::gil_scoped_release release;
-        status = pyrel::run(program, batch, threads, signal_raised);
+        status = pyrel::run(program, batch, threads, in_lanes, signal_raised);
     }
     if (status.outcome == pyrel::Outcome::interrupted) throw py::error_already_set();
     return status;
@@ -309,6 +310,9 @@ void register_program(py::module_& m) {
         .def_property_readonly("explains", &pyrel::Program::explains)
         .def_property_readonly("vectors", &pyrel::Program::vectors)
         .def_property_readonly("tables", &pyrel::Program::tables)
+        .def_property_readonly("gain_in_lanes", &pyrel::Program::gain_in_lanes,
+                               "About how many times as fast it runs with samples in lanes; 0 if "
+                               "it cannot.")
         .def_property_readonly("flops", &pyrel::Program::flops)
         .def_property_readonly("arena_size", &pyrel::Program::arena_size)
         .def_property_readonly(
@@ -319,8 +323,9 @@ void register_program(py::module_& m) {
         .def("run", &run, "x"_a.noconvert(), "target"_a.noconvert(), "low"_a.noconvert(),
              "high"_a.noconvert(), "check_finite"_a, "threads"_a, "relevance"_a.noconvert(),
              "output"_a.noconvert(), "explained"_a.noconvert(), "absorbed"_a.noconvert(),
-             "conservation"_a.noconvert(), "first"_a = 0,
-             "Explain x, which are the samples from `first` on of all the other arrays.");
+             "conservation"_a.noconvert(), "first"_a = 0, "in_lanes"_a = py::none(),
+             "Explain x, which are the samples from `first` on of all the other arrays. `in_lanes` "
+             "says whether samples lie in lanes, where they can.");
 }
 
 }  // namespace

@@ -11,6 +11,8 @@
 #include <type_traits>
 #include <utility>
 
+#include "touched.h"
+
 namespace pyrel {
 namespace {
 
@@ -79,14 +81,20 @@ std::vector<float> paired(const float* data, int64_t depth, int64_t columns) {
 
 // Columns are cut into panels; a panel is contiguous, its rows in ascending k. The last one is
 // padded by zeros.
-Matrix pack(const float* data, int64_t depth, int64_t columns, const Kernels& kernels) {
+void pack(Matrix& matrix, const float* data, int64_t depth, int64_t columns,
+          const Kernels& kernels) {
     const int64_t width = kernels.panel;
     const int64_t panels = (columns + width - 1) / width;
     const int64_t stride = panel_stride(depth, width);
     const size_t bytes = static_cast<size_t>(panels * stride) * sizeof(float);
     void* memory = std::aligned_alloc(kAlignment, bytes);
     if (!memory) throw std::bad_alloc();
-    Matrix matrix{depth, columns, stride, false, -1, {static_cast<float*>(memory), &std::free}};
+    matrix.packed = {static_cast<float*>(memory), &std::free};
+    matrix.depth = depth;
+    matrix.columns = columns;
+    matrix.panel = width;
+    matrix.panel_stride = stride;
+    matrix.non_zeros = depth * columns - std::count(data, data + depth * columns, 0.0f);
     for (int64_t panel = 0; panel < panels; ++panel) {
         const int64_t column = panel * width;
         const int64_t filled = std::min(width, columns - column);
@@ -96,7 +104,6 @@ Matrix pack(const float* data, int64_t depth, int64_t columns, const Kernels& ke
             std::fill(out + filled, out + width, 0.0f);
         }
     }
-    return matrix;
 }
 
 }  // namespace
@@ -133,18 +140,18 @@ int Program::add_matrix(const float* data, int64_t depth, int64_t columns, bool 
     const auto fits = [](float v) { return std::fabs(v) <= kLargestBf16; };
     require(!bf16 || std::all_of(data, data + depth * columns, fits),
             "a weight is too large for bfloat16");
-    Matrix matrix;
+    const auto matrix = std::make_shared<Matrix>();
     if (bf16) {
         const std::vector<float> pairs = paired(data, depth, columns);
-        matrix = pack(pairs.data(), (depth + 1) / 2, columns, kernels_);
-        matrix.depth = depth;
-        matrix.bf16 = true;
+        pack(*matrix, pairs.data(), (depth + 1) / 2, columns, kernels_);
+        matrix->depth = depth;
+        matrix->bf16 = true;
         scratch_size_ = std::max(scratch_size_, kernels_.block_rows * bf16_row(depth));
     } else {
-        matrix = pack(data, depth, columns, kernels_);
+        pack(*matrix, data, depth, columns, kernels_);
     }
-    matrix.key = key;
-    matrices_.push_back(std::make_shared<const Matrix>(std::move(matrix)));
+    matrix->key = key;
+    matrices_.push_back(matrix);
     return static_cast<int>(matrices_.size()) - 1;
 }
 
@@ -228,6 +235,8 @@ void Program::finish() {
             "the instructions leave elements of the relevance unwritten");
     written_ = {};
     finished_ = true;
+    gain_in_lanes_ = compare_with_lanes();
+    if (gain_in_lanes_ > 1.0) find_stretches();
 }
 
 int64_t Program::space_size(Space space) const {
@@ -239,6 +248,7 @@ bool Program::written(Space space, int64_t first, int64_t count) const {
 }
 
 void Program::check_rows(const Rows& rows, int64_t columns, Access access) {
+    if (touched_) return touched_->rows(rows, steps_, columns, access);
     require(steps_.all > 0 && rows.offsets.size() == static_cast<size_t>(steps_.all),
             "every operand of an instruction must have one offset per step");
     require(access == Access::read || rows.space != Space::input,
@@ -258,6 +268,7 @@ void Program::check_rows(const Rows& rows, int64_t columns, Access access) {
 
 // The rows of a gather's source or a scatter's result, of which only some elements are touched.
 void Program::check_index(const std::vector<int64_t>& index, const Rows& rows, bool writes) {
+    if (touched_) return touched_->elements(index, rows, steps_, writes);
     require(!index.empty(), "an index must not be empty");
     require(steps_.all > 0 && rows.offsets.size() == static_cast<size_t>(steps_.all),
             "every operand of an instruction must have one offset per step");
@@ -385,6 +396,7 @@ void Program::check(const Normalise& normalise) {
     require_epsilon(normalise.epsilon);
     check_rows(normalise.source, normalise.columns, Access::read);
     check_rows(normalise.out, normalise.columns, Access::write);
+    most_normalised_ = std::max(most_normalised_, normalise.columns);
 }
 
 void Program::check(const NormaliseBack& back) {
@@ -393,6 +405,7 @@ void Program::check(const NormaliseBack& back) {
     check_rows(back.source, back.columns, Access::read);
     check_rows(back.value, back.columns, Access::read);
     check_rows(back.out, back.columns, back.accumulate ? Access::update : Access::write);
+    most_normalised_ = std::max(most_normalised_, back.columns);
 }
 
 void Program::check(const Embed& embed) {

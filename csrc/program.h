@@ -8,6 +8,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <variant>
@@ -22,6 +23,8 @@ enum class Space : int { input = 0, arena = 1, relevance = 2 };
 constexpr int kSpaces = 3;
 // Most floats that a block has: keeps every product of sizes far from overflow.
 constexpr int64_t kLargestSpace = int64_t{1} << 31;
+// A slab's memory is kept below this where that leaves at least one sample.
+constexpr int64_t kMostSlabBytes = int64_t{64} << 20;
 
 // One address per row (step) of an instruction: step t starts at offsets[t] in the sample's block
 // of `space`.
@@ -199,13 +202,40 @@ int64_t rows_of(const Plain& instruction) {
         return 1;
 }
 
+// A matrix as products of samples in lanes take it; see kernels.h.
+struct LaneMatrix {
+    std::vector<LaneColumns> groups;
+    std::vector<LaneRange> ranges;
+    std::vector<float> weights;
+};
+
 struct Matrix {
     int64_t depth = 0;
     int64_t columns = 0;
+    int64_t panel = 0;  // columns of one
     int64_t panel_stride = 0;
+    int64_t non_zeros = 0;
     bool bf16 = false;  // pairs of bfloat16; see GemmTask
     int64_t key = -1;   // what the caller calls it; see Program::find_matrix
     std::unique_ptr<float[], void (*)(void*)> packed{nullptr, nullptr};
+
+    float at(int64_t k, int64_t column) const {
+        return packed[static_cast<size_t>(column / panel * panel_stride + k * panel +
+                                          column % panel)];
+    }
+    // Made when first asked for, by whichever thread.
+    const LaneMatrix& in_lanes(const Kernels& kernels) const;
+
+  private:
+    mutable std::once_flag once_;
+    mutable LaneMatrix in_lanes_;
+};
+
+// Instructions that run one after the other for the same group of samples in lanes, in `parts`
+// equal parts of their rows: what one writes is still in the cache when another reads it.
+struct Stretch {
+    size_t first, end;
+    int64_t parts;
 };
 
 struct Table {
@@ -272,12 +302,23 @@ class Program {
     void end_repeat();
     // Ends the building: there is one seed, and every element of the relevance is written.
     void finish();
+    // About how many times as fast it runs with samples in lanes, as many as there are lanes, with
+    // the same results; or 0 where it does not run so, as products of bfloat16 do not, and what
+    // would take more memory than a slab may.
+    double gain_in_lanes() const { return gain_in_lanes_; }
+    // How the instructions run in lanes; none where each runs on its own.
+    const std::vector<Stretch>& stretches() const { return stretches_; }
 
     bool finished() const { return finished_; }
     // Whether it writes relevance; else it only runs forward.
     bool explains() const { return explains_; }
     int64_t input_size() const { return input_size_; }
     int64_t arena_size() const { return arena_size_; }
+    // Bytes of a group of samples in lanes.
+    int64_t lane_group_bytes() const {
+        return (arena_size_ + 2 * input_size_) * kernels_.lanes *
+               static_cast<int64_t>(sizeof(float));
+    }
     int64_t scratch_size() const { return scratch_size_; }  // floats, whatever the samples
     int64_t classes() const { return classes_; }
     bool conserves() const { return conserves_; }
@@ -290,6 +331,8 @@ class Program {
     int64_t tables() const { return static_cast<int64_t>(tables_.size()); }
     // Most operands that one instruction has a list of.
     int64_t most_listed() const { return most_listed_; }
+    // Most columns that one instruction normalises.
+    int64_t most_normalised() const { return most_normalised_; }
     const float* vector(int index) const {
         return index < 0 ? nullptr : vectors_[static_cast<size_t>(index)]->data();
     }
@@ -300,6 +343,11 @@ class Program {
   private:
     // What an instruction does with an operand.
     enum class Access { read, write, update };
+    // The rows that are looked at, of all that an instruction has.
+    struct Steps {
+        int64_t all = 0, first = 0, count = 0;
+    };
+    class Touched;
 
     void check(const Gemm& gemm);
     void check(const Map& map);
@@ -321,6 +369,9 @@ class Program {
     void check_vector(int index, int64_t columns) const;
     void check_epilogue(const EpilogueSpec& epilogue, int64_t columns);
     int64_t space_size(Space space) const;
+    double compare_with_lanes() const;
+    void find_stretches();
+    void touch(const Instruction& instruction, int64_t parts, Touched& touched);
     bool written(Space space, int64_t first, int64_t count) const;
 
     int64_t input_size_;
@@ -335,17 +386,17 @@ class Program {
     std::vector<std::shared_ptr<const std::vector<float>>> vectors_;
     std::vector<std::shared_ptr<const Table>> tables_;
     std::optional<Repeat> open_;
-    // The rows that are looked at, of all that an instruction has.
-    struct Steps {
-        int64_t all = 0, first = 0, count = 0;
-    };
     Steps steps_;
+    Touched* touched_ = nullptr;  // instead of a check, is told what would be checked
     int64_t most_listed_ = 0;
+    int64_t most_normalised_ = 0;
     // By space: the floats that the instructions so far write. Given back by finish().
     std::array<Flags, kSpaces> written_;
     int seeds_ = 0;
     bool finished_ = false;
     bool explains_ = false;
+    double gain_in_lanes_ = 0.0;
+    std::vector<Stretch> stretches_;
 };
 
 }  // namespace pyrel

@@ -44,7 +44,8 @@ std::map<std::string, int64_t> kernel_offsets(const Kernels& kernels) {
         return address - static_cast<const char*>(found.dli_fbase);
     };
     std::map<std::string, int64_t> offsets{
-        {"gemm", offset(kernels.gemm)},         {"map", offset(kernels.map)},
+        {"gemm", offset(kernels.gemm)},         {"gemm_in_lanes", offset(kernels.gemm_in_lanes)},
+        {"map", offset(kernels.map)},           {"map_in_lanes", offset(kernels.map_in_lanes)},
         {"activate", offset(kernels.activate)}, {"slope", offset(kernels.slope)},
         {"max_pool", offset(kernels.max_pool)}, {"pool_route", offset(kernels.pool_route)},
         {"inside", offset(kernels.inside)},     {"peak", offset(kernels.peak)}};

@@ -45,7 +45,7 @@ using Interrupted = bool (*)();
 
 // Starts at most `threads` − 1 threads for the call, fewer where the work would not repay them.
 // Never throws.
-Status run(const Program& program, const Batch& batch, int threads,
+Status run(const Program& program, const Batch& batch, int threads, std::optional<bool> in_lanes,
            Interrupted interrupted) noexcept;
 
 }  // namespace pyrel

@@ -5,6 +5,8 @@
 #include "kernels.h"
 
 #include "functions.h"
+#include "in_lanes.h"
+#include "rows.h"
 #include "vector.h"
 
 namespace pyrel {
@@ -12,15 +14,6 @@ namespace {
 
 constexpr int kPanelVectors = 2;
 constexpr int64_t kPanel = kPanelVectors * kLanes;
-
-inline Vector load(const float* p, int64_t count, bool partial) {
-    return partial ? load(p, count) : load(p);
-}
-
-inline int64_t valid_lanes(int64_t columns, int64_t column) {
-    const int64_t left = columns - column;
-    return left < 0 ? 0 : (left > kLanes ? kLanes : left);
-}
 
 // What the elements of a product's operands are: floats, or pairs of bfloat16 in a float's bits.
 struct Single {
@@ -39,144 +32,10 @@ struct Bf16Pair {
 };
 #endif
 
-// Rows are looked at this many at a time: enough to read weights often from the first-level cache
-// where single rows skip their zeros, and a whole number of dense tiles.
-constexpr int kBlockRows = 24;
-
-struct Block {
-    int rows;
-    const float* a[kMaxSegments][kBlockRows];
-    float* out[kBlockRows];
-    const float* scale[kBlockRows];
-    const float* post[kBlockRows];
-};
-
 // Where vector j, counted over panels, of the row of weights lies that starts at `row` in the first
 // of them.
 inline const float* weights(const GemmTask& task, const float* row, int j) {
     return row + j / kPanelVectors * task.panel_stride + j % kPanelVectors * kLanes;
-}
-
-// Walks the rows of a view, samples outer and steps inner.
-struct RowCursor {
-    int64_t sample;
-    int64_t step;
-    int64_t steps;
-    void next() { skip(1); }
-    // At most to the end of the sample.
-    void skip(int64_t count) {
-        step += count;
-        if (step == steps) {
-            step = 0;
-            ++sample;
-        }
-    }
-    template <typename Pointer>
-    Pointer row(const View& view) const {
-        return view.base + sample * view.stride + view.offsets[step];
-    }
-};
-
-// Where `count` rows of one sample begin, from the cursor's on.
-template <typename Pointer>
-inline void fill(Pointer* pointers, int count, const View& view, const RowCursor& cursor) {
-    float* const base = view.base + cursor.sample * view.stride;
-    const int64_t* const offsets = view.offsets + cursor.step;
-    for (int r = 0; r < count; ++r) pointers[r] = base + offsets[r];
-}
-
-// The outputs and what the epilogue reads of rows `first` to `first + count − 1` of a block.
-inline void fill_operands(Block& block, int first, int count, const View& out, const Epilogue& e,
-                          const RowCursor& cursor) {
-    fill(block.out + first, count, out, cursor);
-    if (e.scale >= Scale::operand) fill(block.scale + first, count, e.scale_operand, cursor);
-    if (e.post_operand.offsets) fill(block.post + first, count, e.post_operand, cursor);
-}
-
-// The epilogue on Rows × Vectors registers, of the block's rows from `first` on. Each stage is one
-// uniform branch around an unrolled loop, so the accumulators never leave their registers.
-template <int Rows, int Vectors, bool Partial>
-[[gnu::always_inline]] inline void finish(Vector (&v)[Rows][Vectors], const Block& block, int first,
-                                          const Epilogue& e, int64_t column, int64_t columns) {
-    float* const* out = block.out + first;
-    const float* const* scale = block.scale + first;
-    const float* const* post = block.post + first;
-    int64_t count[Vectors];
-    for (int j = 0; j < Vectors; ++j)
-        count[j] = Partial ? valid_lanes(columns, column + j * kLanes) : kLanes;
-    const auto at = [&](const float* p, int j) {
-        return load(p + column + j * kLanes, count[j], Partial);
-    };
-    const auto each = [&](auto&& f) {
-#pragma GCC unroll 16
-        for (int r = 0; r < Rows; ++r)
-#pragma GCC unroll 8
-            for (int j = 0; j < Vectors; ++j) v[r][j] = f(v[r][j], r, j);
-    };
-    if (e.bias) each([&](Vector x, int, int j) { return x + at(e.bias, j); });
-    switch (e.scale) {
-        case Scale::none:
-            break;
-        case Scale::vector:
-            each([&](Vector x, int, int j) { return x * at(e.scale_vector, j); });
-            break;
-        case Scale::operand:
-            each([&](Vector x, int r, int j) { return x * at(scale[r], j); });
-            break;
-        case Scale::operand_minus_vector:
-            each([&](Vector x, int r, int j) {
-                return x * (at(scale[r], j) - at(e.scale_vector, j));
-            });
-            break;
-    }
-    if (e.accumulate) each([&](Vector x, int r, int j) { return x + at(out[r], j); });
-    switch (e.post) {
-        case Post::none:
-            break;
-        case Post::relu:
-            each([&](Vector x, int, int) { return relu(x); });
-            break;
-        case Post::divide:
-            if (e.post_vector)
-                each([&](Vector x, int r, int j) {
-                    return safe_divide(x, at(post[r], j) + at(e.post_vector, j));
-                });
-            else
-                each([&](Vector x, int r, int j) { return safe_divide(x, at(post[r], j)); });
-            break;
-        case Post::mask:
-            each([&](Vector x, int r, int j) { return where_positive(at(post[r], j), x); });
-            break;
-        case Post::guided:
-            each([&](Vector x, int r, int j) { return where_positive(at(post[r], j), relu(x)); });
-            break;
-        case Post::square:
-            each([&](Vector x, int, int) { return x * x; });
-            break;
-        case Post::multiply:
-            each([&](Vector x, int r, int j) { return x * at(post[r], j); });
-            break;
-        case Post::divide_stabilised: {
-            const Vector epsilon = broadcast(&e.epsilon);
-            each([&](Vector x, int r, int j) {
-                Vector d = at(post[r], j);
-                if (e.post_vector) d = d + at(e.post_vector, j);
-                const Vector negative = where_positive(zero() - d, epsilon);
-                return x / (d + (epsilon - negative - negative));
-            });
-            break;
-        }
-    }
-#pragma GCC unroll 16
-    for (int r = 0; r < Rows; ++r)
-#pragma GCC unroll 8
-        for (int j = 0; j < Vectors; ++j) {
-            float* p = out[r] + column + j * kLanes;
-            if (Partial)
-                store(p, v[r][j], count[j]);
-            else
-                store(p, v[r][j]);
-        }
 }
 
 // Rows × Vectors outputs from consecutive panels: the accumulators stay in registers over the whole
@@ -229,7 +88,7 @@ void gemm_tile(const GemmTask& task, const Block& block, int first, int64_t colu
     for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 8
         for (int j = 0; j < Vectors; ++j) sum[r][j] = sum[r][j] + zero();
-    finish<Rows, Vectors, Partial>(sum, block, first, task.epilogue, column, task.columns);
+    finish(sum, block, first, task.epilogue, InColumns<Vectors, Partial>(column, task.columns));
 }
 
 // Few rows leave registers free: several panels at once keep enough independent chains to hide the
@@ -379,7 +238,7 @@ void sparse_row(const GemmTask& task, const Block& block, const NonZeros& found,
     Vector result[1][Vectors];
 #pragma GCC unroll 8
     for (int j = 0; j < Vectors; ++j) result[0][j] = sum[j] + zero();
-    finish<1, Vectors, Partial>(result, block, row, task.epilogue, column, task.columns);
+    finish(result, block, row, task.epilogue, InColumns<Vectors, Partial>(column, task.columns));
 }
 
 template <typename Element, int Vectors, bool Partial>
@@ -425,26 +284,6 @@ void multiply(const GemmTask& task, const Block& block, NonZeros& found) {
         gemm_dense<Element>(task, block);
 }
 
-template <typename Take>
-void for_blocks(const GemmTask& task, Take&& take) {
-    const int64_t rows = task.samples * task.steps;
-    const int64_t blocks = (rows + kBlockRows - 1) / kBlockRows;
-    RowCursor cursor{0, 0, task.steps};
-    Block block;
-    for (int64_t b = 0; b < blocks; ++b) {
-        block.rows = static_cast<int>(rows * (b + 1) / blocks - rows * b / blocks);
-        for (int r = 0; r < block.rows;) {
-            const int64_t left = task.steps - cursor.step;  // rows of the same sample
-            const int count = left < block.rows - r ? static_cast<int>(left) : block.rows - r;
-            for (int s = 0; s < task.segments; ++s) fill(block.a[s] + r, count, task.a[s], cursor);
-            fill_operands(block, r, count, task.out, task.epilogue, cursor);
-            r += count;
-            cursor.skip(count);
-        }
-        take(block);
-    }
-}
-
 void gemm(const GemmTask& task) {
     NonZeros found;
     for_blocks(task, [&](Block& block) { multiply<Single>(task, block, found); });
@@ -485,9 +324,9 @@ void map(const MapTask& task) {
             const int64_t count = valid_lanes(task.columns, column);
             Vector v[1][1] = {{source ? load(source + column, count, count < kLanes) : zero()}};
             if (count < kLanes)
-                finish<1, 1, true>(v, block, 0, task.epilogue, column, task.columns);
+                finish(v, block, 0, task.epilogue, InColumns<1, true>(column, task.columns));
             else
-                finish<1, 1, false>(v, block, 0, task.epilogue, column, task.columns);
+                finish(v, block, 0, task.epilogue, InColumns<1, false>(column, task.columns));
         }
     }
 }
@@ -692,12 +531,6 @@ inline double sum_over(int64_t columns, Term&& term) {
     return sum;
 }
 
-inline void widen(Vector v, double* terms) {
-    float lanes[kLanes];
-    store(lanes, v);
-    for (int i = 0; i < kLanes; ++i) terms[i] = double{lanes[i]};
-}
-
 // The part of a row that is absorbed; lanes beyond the end are zero.
 double absorbed_share(const AbsorbTask& task, const float* source, const float* operand) {
     const float* const vector = task.vector;
@@ -715,20 +548,10 @@ double absorbed_share(const AbsorbTask& task, const float* source, const float* 
             widen(value(column, count), terms);
             for (int i = 0; i < kLanes; ++i) terms[i] *= weights[i];
         });
-    if (task.share == Share::stabiliser)
-        return double{task.epsilon} *
-               sum_over(task.columns, [&](int64_t column, int64_t count, double* terms) {
-                   const Vector v = value(column, count);
-                   widen(select(less(denominator(column, count), zero()), zero() - v, v), terms);
-               });
-    return sum_over(task.columns, [&](int64_t column, int64_t count, double* terms) {
-        const Vector d = denominator(column, count);
-        const Vector v = value(column, count);
-        // NaN is not zero.
-        widen(select(less(d, zero()), zero(),
-                     select(less(zero(), d), zero(), select(is_nan(d), zero(), v))),
-              terms);
+    const double sum = sum_over(task.columns, [&](int64_t column, int64_t count, double* terms) {
+        widen(absorbed_of(task.share, value(column, count), denominator(column, count)), terms);
     });
+    return task.share == Share::stabiliser ? double{task.epsilon} * sum : sum;
 }
 
 void absorb(const AbsorbTask& task) {
@@ -786,13 +609,19 @@ constexpr Kernels table(const char* isa) {
     kernels.panel = kPanel;
     kernels.tile_rows = kTileRows;
     kernels.block_rows = kBlockRows;
+    kernels.lanes = kLanes;
+    kernels.lane_columns = kLaneColumns;
+    kernels.lane_rows = kLaneRows;
     kernels.gemm = gemm;
+    kernels.gemm_in_lanes = gemm_in_lanes;
     kernels.map = map;
+    kernels.map_in_lanes = map_in_lanes;
     kernels.activate = activate;
     kernels.slope = slope;
     kernels.max_pool = max_pool;
     kernels.pool_route = pool_route;
     kernels.absorb = absorb;
+    kernels.absorb_in_lanes = absorb_in_lanes;
     kernels.inside = inside;
     kernels.peak = peak<Single>;
 #if defined(PYREL_ISA_AVX512_BF16)

@@ -13,11 +13,14 @@ namespace pyrel {
 constexpr int kMaxSegments = 16;
 
 // Row (sample s, step t) of a matrix that lives scattered in memory starts at base + s·stride +
-// offsets[t].
+// offsets[t] · 2^shift. The shift is 0 where the elements of one sample lie side by side. Where
+// samples lie in lanes, side by side are the same elements of as many samples as a vector has
+// lanes: s counts such groups, and the shift makes vectors of elements.
 struct View {
     float* base;
     int64_t stride;
     const int64_t* offsets;
+    int32_t shift;
 };
 
 enum class Scale : int32_t {
@@ -64,6 +67,17 @@ struct Epilogue {
     float epsilon;
 };
 
+// A matrix for samples in lanes, cut into groups of columns: of each the depths from which one of
+// its columns takes anything, and the weights of these, the columns side by side.
+struct LaneRange {
+    int64_t first, stop;
+};
+struct LaneColumns {
+    int64_t column, count;
+    int64_t first_range, stop_range;
+    const float* weights;
+};
+
 // out[row, :] = epilogue(Σ_segments a[row, :] · W), rows being all (sample, step) pairs.
 struct GemmTask {
     int64_t samples;
@@ -76,8 +90,11 @@ struct GemmTask {
     // [panel][depth][columns of the panel], zero padded; see Kernels. For gemm_bf16 each element is
     // a pair of bfloat16, of rows 2k and 2k + 1, in the bits of a float, the first one lowest.
     const float* packed;
-    int64_t panel_stride;  // floats from one panel to the next
-    float* scratch;        // for gemm_bf16: block_rows × bf16_row(depth) floats
+    int64_t panel_stride;             // floats from one panel to the next
+    float* scratch;                   // for gemm_bf16: block_rows × bf16_row(depth) floats
+    const LaneColumns* lane_columns;  // for gemm_in_lanes, instead of the packed panels
+    int64_t lane_groups;
+    const LaneRange* lane_ranges;
     View out;
     Epilogue epilogue;
 };
@@ -147,19 +164,25 @@ constexpr int64_t bf16_row(int64_t depth) { return (depth + 31) / 32 * 16; }
 
 struct Kernels {
     const char* isa;
-    int64_t panel;       // columns per packed panel
-    int64_t tile_rows;   // most rows that a micro-kernel takes at once
-    int64_t block_rows;  // most rows that are looked at together
+    int64_t panel;         // columns per packed panel
+    int64_t tile_rows;     // most rows that a micro-kernel takes at once
+    int64_t block_rows;    // most rows that are looked at together
+    int64_t lanes;         // samples of a group in lanes
+    int64_t lane_columns;  // most columns of a group, see LaneColumns
+    int64_t lane_rows;     // most rows that a micro-kernel takes at once there
     void (*gemm)(const GemmTask&);
     // The same with the segments and the weights rounded to bfloat16, and sums in float32; null
     // where the instruction set has no such products.
     void (*gemm_bf16)(const GemmTask&);
+    void (*gemm_in_lanes)(const GemmTask&);
     void (*map)(const MapTask&);
+    void (*map_in_lanes)(const MapTask&);
     void (*activate)(const FunctionTask&);
     void (*slope)(const FunctionTask&);
     void (*max_pool)(const PoolTask&);
     void (*pool_route)(const PoolTask&);
     void (*absorb)(const AbsorbTask&);
+    void (*absorb_in_lanes)(const AbsorbTask&);
     // Whether every x[i] lies in [low[i], high[i]] and is finite.
     bool (*inside)(const float* x, const float* low, const float* high, int64_t size);
     // Repeats independent fused multiply-adds in registers; what benchmarks call the peak. Returns

@@ -30,7 +30,8 @@ def run(
 ) -> tuple[Any, Any]:
     """Run the steps on samples ``x``; return ``size`` floats of the arena from ``result``.
 
-    Also returned is what was absorbed. The seed takes the arena's last floats.
+    Also returned is what was absorbed. The seed takes the arena's last floats. The steps run in
+    both layouts of the samples, with the same bits.
     """
     x = np.ascontiguousarray(x, np.float32)
     n, program.input_size = x.shape
@@ -39,12 +40,17 @@ def run(
     seed = instruction(Seed(size, Start.one), [result], [program.arena_size - size])
     program.instructions = (*steps, seed)
     core = program.load(isa)
-    output, absorbed = np.empty((n, size), np.float32), np.empty(n, np.float32)
     explained, conservation = np.empty(n, np.int64), np.empty(n, np.float32)
-    status = core.run(
-        x, None, None, None, check_finite, 2, None, output, explained, absorbed, conservation
-    )
-    assert status.outcome == Outcome.done, status.outcome
+    found = []
+    for in_lanes in (False, True):
+        output, absorbed = np.empty((n, size), np.float32), np.empty(n, np.float32)
+        results = (None, output, explained, absorbed, conservation)
+        status = core.run(x, None, None, None, check_finite, 2, *results, in_lanes=in_lanes)
+        assert status.outcome == Outcome.done, status.outcome
+        found.append((output, absorbed))
+    (output, absorbed), in_lanes_too = found
+    assert output.tobytes() == in_lanes_too[0].tobytes()
+    assert absorbed.tobytes() == in_lanes_too[1].tobytes()
     return output, absorbed
 
 

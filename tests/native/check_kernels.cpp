@@ -563,7 +563,8 @@ void check_program(const Kernels& kernels, Digest& digest) {
 
     const std::vector<float> x = positive(kSamples * kInputs);
     std::vector<float> first;
-    for (const int threads : {1, 3}) {
+    for (const auto& [threads, in_lanes] :
+         {std::pair{1, false}, {3, false}, {1, true}, {3, true}}) {
         std::vector<float> found(static_cast<size_t>(kSamples * kInputs)),
             output(static_cast<size_t>(kSamples * kClasses)), absorbed(kSamples),
             conservation(kSamples);
@@ -576,7 +577,7 @@ void check_program(const Kernels& kernels, Digest& digest) {
         batch.explained = explained.data();
         batch.absorbed = absorbed.data();
         batch.conservation = conservation.data();
-        const pyrel::Status status = pyrel::run(program, batch, threads, nullptr);
+        const pyrel::Status status = pyrel::run(program, batch, threads, in_lanes, nullptr);
         const std::string what = std::string(kernels.isa) + " program";
         expect(status.outcome == pyrel::Outcome::done, what + ", outcome");
         for (int64_t s = 0; s < kSamples; ++s) {
@@ -587,7 +588,7 @@ void check_program(const Kernels& kernels, Digest& digest) {
                    what + ", conservation");
         }
         if (first.empty()) first = found;
-        expect(found == first, what + ", threads");
+        expect(found == first, what + ", threads and lanes");
     }
     for (const float v : first) digest.add(v);
 }

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which floats of a sample instructions touch, and by which part of their rows.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <vector>
+
+#include "program.h"
+
+namespace pyrel {
+
+class Program::Touched {
+  public:
+    Touched(int64_t input_size, int64_t arena_size) {
+        for (auto* last : {&writer_, &reader_})
+            for (const Space space : {Space::input, Space::arena, Space::relevance}) {
+                const int64_t size = space == Space::arena ? arena_size : input_size;
+                (*last)[static_cast<size_t>(space)].assign(static_cast<size_t>(size), -1);
+            }
+    }
+
+    // Nothing is touched yet.
+    void forget() {
+        first_ = latest_ + 1;
+        part_ = first_;
+        floats_ = 0;
+        in_order_ = true;
+    }
+
+    // What is touched from now on is by this part.
+    void start(int64_t part) {
+        part_ = first_ + part;
+        latest_ = std::max(latest_, part_);
+    }
+
+    void rows(const Rows& rows, const Steps& steps, int64_t columns, Access access) {
+        for (int64_t step = steps.first; step < steps.first + steps.count; ++step) {
+            const int64_t offset = rows.offsets[static_cast<size_t>(step)];
+            for (int64_t f = offset; f < offset + columns; ++f) touch(rows.space, f, access);
+        }
+    }
+
+    void elements(const std::vector<int64_t>& index, const Rows& rows, const Steps& steps,
+                  bool writes) {
+        for (int64_t step = steps.first; step < steps.first + steps.count; ++step)
+            for (const int64_t i : index)
+                touch(rows.space, rows.offsets[static_cast<size_t>(step)] + i,
+                      writes ? Access::update : Access::read);
+    }
+
+    // How many different ones.
+    int64_t floats() const { return floats_; }
+    // Whether no part has touched what a later one had touched before, but to read what that read.
+    bool in_order() const { return in_order_; }
+
+  private:
+    void touch(Space space, int64_t f, Access access) {
+        int64_t& writer = writer_[static_cast<size_t>(space)][static_cast<size_t>(f)];
+        int64_t& reader = reader_[static_cast<size_t>(space)][static_cast<size_t>(f)];
+        if (writer < first_ && reader < first_) ++floats_;
+        in_order_ &= writer <= part_ && (access == Access::read || reader <= part_);
+        if (access != Access::read) writer = std::max(writer, part_);
+        if (access != Access::write) reader = std::max(reader, part_);
+    }
+
+    // By space and float: the last part that wrote or read it. Parts go on being numbered where
+    // things are forgotten, so that nothing needs to be cleared.
+    std::array<std::vector<int64_t>, kSpaces> writer_, reader_;
+    int64_t first_ = 0;
+    int64_t latest_ = -1;
+    int64_t part_ = 0;
+    int64_t floats_ = 0;
+    bool in_order_ = true;
+};
+
+}  // namespace pyrel
