@@ -51,7 +51,7 @@ from pyrel.program import (
     Slope,
 )
 from pyrel.rules import Denominator, Factor, Mask, Term
-from pyrel.transposed import Blocks, WayBack, cost_of_passing_on, find_way_back
+from pyrel.transposed import Blocks, WayBack, find_way_back
 
 
 class Backward(Forward):
@@ -258,24 +258,13 @@ class Backward(Forward):
     ) -> tuple[WayBack, int] | None:
         """Find blocks for some columns of a node's inputs, and the address they count from.
 
-        Where the inputs are copies, what they are copies of may get the relevance at once.
+        What the inputs are copies of gets the relevance at once, unless it lies in more pieces.
         """
         inputs = node.inputs[:, columns]
         sources = self._sources[inputs]
         copies = np.where(sources < 0, -1, inputs)
-        best = self._find_blocks(node, columns, sources, terms)
-        if (copies != sources).any():
-            other = self._find_blocks(node, columns, copies, terms)
-            extra = cost_of_passing_on(copies)
-            if best is None or (other and other[0].cost + extra < best[0].cost):
-                return other
-        return best
-
-    def _find_blocks(
-        self, node: Linear, columns: Integers, sources: Addresses, terms: int
-    ) -> tuple[WayBack, int] | None:
-        """Do what `_find_way_back` does, with ``sources`` to get the relevance."""
-        inputs = node.inputs[:, columns]
+        if _breaks(sources) > _breaks(copies):
+            sources = copies
         first, last = int(sources[sources >= 0].min(initial=self._graph.size)), int(sources.max())
         owners = self._owners[first : last + 1]
         lowest = owners[owners >= 0].min(initial=len(self._graph.nodes))
@@ -697,6 +686,12 @@ class Backward(Forward):
         if post == Post.none:
             return
         self._finish(start, size, post, start if post == Post.multiply else None)
+
+
+def _breaks(addresses: Addresses) -> int:
+    """How often addresses do not go on within a row, those below zero left out."""
+    left, right = addresses[:, :-1], addresses[:, 1:]
+    return int(((right - left != 1) & (left >= 0) & (right >= 0)).sum())
 
 
 def _apart_but_padding(addresses: Addresses, real: Mask, size: int) -> Iterator[Integers]:

@@ -87,13 +87,12 @@ class WayBack:
     """How to form what the rows of a node hand down.
 
     ``together`` says that one product forms the sums of all terms, side by side. ``support`` is as
-    for `find_way_back`; ``cost`` is in multiply-adds of vectors.
+    for `find_way_back`.
     """
 
     blocks: tuple[Blocks, ...]
     together: bool
     support: Mask
-    cost: int
 
     def matrix(self, blocks: Blocks, weight: Floats) -> Floats:
         """Return the weights of the product for some blocks; ``weight`` is (outputs, inputs)."""
@@ -136,7 +135,7 @@ def find_way_back(
         too many weights.
     """
     if (sources < 0).all():
-        return WayBack((), False, support, 0)
+        return WayBack((), False, support)
     pieces = _Pieces(inputs, sources, owners, support)
     most = max(_MOST_WEIGHTS, width * support.size)
     best, least = None, _cost_of_adding_up(inputs, width * len(support), terms)
@@ -150,7 +149,7 @@ def find_way_back(
                 best, least = (cut, together), cost
     if best is None:
         return None
-    return WayBack(tuple(best[0].blocks()), best[1], support, least)
+    return WayBack(tuple(best[0].blocks()), best[1], support)
 
 
 class _Pieces:
@@ -304,11 +303,6 @@ def _places(new: Mask) -> Integers:
     """Count from 0 wherever ``new`` says so."""
     places: Integers = np.arange(new.size) - np.flatnonzero(new)[np.cumsum(new) - 1]
     return places
-
-
-def cost_of_passing_on(addresses: Addresses) -> int:
-    """Vector multiply-adds that a copy of these costs on the way back."""
-    return int(_vectors(np.unique(addresses).size)) * 2 * RESULT
 
 
 def _cost_of_adding_up(inputs: Addresses, width: int, terms: int) -> int:
