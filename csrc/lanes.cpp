@@ -84,9 +84,13 @@ LaneMatrix pack(const Matrix& matrix, const Kernels& kernels) {
 
 }  // namespace
 
-const LaneMatrix& Matrix::in_lanes(const Kernels& kernels) const {
+void Matrix::pack_in_lanes(const Kernels& kernels) const {
     std::call_once(once_, [&] { in_lanes_ = pack(*this, kernels); });
-    return in_lanes_;
+}
+
+void Program::pack_in_lanes() const {
+    for (const auto& matrix : matrices_)
+        if (!matrix->bf16) matrix->pack_in_lanes(kernels_);
 }
 
 // By a rough count of the multiply-adds of vectors that a sample takes either way.

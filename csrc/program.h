@@ -223,8 +223,9 @@ struct Matrix {
         return packed[static_cast<size_t>(column / panel * panel_stride + k * panel +
                                           column % panel)];
     }
-    // Made when first asked for, by whichever thread.
-    const LaneMatrix& in_lanes(const Kernels& kernels) const;
+    // Once for all programs that share it, whichever thread comes first.
+    void pack_in_lanes(const Kernels& kernels) const;
+    const LaneMatrix& in_lanes() const { return in_lanes_; }
 
   private:
     mutable std::once_flag once_;
@@ -306,6 +307,8 @@ class Program {
     // the same results; or 0 where it does not run so, as products of bfloat16 do not, and what
     // would take more memory than a slab may.
     double gain_in_lanes() const { return gain_in_lanes_; }
+    // Makes what the matrices are in lanes, where it is not made yet. Throws std::bad_alloc.
+    void pack_in_lanes() const;
     // How the instructions run in lanes; none where each runs on its own.
     const std::vector<Stretch>& stretches() const { return stretches_; }
 

@@ -11,6 +11,7 @@
 #include <limits>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <optional>
 #include <system_error>
 #include <thread>
@@ -342,7 +343,7 @@ class SlabRunner {
         task.epilogue = epilogue(gemm.epilogue);
         task.scratch = arena_.get() + stride_ * groups_;
         if (lanes_ > 1) {
-            const LaneMatrix& in_lanes = w.in_lanes(program_.kernels());
+            const LaneMatrix& in_lanes = w.in_lanes();
             task.lane_columns = in_lanes.groups.data();
             task.lane_groups = static_cast<int64_t>(in_lanes.groups.size());
             task.lane_ranges = in_lanes.ranges.data();
@@ -705,6 +706,11 @@ Status run(const Program& program, const Batch& batch, int threads, std::optiona
     const auto useful = static_cast<int64_t>(std::min(worth, 1e6));
     threads = static_cast<int>(std::clamp<int64_t>(std::min(useful, batch.samples), 1, threads));
     const Plan plan = plan_of(program, batch.samples, threads, in_lanes);
+    try {
+        if (plan.lanes > 1) program.pack_in_lanes();
+    } catch (const std::bad_alloc&) {
+        return {Outcome::out_of_memory, -1, -1};
+    }
     SharedState state;
     std::unique_ptr<std::thread[]> helpers(threads > 1 ? new (std::nothrow) std::thread[threads - 1]
                                                        : nullptr);
