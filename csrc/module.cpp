@@ -155,6 +155,7 @@ void register_enums(py::module_& m) {
         .value("square", pyrel::Post::square)
         .value("multiply", pyrel::Post::multiply)
         .value("divide_stabilised", pyrel::Post::divide_stabilised)
+        .value("divide_operand", pyrel::Post::divide_operand)
         .finalize();
     py::native_enum<pyrel::Function>(m, "Function", "enum.Enum", "Elementwise functions.")
         .value("sigmoid", pyrel::Function::sigmoid)

@@ -300,7 +300,8 @@ void Program::check_epilogue(const EpilogueSpec& e, int64_t columns) {
     const bool scales = e.scale >= Scale::operand;
     if (scales || !e.scale_rows.offsets.empty()) check_rows(e.scale_rows, columns, Access::read);
     const bool reads = e.post == Post::divide || e.post == Post::mask || e.post == Post::guided ||
-                       e.post == Post::multiply || e.post == Post::divide_stabilised;
+                       e.post == Post::multiply || e.post == Post::divide_stabilised ||
+                       e.post == Post::divide_operand;
     if (reads || !e.post_rows.offsets.empty()) check_rows(e.post_rows, columns, Access::read);
 }
 

@@ -35,6 +35,7 @@ class Post(enum.Enum):
     square = 5
     multiply = 6
     divide_stabilised = 7
+    divide_operand = 8
 
 class Share(enum.Enum):
     weighted = 0

@@ -158,6 +158,9 @@ class Backward(Forward):
             operand = -1 - self._denominators[node.start]
             in_product = denominator.constant.ndim == 1
             vector = None if in_product or not constant.any() else constant
+        elif denominator.terms:
+            self._form_denominator(node, denominator, self._relevance_of(self._rows(node)), True)
+            return
         elif denominator.output:
             operand, vector = node.start, constant if constant.any() else None
         else:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -69,6 +70,10 @@ class Forward(Emitter):
         self._relevant_at_zero = relevant_at_zero(graph, domains.boxed if method.folds else None)
         self._recurrences = find_recurrences(graph)
         self._reached = self._find_reached()
+        self._pooled = np.zeros(graph.size, dtype=bool)
+        for node in graph.nodes:
+            if isinstance(node, MaxPool):
+                self._pooled[node.inputs[node.inputs >= 0]] = True
         self._members = {
             int(address)
             for node in graph.nodes
@@ -136,8 +141,13 @@ class Forward(Emitter):
         if not self._reached[node.start : node.start + node.size].any():
             return
         self._rules[node.start] = rule = self._rule(node)
-        if denominators and rule.denominator is not None and rule.denominator.terms:
-            self._denominators[node.start] = self._form_denominator(node, rule.denominator)
+        denominator = rule.denominator
+        if not denominators or denominator is None or not denominator.terms:
+            return
+        if not self._divides_at_once(node, denominator):
+            offset = self._denominators[node.start] = self._reserve(node.size)
+            place = Space.arena, offset + self._rows(node) - node.start
+            self._form_denominator(node, denominator, place)
 
     def _multiply(
         self, node: Linear, inputs: Addresses, features: Mask, rows: Addresses, epilogue: Epilogue
@@ -165,17 +175,42 @@ class Forward(Emitter):
         """Where the outputs of each row start."""
         return node.start + np.arange(node.inputs.shape[0]) * node.width
 
-    def _form_denominator(self, node: Linear, denominator: Denominator) -> int:
-        """Emit the products of a denominator; nothing in the forward pass waits for them."""
-        offset = self._reserve(node.size)
-        place = Space.arena, offset + self._rows(node) - node.start
+    def _divides_at_once(self, node: Linear, denominator: Denominator) -> bool:
+        """Whether the product that is the denominator divides the relevance, and is not stored.
+
+        Relevance from pools, which cannot divide it, would be read once more for that.
+        """
+        if len(denominator.terms) != 1:
+            return False
+        runs = common_runs(node.inputs[:, denominator.terms[0].features])
+        return (
+            len(list(runs)) <= MAX_SEGMENTS  # a single product, that reads before it writes
+            and not denominator.output
+            and not denominator.epsilon
+            and (denominator.constant.ndim == 1 or not denominator.constant.any())
+            and self._positive(node)
+            and node.start not in self._members
+            and bool(self._pooled[node.addresses].all())
+        )
+
+    def _form_denominator(
+        self, node: Linear, denominator: Denominator, place: Place, divides: bool = False
+    ) -> None:
+        """Emit the products of a denominator; nothing in the forward pass waits for them.
+
+        Where it ``divides`` there is one product, by which what is at the place is divided.
+        """
         alike = denominator.constant.ndim == 1
         vector = self._vector(denominator.constant) if alike else -1
         if denominator.output:
-            self._map(self._value(node.start), node.size, (Space.arena, np.array([offset])))
+            self._map(self._value(node.start), node.size, (place[0], place[1][:1]))
         for index, term in enumerate(denominator.terms):
             accumulate = denominator.output or index > 0
             epilogue = Epilogue(bias=vector if index == 0 else -1, accumulate=accumulate)
+            operands: list[Offsets] = []
+            if divides:
+                epilogue = replace(epilogue, post=Post.divide_operand, post_space=place[0])
+                operands = [place[1]]
             features, matrix = term.features, term.matrix
             segments = self._factor_segments(node.inputs[:, features], term.factor)
             if len(segments) > MAX_SEGMENTS:
@@ -185,8 +220,11 @@ class Forward(Emitter):
                 spread = np.zeros((node.width, node.inputs.shape[1]))
                 spread[:, features] = matrix
                 matrix = spread[:, variable]
-            self._gemm(segments, matrix.T, place, epilogue, bf16=self._bf16_relevance)
-        return offset
+            op = self._gemm(
+                segments, matrix.T, place, epilogue, *operands, bf16=self._bf16_relevance
+            )
+            if divides:
+                self._record(op, node.start, node.size)
 
     def _factor_segments(self, addresses: Addresses, factor: Factor) -> list[tuple[Place, int]]:
         """Return where a factor of rows of operands lies, as `_segments` does for the operands."""

@@ -39,6 +39,7 @@ enum class Post : int32_t {
     square,             // v²
     multiply,           // v · d[row, n]
     divide_stabilised,  // v / (d[row, n] + ε sign(d[row, n])), sign(0) being 1
+    divide_operand,     // d[row, n] / v, 0 where v is 0
 };
 
 // Elementwise functions of a parameter p.

@@ -155,6 +155,9 @@ template <int Rows, int Vectors, typename Place>
         case Post::multiply:
             each([&](Vector x, int r, int j) { return x * at.row(post[r], j); });
             break;
+        case Post::divide_operand:
+            each([&](Vector x, int r, int j) { return safe_divide(at.row(post[r], j), x); });
+            break;
         case Post::divide_stabilised: {
             const Vector epsilon = broadcast(&e.epsilon);
             each([&](Vector x, int r, int j) {

@@ -163,6 +163,7 @@ WRONG: dict[str, Build] = {
     "stabilised division by nothing": lambda p: p.map(
         None, 2, arena(4), Epilogue(post=Post.divide_stabilised)
     ),
+    "division of nothing": lambda p: p.map(None, 2, arena(4), Epilogue(post=Post.divide_operand)),
     "absorb where an operand is missing": lambda p: p.absorb(
         arena(2), 2, Share.undivided, None, 0, 0.0
     ),

@@ -39,8 +39,10 @@ constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 constexpr float kUntouched = -12345.0f;
 constexpr std::array kScales = {Scale::none, Scale::vector, Scale::operand,
                                 Scale::operand_minus_vector};
-constexpr std::array kPosts = {Post::none,   Post::relu,   Post::divide,   Post::mask,
-                               Post::guided, Post::square, Post::multiply, Post::divide_stabilised};
+constexpr std::array kPosts = {
+    Post::none,          Post::relu,   Post::divide,   Post::mask,
+    Post::guided,        Post::square, Post::multiply, Post::divide_stabilised,
+    Post::divide_operand};
 
 int failures = 0;
 
@@ -183,6 +185,8 @@ float finish(float v, const pyrel::Epilogue& e, float before, float scale, float
             return v * v;
         case Post::multiply:
             return v * post;
+        case Post::divide_operand:
+            return v == 0.0f ? 0.0f : post / v;
         case Post::divide_stabilised: {
             const float d = e.post_vector ? post + e.post_vector[c] : post;
             return v / (d + (d < 0.0f ? -e.epsilon : e.epsilon));
