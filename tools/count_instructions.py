@@ -49,6 +49,7 @@ CASES = (
     Case("Deep", 12, "deep_taylor", 12),
     Case("Deep", 12, "sensitivity", 12),
     Case("Shallow", 7, "deep_taylor", 12),
+    Case("ConvDeep", 12, "deep_taylor", 16),  # in lanes
 )
 
 
