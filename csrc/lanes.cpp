@@ -82,6 +82,20 @@ LaneMatrix pack(const Matrix& matrix, const Kernels& kernels) {
     return packed;
 }
 
+// All instructions, those of repeats too: take(instruction).
+template <typename Take>
+void for_each(const std::vector<Instruction>& instructions, Take&& take) {
+    for (const Instruction& instruction : instructions)
+        std::visit(
+            [&](const auto& i) {
+                if constexpr (std::is_same_v<std::decay_t<decltype(i)>, Repeat>)
+                    for (const Repeatable& each : i.body) std::visit(take, each);
+                else
+                    take(i);
+            },
+            instruction);
+}
+
 }  // namespace
 
 void Matrix::pack_in_lanes(const Kernels& kernels) const {
@@ -96,11 +110,26 @@ void Program::pack_in_lanes() const {
 // By a rough count of the multiply-adds of vectors that a sample takes either way.
 double Program::compare_with_lanes() const {
     // What a row, and a vector of results, cost beside the products (as in joining.py); what a
-    // vector costs that is only moved; what is left of large products, which skip zeros; and what
-    // a number costs that is normalised, twice that where it must be copied.
-    constexpr double kRow = 12.0, kResult = 8.0, kMoved = 4.0, kSkipping = 0.7, kAlone = 8.0;
-    // As the kernels choose.
+    // vector costs that is only moved; and what a number costs that is normalised, twice that where
+    // it must be copied.
+    constexpr double kRow = 12.0, kResult = 8.0, kMoved = 4.0, kAlone = 8.0;
+    // What is left of large products where rows skip the zeros that ReLUs leave; large as the
+    // kernels have it.
+    constexpr double kSkipping = 0.6;
     constexpr int64_t kLargeProduct = 6144, kLargeColumns = 6;
+    // What a vector of weights costs that is not in the second-level cache, for so many rows.
+    constexpr double kFar = 2.0, kRowsApart = 12.0;
+    const auto rows_together = static_cast<double>(2 * kernels_.lanes);
+    constexpr int64_t kCacheFloats = int64_t{256} << 10;
+    int64_t weights = 0;
+    for (const auto& matrix : matrices_) weights += matrix->depth * matrix->columns;
+    const double far = weights > kCacheFloats ? kFar : 0.0;
+    bool has_zeros = false;
+    for_each(instructions_, [&](const auto& i) {
+        if constexpr (requires { i.epilogue.post; })
+            has_zeros |= i.epilogue.post == Post::relu || i.epilogue.post == Post::mask ||
+                         i.epilogue.post == Post::guided;
+    });
     bool runs = lane_group_bytes() <= kMostSlabBytes;
     double apart = 0.0, together = 0.0;
     const auto vectors = [&](int64_t columns) {
@@ -113,12 +142,14 @@ double Program::compare_with_lanes() const {
         if constexpr (std::is_same_v<Kind, Gemm>) {
             const Matrix& w = matrix(i.matrix);
             runs &= !w.bf16;
-            const auto taken = static_cast<double>(w.non_zeros);
-            const bool skips =
-                w.columns >= kLargeColumns * kernels_.lanes && w.depth * w.columns >= kLargeProduct;
-            const double depth = static_cast<double>(w.depth) * (skips ? kSkipping : 1.0);
+            const auto taken = static_cast<double>(w.lane_products);
+            const bool skips = has_zeros && w.columns >= kLargeColumns * kernels_.lanes &&
+                               w.depth * w.columns >= kLargeProduct;
+            const double depth =
+                static_cast<double>(w.depth) * ((skips ? kSkipping : 1.0) + far / kRowsApart);
             apart += rows * (vectors(w.columns) * (depth + kResult) + kRow);
-            together += rows * share(taken + static_cast<double>(w.columns) * kResult + kRow);
+            together += rows * share(taken * (1.0 + far / rows_together) +
+                                     static_cast<double>(w.columns) * kResult + kRow);
         } else if constexpr (std::is_same_v<Kind, Embed>) {
             const double floats = rows * static_cast<double>(table(i.table).columns);
             apart += floats * kMoved / static_cast<double>(kernels_.lanes);
@@ -132,15 +163,7 @@ double Program::compare_with_lanes() const {
             together += rows * share(static_cast<double>(i.columns) * kMoved + kRow);
         }
     };
-    for (const Instruction& instruction : instructions_)
-        std::visit(
-            [&](const auto& i) {
-                if constexpr (std::is_same_v<std::decay_t<decltype(i)>, Repeat>)
-                    for (const Repeatable& each : i.body) std::visit(count, each);
-                else
-                    count(i);
-            },
-            instruction);
+    for_each(instructions_, count);
     return runs && together > 0.0 ? apart / together : 0.0;
 }
 

@@ -94,7 +94,15 @@ void pack(Matrix& matrix, const float* data, int64_t depth, int64_t columns,
     matrix.columns = columns;
     matrix.panel = width;
     matrix.panel_stride = stride;
-    matrix.non_zeros = depth * columns - std::count(data, data + depth * columns, 0.0f);
+    const int64_t groups = (columns + kernels.lane_columns - 1) / kernels.lane_columns;
+    for (int64_t g = 0; g < groups; ++g) {
+        const int64_t column = columns * g / groups, next = columns * (g + 1) / groups;
+        for (int64_t k = 0; k < depth; ++k) {
+            const float* const row = data + k * columns;
+            if (std::any_of(row + column, row + next, [](float w) { return w != 0.0f; }))
+                matrix.lane_products += next - column;
+        }
+    }
     for (int64_t panel = 0; panel < panels; ++panel) {
         const int64_t column = panel * width;
         const int64_t filled = std::min(width, columns - column);

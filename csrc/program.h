@@ -214,9 +214,9 @@ struct Matrix {
     int64_t columns = 0;
     int64_t panel = 0;  // columns of one
     int64_t panel_stride = 0;
-    int64_t non_zeros = 0;
-    bool bf16 = false;  // pairs of bfloat16; see GemmTask
-    int64_t key = -1;   // what the caller calls it; see Program::find_matrix
+    int64_t lane_products = 0;  // of a row, with the widest groups of columns
+    bool bf16 = false;          // pairs of bfloat16; see GemmTask
+    int64_t key = -1;           // what the caller calls it; see Program::find_matrix
     std::unique_ptr<float[], void (*)(void*)> packed{nullptr, nullptr};
 
     float at(int64_t k, int64_t column) const {

@@ -31,7 +31,7 @@ constexpr int64_t kSlabSamples = 12;
 // In lanes, of so many groups: two rows for each weight that is read, at every step.
 constexpr int64_t kSlabGroups = 2;
 // Lanes must promise to be so many times as fast, as the count behind it is rough.
-constexpr double kClearGain = 1.15;
+constexpr double kClearGain = 1.05;
 // A slab's memory is kept below this where that leaves at least one tile of samples.
 constexpr int64_t kSlabBytes = int64_t{4} << 20;
 // Where a slab's memory is more than this, which the second-level cache of a core may hold,

@@ -67,7 +67,7 @@ def test_a_cell_whose_steps_do_not_fit_a_cache_together(method: str) -> None:
     x = np.random.default_rng(0).random((max(BATCHES), 12, 28, 7), np.float32)
     explainer = pyrel.Explainer(cell, x[:1], method=method, low=0.0, high=1.0)
     core = explainer._programs.at(12).core
-    assert core.gain_in_lanes > 1.15
+    assert core.gain_in_lanes > 1.05
     assert_same(core, x, explainer.classes)
 
 
