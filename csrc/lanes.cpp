@@ -14,13 +14,15 @@
 namespace pyrel {
 namespace {
 
-// The depths from which one of `count` columns takes anything, as ranges.
-std::vector<LaneRange> ranges_of(const Matrix& matrix, int64_t column, int64_t count) {
+// The depths from which one of `count` columns takes anything, as ranges; by whether each weight is
+// not zero.
+std::vector<LaneRange> ranges_of(const std::vector<char>& non_zero, int64_t columns, int64_t column,
+                                 int64_t count) {
     std::vector<LaneRange> ranges;
-    for (int64_t k = 0; k < matrix.depth; ++k) {
-        bool taken = false;
-        for (int64_t c = column; c < column + count; ++c) taken |= matrix.at(k, c) != 0.0f;
-        if (!taken) continue;
+    const auto depth = static_cast<int64_t>(non_zero.size()) / columns;
+    for (int64_t k = 0; k < depth; ++k) {
+        const char* const row = non_zero.data() + k * columns + column;
+        if (std::none_of(row, row + count, [](char here) { return here; })) continue;
         if (!ranges.empty() && ranges.back().stop == k)
             ++ranges.back().stop;
         else
@@ -40,6 +42,9 @@ double cycles_of(int64_t rows, int64_t columns) {
 // fewest cycles. Narrow ones leave out more zeros.
 LaneMatrix grouped(const Matrix& matrix, const Kernels& kernels) {
     constexpr double kRange = 10.0, kResult = 4.0;  // cycles of each beside the products
+    std::vector<char> non_zero;
+    for (int64_t k = 0; k < matrix.depth; ++k)
+        for (int64_t c = 0; c < matrix.columns; ++c) non_zero.push_back(matrix.at(k, c) != 0.0f);
     LaneMatrix best;
     double least = std::numeric_limits<double>::infinity();
     for (int64_t widest = kernels.lane_columns; widest > 0; --widest) {
@@ -50,7 +55,7 @@ LaneMatrix grouped(const Matrix& matrix, const Kernels& kernels) {
             const int64_t column = matrix.columns * g / groups;
             const int64_t count = matrix.columns * (g + 1) / groups - column;
             const auto first = static_cast<int64_t>(tried.ranges.size());
-            for (const LaneRange& range : ranges_of(matrix, column, count)) {
+            for (const LaneRange& range : ranges_of(non_zero, matrix.columns, column, count)) {
                 tried.ranges.push_back(range);
                 cycles += kRange + static_cast<double>(range.stop - range.first) *
                                        cycles_of(kernels.lane_rows, count);
@@ -103,8 +108,10 @@ void Matrix::pack_in_lanes(const Kernels& kernels) const {
 }
 
 void Program::pack_in_lanes() const {
-    for (const auto& matrix : matrices_)
-        if (!matrix->bf16) matrix->pack_in_lanes(kernels_);
+    for_each(instructions_, [this](const auto& i) {
+        if constexpr (std::is_same_v<std::decay_t<decltype(i)>, Gemm>)
+            matrix(i.matrix).pack_in_lanes(kernels_);
+    });
 }
 
 // By a rough count of the multiply-adds of vectors that a sample takes either way.
@@ -130,7 +137,7 @@ double Program::compare_with_lanes() const {
             has_zeros |= i.epilogue.post == Post::relu || i.epilogue.post == Post::mask ||
                          i.epilogue.post == Post::guided;
     });
-    bool runs = lane_group_bytes() <= kMostSlabBytes;
+    bool runs = lane_group_bytes() <= kMostLaneBytes;
     double apart = 0.0, together = 0.0;
     const auto vectors = [&](int64_t columns) {
         return static_cast<double>((columns + kernels_.lanes - 1) / kernels_.lanes);
@@ -190,7 +197,7 @@ void Program::touch(const Instruction& instruction, int64_t parts, Touched& touc
 // their rows, such as those of one step of the model, is handed through all of them before the next
 // one is. That is another order; it is taken only where no instruction touches what a later part of
 // an earlier one does.
-void Program::find_stretches() {
+std::vector<Stretch> Program::find_stretches() {
     // Products of so many rows repay reading the weights once for a part of them; and so few
     // weights stay in a cache.
     constexpr int64_t kManyRows = 96, kFewWeights = int64_t{16} << 10;
@@ -199,6 +206,7 @@ void Program::find_stretches() {
     const auto rows_here = [](const Instruction& i) {
         return std::visit([](const auto& each) { return rows_of(each); }, i);
     };
+    Touched touched(input_size_, arena_size_);
     const auto divides = [&](const Instruction& i) {
         if (std::holds_alternative<Repeat>(i) || std::holds_alternative<Seed>(i)) return false;
         const auto* gemm = std::get_if<Gemm>(&i);
@@ -207,7 +215,7 @@ void Program::find_stretches() {
         return w.depth * w.columns <= kFewWeights;
     };
     const int64_t bytes = kernels_.lanes * static_cast<int64_t>(sizeof(float));
-    Touched touched(input_size_, arena_size_);
+    std::vector<Stretch> stretches;
     for (size_t first = 0, end; first < instructions_.size(); first = end) {
         int64_t divisor = 0;
         touched.forget();
@@ -228,8 +236,9 @@ void Program::find_stretches() {
                 if (!touched.in_order()) end = std::max(i, first + 1);
             }
         }
-        stretches_.push_back({first, end, parts});
+        stretches.push_back({first, end, touched.spent() ? 1 : parts});
     }
+    return stretches;
 }
 
 }  // namespace pyrel

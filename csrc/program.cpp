@@ -241,10 +241,10 @@ void Program::finish() {
     require(seeds_ == 1, "a program must have one seed");
     require(!explains_ || written(Space::relevance, 0, input_size_),
             "the instructions leave elements of the relevance unwritten");
+    gain_in_lanes_ = compare_with_lanes();
+    if (gain_in_lanes_ > 1.0) stretches_ = find_stretches();
     written_ = {};
     finished_ = true;
-    gain_in_lanes_ = compare_with_lanes();
-    if (gain_in_lanes_ > 1.0) find_stretches();
 }
 
 int64_t Program::space_size(Space space) const {
@@ -363,6 +363,7 @@ void Program::check(const Absorb& absorb) {
     if (absorb.vector >= 0) check_vector(absorb.vector, absorb.columns);
     if (!absorb.operand.offsets.empty()) check_rows(absorb.operand, absorb.columns, Access::read);
     check_rows(absorb.source, absorb.columns, Access::read);
+    if (touched_) touched_->absorbed();
 }
 
 void Program::check(const Activate& activate) {

@@ -25,6 +25,9 @@ constexpr int kSpaces = 3;
 constexpr int64_t kLargestSpace = int64_t{1} << 31;
 // A slab's memory is kept below this where that leaves at least one sample.
 constexpr int64_t kMostSlabBytes = int64_t{64} << 20;
+// A group of samples in lanes takes at most this: more leaves the caches, and is mapped anew at
+// every call.
+constexpr int64_t kMostLaneBytes = int64_t{24} << 20;
 
 // One address per row (step) of an instruction: step t starts at offsets[t] in the sample's block
 // of `space`.
@@ -305,7 +308,7 @@ class Program {
     void finish();
     // About how many times as fast it runs with samples in lanes, as many as there are lanes, with
     // the same results; or 0 where it does not run so, as products of bfloat16 do not, and what
-    // would take more memory than a slab may.
+    // would take more than kMostLaneBytes.
     double gain_in_lanes() const { return gain_in_lanes_; }
     // Makes what the matrices are in lanes, where it is not made yet. Throws std::bad_alloc.
     void pack_in_lanes() const;
@@ -373,7 +376,7 @@ class Program {
     void check_epilogue(const EpilogueSpec& epilogue, int64_t columns);
     int64_t space_size(Space space) const;
     double compare_with_lanes() const;
-    void find_stretches();
+    std::vector<Stretch> find_stretches();
     void touch(const Instruction& instruction, int64_t parts, Touched& touched);
     bool written(Space space, int64_t first, int64_t count) const;
 

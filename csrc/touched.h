@@ -37,6 +37,7 @@ class Program::Touched {
 
     void rows(const Rows& rows, const Steps& steps, int64_t columns, Access access) {
         for (int64_t step = steps.first; step < steps.first + steps.count; ++step) {
+            if (spent()) return;
             const int64_t offset = rows.offsets[static_cast<size_t>(step)];
             for (int64_t f = offset; f < offset + columns; ++f) touch(rows.space, f, access);
         }
@@ -44,12 +45,17 @@ class Program::Touched {
 
     void elements(const std::vector<int64_t>& index, const Rows& rows, const Steps& steps,
                   bool writes) {
-        for (int64_t step = steps.first; step < steps.first + steps.count; ++step)
+        for (int64_t step = steps.first; step < steps.first + steps.count && !spent(); ++step)
             for (const int64_t i : index)
                 touch(rows.space, rows.offsets[static_cast<size_t>(step)] + i,
                       writes ? Access::update : Access::read);
     }
 
+    // What is absorbed is one sum, which every part adds to.
+    void absorbed() { touch(absorbed_, absorbed_, Access::update); }
+
+    // Whether so much was touched since the beginning that no more is looked up.
+    bool spent() const { return touches_ > kMostTouches; }
     // How many different ones.
     int64_t floats() const { return floats_; }
     // Whether no part has touched what a later one had touched before, but to read what that read.
@@ -57,8 +63,12 @@ class Program::Touched {
 
   private:
     void touch(Space space, int64_t f, Access access) {
-        int64_t& writer = writer_[static_cast<size_t>(space)][static_cast<size_t>(f)];
-        int64_t& reader = reader_[static_cast<size_t>(space)][static_cast<size_t>(f)];
+        touch(writer_[static_cast<size_t>(space)][static_cast<size_t>(f)],
+              reader_[static_cast<size_t>(space)][static_cast<size_t>(f)], access);
+    }
+
+    void touch(int64_t& writer, int64_t& reader, Access access) {
+        ++touches_;
         if (writer < first_ && reader < first_) ++floats_;
         in_order_ &= writer <= part_ && (access == Access::read || reader <= part_);
         if (access != Access::read) writer = std::max(writer, part_);
@@ -68,6 +78,9 @@ class Program::Touched {
     // By space and float: the last part that wrote or read it. Parts go on being numbered where
     // things are forgotten, so that nothing needs to be cleared.
     std::array<std::vector<int64_t>, kSpaces> writer_, reader_;
+    static constexpr int64_t kMostTouches = int64_t{1} << 28;
+    int64_t absorbed_ = -1;
+    int64_t touches_ = 0;
     int64_t first_ = 0;
     int64_t latest_ = -1;
     int64_t part_ = 0;

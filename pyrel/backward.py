@@ -49,6 +49,7 @@ from pyrel.program import (
     Scatter,
     Seed,
     Slope,
+    content_of,
 )
 from pyrel.rules import Denominator, Factor, Mask, Term
 from pyrel.transposed import Blocks, WayBack, find_way_back
@@ -277,7 +278,7 @@ class Backward(Forward):
         support = (weight != 0).any(axis=1) | (node.positions == 1)
         width = weight.shape[1]
         read = (inputs - inputs.min(), np.where(sources < 0, -1, sources - first), owners, support)
-        key = (*(part.tobytes() for part in read), inputs.shape, width, terms)
+        key = (*(content_of(np.ascontiguousarray(part)) for part in read), width, terms)
         if key not in self._ways_back:
             self._ways_back[key] = find_way_back(*read, width, terms)
         way_back = self._ways_back[key]

@@ -131,11 +131,15 @@ def wrong_example(
 
 
 def _runs(model: torch.nn.Module, batch: torch.Tensor, lengths: bool) -> bool:
-    with _as_it_was(model), torch.no_grad(), quiet():
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    with _as_it_was(model), torch.no_grad(), quiet(), torch.random.fork_rng():
         try:
             model(*_arguments(batch, lengths))
         except Exception:  # of whatever type the model raises
             return False
+        finally:
+            for buffer, before in buffers:
+                buffer.copy_(before)
     return True
 
 

@@ -134,7 +134,7 @@ def find_way_back(
         None if blocks would take more time than products that add up what each row hands down, or
         too many weights.
     """
-    if (sources < 0).all():
+    if not (sources[:, support.any(axis=0)] >= 0).any():
         return WayBack((), False, support)
     pieces = _Pieces(inputs, sources, owners, support)
     most = max(_MOST_WEIGHTS, width * support.size)

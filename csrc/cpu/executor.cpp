@@ -30,8 +30,11 @@ constexpr double kFlopsPerThread = 8e6;
 constexpr int64_t kSlabSamples = 12;
 // In lanes, of so many groups: two rows for each weight that is read, at every step.
 constexpr int64_t kSlabGroups = 2;
-// Lanes must promise to be so many times as fast, as the count behind it is rough.
-constexpr double kClearGain = 1.05;
+// That is, of as many as take at most this together.
+constexpr int64_t kSlabLaneBytes = int64_t{16} << 20;
+// Lanes must promise to be so many times as fast, as the count behind it is rough: the more so
+// where they would be filled in part, by so many times as many samples as there are.
+constexpr double kClearGain = 1.05, kPartlyFilled = 1.1, kClearestGain = 1.4;
 // A slab's memory is kept below this where that leaves at least one tile of samples.
 constexpr int64_t kSlabBytes = int64_t{4} << 20;
 // Where a slab's memory is more than this, which the second-level cache of a core may hold,
@@ -91,17 +94,20 @@ struct Plan {
     int64_t lanes;
 };
 
-// In lanes or not: by how long the thread with the most samples takes.
-Plan plan_of(const Program& program, int64_t samples, int threads, std::optional<bool> in_lanes) {
-    const int64_t lanes = program.kernels().lanes;
+// In lanes or not: by how long the thread with the most samples takes. Where values may be NaN or
+// infinite, lanes would show, as they do not multiply by weights of zero.
+Plan plan_of(const Program& program, const Batch& batch, int threads,
+             std::optional<bool> in_lanes) {
+    const int64_t samples = batch.samples, lanes = program.kernels().lanes;
     const int64_t groups = (samples + lanes - 1) / lanes;
     const auto most_of = [threads](int64_t all) {
         return static_cast<double>((all + threads - 1) / threads);
     };
-    const double apart = program.gain_in_lanes() * most_of(samples);
     const double together = most_of(groups) * static_cast<double>(lanes);
-    if (apart > 0.0 && in_lanes.value_or(apart > kClearGain * together)) {
-        const int64_t fitting = kMostSlabBytes / program.lane_group_bytes();
+    const double clear = together > kPartlyFilled * most_of(samples) ? kClearestGain : kClearGain;
+    const bool gains = program.gain_in_lanes() * most_of(samples) > clear * together;
+    if (program.gain_in_lanes() > 0.0 && in_lanes.value_or(gains && batch.check_finite)) {
+        const int64_t fitting = kSlabLaneBytes / program.lane_group_bytes();
         const int64_t most = std::clamp<int64_t>(fitting, 1, kSlabGroups);
         return {divided(groups, threads, most) * lanes, lanes};
     }
@@ -170,7 +176,7 @@ class SlabRunner {
         if (program_.stretches().empty()) status = execute(whole, groups);
         for (const Stretch& stretch : program_.stretches())
             if (status.outcome == Outcome::done) status = execute(stretch, groups);
-        if (program_.explains()) collect_relevance();
+        if (status.outcome == Outcome::done && program_.explains()) collect_relevance();
         return status;
     }
 
@@ -705,12 +711,14 @@ Status run(const Program& program, const Batch& batch, int threads, std::optiona
     const double worth = program.flops() * static_cast<double>(batch.samples) / kFlopsPerThread;
     const auto useful = static_cast<int64_t>(std::min(worth, 1e6));
     threads = static_cast<int>(std::clamp<int64_t>(std::min(useful, batch.samples), 1, threads));
-    const Plan plan = plan_of(program, batch.samples, threads, in_lanes);
+    const Plan plan = plan_of(program, batch, threads, in_lanes);
     try {
         if (plan.lanes > 1) program.pack_in_lanes();
     } catch (const std::bad_alloc&) {
         return {Outcome::out_of_memory, -1, -1};
     }
+    threads =
+        static_cast<int>(std::min<int64_t>(threads, (batch.samples + plan.slab - 1) / plan.slab));
     SharedState state;
     std::unique_ptr<std::thread[]> helpers(threads > 1 ? new (std::nothrow) std::thread[threads - 1]
                                                        : nullptr);

@@ -212,7 +212,8 @@ def hint(name: str) -> str:
     """Say what would help a user whose model holds the unsupported operator ``name``."""
     if name in _HINTS:
         return _HINTS[name]
-    alike = difflib.get_close_matches(name, supported(), cutoff=0.7)
+    others = [other for other in supported() if other != name]
+    alike = difflib.get_close_matches(name, others, cutoff=0.7)
     return f"{NO_RULE}; there is one for {', '.join(alike)}" if alike else NO_RULE
 
 

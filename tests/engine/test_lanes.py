@@ -8,15 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine.cases import Floats
+import torch
+from engine.cases import Floats, by_name, compiled, inputs
 from engine.running import ARENA, INPUT, instruction
 from engine.zoo import Exhibit, every_exhibit
 from reference import METHODS
+from torch import nn
 
 import pyrel
 from pyrel import _core
-from pyrel._core import Outcome, Post, Start
-from pyrel.program import Epilogue, Gather, Gemm, Map, Program, Scatter, Seed
+from pyrel._core import Outcome, Post, Share, Start
+from pyrel.program import Absorb, Epilogue, Gather, Gemm, Map, Program, Scatter, Seed
 
 LANES = 16  # of the widest vectors
 BATCHES = (1, LANES - 1, LANES, 2 * LANES + 1)
@@ -126,3 +128,52 @@ def test_parts_of_rows_keep_the_order_that_matters(name: str) -> None:
     x = np.random.default_rng(1).normal(size=(max(BATCHES), ROWS)).astype(np.float32)
     between = turned if name == "turned" else lambda _: BETWEEN[name]
     assert_same(long_program(between), x, 3)
+
+
+def test_what_is_absorbed_is_summed_in_one_order() -> None:
+    """Shares so large that every other order of their sum rounds to another one."""
+    wave = np.cos(3 * np.arange(WIDTH))
+
+    def shares(program: Program) -> list[Any]:
+        vectors = [program.vector(each) for each in (1e17 * wave, np.cos(wave), -1e17 * wave)]
+        absorbs = [Absorb(ARENA, each, WIDTH, Share.weighted, None, 0.0) for each in vectors]
+        return [copy(FIRST, SECOND, SQUARE), *(instruction(each, FIRST) for each in absorbs)]
+
+    x = np.random.default_rng(1).normal(size=(max(BATCHES), ROWS)).astype(np.float32)
+    assert_same(long_program(shares), x, 3)
+
+
+def test_a_failed_run_leaves_the_relevance_alone() -> None:
+    case = by_name("Elman")
+    explainer = compiled(case, "gradient")
+    core = explainer._programs.at(explainer.inputs.steps).core
+    x = inputs(case, 2 * LANES).copy()
+    x[3] = np.finfo(np.float32).max  # overflows, and is found in the outputs
+    for in_lanes in (False, True):
+        relevance = np.full(x.shape, 7.0, np.float32)
+        n, classes = len(x), explainer.classes
+        places = (
+            relevance,
+            np.empty((n, classes), np.float32),
+            np.empty(n, np.int64),
+            np.empty(n, np.float32),
+            np.empty(n, np.float32),
+        )
+        status = core.run(x, None, None, None, True, 1, *places, in_lanes=in_lanes)
+        assert (status.outcome, status.sample) == (Outcome.output_not_finite, 3)
+        assert (relevance == 7.0).all()
+
+
+def test_values_that_are_not_finite_give_the_same_in_every_batch() -> None:
+    """A NaN times a weight of zero is NaN, which lanes would leave out."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(192, 2))
+    explainer = pyrel.Explainer(
+        model.eval(), torch.zeros(1, 1, 8, 8), method="gradient", check_finite=False
+    )
+    x = np.random.default_rng(0).random((2 * LANES, 1, 8, 8), np.float32)
+    x[0, 0, 3, 4] = np.nan
+    assert explainer._programs.at(1).core.gain_in_lanes > 1.05
+    whole, single = explainer(x), explainer(x[:1])
+    assert whole.relevance[:1].tobytes() == single.relevance.tobytes()
+    assert whole.output[:1].tobytes() == single.output.tobytes()

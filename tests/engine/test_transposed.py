@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import reference_graph as ref
+import torch
 from engine.cases import sample
 from engine.checks import assert_relevance
 from engine.layer_graphs import layer_graph
@@ -213,3 +214,25 @@ def test_a_convolution_is_a_few_products_whatever_the_number_of_steps(steps: int
     assert all(t.epilogue.scale != Scale.none for t in maps + pixels)
     assert sum(t.epilogue.accumulate for t in pixels) == 3
     assert not any(t.epilogue.accumulate for t in back if t.columns != 14)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("method", ["gradient", "deep_taylor", "lrp_epsilon"])
+def test_channels_without_weights_hand_down_nothing(groups: int, method: str) -> None:
+    torch.manual_seed(0)
+    pruned = nn.Conv2d(4, 4, 3, groups=groups, padding=1)
+    pruned.weight.data[: 4 // groups] = 0.0
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 1), nn.ReLU(), pruned, nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)
+    ).eval()
+    x = np.random.default_rng(0).random((20, 1, 4, 4), np.float32)
+    e = pyrel.Explainer(model, x[:1], method=method, low=0.0, high=1.0)(x)
+    if method != "gradient":
+        start = np.maximum(e.output.max(1), 0.0) if method == "deep_taylor" else e.output.max(1)
+        error = e.relevance.sum((1, 2, 3)) + e.absorbed - start
+        assert np.abs(error).max() <= 1e-5 * np.abs(e.relevance).sum((1, 2, 3)).max() + 1e-6
+        return
+    leaf = torch.tensor(x, dtype=torch.float64, requires_grad=True)
+    model.double()(leaf).max(1).values.sum().backward()
+    assert leaf.grad is not None
+    np.testing.assert_allclose(e.relevance, leaf.grad.numpy(), rtol=1e-5, atol=1e-6)

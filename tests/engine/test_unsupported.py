@@ -13,6 +13,7 @@ from engine.cases import sample
 from torch import Tensor, nn
 
 import pyrel
+from pyrel.operators import hint
 
 SHAPE = (4, 6)
 
@@ -99,6 +100,7 @@ def test_operators_of_similar_names_are_told() -> None:
         pyrel.UnsupportedModelError, match=r"aten\.sin .*no rule for this operator\n"
     ):
         pyrel.capture(Outputs(lambda z: z[:, 0].sin()), sample(SHAPE, 3))
+    assert "there is one for mean" not in hint("mean")
 
 
 def test_a_known_operator_points_to_no_others() -> None:
@@ -197,3 +199,25 @@ def test_training_mode_is_restored_in_every_part(broken: bool) -> None:
         )
         return
     assert [part.training for part in model.modules()] == modes
+
+
+def test_a_refused_model_is_left_as_it_was() -> None:
+    """To say what is wrong with an example, the model runs: its buffers and the draws come back."""
+
+    class Counting(nn.Module):
+        calls: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls.add_(1)
+            return x[:, 0] + torch.rand(1)
+
+    model = Counting().eval()
+    before = torch.random.get_rng_state()
+    with pytest.raises(pyrel.UnsupportedModelError):
+        pyrel.capture(model, sample(SHAPE, 3))
+    assert model.calls.item() == 0
+    assert torch.equal(torch.random.get_rng_state(), before)
