@@ -45,7 +45,7 @@ inline Mask is_nan(Vector v) { return _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q); }
 inline Vector select(Mask m, Vector v, Vector other) { return _mm512_mask_blend_ps(m, other, v); }
 // 2^n of 1.5 · 2²³ + n, n from −126 to 127.
 inline Vector power_of_two(Vector shifted) {
-    const __m512i n = _mm512_slli_epi32(_mm512_castps_si512(shifted), 23);
+    const __m512i n = _mm512_maskz_slli_epi32(lanes(kLanes), _mm512_castps_si512(shifted), 23);
     return _mm512_castsi512_ps(_mm512_add_epi32(n, _mm512_set1_epi32(0x3f800000)));
 }
 // Without the lower half of its significant bits.

@@ -89,7 +89,7 @@ class Rows {
         // Later steps lie first, as nothing says that offsets ascend.
         for (int64_t t = 0; t < steps; ++t) offsets_.push_back((steps - 1 - t) * (columns + 2));
     }
-    View view() const { return {memory_.data(), stride_, offsets_.data()}; }
+    View view() const { return {memory_.data(), stride_, offsets_.data(), 0}; }
     float& at(int64_t row, int64_t column) const {
         const int64_t sample = row / steps_, step = row % steps_;
         return memory_.data()[sample * stride_ + offsets_[static_cast<size_t>(step)] + column];
