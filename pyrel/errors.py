@@ -28,5 +28,5 @@ class UnsupportedModelError(Exception):
         where = f"module '{module}'" if module else "the model itself"
         message = f"{operator} in {where}: {reason}"
         if self.supported and operator.removeprefix("aten.") not in self.supported:
-            message += "\nSupported operators: docs/models.md, or this error's attribute supported"
+            message += f"\nSupported operators (docs/models.md): {', '.join(self.supported)}"
         super().__init__(message)
