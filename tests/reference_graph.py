@@ -385,10 +385,10 @@ def rearrange(nodes: Sequence[Node], order: Callable[[list[Index]], Index]) -> N
     ]
     placed = order(ids)
     index = placed.reshape(-1).astype(np.intp)
-    if all(isinstance(node, Constant) for node in nodes):
-        values = np.concatenate([node.value for node in nodes])  # type: ignore[attr-defined]
-        return constant(values[index].reshape(placed.shape))
     sources, index = _without_gathers(nodes, starts, index)
+    if all(isinstance(source, Constant) for source in sources):
+        values = np.concatenate([source.value for source in sources])  # type: ignore[attr-defined]
+        return constant(values[index].reshape(placed.shape))
     if all(isinstance(s, Constant) or _is_preactivation(s).all() for s in sources):
         gathered = _gathered(sources, index)
         return affine(placed.shape, gathered.units)

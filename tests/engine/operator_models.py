@@ -132,6 +132,12 @@ POOLS: dict[str, Chain] = {
         ),
         (2, 5, 4), 0.0, 1.0,
     ),
+    "average-pool-beside-padding": (  # of windows with a column that is only padding
+        lambda: chain(
+            nn.Conv2d(2, 6, (1, 4)), nn.ReLU(), nn.AvgPool2d(2, padding=1), nn.Linear(18, 3)
+        ),
+        (2, 5, 4), -1.0, 1.0,
+    ),
     "average-pool-of-pixels": (
         lambda: chain(nn.AvgPool1d(3, 2, 1), nn.Conv1d(3, 5, 2), nn.ReLU(), nn.Linear(5 * 3, 3)),
         (3, 8), -1.0, 1.0,
