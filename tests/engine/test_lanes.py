@@ -21,7 +21,7 @@ from pyrel._core import Outcome, Post, Share, Start
 from pyrel.program import Absorb, Epilogue, Gather, Gemm, Map, Program, Scatter, Seed
 
 LANES = 16  # of the widest vectors
-BATCHES = (1, LANES - 1, LANES, 2 * LANES + 1)
+BATCHES = (LANES - 1, 2 * LANES + 1)
 
 
 def results(core: Any, x: Floats, classes: int, in_lanes: bool | None, threads: int) -> Any:
@@ -45,8 +45,7 @@ def assert_same(core: Any, x: Floats, classes: int) -> None:
     for count in BATCHES:
         some = np.ascontiguousarray(x[:count], np.float32)
         apart = results(core, some, classes, False, 1)
-        for threads in (1, 2):
-            assert results(core, some, classes, True, threads) == apart, (count, threads)
+        assert results(core, some, classes, True, 2) == apart, count
 
 
 @every_exhibit
