@@ -47,9 +47,15 @@ class EachStep(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "make", [Last, Mean, Packed, Tokens, EachStep], ids=lambda make: make.__name__
+    ("make", "method"),
+    [
+        *((Last, method) for method in METHODS),
+        (Mean, "lrp_epsilon"),
+        (Packed, "deep_taylor"),
+        (Tokens, "gradient"),
+        (EachStep, "lrp_epsilon"),
+    ],
 )
-@pytest.mark.parametrize("method", METHODS)
 def test_a_saved_explainer_takes_any_number_of_steps(
     make: Any, method: str, tmp_path: Path
 ) -> None:
