@@ -15,7 +15,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 import pyrel
 from pyrel.benchmark.cases import thesis_model
-from pyrel.lower import lower
+from pyrel.compiler.lowering.lower import lower
 from pyrel.methods import get as get_method
 
 CELLS = [("Shallow", 7), ("Deep", 12), ("DeepV2", 4)]

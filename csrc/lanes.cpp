@@ -116,9 +116,9 @@ void Program::pack_in_lanes() const {
 
 // By a rough count of the multiply-adds of vectors that a sample takes either way.
 double Program::compare_with_lanes() const {
-    // What a row, and a vector of results, cost beside the products (as in joining.py); what a
-    // vector costs that is only moved; and what a number costs that is normalised, twice that where
-    // it must be copied.
+    // What a row, and a vector of results, cost beside the products (as in join_positions.py); what
+    // a vector costs that is only moved; and what a number costs that is normalised, twice that
+    // where it must be copied.
     constexpr double kRow = 12.0, kResult = 8.0, kMoved = 4.0, kAlone = 8.0;
     // What is left of large products where rows skip the zeros that ReLUs leave; large as the
     // kernels have it.

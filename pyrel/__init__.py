@@ -17,13 +17,13 @@ from pyrel._core import version
 
 if TYPE_CHECKING:
     from pyrel import data, importing, methods, metrics, nn
-    from pyrel.capturing import capture
+    from pyrel.compiler.capture.capture import capture
+    from pyrel.compiler.graph.nodes import Graph
+    from pyrel.engine.config import set_num_threads, show_config
     from pyrel.errors import UnsupportedModelError
     from pyrel.explainer import Explainer
     from pyrel.explanation import Explanation
-    from pyrel.graph import Graph
     from pyrel.one_call import explain
-    from pyrel.runtime import set_num_threads, show_config
 
 __version__ = version()
 
@@ -47,12 +47,12 @@ __all__ = [
 _HOMES = {
     "Explainer": "explainer",
     "Explanation": "explanation",
-    "Graph": "graph",
+    "Graph": "compiler.graph.nodes",
     "UnsupportedModelError": "errors",
-    "capture": "capturing",
+    "capture": "compiler.capture.capture",
     "explain": "one_call",
-    "set_num_threads": "runtime",
-    "show_config": "runtime",
+    "set_num_threads": "engine.config",
+    "show_config": "engine.config",
 }
 
 

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pyrel import arrays
-from pyrel.array_files import open_array, whole_npz
+from pyrel.engine import arrays
 from pyrel.explainer import Explainer
 from pyrel.explanation import Explanation
+from pyrel.files.arrays import open_array, whole_npz
 
 _PART_BYTES = 1 << 25
 _PART_SAMPLES = 1024

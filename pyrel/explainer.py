@@ -13,18 +13,20 @@ import numpy.typing as npt
 import torch
 from torch.export import ExportedProgram
 
-from pyrel import arrays, methods, runtime
-from pyrel.any_steps import TRIED
-from pyrel.arrays import Array, Float32s, Int64s
-from pyrel.capturing import Capture, capture_at
-from pyrel.compiled import Compiler, Programs, Source, compile_graph
+from pyrel import methods
+from pyrel.compiler.capture.capture import Capture, capture_at
+from pyrel.compiler.graph.nodes import Graph
+from pyrel.compiler.program.generalise import TRIED
+from pyrel.engine import arrays
+from pyrel.engine import config as runtime
+from pyrel.engine.arrays import Array, Float32s, Int64s
+from pyrel.engine.compile import Compiler, Programs, Source, compile_graph
+from pyrel.engine.inputs import LARGEST_VOCABULARY, Inputs
+from pyrel.engine.precision import check_precision
+from pyrel.engine.program_file import read_program, write_program
+from pyrel.engine.run import Results, Run
 from pyrel.errors import UnsupportedModelError
 from pyrel.explanation import Explanation
-from pyrel.graph import Graph
-from pyrel.inputs import LARGEST_VOCABULARY, Inputs
-from pyrel.precision import check_precision
-from pyrel.program_files import read_program, write_program
-from pyrel.running import Results, Run
 
 Model: TypeAlias = torch.nn.Module | ExportedProgram | Graph | Capture
 Bound: TypeAlias = float | npt.ArrayLike | torch.Tensor

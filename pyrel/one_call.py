@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from pyrel import methods, runtime
-from pyrel.arrays import Array
-from pyrel.capturing import Capture
+from pyrel import methods
+from pyrel.compiler.capture.capture import Capture
+from pyrel.engine import config as runtime
+from pyrel.engine.arrays import Array
 from pyrel.explainer import Explainer, Model, captured
 from pyrel.explanation import Explanation
 

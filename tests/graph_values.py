@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a captured graph computes, in float64 NumPy: every node by the words of `pyrel.graph`.
+"""What a captured graph computes, in float64 NumPy.
+
+Every node goes by the words of `pyrel.compiler.graph.nodes`.
 
 It shares no code with the package, so that a graph can be compared with the torch model it was
 captured from before anything else is made of it.
@@ -14,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyrel._core import Function
-from pyrel.graph import (
+from pyrel.compiler.graph.nodes import (
     Activation,
     Add,
     Copy,

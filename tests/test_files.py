@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pyrel._files import replacing, write_whole
+from pyrel.files.atomic import replacing, write_whole
 
 
 @pytest.fixture

@@ -78,7 +78,7 @@ def _graph(name: str, steps: int) -> Any:
 def prepare(case: Case) -> tuple[Any, Any]:
     """Compile a case; return its program and its input."""
     from pyrel import methods
-    from pyrel.lower import lower
+    from pyrel.compiler.lowering.lower import lower
 
     graph = _graph(case.cell, case.steps)
     zeros = np.zeros(graph.input_size)

@@ -21,14 +21,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pyrel import methods, operators, rules
+from pyrel import methods
 from pyrel._core import Post
-from pyrel.capturing import capture
+from pyrel.compiler.capture import operators
+from pyrel.compiler.capture.capture import capture
+from pyrel.compiler.graph.nodes import Graph
+from pyrel.compiler.lowering.lower import lower
+from pyrel.compiler.program.program import NormaliseBack, PoolRoute, Program, Slope
 from pyrel.errors import UnsupportedModelError
-from pyrel.graph import Graph
-from pyrel.lower import lower
-from pyrel.methods import Method
-from pyrel.program import NormaliseBack, PoolRoute, Program, Slope
+from pyrel.methods import Method, rules
 
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"
 BEGIN, END = "<!-- operators: begin -->", "<!-- operators: end -->"
@@ -80,7 +81,7 @@ class Row:
     ----------
     title : str
     family : str
-        Of `pyrel.operators.families`.
+        Of `pyrel.compiler.capture.operators.families`.
     show : callable
         The operators between two linear layers; takes the module and its input.
     says : callable

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pyrel import runtime
 from pyrel._core import has_bf16, instruction_sets
+from pyrel.engine import config as runtime
 
 PROPAGATION, GRADIENTS = ("deep_taylor",), ("sensitivity", "guided_backprop")
 METHODS = (*PROPAGATION, *GRADIENTS)

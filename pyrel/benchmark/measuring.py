@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 
-from pyrel import runtime
 from pyrel.benchmark.cases import Case, Model
 from pyrel.benchmark.contestants import (
     LEAST_COSINE,
@@ -27,6 +26,7 @@ from pyrel.benchmark.contestants import (
 from pyrel.benchmark.processes import WorkerProcess
 from pyrel.benchmark.results import Block, CaseResult, Protocol, Results, WrongAnswerError
 from pyrel.benchmark.work import cell_flops, compulsory_bytes
+from pyrel.engine import config as runtime
 from pyrel.nn import FeedbackCell
 from pyrel.report.machine import machine_facts
 

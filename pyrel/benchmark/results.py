@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
-from pyrel._files import write_whole
 from pyrel.benchmark.contestants import PYREL
+from pyrel.files.atomic import write_whole
 
 FORMAT_VERSION = 1
 

@@ -181,13 +181,13 @@ def _measured(
     out: Path,
 ) -> Results:
     """Measure, showing on standard error how far it is."""
-    from pyrel import runtime
     from pyrel.benchmark.cases import cases_of, saved_model, thesis_model
     from pyrel.benchmark.contestants import chosen
     from pyrel.benchmark.measuring import run
     from pyrel.benchmark.processes import WorkerError
     from pyrel.benchmark.results import Protocol, WrongAnswerError
     from pyrel.cli.display import bar
+    from pyrel.engine import config as runtime
 
     how = Protocol(threads=threads or runtime.num_threads(), **protocol)  # type: ignore[arg-type]
     if model is not None:
@@ -221,8 +221,8 @@ def _measured(
 
 
 def _draw(results: Results, folder: Path) -> None:
-    from pyrel._files import write_whole
     from pyrel.benchmark.charts import figures
+    from pyrel.files.atomic import write_whole
     from pyrel.plots import to_svg
 
     folder.mkdir(parents=True, exist_ok=True)

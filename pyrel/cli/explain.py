@@ -120,9 +120,9 @@ def explain(
     output out). It appears when it is complete, never before.
     """
     from pyrel._core import Start
-    from pyrel.array_files import open_array
     from pyrel.cli.display import bar
     from pyrel.explain_file import explain_file, refuse_overwriting
+    from pyrel.files.arrays import open_array
 
     inputs = {"the model": model, "the input": source, "the file of classes": Path(target)}
     if lengths is not None:
@@ -162,7 +162,7 @@ def explain(
 
 def _target(text: str) -> Any:
     """Read --target: None for the predicted class, a number, or one for each sample."""
-    from pyrel.array_files import open_array
+    from pyrel.files.arrays import open_array
 
     if text == "predicted":
         return None
@@ -187,7 +187,7 @@ def _explainer(
     import torch
 
     from pyrel.explainer import Explainer
-    from pyrel.tensor_files import read_kind
+    from pyrel.files.tensors import read_kind
     from pyrel.training import load_model
 
     wanted = method or "deep_taylor"

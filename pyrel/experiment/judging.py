@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 import pyrel.methods
 from pyrel._core import Start
-from pyrel.capturing import capture
+from pyrel.compiler.capture.capture import capture
+from pyrel.engine.config import num_threads
 from pyrel.experiment.problem import DIGITS_IN_SAMPLE, HIGH, LOW, Problem
 from pyrel.experiment.training import TrainedCell
 from pyrel.explainer import Explainer
@@ -25,7 +26,6 @@ from pyrel.metrics import (
     evaluate_baselines,
 )
 from pyrel.report.machine import machine_facts
-from pyrel.runtime import num_threads
 from pyrel.training import predict
 
 # Those of the thesis. In the cells of ReLUs, lrp_epsilon is gradient_x_input, but for ε.

@@ -10,7 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from pyrel._files import write_whole
+from pyrel.files.atomic import write_whole
 from pyrel.metrics import CellResult, Evaluation, Study, Summary, paired_difference
 from pyrel.report import figures, words
 

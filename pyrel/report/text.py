@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyrel._files import write_whole
+from pyrel.files.atomic import write_whole
 from pyrel.report.page import environment
 
 

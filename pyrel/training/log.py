@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pyrel._files import write_whole
+from pyrel.files.atomic import write_whole
 from pyrel.training.result import EpochRecord
 
 _COLUMNS = [field.name for field in dataclasses.fields(EpochRecord)]

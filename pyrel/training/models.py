@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import pyrel.nn
-from pyrel.tensor_files import read_tensors, write_tensors
+from pyrel.files.tensors import read_tensors, write_tensors
 
 
 def save_model(

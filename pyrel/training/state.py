@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyrel.tensor_files import read_tensors, write_tensors
+from pyrel.files.tensors import read_tensors, write_tensors
 from pyrel.training.config import TrainingConfig
 from pyrel.training.result import EpochRecord
 

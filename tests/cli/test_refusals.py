@@ -13,9 +13,9 @@ import typer
 from commands import Workshop, pyrel
 
 from pyrel import explain_file as module
-from pyrel.arrays import targets
 from pyrel.cli.refusals import refusing
 from pyrel.data import DataError, majority, read_images
+from pyrel.engine.arrays import targets
 
 
 @pytest.mark.parametrize(

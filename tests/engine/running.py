@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pyrel._core import Outcome, Space, Start
-from pyrel.program import Instruction, Program, Seed, Template
+from pyrel.compiler.program.program import Instruction, Program, Seed, Template
 
 Step = tuple[Template, Sequence[Sequence[int]]]
 

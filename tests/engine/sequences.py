@@ -13,7 +13,7 @@ from engine.operator_models import seeded
 from torch import Tensor, nn
 
 import pyrel
-from pyrel.capturing import Capture, capture_at
+from pyrel.compiler.capture.capture import Capture, capture_at
 
 FEATURES, WIDTH, CLASSES, VOCABULARY = 4, 5, 3, 11
 

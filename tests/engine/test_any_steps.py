@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 import pyrel
 from pyrel import _core, methods
-from pyrel.any_steps import TRIED, generalise
-from pyrel.lower import lower, lower_apart, lower_forward_apart
-from pyrel.memory import pack
-from pyrel.patterns import Pattern
-from pyrel.program import Program, Repeat
+from pyrel.compiler.lowering.lower import lower, lower_apart, lower_forward_apart
+from pyrel.compiler.program.generalise import TRIED, generalise
+from pyrel.compiler.program.memory import pack
+from pyrel.compiler.program.program import Program, Repeat
+from pyrel.compiler.program.step_pattern import Pattern
 
 ISA = _core.instruction_sets()[-1]
 FEATURES, CLASSES = 4, 3

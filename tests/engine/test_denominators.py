@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import pyrel
 from pyrel._core import Post
-from pyrel.forward import Forward
+from pyrel.compiler.lowering.forward import Forward
 
 
 class Pooled(nn.Module):

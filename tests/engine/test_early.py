@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import pyrel
-from pyrel.early import find_recurrences
-from pyrel.graph import Graph
+from pyrel.compiler.graph.nodes import Graph
+from pyrel.compiler.graph.recurrences import find_recurrences
 
 STEPS, INPUTS, WIDTH = 5, 3, 4
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool1d, conv1d, pad
 
-from pyrel.capturing import Capture, capture_at
+from pyrel.compiler.capture.capture import Capture, capture_at
 
 EXAMPLE = 24  # steps
 FADING = torch.cat([torch.ones(20, 1), torch.zeros(40, 1)])

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 import pyrel
 from pyrel._core import Scale, Space
-from pyrel.families import plan_items
-from pyrel.program import Epilogue, Instruction, Map, Repeat
-from pyrel.rolling import roll
+from pyrel.compiler.program.loop_memory import plan_items
+from pyrel.compiler.program.loops import roll
+from pyrel.compiler.program.program import Epilogue, Instruction, Map, Repeat
 
 ARENA = Space.arena
 
@@ -113,9 +113,9 @@ def test_rolled_models_compute_the_same(name: str, method: str) -> None:
     options = {"method": method, "low": case.low, "high": case.high}
     _, before = explainer_without_plan(graph, **options)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pyrel.rolling.LEAST_SAVED", 2)
+        patch.setattr("pyrel.compiler.program.loops.LEAST_SAVED", 2)
         assert_plan_holds(roll(before))
-        patch.setattr("pyrel.lower._MANY", 0)
+        patch.setattr("pyrel.compiler.lowering.lower._MANY", 0)
         planned = pyrel.Explainer(graph, **options)
     x = inputs(case, 5)
     for field in ("relevance", "output", "target", "absorbed"):

@@ -14,7 +14,7 @@ from engine.running import ARENA, INPUT, instruction, program, run
 
 from pyrel import _core
 from pyrel._core import Function
-from pyrel.program import Activate, Map, Slope
+from pyrel.compiler.program.program import Activate, Map, Slope
 
 ISAS = _core.instruction_sets()
 FUSED = [isa for isa in ISAS if isa != "baseline"]

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn.utils import rnn
 
 import pyrel
-from pyrel.capturing import capture_at
-from pyrel.exporting import export
-from pyrel.graph import Graph, Linear, same_graph
+from pyrel.compiler.capture.capture import capture_at
+from pyrel.compiler.capture.export import export
+from pyrel.compiler.graph.nodes import Graph, Linear, same_graph
 
 # Sums of a few hundred terms of order 1 in a row of a dozen layers: each rounds by 2.3e-16.
 ALLOWED = 1e-12

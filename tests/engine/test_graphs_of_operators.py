@@ -18,10 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pyrel import operators
-from pyrel.graph import Copy, Graph, Linear, Node
-from pyrel.tracing import MixedSamplesError, Traced, Tracer
-from pyrel.weights import Weights
+from pyrel.compiler.capture import operators
+from pyrel.compiler.capture.parameters import Weights
+from pyrel.compiler.capture.tracer import MixedSamplesError, Traced, Tracer
+from pyrel.compiler.graph.nodes import Copy, Graph, Linear, Node
 
 ATEN = torch.ops.aten
 

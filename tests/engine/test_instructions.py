@@ -15,7 +15,7 @@ from engine.running import ARENA, INPUT, instruction, program, run
 
 from pyrel import _core
 from pyrel._core import Post, Share
-from pyrel.program import (
+from pyrel.compiler.program.program import (
     Absorb,
     Embed,
     Epilogue,

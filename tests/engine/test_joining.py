@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 import pyrel
-from pyrel import joining
-from pyrel.graph import Graph, Linear
-from pyrel.layout import lay_out
+from pyrel.compiler.graph.nodes import Graph, Linear
+from pyrel.compiler.passes import join_positions as joining
+from pyrel.compiler.passes.contiguous import lay_out
 
 LINES, WIDTH = 6, 7
 

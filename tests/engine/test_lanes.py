@@ -17,7 +17,16 @@ from torch import nn
 import pyrel
 from pyrel import _core
 from pyrel._core import Outcome, Post, Share, Start
-from pyrel.program import Absorb, Epilogue, Gather, Gemm, Map, Program, Scatter, Seed
+from pyrel.compiler.program.program import (
+    Absorb,
+    Epilogue,
+    Gather,
+    Gemm,
+    Map,
+    Program,
+    Scatter,
+    Seed,
+)
 
 LANES = 16  # of the widest vectors
 BATCHES = (LANES - 1, 2 * LANES + 1)

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 import pyrel
-from pyrel.graph import Copy, Graph, Linear
-from pyrel.layout import lay_out
-from pyrel.lower import lower
+from pyrel.compiler.graph.nodes import Copy, Graph, Linear
+from pyrel.compiler.lowering.lower import lower
+from pyrel.compiler.passes.contiguous import lay_out
+from pyrel.compiler.program.program import Gather, Scatter
 from pyrel.methods import DeepTaylor
-from pyrel.program import Gather, Scatter
 
 STEPS, MAPS, SIDE, WIDTH = 3, 5, 4, 6
 

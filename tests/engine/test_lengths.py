@@ -22,7 +22,8 @@ from engine.sequences import (
 )
 
 import pyrel
-from pyrel import _core, arrays
+from pyrel import _core
+from pyrel.engine import arrays
 
 STEPS = 6
 LENGTHS = np.array([3, 6, 1, 2, 3, 6, 5, 1])

@@ -16,7 +16,7 @@ from engine.cases import Floats, by_name, compiled, inputs
 from engine.isa_child import bits
 
 import pyrel
-from pyrel import arrays
+from pyrel.engine import arrays
 
 CASE = by_name("Elman")
 MIB = 1 << 20

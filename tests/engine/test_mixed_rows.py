@@ -6,7 +6,7 @@ import numpy.typing as npt
 import pytest
 
 import pyrel
-from pyrel.graph import Graph, Linear, Node
+from pyrel.compiler.graph.nodes import Graph, Linear, Node
 
 ROWS, OUT = 2, 5
 

@@ -15,8 +15,9 @@ from engine.cells import CellCase
 from engine.isa_child import bits
 
 import pyrel
-from pyrel import _core, runtime
-from pyrel.graph import Graph, Linear
+from pyrel import _core
+from pyrel.compiler.graph.nodes import Graph, Linear
+from pyrel.engine import config as runtime
 
 U = 2.0**-9  # unit roundoff of bfloat16: 8 significant bits, to the nearest
 FLOAT32 = 1e-5  # what float32 adds at most, as for the other tests

@@ -23,9 +23,10 @@ from engine.isa_child import bits
 from reference import METHODS
 
 import pyrel
-from pyrel import _core, tensor_files
-from pyrel.records import decode, encode
-from pyrel.tensor_files import read_tensors, write_tensors
+from pyrel import _core
+from pyrel.files import tensors as tensor_files
+from pyrel.files.records import decode, encode
+from pyrel.files.tensors import read_tensors, write_tensors
 from pyrel.training import save_model
 
 Content = dict[str, Any]

@@ -13,9 +13,7 @@ from engine.running import ARENA, INPUT, instruction, program, run
 
 from pyrel import _core, methods
 from pyrel._core import Function, Post, Share, Start
-from pyrel.compiled import Compiled
-from pyrel.inputs import Inputs
-from pyrel.program import (
+from pyrel.compiler.program.program import (
     Absorb,
     Activate,
     Epilogue,
@@ -30,7 +28,9 @@ from pyrel.program import (
     Seed,
     Space,
 )
-from pyrel.program_files import read_program, write_program
+from pyrel.engine.compile import Compiled
+from pyrel.engine.inputs import Inputs
+from pyrel.engine.program_file import read_program, write_program
 
 ISAS = _core.instruction_sets()
 HIDDEN, WIDTH = 19, 5

@@ -16,8 +16,8 @@ from torch import nn
 
 import pyrel
 from pyrel._core import Space, Start
-from pyrel.program import Instruction, Map, Repeat, Seed
-from pyrel.rolling import codes_of, loops, roll
+from pyrel.compiler.program.loops import codes_of, loops, roll
+from pyrel.compiler.program.program import Instruction, Map, Repeat, Seed
 
 TEMPLATES = [Map(Space.input, columns, Space.arena) for columns in range(1, 6)]
 

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 import pyrel
 from pyrel import _core
-from pyrel.any_steps import TRIED
+from pyrel.compiler.program.generalise import TRIED
 
 METHODS = ("gradient", "lrp_epsilon", "deep_taylor")
 SOME_STEPS = (1, 2, TRIED[0] - 1, TRIED[0], TRIED[-1] + 1, 23)

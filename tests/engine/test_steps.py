@@ -14,7 +14,8 @@ from engine.sequences import MODELS, Last, Mean, Tokens, assert_same, batch, exp
 from torch import Tensor, nn
 
 import pyrel
-from pyrel import compiled, one_call
+from pyrel import one_call
+from pyrel.engine import compile as compiled
 
 METHODS = ("gradient", "lrp_epsilon", "deep_taylor")
 

@@ -12,7 +12,7 @@ from engine.sequences import VOCABULARY, Last, Tokens, assert_same, batch, expla
 from torch import Tensor, nn
 
 import pyrel
-from pyrel.graph import Embedding, Graph, Linear
+from pyrel.compiler.graph.nodes import Embedding, Graph, Linear
 
 INTEGERS = (np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64)
 

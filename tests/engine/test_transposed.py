@@ -20,13 +20,13 @@ from reference import explain
 from torch import nn
 
 import pyrel
-from pyrel import transposed
 from pyrel._core import Scale
-from pyrel.layout import MAX_SEGMENTS
-from pyrel.lower import lower
+from pyrel.compiler.lowering import transposed_convolution as transposed
+from pyrel.compiler.lowering.lower import lower
+from pyrel.compiler.lowering.transposed_convolution import WayBack, find_way_back
+from pyrel.compiler.passes.contiguous import MAX_SEGMENTS
+from pyrel.compiler.program.program import Gemm, Program, Seed
 from pyrel.methods import DeepTaylor
-from pyrel.program import Gemm, Program, Seed
-from pyrel.transposed import WayBack, find_way_back
 
 Integers = npt.NDArray[np.int64]
 

@@ -13,7 +13,7 @@ from engine.cases import sample
 from torch import Tensor, nn
 
 import pyrel
-from pyrel.operators import hint
+from pyrel.compiler.capture.operators import hint
 
 SHAPE = (4, 6)
 

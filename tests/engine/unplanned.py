@@ -11,7 +11,7 @@ import pytest
 
 import pyrel
 from pyrel._core import Space
-from pyrel.program import Instruction, Operand, Repeat
+from pyrel.compiler.program.program import Instruction, Operand, Repeat
 
 Instructions = tuple[Instruction, ...]
 
@@ -37,7 +37,7 @@ def explainer_without_plan(graph: pyrel.Graph, **options: Any) -> tuple[Any, Ins
         return instructions, arena_end(instructions)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pyrel.lower.plan", keep)
+        patch.setattr("pyrel.compiler.lowering.lower.plan", keep)
         explainer = pyrel.Explainer(graph, **options)
     (instructions,) = seen
     return explainer, instructions
@@ -67,5 +67,5 @@ def written_out(items: Sequence[Instruction | Repeat]) -> Instructions:
 def explainer_unrolled(graph: pyrel.Graph, **options: Any) -> pyrel.Explainer:
     """Return an explainer whose program has no loops."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pyrel.lower.roll", tuple)
+        patch.setattr("pyrel.compiler.lowering.lower.roll", tuple)
         return pyrel.Explainer(graph, **options)

@@ -13,9 +13,9 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from pyrel import tensor_files
+from pyrel.files import tensors as tensor_files
+from pyrel.files.tensors import read_tensors, write_tensors
 from pyrel.nn import Deep, DeepV2, Shallow
-from pyrel.tensor_files import read_tensors, write_tensors
 from pyrel.training import load_model, save_model
 
 if TYPE_CHECKING:

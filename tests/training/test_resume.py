@@ -13,7 +13,7 @@ from unittest import TestCase
 import pytest
 import torch
 
-from pyrel.tensor_files import read_tensors, write_tensors
+from pyrel.files.tensors import read_tensors, write_tensors
 from pyrel.training import TrainingConfig, train
 
 if TYPE_CHECKING:

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a torch model to a `Graph`, at one number of steps or at any."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Sequence
+
+import torch
+from torch.export import ExportedProgram
+
+from pyrel.compiler.capture.export import (
+    Example,
+    export,
+    fixed,
+    holds_for,
+    refuse_scripts,
+    wrong_example,
+)
+from pyrel.compiler.capture.interpreter import OneSampleError, functional, input_shape, walk
+from pyrel.compiler.capture.parameters import Weights
+from pyrel.compiler.capture.step_growth import grows_evenly, span
+from pyrel.compiler.graph.nodes import Graph, compact, same_graph
+from pyrel.compiler.passes.merge_sums import simplify
+from pyrel.errors import UnsupportedModelError
+
+
+def capture(
+    model: torch.nn.Module | ExportedProgram,
+    example: Example | None = None,
+    *,
+    lengths: bool = False,
+) -> Graph:
+    """Capture what a model computes, for any batch size.
+
+    Weights are copied: later changes to the model do not show. The model is exported in eval mode
+    and left as it was.
+
+    Parameters
+    ----------
+    model : torch.nn.Module or torch.export.ExportedProgram
+        Takes one tensor, batch first, and returns raw scores (n, classes) or (n,).
+    example : ndarray or Tensor, shape (n, ...)
+        Any input of the right shape, of any batch size, zero included; its values do not matter.
+        Whole numbers are token ids. Not needed for an exported program.
+    lengths : bool
+        The model's second argument, if it takes one, is the lengths of the sequences, integers
+        (n,). The graph is that of sequences which are as long as the input.
+
+    Returns
+    -------
+    Graph
+
+    Raises
+    ------
+    UnsupportedModelError
+        If the model branches on data, mixes the samples of a batch, changes its buffers, or uses
+        an operator that pyrel does not know.
+    TypeError, ValueError
+        If the example is no array or tensor, has no batch dimension, or is of floats where the
+        model takes integers, or the other way round.
+    """
+    return _exported(model, example, lengths).graph()
+
+
+def capture_at(
+    model: torch.nn.Module | ExportedProgram,
+    example: Example | None = None,
+    *,
+    lengths: bool = False,
+) -> Capture:
+    """Export a model, so that its graph can be made for other numbers of steps than the example's.
+
+    See `capture` for what it takes and raises.
+
+    Returns
+    -------
+    Capture
+    """
+    capture = _exported(model, example, lengths)
+    if capture.dynamic and isinstance(model, torch.nn.Module) and example is not None:
+        # An open size is one of two or more for torch.export, so one step needs an export of its
+        # own. A model may well not take one step.
+        with contextlib.suppress(UnsupportedModelError):
+            single = export(model, example[:, :1], lengths)
+            capture.add_one_step([functional(program) for program in single])
+    return capture
+
+
+def _exported(
+    model: torch.nn.Module | ExportedProgram, example: Example | None, lengths: bool
+) -> Capture:
+    if isinstance(model, ExportedProgram):
+        return Capture([functional(model)], lengths)
+    if not isinstance(model, torch.nn.Module):
+        wanted = "a torch.nn.Module, a torch.export.ExportedProgram or a pyrel Graph"
+        raise TypeError(f"model: wanted {wanted}, got {type(model).__name__}")
+    if example is None:
+        raise TypeError("example: wanted an input of the model, to capture it with; got None")
+    refuse_scripts(model)
+    try:
+        programs = [functional(program) for program in export(model, example, lengths)]
+    except UnsupportedModelError:
+        wrong = wrong_example(model, example, lengths)
+        if wrong is None:
+            raise
+        raise wrong from None
+    return Capture(programs, lengths, example.shape[1] if len(example.shape) > 1 else 0)
+
+
+class Capture:
+    """An exported model, of which graphs can be made.
+
+    Attributes
+    ----------
+    steps : int
+        Size of the second dimension of the example: the number of steps of a sequence. 0 if the
+        example has no second dimension.
+    dynamic : bool
+        Whether graphs can be made for other numbers of steps: not where the model holds for the
+        example's only, as with a Python loop over the steps.
+    """
+
+    def __init__(
+        self, programs: Sequence[ExportedProgram], lengths: bool, steps: int | None = None
+    ) -> None:
+        self._programs = programs
+        self._lengths = lengths
+        self._weights = Weights()
+        self._one_step: Sequence[ExportedProgram] = ()
+        self._copy_weights(programs)
+        size = _steps_of(programs[0], lengths)
+        self.dynamic = fixed(size) is None
+        self.steps = steps if steps is not None else _size_of_example(size)
+
+    def _copy_weights(self, programs: Sequence[ExportedProgram]) -> None:
+        """Keep weights as they are now, for graphs that are made later."""
+        for program in programs:
+            for stored in (*program.state_dict.values(), *program.constants.values()):
+                if isinstance(stored, torch.Tensor):
+                    self._weights.copy(stored)
+
+    def add_one_step(self, programs: Sequence[ExportedProgram]) -> None:
+        """Let graphs be made for one step, by programs that hold for that only."""
+        self._one_step = programs
+        self._copy_weights(programs)
+
+    def holds(self, steps: int) -> bool:
+        """Whether a graph can be made for a number of steps.
+
+        Besides being dynamic, a model may ask for a certain number: three for a convolution without
+        padding, an even one where it takes them in pairs, or another if it has a branch on it.
+        """
+        if steps == self.steps:
+            return True
+        if steps == 1 and self.dynamic:
+            return bool(self._one_step)
+        return self.dynamic and holds_for(self._programs[0], steps)
+
+    @functools.cached_property
+    def grows_evenly(self) -> bool:
+        """Whether what the model does at a few numbers of steps shows what it does at all.
+
+        That is, nothing in it happens from a certain number of steps on only.
+        """
+        return self.dynamic and grows_evenly(self._programs[0])
+
+    def span(self) -> tuple[int, int | None] | None:
+        """Find the fewest and the most steps that graphs can be made for; None if there are gaps.
+
+        The most is None if there is no most.
+        """
+        found = span(self._programs[0]) if self.dynamic else (self.steps, self.steps)
+        if found is not None and found[0] == 2 and self.holds(1):
+            return 1, found[1]
+        return found
+
+    def graph(self, steps: int | None = None) -> Graph:
+        """Make the graph for a number of steps, by default the example's.
+
+        Raises
+        ------
+        ValueError
+            If the model does not hold for that number of steps.
+        UnsupportedModelError
+            See `capture`.
+        """
+        steps = self.steps if steps is None else steps
+        if not self.holds(steps):
+            raise ValueError(
+                f"steps: the model was captured with {self.steps} steps, and may compute something"
+                f" else with {steps}; capture it with an example of {steps} steps"
+            )
+        graphs: list[Graph] = []
+        for program in self._one_step if steps == 1 and self.dynamic else self._programs:
+            if graphs and not self._can_compare(program, steps):
+                continue
+            with contextlib.suppress(OneSampleError):
+                graphs += self._walked(program, steps)
+        if not all(_agree(graphs[0], graph) for graph in graphs[1:]):
+            raise UnsupportedModelError(
+                "what it computes for a sample depends on the size of the batch",
+                operator="torch.export",
+            )
+        return simplify(graphs[0])
+
+    def _can_compare(self, program: ExportedProgram, steps: int) -> bool:
+        """Whether one of the programs for other sizes of the batch holds for the steps."""
+        return steps == self.steps or holds_for(program, steps)
+
+    def _walked(self, program: ExportedProgram, steps: int) -> list[Graph]:
+        """Graphs of a program, with batches of two sizes if its own is not fixed."""
+        batch = fixed(input_shape(program, self._lengths)[0])
+        if batch == 1 and program is self._programs[0]:
+            raise UnsupportedModelError(
+                "the program was exported for a batch of one; export it with a dynamic batch",
+                operator="torch.export",
+            )
+        given = steps if self.steps else None
+        sizes = [2, 3] if batch is None else [batch]
+        return [walk(program, self._weights, n, given, self._lengths) for n in sizes]
+
+
+def _agree(one: Graph, other: Graph) -> bool:
+    """Whether two graphs are the same, if not in what nothing depends on."""
+    return same_graph(one, other) or same_graph(compact(one), compact(other))
+
+
+def _steps_of(program: ExportedProgram, lengths: bool) -> int | torch.SymInt:
+    shape = input_shape(program, lengths)
+    return shape[1] if len(shape) > 1 else 0
+
+
+def _size_of_example(size: int | torch.SymInt) -> int:
+    """Return the size with which a program was exported."""
+    return size if isinstance(size, int) else int(size.node.hint)

@@ -1,0 +1,332 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Exports a torch model, leaves it as it was, and says in plain words why it could not."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import io
+import logging
+import math
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from inspect import Parameter
+from types import SimpleNamespace
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.export import Dim, ExportedProgram
+
+from pyrel.compiler.capture.opaque_layers import marked
+from pyrel.errors import UnsupportedModelError
+
+Example: TypeAlias = npt.NDArray[Any] | torch.Tensor
+
+_IDS = ("int", "uint")  # how the types of an example of token ids begin
+
+
+def export(
+    model: torch.nn.Module, example: Example, lengths: bool = False
+) -> list[ExportedProgram]:
+    """Export ``model`` in eval mode for any batch size, and again for single sizes to compare with.
+
+    torch.export lets a program depend on the size of the batch: a branch on it is decided by the
+    example. So the model is exported for a batch of one too, if it takes one, or else of another.
+    Where it makes a number of the batch size, as ``len(x)`` does, there are fixed sizes only. The
+    second dimension, that of the steps, stays open where the model allows it. ``lengths`` gives a
+    model that takes two inputs the lengths of the sequences.
+    """
+    model = _unwrapped(model)
+    sample = _example_tensor(model, example)
+    lengths = lengths and _takes_lengths(model)
+    # Sizes that are equal to each other torch.export takes for one.
+    sizes = (3, 2) if 2 in sample.shape[1:2] else (2, 3)
+    try:
+        programs = [_export_open(model, _batch(sample, sizes[0]), lengths)]
+    except Exception as error:  # torch.export raises many types, none of them documented
+        if not _fixes_the_batch(error):
+            raise _refusal(model, sample, error, lengths) from error
+        try:
+            programs = [_export_once(model, _batch(sample, n), lengths) for n in sizes]
+        except Exception as error:
+            raise _refusal(model, sample, error, lengths) from error
+    if _bounds_the_batch(programs[0]):
+        raise UnsupportedModelError(
+            "what it computes for a sample depends on the size of the batch",
+            operator="torch.export",
+        )
+    try:
+        return [*programs, _export_once(model, _batch(sample, 1), lengths)]
+    except Exception:  # a model may well not take one sample alone: that is no obstacle
+        pass
+    try:
+        return [*programs, _export_once(model, _batch(sample, sizes[1]), lengths)]
+    except Exception as error:
+        raise _refusal(model, sample, error, lengths) from error
+
+
+def _batch(sample: torch.Tensor, n: int) -> torch.Tensor:
+    return sample[:1].expand(n, *sample.shape[1:]).clone()
+
+
+def _export_open(model: torch.nn.Module, batch: torch.Tensor, lengths: bool) -> ExportedProgram:
+    """Export for any batch size, and any number of steps unless that fails."""
+    try:
+        return _export_once(model, batch, lengths, Dim.DYNAMIC)
+    except Exception as error:
+        if _fixes_the_batch(error) or _branches(error) or _lacks_argument(error):
+            raise
+    return _export_once(model, batch, lengths, Dim.DYNAMIC, steps=Dim.STATIC)
+
+
+def _export_once(
+    model: torch.nn.Module,
+    batch: torch.Tensor,
+    lengths: bool,
+    size: Any = Dim.STATIC,
+    steps: Any = Dim.AUTO,
+) -> ExportedProgram:
+    """Export with the given freedom of the batch size and of the number of steps."""
+    shapes = [{0: size, 1: steps} if batch.dim() > 1 else {0: size}]
+    if lengths:
+        shapes.append({0: size})
+    inputs = _arguments(batch, lengths)
+    with _as_it_was(model), marked(model), torch.no_grad(), quiet():
+        return torch.export.export(model, inputs, dynamic_shapes=tuple(shapes), strict=False)
+
+
+def _arguments(batch: torch.Tensor, lengths: bool) -> tuple[torch.Tensor, ...]:
+    if not lengths:
+        return (batch,)
+    return batch, torch.full(batch.shape[:1], batch.shape[1], device=batch.device)
+
+
+def wrong_example(
+    model: torch.nn.Module, example: Example, lengths: bool
+) -> ValueError | TypeError | None:
+    """Say what is wrong with an example, if the model does not take it but takes one like it.
+
+    That is, one with another dimension in front, or with integers instead of floats, or both.
+    """
+    model = _unwrapped(model)
+    lengths = lengths and _takes_lengths(model)
+    shape, ids = tuple(example.shape), _are_ids(example)
+    if _runs(model, _zeros(model, shape[1:], ids), lengths):
+        return None
+    for of_batch, of_ids in ((shape[1:], not ids), (shape, ids), (shape, not ids)):
+        if 0 in of_batch or not _runs(model, _zeros(model, of_batch, of_ids), lengths):
+            continue
+        kind = "integers (token ids)" if of_ids else "floats"
+        message = (
+            f"example: wanted {kind} of shape {_shape_of_batch(of_batch)}, got dtype "
+            f"{example.dtype} and shape {shape}"
+        )
+        if of_batch == shape[1:]:
+            return TypeError(message)
+        return ValueError(f"{message}; that is one sample: give a batch of one, x[None]")
+    return None
+
+
+def _runs(model: torch.nn.Module, batch: torch.Tensor, lengths: bool) -> bool:
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    with _as_it_was(model), torch.no_grad(), quiet(), torch.random.fork_rng():
+        try:
+            model(*_arguments(batch, lengths))
+        except Exception:  # of whatever type the model raises
+            return False
+        finally:
+            for buffer, before in buffers:
+                buffer.copy_(before)
+    return True
+
+
+def _bounds_the_batch(program: ExportedProgram) -> bool:
+    """Whether a branch confined the batch size that the program holds for."""
+    size = first_input(program).shape[0]
+    if fixed(size) is not None:
+        return False
+    allowed = _range(program, size)
+    return allowed is not None and bool(allowed.lower > 2 or allowed.upper < 1 << 31)
+
+
+def first_input(program: ExportedProgram) -> torch.Tensor:
+    """Return the model's input as torch.export saw it: sizes that are open are symbols."""
+    name = program.graph_signature.user_inputs[0]
+    value: torch.Tensor = next(n for n in program.graph.nodes if n.name == name).meta["val"]
+    return value
+
+
+def fixed(size: int | torch.SymInt) -> int | None:
+    """Return a size that the program holds for alone; None if the size is open."""
+    return size if isinstance(size, int) else size.node.maybe_as_int()
+
+
+def _range(program: ExportedProgram, size: int | torch.SymInt) -> Any:
+    """Return the range that branches confined an open size to, if they did."""
+    return None if isinstance(size, int) else program.range_constraints.get(size.node.expr)
+
+
+def holds_for(program: ExportedProgram, steps: int) -> bool:
+    """Whether a program with an open second dimension computes what the model does at a size of it.
+
+    Where the model asked for the size, torch.export noted the answer as a guard.
+    """
+    value = first_input(program)
+    size = value.shape[1]
+    if fixed(size) is not None:
+        return fixed(size) == steps
+    allowed = _range(program, size)
+    guards = guards_of(program)
+    if guards is None or (allowed is not None and not allowed.lower <= steps <= allowed.upper):
+        return False
+    batch = fixed(value.shape[0])
+    # Some guards are about accidents, as a batch as large as the number of steps.
+    sizes = [2, 3, 5] if batch is None else [batch]
+    rest = value.shape[2:]
+    return any(all(_true(guard, (n, steps, *rest)) for guard in guards) for n in sizes)
+
+
+def guards_of(program: ExportedProgram) -> list[str] | None:
+    """Return the conditions on sizes for which the program holds; None if it did not keep them."""
+    return getattr(program, "_guards_code", None)
+
+
+def _true(guard: str, shape: tuple[int, ...]) -> bool:
+    """Evaluate a guard, an expression of sizes, which all inputs have in common."""
+    names = {"max": max, "min": min, "math": math, "torch": torch}
+    given = SimpleNamespace(size=lambda: shape)
+    try:
+        return bool(eval(guard, {"__builtins__": {}, **names}, {"L": defaultdict(lambda: given)}))
+    except Exception:  # it asks for something else: then nothing is known
+        return False
+
+
+def _unwrapped(model: torch.nn.Module) -> torch.nn.Module:
+    """Return the user's module inside torch.compile's or DataParallel's."""
+    if isinstance(model, torch.nn.DataParallel):
+        return _unwrapped(model.module)
+    inner = getattr(model, "_orig_mod", None)
+    return _unwrapped(inner) if isinstance(inner, torch.nn.Module) else model
+
+
+def refuse_scripts(model: torch.nn.Module) -> None:
+    """Refuse modules of torch.jit, which can neither be exported nor put back as they were."""
+    for path, module in _unwrapped(model).named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise UnsupportedModelError(
+                "a compiled module, which torch.export cannot take apart; give the torch.nn.Module "
+                "that it was made of, or make that anew with the same state_dict()",
+                operator="torch.jit.ScriptModule",
+                module=path,
+            )
+
+
+def _takes_lengths(model: torch.nn.Module) -> bool:
+    """Whether a second argument of forward must be given, or is called lengths."""
+    positional = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+    given = inspect.signature(model.forward).parameters.values()
+    arguments = [p for p in given if p.kind in positional]
+    if len(arguments) < 2:
+        return False
+    return arguments[1].default is Parameter.empty or "len" in arguments[1].name
+
+
+def _example_tensor(model: torch.nn.Module, example: Example) -> torch.Tensor:
+    if not isinstance(example, np.ndarray | torch.Tensor):
+        raise TypeError(f"example: wanted an array or a tensor, got {type(example).__name__}")
+    if not example.shape:
+        raise ValueError(f"example: wanted shape (n, ...), batch first, got {tuple(example.shape)}")
+    if 0 in example.shape[1:]:
+        raise ValueError(f"example: a sample has no elements, the shape is {tuple(example.shape)}")
+    return _zeros(model, example.shape[1:], _are_ids(example))
+
+
+def _are_ids(example: Example) -> bool:
+    return str(example.dtype).removeprefix("torch.").startswith(_IDS)
+
+
+def _zeros(model: torch.nn.Module, shape: Sequence[int], ids: bool) -> torch.Tensor:
+    """Return a batch of two, because export fixes a batch size of zero or one; any values do."""
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    return torch.zeros(2, *shape, dtype=torch.int64 if ids else like.dtype, device=device)
+
+
+@contextlib.contextmanager
+def _as_it_was(model: torch.nn.Module) -> Iterator[None]:
+    """Put the model in eval mode, and back; take back what forward assigned to its modules."""
+    parts = ("_parameters", "_buffers", "_modules")
+    saved = [
+        (m, dict(m.__dict__), {p: dict(getattr(m, p)) for p in parts}) for m in model.modules()
+    ]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, attributes, contents in saved:
+            module.__dict__.clear()
+            module.__dict__.update(attributes)
+            for part, values in contents.items():
+                getattr(module, part).clear()
+                getattr(module, part).update(values)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep torch.export from warning, and from printing graphs when it fails: we raise instead."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    sink = io.StringIO()
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(sink),
+            contextlib.redirect_stderr(sink),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous)
+
+
+def _fixes_the_batch(error: Exception) -> bool:
+    return "Constraints violated" in str(error) or "specialized" in str(error)
+
+
+def _branches(error: Exception) -> bool:
+    return "GuardOnDataDependent" in type(error).__name__ or "data-dependent" in str(error)
+
+
+def _lacks_argument(error: Exception) -> bool:
+    return "missing a required argument" in str(error)
+
+
+def _shape_of_batch(sample: Sequence[int]) -> str:
+    return f"({', '.join(map(str, ['n', *sample]))})"
+
+
+def _refusal(
+    model: torch.nn.Module, sample: torch.Tensor, error: Exception, lengths: bool
+) -> UnsupportedModelError:
+    text = str(error).strip()
+    reason = text.splitlines()[0] if text else type(error).__name__
+    kind, shape = type(model).__name__, _shape_of_batch(sample.shape[1:])
+    if _branches(error):
+        why = f"{kind} branches on the values of its input, so it has no one graph: {reason}"
+        if lengths:
+            why += "\nNor may a branch depend on the lengths of the sequences"
+    elif _lacks_argument(error):
+        why = (
+            f"{kind} takes more than one input; pyrel explains models of one, and of one with the"
+            f" lengths of its sequences (lengths=True): {reason}"
+        )
+    else:
+        ids = " of token ids" if not sample.is_floating_point() else ""
+        why = (
+            f"{kind} could not be exported for an input{ids} of shape {shape}: "
+            f"{type(error).__name__}: {reason}"
+        )
+    return UnsupportedModelError(why, operator="torch.export")

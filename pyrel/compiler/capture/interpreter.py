@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Walks an exported program, operator by operator, with a batch and a number of steps."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, OutputKind
+
+from pyrel.compiler.capture import operators
+from pyrel.compiler.capture.export import quiet
+from pyrel.compiler.capture.operators.nested import leaves, mapped
+from pyrel.compiler.capture.operators.operands import NoValue
+from pyrel.compiler.capture.parameters import Weights
+from pyrel.compiler.capture.tracer import MixedSamplesError, Traced, Tracer
+from pyrel.compiler.graph.nodes import Graph
+from pyrel.errors import UnsupportedModelError
+
+_RECURRENT = frozenset(operators.families()["recurrent layer"])
+
+
+class OneSampleError(UnsupportedModelError):
+    """A model treats a batch of one in a way of its own, as a squeeze does."""
+
+
+def functional(exported: ExportedProgram) -> ExportedProgram:
+    """Make in-place operators functional, and refuse a model that changes its buffers."""
+    if any(_mutates(node) for node in exported.graph.nodes):
+        with quiet():
+            exported = exported.run_decompositions({})
+    if exported.graph_signature.buffers_to_mutate:
+        names = ", ".join(sorted(exported.graph_signature.buffers_to_mutate.values()))
+        raise UnsupportedModelError(
+            f"the model changes its buffers while it runs ({names}). Batch norm does in training"
+            " mode: export a program in eval mode, and call no train() in forward",
+            operator="buffer mutation",
+        )
+    return exported
+
+
+def _mutates(node: torch.fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return node.op == "call_function" and schema is not None and bool(schema.is_mutable)
+
+
+def input_shape(exported: ExportedProgram, lengths: bool) -> tuple[int | torch.SymInt, ...]:
+    """Shape of the one input of a program, batch first; of the first, if the second is lengths."""
+    return tuple(_inputs(exported, lengths)[0].meta["val"].shape)
+
+
+def _inputs(exported: ExportedProgram, lengths: bool) -> list[torch.fx.Node]:
+    names = exported.graph_signature.user_inputs
+    placeholders = [n for n in exported.graph.nodes if n.op == "placeholder"]
+    nodes = [n for n in placeholders if n.name in names]
+    most = 2 if lengths else 1
+    if not nodes or len(nodes) != len(names) or len(nodes) > most:
+        beside = ", and the lengths of its sequences" if lengths else " (or two, with lengths=True)"
+        raise UnsupportedModelError(
+            f"the model takes {len(names)} inputs; pyrel explains models of one{beside}",
+            operator="input",
+        )
+    return nodes
+
+
+def walk(
+    exported: ExportedProgram, weights: Weights, batch: int, steps: int | None, lengths: bool
+) -> Graph:
+    """Make the graph of a functional program.
+
+    Parameters
+    ----------
+    exported : ExportedProgram
+    weights : Weights
+        Shared by all walks of one model.
+    batch : int
+        Size of the batch; the program's own, if that is fixed.
+    steps : int or None
+        Size of the second dimension of the input; None for the program's own.
+    lengths : bool
+        Whether the program may have a second input, the lengths of the sequences: all are as long
+        as the input.
+    """
+    try:
+        return _Walker(exported, weights, batch, steps, lengths).run()
+    except UnsupportedModelError as error:
+        if batch == 1:
+            raise OneSampleError(str(error), operator=error.operator) from None
+        raise
+
+
+class _Walker:
+    def __init__(
+        self,
+        exported: ExportedProgram,
+        weights: Weights,
+        batch: int,
+        steps: int | None,
+        lengths: bool,
+    ) -> None:
+        self._exported = exported
+        self._weights = weights
+        self._values: dict[torch.fx.Node, Any] = {}
+        self._inputs = _inputs(exported, lengths)
+        value = self._inputs[0].meta["val"]
+        shape = list(value.shape[1:])
+        if steps is not None:
+            shape[0] = steps
+        self._steps = int(shape[0]) if shape else 0
+        self._tracer = Tracer(tuple(int(s) for s in shape), batch, value.dtype, weights)
+
+    def run(self) -> Graph:
+        self._bind_placeholders()
+        for node in self._exported.graph.nodes:
+            if node.op == "call_function":
+                self._values[node] = self._call(node)
+            elif node.op not in {"placeholder", "output"}:
+                raise UnsupportedModelError(
+                    "cannot be walked", operator=node.op, module=_path(node)
+                )
+        return self._graph()
+
+    def _bind_placeholders(self) -> None:
+        self._values[self._inputs[0]] = self._tracer.input()
+        for node in self._inputs[1:]:
+            dtype = node.meta["val"].dtype
+            self._values[node] = torch.full((self._tracer.batch,), self._steps, dtype=dtype)
+        specs = self._exported.graph_signature.input_specs
+        placeholders = [n for n in self._exported.graph.nodes if n.op == "placeholder"]
+        for node, spec in zip(placeholders, specs, strict=True):
+            if spec.kind == InputKind.USER_INPUT:
+                continue
+            stored = self._exported.state_dict.get(str(spec.target))
+            if stored is None:
+                stored = self._exported.constants.get(str(spec.target))
+            if not isinstance(stored, torch.Tensor):
+                raise UnsupportedModelError(f"{spec.target} is no tensor", operator=str(spec.kind))
+            self._values[node] = self._weights.copy(stored)
+
+    def _graph(self) -> Graph:
+        every = next(n for n in self._exported.graph.nodes if n.op == "output").args[0]
+        specs = self._exported.graph_signature.output_specs
+        # In-place operators on the input add what they leave there to the outputs.
+        returned = [
+            value
+            for value, spec in zip(every, specs, strict=True)
+            if spec.kind == OutputKind.USER_OUTPUT
+        ]
+        spec = self._exported.call_spec.out_spec
+        if len(returned) != 1 or (spec is not None and not spec.is_leaf()):
+            raise UnsupportedModelError(
+                "the model returns several values, or a tuple or dictionary; one tensor is wanted",
+                operator="output",
+            )
+        node = returned[0]
+        output = self._values[node] if isinstance(node, torch.fx.Node) else node
+        if not isinstance(output, Traced):
+            raise UnsupportedModelError(
+                "the output does not depend on the input", operator="output"
+            )
+        shape = tuple(output.ids.shape)
+        if len(shape) not in {1, 2} or shape[0] != self._tracer.batch:
+            wanted = "raw scores of shape (n, classes) or (n,)"
+            raise UnsupportedModelError(
+                f"wanted {wanted}, got shape (n, ...) = {shape} for n = {self._tracer.batch}",
+                operator="output",
+            )
+        try:
+            graph = self._tracer.graph(output)
+        except MixedSamplesError:
+            raise self._mixed("output", "") from None
+        if (graph.outputs < 0).any():
+            raise UnsupportedModelError("some outputs are constants", operator="output")
+        return graph
+
+    def _call(self, node: torch.fx.Node) -> Any:
+        args, kwargs = mapped(self._value, (node.args, node.kwargs))
+        traced = any(isinstance(v, Traced | NoValue) for v in leaves((args, kwargs)))
+        if not isinstance(node.target, torch._ops.OpOverload):
+            assert callable(node.target)  # it is a call_function node
+            if traced and node.target is not operator.getitem:
+                raise self._unsupported(node, node.target.__name__)
+            return node.target(*args, **kwargs)
+        name = node.target._schema.name.split("::")[1]
+        if not traced and not _undefined(node.target, name):
+            return self._constant(node, name, args, kwargs)
+        self._tracer.builder.module = _path(node)
+        return self._apply(node, name, *_positional(node.target, args, kwargs))
+
+    def _value(self, argument: Any) -> Any:
+        if isinstance(argument, torch.fx.Node):
+            return self._values[argument]
+        # The model may live on a GPU; its graph is walked on the CPU.
+        return torch.device("cpu") if isinstance(argument, torch.device) else argument
+
+    def _constant(self, node: torch.fx.Node, name: str, args: Any, kwargs: Any) -> Any:
+        assert isinstance(node.target, torch._ops.OpOverload)
+        try:
+            return self._weights.call(node.target, args, kwargs)
+        except Exception as error:  # of whatever type torch raises
+            reason = f"it fails for an input of {self._steps} steps: {error}"
+            raise self._unsupported(node, f"aten.{name}", reason) from error
+
+    def _apply(self, node: torch.fx.Node, name: str, args: Any, kwargs: Any) -> Any:
+        try:
+            result = operators.apply(self._tracer, node.target, name, args, kwargs)
+        except MixedSamplesError:
+            raise self._mixed(f"aten.{name}", _path(node)) from None
+        except operators.UnsupportedOperandsError as error:
+            raise self._unsupported(node, f"aten.{name}", str(error)) from None
+        if result is NotImplemented:
+            raise self._unsupported(node, f"aten.{name}", operators.hint(name))
+        self._check_dtypes(node, name, result)
+        # A traced operand has no dtype of its own: constants made like it take the exported one.
+        return result.to(node.meta["val"].dtype) if isinstance(result, torch.Tensor) else result
+
+    def _check_dtypes(self, node: torch.fx.Node, name: str, result: Any) -> None:
+        """Refuse a value that is rounded on the way: relevance would be of another function."""
+        exact = {torch.float32, torch.float64}
+        if self._tracer.dtype.is_floating_point:
+            exact.add(self._tracer.dtype)
+        for value, meta in zip(leaves(result), leaves(node.meta["val"]), strict=True):
+            if not isinstance(value, Traced):
+                continue
+            if not self._tracer.dtype.is_floating_point and self._tracer.holds_inputs(value):
+                wide = meta.dtype in {torch.int32, torch.int64}
+                reason = None if wide else f"token ids become numbers of type {meta.dtype}"
+            else:
+                reason = None if meta.dtype in exact else f"the value is rounded to {meta.dtype}"
+            if reason is not None:
+                raise self._unsupported(node, f"aten.{name}", reason)
+
+    @staticmethod
+    def _unsupported(
+        node: torch.fx.Node, name: str, reason: str = operators.NO_RULE
+    ) -> UnsupportedModelError:
+        supported = operators.supported()
+        return UnsupportedModelError(reason, operator=name, module=_path(node), supported=supported)
+
+    @staticmethod
+    def _mixed(name: str, module: str) -> UnsupportedModelError:
+        reason = (
+            "it mixes the samples of a batch, or does not treat them alike; is the batch the first"
+            " dimension?"
+        )
+        if name.removeprefix("aten.") in _RECURRENT:
+            reason += (
+                " Recurrent layers of torch take the steps first, unless batch_first=True; one"
+                " sequence alone has to be given as x[None]"
+            )
+        return UnsupportedModelError(reason, operator=name, module=module)
+
+
+def _positional(target: torch._ops.OpOverload, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """Arguments as far as they can be given by position, so, whichever way they were given."""
+    if not kwargs:
+        return args, kwargs
+    given, named = list(args), dict(kwargs)
+    rest = [a for a in target._schema.arguments if not a.kwarg_only][len(given) :]
+    while rest and any(argument.name in named for argument in rest):
+        argument = rest.pop(0)
+        given.append(named.pop(argument.name, argument.default_value))
+    return given, named
+
+
+def _undefined(target: torch._ops.OpOverload, name: str) -> bool:
+    """Whether an operator's result is random, or whatever was in memory."""
+    return torch.Tag.nondeterministic_seeded in target.tags or name in operators.UNINITIALISED
+
+
+def _path(node: torch.fx.Node) -> str:
+    """Path of the innermost module that a node of the exported graph belongs to."""
+    stack = node.meta.get("nn_module_stack") or {}
+    return str(list(stack.values())[-1][0]) if stack else ""

@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ATen operators that capture understands, each in terms of a `Tracer`.
+
+To support another operator, add a function to its family in `_FAMILIES`, or its name to `_MOVES`
+where it only moves elements, or to `_FACTORIES` where it makes a constant.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from pyrel._core import Function
+from pyrel.compiler.capture.operators import (
+    activations,
+    arithmetic,
+    normalisation,
+    recurrence,
+    selection,
+    windows,
+)
+from pyrel.compiler.capture.operators.nested import leaves, mapped
+from pyrel.compiler.capture.operators.operands import NoValue, UnsupportedOperandsError
+from pyrel.compiler.capture.tracer import Traced, Tracer
+
+__all__ = ["UnsupportedOperandsError", "apply", "families", "hint", "supported"]
+
+Handler = Callable[..., Any]
+
+_FAMILIES: dict[str, dict[str, Handler]] = {
+    "linear": {
+        "addmm": arithmetic.addmm,
+        "bmm": arithmetic.matmul,
+        "linear": arithmetic.linear,
+        "matmul": arithmetic.matmul,
+        "mm": arithmetic.matmul,
+        "mv": arithmetic.matmul,
+    },
+    "convolution": {
+        "conv1d": windows.convolution(1),
+        "conv2d": windows.convolution(2),
+        "convolution": windows.any_convolution,
+    },
+    "recurrent layer": {
+        "gru": recurrence.layer("gru"),
+        "gru_cell": recurrence.cell("gru"),
+        "lstm": recurrence.layer("lstm"),
+        "lstm_cell": recurrence.cell("lstm"),
+        "rnn_relu": recurrence.layer("rnn_relu"),
+        "rnn_relu_cell": recurrence.cell("rnn_relu"),
+        "rnn_tanh": recurrence.layer("rnn_tanh"),
+        "rnn_tanh_cell": recurrence.cell("rnn_tanh"),
+    },
+    "embedding": {"embedding": selection.embedding},
+    "ReLU": {
+        "clamp": activations.clamp,
+        "clamp_min": activations.clamp,
+        "relu": activations.relu,
+    },
+    "activation": {
+        "celu": activations.celu,
+        "elu": activations.elu,
+        "gelu": activations.gelu,
+        "leaky_relu": activations.leaky_relu,
+        "selu": activations.selu,
+        "sigmoid": activations.simple(Function.sigmoid),
+        "silu": activations.simple(Function.silu),
+        "softplus": activations.softplus,
+        "tanh": activations.simple(Function.tanh),
+    },
+    "sum": {
+        "add": arithmetic.add,
+        "mean": arithmetic.mean,
+        "rsub": arithmetic.reverse_subtract,
+        "sub": arithmetic.subtract,
+        "sum": arithmetic.total,
+    },
+    "product": {"mul": arithmetic.multiply},
+    "multiple": {"div": arithmetic.divide, "neg": arithmetic.negate},
+    "maximum": {
+        "adaptive_max_pool1d": windows.adaptive_max_pool(1),
+        "adaptive_max_pool2d": windows.adaptive_max_pool(2),
+        "amax": selection.largest,
+        "max": selection.maximum,
+        "max_pool1d": windows.max_pool(1),
+        "max_pool1d_with_indices": windows.max_pool_with_positions(1),
+        "max_pool2d": windows.max_pool(2),
+        "max_pool2d_with_indices": windows.max_pool_with_positions(2),
+        "maximum": selection.maximum,
+    },
+    "average": {
+        "_adaptive_avg_pool2d": windows.adaptive_average_pool(2),
+        "adaptive_avg_pool1d": windows.adaptive_average_pool(1),
+        "adaptive_avg_pool2d": windows.adaptive_average_pool(2),
+        "avg_pool1d": windows.average_pool(1),
+        "avg_pool2d": windows.average_pool(2),
+    },
+    "batch norm": {
+        "_native_batch_norm_legit_no_training": normalisation.batch_norm_in_eval_mode,
+        "batch_norm": normalisation.batch_norm,
+    },
+    "layer norm": {
+        "layer_norm": normalisation.layer_norm,
+        "native_layer_norm": normalisation.layer_norm_with_statistics,
+    },
+    "move": {
+        "constant_pad_nd": lambda tracer, value, widths, filler=0: selection.pad(
+            tracer, value, widths, "constant", filler
+        ),
+        "gather": selection.gather,
+        "index": selection.index,
+        "index_select": selection.index_select,
+        "masked_fill": selection.masked_fill,
+        "pad": selection.pad,
+        "where": selection.where,
+    },
+    "nothing": {
+        "_to_copy": arithmetic.identity,
+        "alpha_dropout": arithmetic.dropout,
+        "dropout": arithmetic.dropout,
+        "feature_dropout": arithmetic.dropout,
+        "to": arithmetic.identity,
+        "type_as": arithmetic.identity,
+    },
+    "constant": {"fill": arithmetic.fill},
+}
+
+# These only move elements, so they run on the element ids themselves.
+_MOVES = frozenset(
+    """alias broadcast_to cat chunk clone concat concatenate contiguous copy detach detach_ expand
+    expand_as flatten flip hstack lift_fresh lift_fresh_copy movedim moveaxis mT narrow
+    numpy_T permute pixel_shuffle pixel_unshuffle ravel repeat repeat_interleave reshape reshape_as
+    roll rot90 select select_scatter slice slice_scatter split split_with_sizes squeeze stack
+    swapaxes swapdims t tensor_split tile transpose unbind unflatten unfold unsafe_chunk
+    unsafe_split unsqueeze view view_as vstack _unsafe_view""".split()
+)
+
+# These make constants; of a traced operand they use no more than its shape.
+_FACTORIES = frozenset(
+    "new_zeros new_ones new_full zeros_like ones_like full_like zeros ones full arange".split()
+)
+
+_COMPUTE = {name: handler for family in _FAMILIES.values() for name, handler in family.items()}
+
+# Token ids may go through these, and through what only moves elements.
+_TAKE_IDS = frozenset(_FAMILIES["move"]) | {"embedding", "_to_copy", "to", "type_as"}
+
+# Checks that torch.export leaves in the graph.
+_IGNORED = frozenset(
+    """_assert_scalar _assert_tensor_metadata _assert_async sym_constrain_range
+    sym_constrain_range_for_size""".split()
+)
+
+UNINITIALISED = frozenset(["empty", "new_empty", "empty_like", "empty_strided", "empty_permuted"])
+
+NO_RULE = "no rule for this operator"
+_RAW_SCORES = (
+    "explain the raw scores: leave out the softmax. Inside a model, as in attention, it has no rule"
+)
+_COMPARED = (
+    "it compares values of the input; masks must be constant, or made from the lengths of sequences"
+    " (lengths=True)"
+)
+_HINTS = {
+    **dict.fromkeys(["softmax", "log_softmax", "_softmax", "_log_softmax"], _RAW_SCORES),
+    **dict.fromkeys(
+        ["scaled_dot_product_attention", "_native_multi_head_attention"],
+        "attention has no rule: its weights depend on the input, and are divided by their sum",
+    ),
+    **dict.fromkeys(["eq", "ne", "gt", "ge", "lt", "le", "isnan", "sign"], _COMPARED),
+    **dict.fromkeys(
+        ["conv3d", "max_pool3d", "avg_pool3d"],
+        "convolutions and pooling over one or two axes are supported; fold an axis into the batch",
+    ),
+    **dict.fromkeys(
+        ["conv_transpose1d", "conv_transpose2d", "conv_transpose3d"],
+        "convolutions are supported if they are not transposed",
+    ),
+    **dict.fromkeys(
+        ["group_norm", "instance_norm", "rms_norm"], "batch_norm and layer_norm are supported"
+    ),
+    **dict.fromkeys(
+        ["hardtanh", "relu6", "hardsigmoid", "hardswish", "mish", "prelu", "rrelu", "log_sigmoid"],
+        "relu, leaky_relu, elu, gelu, silu, sigmoid, tanh and softplus are supported",
+    ),
+    "embedding_renorm": "an embedding with max_norm changes its table while it runs",
+    **dict.fromkeys(UNINITIALISED, "start from zeros: what an empty tensor holds is undefined"),
+}
+
+
+def supported() -> list[str]:
+    """Names of the operators that may touch values which depend on the input."""
+    return sorted({*_COMPUTE, *_MOVES, *_FACTORIES})
+
+
+def families() -> dict[str, tuple[str, ...]]:
+    """Names of the supported operators, by what becomes of them in a graph.
+
+    "move" only rearranges elements, "nothing" hands on what it gets, "constant" does not depend on
+    the input.
+    """
+    names = {family: set(handlers) for family, handlers in _FAMILIES.items()}
+    names["move"] |= _MOVES
+    names["constant"] |= _FACTORIES
+    return {family: tuple(sorted(members)) for family, members in names.items()}
+
+
+def hint(name: str) -> str:
+    """Say what would help a user whose model holds the unsupported operator ``name``."""
+    if name in _HINTS:
+        return _HINTS[name]
+    others = [other for other in supported() if other != name]
+    alike = difflib.get_close_matches(name, others, cutoff=0.7)
+    return f"{NO_RULE}; there is one for {', '.join(alike)}" if alike else NO_RULE
+
+
+def apply(tracer: Tracer, target: Any, name: str, args: Any, kwargs: Any) -> Any:
+    """Run operator ``name`` on traced operands; ``NotImplemented`` where it is unknown."""
+    values = list(leaves((args, kwargs)))
+    for leaf in values:
+        if isinstance(leaf, NoValue):
+            raise UnsupportedOperandsError(f"{leaf.what} is used, which pyrel does not work out")
+    if name in _IGNORED:
+        return None
+    if name == "sym_size":
+        return args[0].ids.shape[args[1]]
+    if name in _FACTORIES:
+        plain = mapped(_shape_only, (args, kwargs))
+        return target(*plain[0], **plain[1])
+    if name in _MOVES:
+        plain = mapped(lambda v: tracer.ids(v) if _is_tensor(v) else v, (args, kwargs))
+        return mapped(Traced, target(*plain[0], **_without_dtype(plain[1])))
+    if name not in _COMPUTE:
+        return NotImplemented
+    if name not in _TAKE_IDS and any(_holds_ids(tracer, leaf) for leaf in values):
+        raise UnsupportedOperandsError(
+            "integers are taken for token ids, which can be moved, and looked up in an embedding; "
+            "give other numbers as floats"
+        )
+    return _COMPUTE[name](tracer, *args, **kwargs)
+
+
+def _holds_ids(tracer: Tracer, value: object) -> bool:
+    if tracer.dtype.is_floating_point or not isinstance(value, Traced):
+        return False
+    return tracer.holds_inputs(value)
+
+
+def _is_tensor(value: object) -> bool:
+    return isinstance(value, Traced | torch.Tensor)
+
+
+def _shape_only(value: object) -> object:
+    return torch.empty(value.ids.shape) if isinstance(value, Traced) else value
+
+
+def _without_dtype(kwargs: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in kwargs.items() if k not in {"dtype", "device"}}

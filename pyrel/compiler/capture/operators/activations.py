@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Elementwise activations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from pyrel._core import Function
+from pyrel.compiler.capture.operators.arithmetic import times
+from pyrel.compiler.capture.operators.operands import UnsupportedOperandsError
+from pyrel.compiler.capture.tracer import Traced, Tracer
+
+# Constants of Klambauer et al. 2017, as torch has them.
+_SELU_ALPHA = 1.6732632423543772848170429916717
+_SELU_SCALE = 1.0507009873554804934193349852946
+
+
+def relu(tracer: Tracer, value: Traced) -> Traced:
+    """``aten.relu``."""
+    return tracer.relu(value)
+
+
+def clamp(tracer: Tracer, value: Traced, low: Any = None, high: Any = None) -> Traced:
+    """``aten.clamp``, as far as it is a ReLU."""
+    if low is None or isinstance(low, Traced | torch.Tensor) or low != 0 or high is not None:
+        raise UnsupportedOperandsError("only clamp(min=0), which is a ReLU, is supported")
+    return tracer.relu(value)
+
+
+def simple(function: Function) -> Callable[[Tracer, Traced], Traced]:
+    """Make a handler of an activation that takes no argument."""
+    return lambda tracer, value: tracer.activation(value, function)
+
+
+def leaky_relu(tracer: Tracer, value: Traced, negative_slope: float = 0.01) -> Traced:
+    """``aten.leaky_relu``."""
+    return tracer.activation(value, Function.leaky_relu, float(negative_slope))
+
+
+def gelu(tracer: Tracer, value: Traced, approximate: str = "none") -> Traced:
+    """``aten.gelu``, by the error function or by tanh."""
+    return tracer.activation(value, Function.gelu_tanh if approximate == "tanh" else Function.gelu)
+
+
+def softplus(tracer: Tracer, value: Traced, beta: float = 1, threshold: float = 20) -> Traced:
+    """``aten.softplus``: ``log(1 + exp(beta * value)) / beta``."""
+    # Above the threshold torch returns the value; beyond 20 the difference is below rounding.
+    if threshold < 20:
+        raise UnsupportedOperandsError(f"threshold {threshold}: 20 or more is wanted")
+    inner = tracer.activation(times(tracer, value, beta), Function.softplus)
+    return times(tracer, inner, 1.0 / beta)
+
+
+def elu(
+    tracer: Tracer, value: Traced, alpha: float = 1, scale: float = 1, input_scale: float = 1
+) -> Traced:
+    """``aten.elu``: scale · x above 0, scale · alpha · (exp(input_scale · x) − 1) below."""
+    inner = times(tracer, value, input_scale)
+    outer = tracer.activation(inner, Function.elu, float(alpha * input_scale))
+    return times(tracer, outer, scale / input_scale)
+
+
+def selu(tracer: Tracer, value: Traced) -> Traced:
+    """``aten.selu``."""
+    return elu(tracer, value, _SELU_ALPHA, _SELU_SCALE)
+
+
+def celu(tracer: Tracer, value: Traced, alpha: float = 1.0) -> Traced:
+    """``aten.celu``: x above 0, alpha · (exp(x / alpha) − 1) below."""
+    return elu(tracer, value, alpha, 1.0, 1.0 / alpha)

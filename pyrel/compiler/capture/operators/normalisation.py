@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Batch normalisation, which is linear in eval mode, and layer normalisation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from pyrel.compiler.capture.operators.arithmetic import add, multiply
+from pyrel.compiler.capture.operators.operands import NoValue, UnsupportedOperandsError, constant
+from pyrel.compiler.capture.tracer import Traced, Tracer
+
+
+def batch_norm(
+    tracer: Tracer,
+    value: Traced,
+    weight: Any,
+    bias: Any,
+    mean: Any,
+    variance: Any,
+    training: bool,
+    _momentum: float,
+    epsilon: float,
+    *_: Any,
+) -> Any:
+    """``aten.batch_norm`` in eval mode: a factor and a shift for each channel."""
+    if training or mean is None:
+        raise UnsupportedOperandsError(
+            "it normalises by the batch; export the model in eval mode, with running statistics"
+        )
+    channels = (-1, *[1] * (value.ids.dim() - 2))
+
+    def make() -> tuple[torch.Tensor, torch.Tensor]:
+        deviation = torch.sqrt(constant(variance, "variance").double() + epsilon)
+        factor = (1.0 if weight is None else constant(weight, "weight").double()) / deviation
+        shift = 0.0 if bias is None else constant(bias, "bias").double()
+        return factor, shift - constant(mean, "mean").double() * factor
+
+    key = ("batch norm", epsilon, *(id(v) for v in (weight, bias, mean, variance)))
+    factor, shift = tracer.weights.made(key, make, weight, bias, mean, variance)
+    scaled = multiply(tracer, value, factor.reshape(channels))
+    return add(tracer, scaled, shift.reshape(channels))
+
+
+def batch_norm_in_eval_mode(
+    tracer: Tracer,
+    value: Traced,
+    weight: Any,
+    bias: Any,
+    mean: Any,
+    variance: Any,
+    momentum: float,
+    epsilon: float,
+) -> tuple[Any, ...]:
+    """``aten._native_batch_norm_legit_no_training``, as a decomposed program has it."""
+    out = batch_norm(tracer, value, weight, bias, mean, variance, False, momentum, epsilon)
+    return out, NoValue("the mean"), NoValue("the deviation")
+
+
+def layer_norm(
+    tracer: Tracer,
+    value: Traced,
+    shape: Any,
+    weight: Any = None,
+    bias: Any = None,
+    epsilon: float = 1e-5,
+    *_: Any,
+) -> Any:
+    """``aten.layer_norm`` over the last dimensions, those of ``shape``."""
+    rows = Traced(value.ids.flatten(-len(shape)))
+    out = tracer.rows(rows, lambda addresses: tracer.builder.normalise(addresses, epsilon))
+    out = Traced(out.ids.reshape(value.ids.shape))
+    scaled = out if weight is None else multiply(tracer, out, constant(weight, "weight"))
+    return scaled if bias is None else add(tracer, scaled, constant(bias, "bias"))
+
+
+def layer_norm_with_statistics(tracer: Tracer, *args: Any) -> tuple[Any, ...]:
+    """``aten.native_layer_norm``, as a decomposed program has it."""
+    return layer_norm(tracer, *args), NoValue("the mean"), NoValue("the deviation")

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks of what an operator is given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from pyrel.compiler.capture.tracer import Traced, Tracer
+from pyrel.compiler.graph.nodes import Floats
+
+
+class UnsupportedOperandsError(Exception):
+    """The operator is known, but not with these operands."""
+
+
+def array(tracer: Tracer, tensor: torch.Tensor) -> Floats:
+    """Values of a parameter, the same array each time."""
+    values = tracer.weights.array(tensor)
+    if not np.isfinite(values).all():
+        raise UnsupportedOperandsError("a weight or bias holds NaN or infinity")
+    return values
+
+
+def constant(value: object, role: str) -> torch.Tensor:
+    """Return a tensor that must not depend on the input."""
+    if isinstance(value, Traced):
+        raise UnsupportedOperandsError(f"the {role} depends on the input, it must be constant")
+    return number(value)
+
+
+def number(value: Any) -> torch.Tensor:
+    """Return a constant as a tensor; Python's floats stay as exact as they are."""
+    return torch.as_tensor(value, dtype=torch.float64 if isinstance(value, float) else None)
+
+
+def traced(value: Any, role: str = "operand") -> Traced:
+    """Return a tensor that must depend on the input."""
+    if not isinstance(value, Traced):
+        raise UnsupportedOperandsError(f"the {role} is constant, while others depend on the input")
+    return value
+
+
+def either(value: object) -> Traced | torch.Tensor:
+    """Return a traced tensor, or the constant tensor of a number."""
+    return value if isinstance(value, Traced) else number(value)
+
+
+@dataclass(frozen=True)
+class NoValue:
+    """A result that pyrel cannot work out; whoever reads it is refused."""
+
+    what: str

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Operators that choose: the largest value, by a constant mask, by an index, from a table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from pyrel.compiler.capture.operators.arithmetic import kept, over
+from pyrel.compiler.capture.operators.operands import (
+    NoValue,
+    UnsupportedOperandsError,
+    array,
+    constant,
+    either,
+    traced,
+)
+from pyrel.compiler.capture.tracer import Traced, Tracer
+
+
+def largest(tracer: Tracer, value: Traced, dim: Any = None, keepdim: bool = False) -> Traced:
+    """``aten.amax``."""
+    parts, dims = over(value, dim)
+    return kept(tracer.maximum(*parts), dims, keepdim)
+
+
+def maximum(tracer: Tracer, value: Any, other: Any = None, keepdim: bool = False) -> Any:
+    """``aten.max`` and ``aten.maximum``: of two values, over a dimension, or over all."""
+    if isinstance(other, int):
+        return largest(tracer, value, other, keepdim), NoValue("the position of the largest value")
+    if other is None:
+        return largest(tracer, value)
+    if isinstance(value, Traced) and isinstance(other, Traced):
+        return tracer.maximum(value, other)
+    value, other = (value, other) if isinstance(value, Traced) else (other, value)
+    if (constant(other, "operand") != 0).any():
+        raise UnsupportedOperandsError("of a value and a constant only the maximum with 0, a ReLU")
+    ids = value.ids
+    return tracer.relu(Traced(ids.expand(np.broadcast_shapes(ids.shape, other.shape))))
+
+
+def where(tracer: Tracer, condition: Any, value: Any, other: Any) -> Traced:
+    """``aten.where`` by a constant condition."""
+    mask = constant(condition, "condition")
+    return Traced(torch.where(mask, tracer.ids(either(value)), tracer.ids(either(other))))
+
+
+def masked_fill(tracer: Tracer, value: Any, mask: Any, filler: Any) -> Traced:
+    """``aten.masked_fill`` by a constant mask."""
+    return where(tracer, mask, filler, value)
+
+
+def pad(
+    tracer: Tracer, value: Traced, widths: Any, mode: str = "constant", filler: Any = None
+) -> Traced:
+    """``aten.pad`` with a constant, or with elements of the value itself."""
+    if mode == "constant":
+        number = tracer.ids(torch.as_tensor(0.0 if filler is None else constant(filler, "value")))
+        return Traced(functional.pad(value.ids, list(widths), value=number.item()))
+    # torch pads numbers only in these modes; ids are exact in float64.
+    return Traced(functional.pad(value.ids.double(), list(widths), mode=mode).long())
+
+
+def embedding(tracer: Tracer, table: Any, ids: Any, *_: Any) -> Traced:
+    """``aten.embedding``: rows of a table that token ids name."""
+    return _looked_up(tracer, constant(table, "table of an embedding"), traced(ids))
+
+
+def index(tracer: Tracer, value: Any, indices: Any) -> Traced:
+    """``aten.index``: elements at a constant index, or the rows of a table that token ids name."""
+    first = indices[0] if len(indices) == 1 else None
+    if isinstance(first, Traced) and isinstance(value, torch.Tensor):
+        return _looked_up(tracer, value, first)
+    places = [None if i is None else constant(i, "index") for i in indices]
+    return Traced(tracer.ids(value)[tuple(slice(None) if p is None else p for p in places)])
+
+
+def index_select(tracer: Tracer, value: Any, dim: int, places: Any) -> Traced:
+    """``aten.index_select`` at a constant index."""
+    return Traced(tracer.ids(value).index_select(dim, constant(places, "index")))
+
+
+def gather(tracer: Tracer, value: Any, dim: int, places: Any, **_: Any) -> Traced:
+    """``aten.gather`` at a constant index, such as the last step of each sequence."""
+    return Traced(tracer.ids(value).gather(dim, constant(places, "index")))
+
+
+def _looked_up(tracer: Tracer, table: torch.Tensor, ids: Traced) -> Traced:
+    if not tracer.holds_only_inputs(ids) or tracer.dtype.is_floating_point:
+        raise UnsupportedOperandsError(
+            "a table is read at computed positions; they must be token ids, the model's input"
+        )
+    values = array(tracer, table)
+    if values.ndim != 2:
+        raise UnsupportedOperandsError(f"the table has shape {values.shape}, wanted two dimensions")
+    known = tracer.builder.values(ids.ids.numpy())
+    if (known < 0).any() or (known >= len(values)).any():
+        raise UnsupportedOperandsError(f"a constant token id is none of the table's {len(values)}")
+    return tracer.embed(ids, values)

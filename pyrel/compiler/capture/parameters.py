@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parameters of a model as they were when it was captured, and what is computed of them alone.
+
+Every array is made once: the steps of a recurrence, and the graphs that are made of one model, then
+share their weights, and comparing these costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar
+
+import torch
+
+from pyrel.compiler.graph.nodes import Floats
+
+T = TypeVar("T")
+
+
+class Weights:
+    """Copies of parameters, their arrays, and results of operations on them."""
+
+    def __init__(self) -> None:
+        self._copies: dict[Hashable, torch.Tensor] = {}
+        self._copied: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._made: dict[Hashable, tuple[Any, Any]] = {}
+
+    def copy(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Copy of a parameter as it was the first time, wherever it may lie by now."""
+        if id(tensor) not in self._copied:
+            key = _place(tensor)
+            if key not in self._copies:
+                self._copies[key] = tensor.detach().to("cpu", copy=True)
+            self._copied[id(tensor)] = tensor, self._copies[key]
+        return self._copied[id(tensor)][1]
+
+    def array(self, tensor: torch.Tensor) -> Floats:
+        """Return a tensor as float64, the same array for the same memory."""
+        made: Floats = self.made(
+            ("array", *_place(tensor)),
+            lambda: tensor.detach().cpu().to(torch.float64, copy=True).numpy(),
+            tensor,
+        )
+        return made
+
+    def made(self, key: Hashable, make: Callable[[], T], *sources: object) -> T:
+        """Return what ``make`` gave for this key the first time.
+
+        A key may hold places in memory and ids of ``sources``, which are kept so that they stay
+        theirs.
+        """
+        if key not in self._made:
+            self._made[key] = make(), sources
+        result: T = self._made[key][0]
+        return result
+
+    def call(self, target: Callable[..., T], args: Any, kwargs: Any) -> T:
+        """Call a pure function of constants; the result must not be changed afterwards."""
+        return self.made(
+            ("call", target, _identity(args), _identity(kwargs)),
+            lambda: target(*args, **kwargs),
+            args,
+            kwargs,
+        )
+
+
+def _place(tensor: torch.Tensor) -> tuple[Hashable, ...]:
+    return tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device
+
+
+def _identity(value: Any) -> Hashable:
+    if isinstance(value, torch.Tensor):
+        return "tensor", id(value)
+    if isinstance(value, dict):
+        return tuple((k, _identity(v)) for k, v in value.items())
+    if isinstance(value, list | tuple):
+        return tuple(_identity(v) for v in value)
+    return type(value), value

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether what a program computes changes evenly with the number of steps T.
+
+A pattern over T is found at a few T (`pyrel.compiler.program.generalise`). To trust it at others,
+nothing may happen in the model from a certain T on only: no step of a window that first fits there,
+no mask that is first false there. A branch on T is a guard of torch.export, and is checked for each
+T apart; the rest is told here from the sizes in the program, which are expressions of T.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import sympy  # type: ignore[import-untyped]
+import torch
+from torch.export import ExportedProgram
+from torch.fx import Node
+
+from pyrel.compiler.capture.export import first_input, guards_of, holds_for
+from pyrel.compiler.capture.operators.nested import leaves
+
+# Operators that make of constants which are the same at all steps constants which are so too. Those
+# with a threshold are missing, and those that count the steps, as arange and cumsum.
+_EVEN = frozenset(
+    """
+    zeros ones full new_zeros new_ones new_full zeros_like ones_like full_like
+    expand expand_as repeat unsqueeze squeeze view reshape flatten transpose permute t select slice
+    unbind split split_with_sizes chunk cat stack clone contiguous detach alias to _to_copy
+    type_as add sub mul div neg reciprocal
+    """.split()
+)
+_OF_BATCH = frozenset("sort argsort index_select index getitem".split())  # for packing
+# Operators over values of the input that may be told a number of steps.
+_TOLD = frozenset("view reshape expand slice select narrow flatten unflatten repeat div".split())
+# Operators that take no more than the size or type of the second operand, or of the only one.
+_OF_SHAPE = re.compile(r"new_.*|.*_like|sym_.*")
+_OF_OTHER = frozenset("expand_as view_as reshape_as type_as to".split())
+_SYMBOLIC = torch.SymInt | torch.SymFloat | torch.SymBool
+_FARTHEST = 8  # steps: what reaches as far shows at the fewest steps that are tried
+_STEPS = ".size()[1]"  # of the input, in guards
+_MANY_STEPS = 256
+_MOST_BITS = 24
+
+
+def grows_evenly(program: ExportedProgram) -> bool:
+    """Whether all sizes are T times a number plus a small one, and constants alike at all steps.
+
+    Parameters
+    ----------
+    program : ExportedProgram
+        With the second dimension of its first input open.
+    """
+    size = first_input(program).shape[1]
+    if isinstance(size, int) or not size.node.expr.is_symbol:
+        return False
+    steps = size.node.expr
+    nodes = list(program.graph.nodes)
+    name = program.graph_signature.user_inputs[0]
+    seen = _of_input(nodes, name)
+    used = _reached([n for n in nodes if n.op == "output"], lambda node: node.all_input_nodes)
+    lengths = [n for n in nodes if n.name in program.graph_signature.user_inputs[1:]]
+    sizes = {n for n in nodes if _depends(n.meta.get("val"), steps)}
+    batch = {n for n in nodes if _is_number(n)} - sizes
+    counting = _reached([*lengths, *sizes], lambda node: () if node in batch else node.users)
+    counting -= batch
+
+    def even(node: Node) -> bool:
+        if not all(_affine(e, steps) for e in _expressions(node.meta.get("val"))):
+            return False
+        if node.op != "call_function" or node not in counting:
+            return True
+        if node in seen:
+            return _near(node, steps) and _told_sizes_only(node)
+        return _of_even_constants(node, steps, counting)
+
+    return all(even(node) for node in used)
+
+
+def _of_even_constants(node: Node, steps: sympy.Symbol, checked: set[Node]) -> bool:
+    """Whether a constant that depends on T, or on lengths, is the same at all steps.
+
+    That is, it is made of such constants only, and not of parameters, from which it could take
+    another part for each step.
+    """
+    operator = _operator(node)
+    if operator == "sym_size":
+        return True
+    if not all(_is_number(other) or other in checked for other in node.all_input_nodes):
+        return False
+    if operator in _OF_BATCH:
+        return not _depends(node.meta.get("val"), steps)
+    return operator in _EVEN
+
+
+def _is_number(node: Node) -> bool:
+    return isinstance(node.meta.get("val"), _SYMBOLIC)
+
+
+def _near(node: Node, steps: sympy.Symbol) -> bool:
+    """Whether values of some steps meet those of near ones only, as far as sizes do not tell."""
+    operator = _operator(node)
+    if operator in ("pad", "constant_pad_nd", "roll"):
+        return max(map(abs, _numbers(node.args[1:])), default=0) <= _FARTHEST
+    if "conv" in operator or "pool" in operator:
+        read, *weights = (n.meta["val"] for n in node.all_input_nodes[:2])
+        found = leaves(node.meta["val"])
+        if _depends(list(read.shape[1:]), steps) or any(
+            _depends(list(value.shape[2:]), steps) for value in found
+        ):
+            reach = max([1, *_numbers(node.args[1:]), *_numbers([w.shape[2:] for w in weights])])
+            return reach <= _FARTHEST // 2  # kernels may be dilated
+    return True
+
+
+def _told_sizes_only(node: Node) -> bool:
+    """Whether no number of steps is counted as a value, but to divide by it."""
+    if not isinstance(node.target, torch._ops.OpOverload) or _operator(node) in _TOLD:
+        return True
+    return not any(map(_is_number, node.all_input_nodes))
+
+
+def _numbers(value: Any) -> Iterator[int]:
+    """Yield the integers in nested lists."""
+    return (n for n in leaves(value) if isinstance(n, int) and not isinstance(n, bool))
+
+
+def span(program: ExportedProgram) -> tuple[int, int | None] | None:
+    """Find the fewest and the most steps that a program with an open number of them holds for.
+
+    Returns
+    -------
+    fewest, most : int
+        ``most`` is None if there is no most.
+    None
+        If there are gaps between them.
+    """
+    tried = {*range(2, _MANY_STEPS), *(2**bits for bits in range(1, _MOST_BITS))}
+    guards = [guard for guard in guards_of(program) or [] if _STEPS in guard]
+    if any(guard.count(_STEPS) > 1 or re.search(r"//|%|\*\*|\[0\]", guard) for guard in guards):
+        return None  # not of the form a T + b < c, whose edges are found below
+    for text in (*guards, *map(str, program.range_constraints.values())):
+        given = [1, *map(int, re.findall(r"\d+", text.replace(_STEPS, "")))]
+        edges = {c + sign * b for c in given for b in [0, *given] for sign in (-1, 1)}
+        for a, edge in itertools.product({n for n in given if n}, edges):
+            near = (edge // a + d for d in (-1, 0, 1, 2))
+            tried |= {n for n in near if 2 <= n < 2**_MOST_BITS}
+    numbers = sorted(tried)
+    holding = [holds_for(program, n) for n in numbers]
+    if True not in holding:
+        return None
+    first, last = holding.index(True), len(holding) - 1 - holding[::-1].index(True)
+    if not all(holding[first : last + 1]):
+        return None
+    return numbers[first], None if last == len(numbers) - 1 else numbers[last]
+
+
+def _of_input(nodes: list[Node], name: str) -> set[Node]:
+    """Return the nodes whose values depend on those of the input, and not on its size only."""
+    found: set[Node] = set()
+    for node in nodes:
+        operands = node.all_input_nodes
+        operator = _operator(node)
+        if _OF_SHAPE.fullmatch(operator):
+            continue
+        if operator in _OF_OTHER:
+            operands = operands[:1]
+        if node.name == name or any(operand in found for operand in operands):
+            found.add(node)
+    return found
+
+
+def _reached(start: list[Node], following: Any) -> set[Node]:
+    found: set[Node] = set()
+    left = list(start)
+    while left:
+        node = left.pop()
+        if node not in found:
+            found.add(node)
+            left += following(node)
+    return found
+
+
+def _expressions(value: Any) -> Iterator[sympy.Expr]:
+    """Yield the sizes of what a node computes, and numbers that are computed from sizes."""
+    for leaf in leaves(value):
+        for size in leaf.shape if isinstance(leaf, torch.Tensor) else (leaf,):
+            if isinstance(size, _SYMBOLIC):
+                yield size.node.expr
+
+
+def _depends(value: Any, steps: sympy.Symbol) -> bool:
+    """Whether a size, or a number, depends on that of the steps."""
+    return any(steps in expression.free_symbols for expression in _expressions(value))
+
+
+def _affine(expression: Any, steps: sympy.Symbol) -> bool:
+    """Whether an expression is a (T + b), a > 0, with a b of a few steps."""
+    if steps not in expression.free_symbols:
+        return True
+    if not expression.is_polynomial(steps) or sympy.degree(expression, steps) > 1:
+        return False
+    others = {symbol: 1 for symbol in expression.free_symbols - {steps}}
+    expanded = sympy.expand(expression)
+    a, b = (expanded.coeff(steps, power).subs(others) for power in (1, 0))
+    return bool(a > 0 and abs(b) <= _FARTHEST * a)
+
+
+def _operator(node: Node) -> str:
+    return str(getattr(node.target, "__name__", node.target)).partition(".")[0]

@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Values while an exported graph is walked: tensors whose elements are addresses.
+
+A traced tensor has the shape that the model's tensor has for a small batch, but holds, instead of
+a number, where each element comes from: its sample and its address within the sample. Operators
+that only move elements run as they are, on the addresses. So slicing, permuting, stacking, folding
+the batch into rows and back need no code of their own, and an operator that mixes samples shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pyrel._core import Function
+from pyrel.compiler.capture.parameters import Weights
+from pyrel.compiler.graph.builder import Builder
+from pyrel.compiler.graph.nodes import Addresses, Floats, Graph
+
+# An element of sample s at address a is s · 2^44 + a; a constant is its negative address.
+_SAMPLE_SHIFT = 44
+_ADDRESS_MASK = (1 << _SAMPLE_SHIFT) - 1
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A tensor that depends on the input; ``ids`` holds sample and address of each element."""
+
+    ids: torch.Tensor
+
+
+class MixedSamplesError(Exception):
+    """An operator combines elements of different samples of the batch."""
+
+
+@dataclass
+class _Rows:
+    """Rows of a traced matrix, by sample."""
+
+    addresses: Addresses  # (rows of one sample, width)
+    positions: list[npt.NDArray[np.int64]]  # for each sample, where its rows stand
+    constant: npt.NDArray[np.int64]  # where the rows stand that no sample owns
+    constant_addresses: Addresses
+
+
+class Tracer:
+    """Builds a graph from operations on whole batches.
+
+    The operators of `pyrel.compiler.capture.operators` call it.
+
+    Parameters
+    ----------
+    input_shape : tuple of int
+        Shape of one sample.
+    batch : int
+        Samples in the traced batch, at least 2, so that mixing them is seen.
+    dtype : torch.dtype
+        Of the model's input.
+    weights : Weights
+        Where parameters become arrays.
+    """
+
+    def __init__(
+        self, input_shape: tuple[int, ...], batch: int, dtype: torch.dtype, weights: Weights
+    ) -> None:
+        self.batch = batch
+        self.dtype = dtype
+        self.weights = weights
+        self.builder = Builder(input_shape)
+        self._shifts = np.arange(batch, dtype=np.int64) << _SAMPLE_SHIFT
+
+    def input(self) -> Traced:
+        """Trace the model's input."""
+        return Traced(torch.from_numpy(self._spread(self.builder.inputs())))
+
+    def ids(self, value: Traced | torch.Tensor) -> torch.Tensor:
+        """Element ids of a traced tensor or of a constant one."""
+        if isinstance(value, Traced):
+            return value.ids
+        numbers = value.detach().cpu().to(torch.float64).numpy()
+        return torch.from_numpy(self.builder.constants(numbers))
+
+    def constant(self, value: Traced) -> Traced | torch.Tensor:
+        """Return the number of a traced tensor that holds constants only, or else the tensor."""
+        if value.ids.numel() == 0 or (value.ids >= 0).any():
+            return value
+        return torch.from_numpy(self.builder.values(value.ids.numpy()))
+
+    def holds_inputs(self, value: Traced) -> bool:
+        """Whether elements of the model's input are among the elements of ``value``."""
+        ids = value.ids
+        return bool(((ids >= 0) & (ids & _ADDRESS_MASK < self.builder.input_size)).any())
+
+    def holds_only_inputs(self, value: Traced) -> bool:
+        """Whether all elements are elements of the model's input, or constants."""
+        return bool(((value.ids & _ADDRESS_MASK < self.builder.input_size) | (value.ids < 0)).all())
+
+    # Operations
+
+    def linear(self, value: Traced, weight: Floats, bias: Floats) -> Traced:
+        """``value @ weight.T + bias`` over the last dimension, one node for each row."""
+
+        def make(rows: Addresses) -> Addresses:
+            made = [self.builder.linear(row[None], weight, bias) for row in rows]
+            return np.concatenate(made)
+
+        return self.rows(value, make)
+
+    def relu(self, value: Traced) -> Traced:
+        """Elementwise ``max(0, value)``."""
+        return self._elementwise([value.ids], lambda a: self.builder.relu(a[0]))
+
+    def activation(self, value: Traced, function: Function, parameter: float = 0.0) -> Traced:
+        """Elementwise ``function(value)``."""
+        return self._elementwise(
+            [value.ids], lambda a: self.builder.activation(a[0], function, parameter)
+        )
+
+    def scale(self, value: Traced, factor: torch.Tensor) -> Traced:
+        """Elementwise product with a constant that broadcasts with ``value``."""
+
+        def make(operands: Addresses) -> Addresses:
+            return self.builder.scale(operands[0], self.builder.values(operands[1]))
+
+        return self._elementwise([value.ids, self.ids(factor)], make)
+
+    def product(self, left: Traced, right: Traced) -> Traced:
+        """Elementwise product of two values that broadcast to each other."""
+        return self._elementwise([left.ids, right.ids], lambda a: self.builder.product(a[0], a[1]))
+
+    def add(self, *values: Traced | torch.Tensor) -> Traced:
+        """Elementwise sum of values that broadcast to each other."""
+        return self._elementwise([self.ids(value) for value in values], self.builder.add)
+
+    def maximum(self, *values: Traced) -> Traced:
+        """Elementwise largest of values that broadcast to each other."""
+        return self._elementwise([value.ids for value in values], self.builder.maximum)
+
+    def embed(self, value: Traced, table: Floats) -> Traced:
+        """Rows of ``table`` that the elements of ``value`` name, as a new last dimension."""
+
+        def make(rows: Addresses) -> Addresses:
+            return self.builder.embed(rows[:, 0], table)
+
+        rows = self.rows(Traced(value.ids.reshape(-1, 1)), make).ids
+        return Traced(rows.reshape(*value.ids.shape, -1))
+
+    def rows(self, value: Traced, make: Callable[[Addresses], Addresses]) -> Traced:
+        """Make something of each row along the last dimension.
+
+        ``make`` takes all rows of one sample, (rows, width), and returns what becomes of each,
+        (rows, new width).
+        """
+        shape = value.ids.shape
+        matrix = value.ids.reshape(-1, shape[-1]).numpy()
+        first = self._of_first_sample(matrix)
+        if first is not None:
+            out = self._spread(make(first)).reshape(len(matrix), -1)
+        else:
+            out = self._by_owner(matrix, make)
+        return Traced(torch.from_numpy(out).reshape(*shape[:-1], -1))
+
+    def graph(self, output: Traced) -> Graph:
+        """Finish the graph, given the model's output of shape (batch, classes)."""
+        rows = self._split(output.ids.reshape(self.batch, -1).numpy())
+        if rows.constant.size or any(p.tolist() != [s] for s, p in enumerate(rows.positions)):
+            raise MixedSamplesError
+        return self.builder.graph(rows.addresses[0])
+
+    # Samples
+
+    def _elementwise(
+        self, operands: list[torch.Tensor], make: Callable[[Addresses], Addresses]
+    ) -> Traced:
+        """Make something of all elements; ``make`` takes (operands, size) and returns (size,)."""
+        shape = np.broadcast_shapes(*(operand.shape for operand in operands))
+        arrays = [operand.expand(shape).reshape(-1).numpy() for operand in operands]
+        parts = [self._of_first_sample(array) for array in arrays]
+        known = [part for part in parts if part is not None]
+        if len(known) == len(arrays):
+            out = self._spread(make(np.stack(known))).reshape(shape)
+        else:
+
+            def made(rows: Addresses) -> Addresses:
+                return make(np.ascontiguousarray(rows.T))[:, None]
+
+            out = self._by_owner(np.stack(arrays, axis=1), made).reshape(shape)
+        return Traced(torch.from_numpy(out))
+
+    def _of_first_sample(self, array: npt.NDArray[np.int64]) -> Addresses | None:
+        """Part of the first sample, if the array has one equal part for each, in their order."""
+        if len(array) % self.batch:
+            return None
+        parts = array.reshape(self.batch, -1, *array.shape[1:])
+        first: Addresses = parts[0]
+        if (first > _ADDRESS_MASK).any() or not np.array_equal(parts, self._spread(first)):
+            return None
+        return first
+
+    def _in_sample(self, addresses: Addresses, sample: int) -> Addresses:
+        return np.where(addresses >= 0, addresses + self._shifts[sample], addresses)
+
+    def _spread(self, addresses: Addresses) -> npt.NDArray[np.int64]:
+        """Ids of the same addresses in every sample, shape (batch, ...)."""
+        ids = addresses + self._shifts.reshape(-1, *[1] * addresses.ndim)
+        return np.where(addresses >= 0, ids, addresses) if (addresses < 0).any() else ids
+
+    def _by_owner(
+        self, matrix: npt.NDArray[np.int64], make: Callable[[Addresses], Addresses]
+    ) -> npt.NDArray[np.int64]:
+        """Make something of rows that lie in any order."""
+        rows = self._split(matrix)
+        made = make(rows.addresses) if rows.addresses.size else None
+        constant = make(rows.constant_addresses) if rows.constant.size else None
+        some = made if made is not None else constant
+        out = np.empty((len(matrix), 0 if some is None else some.shape[1]), dtype=np.int64)
+        if made is not None:
+            for sample, positions in enumerate(rows.positions):
+                out[positions] = self._in_sample(made, sample)
+        if constant is not None:
+            out[rows.constant] = constant
+        return out
+
+    def _split(self, matrix: npt.NDArray[np.int64]) -> _Rows:
+        """Sort rows by the sample that owns them; every sample must own the same addresses."""
+        sample = np.where(matrix >= 0, matrix >> _SAMPLE_SHIFT, -1)
+        owner = sample.max(axis=1, initial=-1)
+        if ((sample != owner[:, None]) & (sample >= 0)).any():
+            raise MixedSamplesError
+        addresses = np.where(matrix >= 0, matrix & _ADDRESS_MASK, matrix)
+        positions = [np.flatnonzero(owner == s) for s in range(self.batch)]
+        first = addresses[positions[0]]
+        if any(not self._same(addresses[p], first) for p in positions[1:]):
+            raise MixedSamplesError
+        constant = np.flatnonzero(owner < 0)
+        return _Rows(first, positions, constant, addresses[constant])
+
+    def _same(self, addresses: Addresses, first: Addresses) -> bool:
+        """Whether two samples' rows are the same, constants computed for each up to rounding."""
+        if addresses.shape != first.shape:
+            return False
+        differ = addresses != first
+        a, b = addresses[differ], first[differ]
+        if (a >= 0).any() or (b >= 0).any():
+            return False
+        values, wanted = self.builder.values(a), self.builder.values(b)
+        return bool(np.allclose(values, wanted, rtol=1e-5, atol=1e-7, equal_nan=True))

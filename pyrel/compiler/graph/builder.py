@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes the nodes of a graph, for whoever knows the addresses of their operands.
+
+A `Builder` knows one sample only. Whatever has constant operands alone is computed at once, so
+every operation takes constants, and gives constants back where there is nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional
+
+from pyrel._core import Function
+from pyrel.compiler.graph.nodes import (
+    Activation,
+    Add,
+    Addresses,
+    Copy,
+    Embedding,
+    Floats,
+    Graph,
+    Linear,
+    MaxPool,
+    Node,
+    Normalise,
+    Product,
+    Relu,
+    Scale,
+)
+
+_FUNCTIONS: dict[Function, Callable[[torch.Tensor, float], torch.Tensor]] = {
+    Function.sigmoid: lambda x, _: torch.sigmoid(x),
+    Function.tanh: lambda x, _: torch.tanh(x),
+    Function.softplus: lambda x, _: torch.logaddexp(x, torch.zeros_like(x)),
+    Function.leaky_relu: lambda x, slope: functional.leaky_relu(x, slope),
+    Function.elu: lambda x, alpha: functional.elu(x, alpha),
+    Function.gelu: lambda x, _: functional.gelu(x),
+    Function.gelu_tanh: lambda x, _: functional.gelu(x, approximate="tanh"),
+    Function.silu: lambda x, _: functional.silu(x),
+}
+
+
+class Builder:
+    """Collects the nodes of one graph.
+
+    Parameters
+    ----------
+    input_shape : tuple of int
+        Shape of one sample, whose elements have the addresses from 0 on.
+    """
+
+    def __init__(self, input_shape: tuple[int, ...]) -> None:
+        self.input_shape = input_shape
+        self.input_size = int(np.prod(input_shape, dtype=np.int64))
+        self.module = ""  # path of the module that nodes are made for
+        self._nodes: list[Node] = []
+        self._next = self.input_size
+        self._constants: dict[float, int] = {}
+        self._table = np.empty(64)  # their values, and room for more
+        self._vocabulary = 0
+
+    def inputs(self) -> Addresses:
+        """Addresses of one sample's elements, in its shape."""
+        return np.arange(self.input_size).reshape(self.input_shape)
+
+    def graph(self, outputs: Addresses) -> Graph:
+        """Finish the graph, given the addresses of the outputs."""
+        constants, vocabulary = self._table[: len(self._constants)].copy(), self._vocabulary
+        return Graph(self.input_shape, tuple(self._nodes), outputs, constants, vocabulary)
+
+    # Constants
+
+    def constants(self, values: npt.ArrayLike) -> Addresses:
+        """Addresses of numbers."""
+        numbers = np.asarray(values, dtype=np.float64)
+        if numbers.size == 1:
+            return np.full(numbers.shape, self._constant(float(numbers.item())))
+        unique, inverse = np.unique(numbers, return_inverse=True)
+        addresses = np.array([self._constant(v) for v in unique.tolist()], dtype=np.int64)
+        return np.asarray(addresses[inverse.reshape(numbers.shape)])
+
+    def _constant(self, value: float) -> int:
+        index = self._constants.setdefault(value, len(self._constants))
+        if index == self._table.size:
+            self._table = np.append(self._table, np.empty_like(self._table))
+        self._table[index] = value
+        return -1 - index
+
+    def values(self, addresses: Addresses) -> Floats:
+        """Values of constant addresses, 0 elsewhere."""
+        return np.where(addresses < 0, self._table[np.maximum(-1 - addresses, 0)], 0.0)
+
+    # Nodes over rows
+
+    def linear(self, rows: Addresses, weight: Floats, bias: Floats) -> Addresses:
+        """``rows @ weight.T + bias``, one node: (rows, in) to (rows, out)."""
+        if (rows[:, :1] < 0).all() and (rows < 0).all():
+            return self.constants(self.values(rows) @ weight.T + bias)
+        node = Linear(self._next, rows, weight, bias, module=self.module)
+        return self._added(node).reshape(len(rows), -1)
+
+    def normalise(self, rows: Addresses, epsilon: float) -> Addresses:
+        """Each row less its mean and by its standard deviation, of the shape of ``rows``."""
+        if (rows < 0).all():
+            values = self.values(rows)
+            centred = values - values.mean(axis=1, keepdims=True)
+            variance = (centred**2).mean(axis=1, keepdims=True)
+            return self.constants(centred / np.sqrt(variance + epsilon))
+        node = Normalise(self._next, rows, epsilon, module=self.module)
+        return self._added(node).reshape(rows.shape)
+
+    def embed(self, ids: Addresses, table: Floats) -> Addresses:
+        """Rows of ``table`` for each of ``ids``, (rows,) to (rows, width)."""
+        out = np.empty((ids.size, table.shape[1]), dtype=np.int64)
+        fixed = ids < 0
+        if fixed.any():
+            out[fixed] = self.constants(table[self.values(ids[fixed]).astype(np.int64)])
+        if not fixed.all():
+            node = Embedding(self._next, ids[~fixed], table, module=self.module)
+            out[~fixed] = self._added(node).reshape(-1, table.shape[1])
+            self._vocabulary = min(len(table), self._vocabulary or len(table))
+        return out
+
+    def copy(self, addresses: Addresses) -> Addresses:
+        """Put the same values side by side, in a place of their own."""
+        if (addresses < 0).all():
+            return addresses
+        node = Copy(self._next, addresses.reshape(-1), module=self.module)
+        return self._added(node).reshape(addresses.shape)
+
+    # Nodes over elements: operands and results are (size,)
+
+    def relu(self, operand: Addresses) -> Addresses:
+        """Largest of each element and 0."""
+        return self._elements(
+            operand[None],
+            lambda start, a, _: Relu(start, a[0], module=self.module),
+            lambda v: np.maximum(v[0], 0.0),
+        )
+
+    def activation(
+        self, operand: Addresses, function: Function, parameter: float = 0.0
+    ) -> Addresses:
+        """Take ``function`` of each element."""
+
+        def constant(values: Floats) -> Floats:
+            return np.asarray(_FUNCTIONS[function](torch.from_numpy(values[0]), parameter))
+
+        return self._elements(
+            operand[None],
+            lambda start, a, _: Activation(start, a[0], function, parameter, module=self.module),
+            constant,
+        )
+
+    def scale(self, operand: Addresses, coefficients: npt.ArrayLike) -> Addresses:
+        """Each element times a coefficient, which may be one for all."""
+        factors = np.broadcast_to(np.asarray(coefficients, dtype=np.float64), operand.shape)
+        if (operand < 0).all():
+            return self.constants(self.values(operand) * factors)
+
+        def node(start: int, addresses: Addresses, order: Addresses | slice) -> Node:
+            return Scale(start, addresses[0], factors[order], module=self.module)
+
+        out = self._elements(operand[None], node, lambda v: v[0])
+        fixed = out < 0
+        if fixed.any():
+            out[fixed] = self.constants(self.values(out[fixed]) * factors[fixed])
+        return out
+
+    def add(self, addends: Addresses, *, in_order: bool = False) -> Addresses:
+        """Sum over the first axis of (addends, size); addends that are zero are left out."""
+        if (addends[:, 0] < 0).any():
+            addends = addends[((addends >= 0) | (self.values(addends) != 0)).any(axis=1)]
+        if len(addends) == 1:
+            return np.asarray(addends[0])
+        return self._elements(
+            addends,
+            lambda start, a, _: Add(start, a, module=self.module),
+            lambda v: v.sum(axis=0),
+            in_order=in_order,
+        )
+
+    def product(self, left: Addresses, right: Addresses) -> Addresses:
+        """Elementwise product; 0 where a factor is the constant 0."""
+        operands = np.stack([left, right])
+        if (operands < 0).any():
+            zero = ((operands < 0) & (self.values(operands) == 0)).any(axis=0)
+            operands = np.where(zero, self._constant(0.0), operands)
+        return self._elements(
+            operands,
+            lambda start, a, _: Product(start, a, module=self.module),
+            lambda v: v.prod(axis=0),
+        )
+
+    def maximum(self, window: Addresses, *, in_order: bool = False) -> Addresses:
+        """Largest over the first axis of (window, size)."""
+        if len(window) == 1:
+            return np.asarray(window[0])
+        return self._elements(
+            window,
+            lambda start, a, _: MaxPool(start, a, module=self.module),
+            lambda v: v.max(axis=0),
+            in_order=in_order,
+        )
+
+    def _elements(
+        self,
+        operands: Addresses,
+        node: Callable[[int, Addresses, Addresses | slice], Node],
+        constant: Callable[[Floats], Floats],
+        *,
+        in_order: bool = False,
+    ) -> Addresses:
+        """One node over those of the ``size`` elements of (operands, size) that are not constant.
+
+        Unless ``in_order``, elements go by the address of their first operand that is no constant:
+        so a map of a convolution stays as it lies in memory, whatever the shape it is read in.
+        """
+        out = np.empty(operands.shape[1], dtype=np.int64)
+        order: Addresses | slice = slice(None)
+        fixed = operands[0] < 0
+        if fixed.any() and (fixed := (operands < 0).all(axis=0)).any():
+            values = self.values(operands[:, fixed])
+            out[fixed] = self.constants(constant(values))
+            order = np.flatnonzero(~fixed)
+            if order.size == 0:
+                return out
+        if not in_order:
+            order = _by_address(operands, order)
+        out[order] = self._added(node(self._next, operands[:, order], order))
+        return out
+
+    def _added(self, node: Node) -> Addresses:
+        self._nodes.append(node)
+        self._next += node.size
+        return node.addresses
+
+
+def _by_address(operands: Addresses, order: Addresses | slice) -> Addresses | slice:
+    """Sort the elements of an order by their first operand, unless two have the same."""
+    chosen = operands[:, order]
+    first = chosen[0]
+    if (first < 0).any():
+        first = chosen[(chosen >= 0).argmax(axis=0), np.arange(chosen.shape[1])]
+    if (first[1:] > first[:-1]).all():
+        return order
+    placed = np.argsort(first, kind="stable")
+    if (np.diff(first[placed]) == 0).any():
+        return order
+    return np.arange(operands.shape[1])[order][placed]

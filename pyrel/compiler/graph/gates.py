@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which values are gates, and the sums of pre-activations that gates stand in.
+
+LRP hands all relevance of a product of a gate and a signal to the signal (Arras et al. 2017), so it
+has to know which factor is the gate: a sigmoid's output, 1 − a gate, or a product of gates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pyrel._core import Function
+from pyrel.compiler.graph.nodes import (
+    Activation,
+    Add,
+    Addresses,
+    Copy,
+    Floats,
+    Graph,
+    Linear,
+    Node,
+    Product,
+    Scale,
+    compact,
+    look_up,
+    picked,
+)
+from pyrel.methods.rules import Mask
+
+
+@dataclass(frozen=True, eq=False)
+class GatedSum(Node):
+    """``bias`` + Σ gate · member; ``inputs`` is (2 · members, size): members, then their gates.
+
+    Each member is the whole output of a linear node that nothing else reads: together they are one
+    linear node of one denominator, parts of whose weights are multiplied by gates. Gates that are
+    constants stand for 1: the member is not gated. Made for methods that conserve relevance.
+    """
+
+    bias: Floats
+
+    @property
+    def members(self) -> Addresses:
+        """Addresses of the members, (members, size)."""
+        return self.inputs[: len(self.inputs) // 2]
+
+    @property
+    def gates(self) -> Addresses:
+        """Addresses of their gates, (members, size)."""
+        return self.inputs[len(self.inputs) // 2 :]
+
+
+@dataclass(frozen=True, eq=False)
+class Gates:
+    """What is known of gates; by address, ``one_minus`` is the gate that it is 1 minus, or −1."""
+
+    graph: Graph
+    owner: Addresses
+    is_gate: Mask
+    one_minus: Addresses
+
+    def split(self, node: Product) -> tuple[Addresses, Addresses] | None:
+        """Return gates and signals, if each element has one of both."""
+        is_gate = picked(self.is_gate, node.inputs, False)
+        first, second = is_gate[0], is_gate[1]
+        if not (first ^ second).all():
+            return None
+        gates = np.where(first, node.inputs[0], node.inputs[1])
+        return gates, np.where(first, node.inputs[1], node.inputs[0])
+
+    def blend(self, node: Add) -> Addresses | None:
+        """Return a and b of a sum (1 − z) ⊙ a + z ⊙ b, as (2, size); None if it is no such sum."""
+        if len(node.inputs) != 2:
+            return None
+        one, other = (self.product_at(addend) for addend in node.inputs)
+        if one is None or other is None:
+            return None
+        for a, b in ((one, other), (other, one)):
+            if (picked(self.one_minus, a[0], -1) == b[0]).all():
+                return np.stack([a[1], b[1]])
+        return None
+
+    def product_at(self, addresses: Addresses) -> tuple[Addresses, Addresses] | None:
+        """Gates and signals of the one product whose outputs these all are, if there is one."""
+        index = self.owner[addresses[0]] if (addresses >= 0).all() else -1
+        node = self.graph.nodes[index] if index >= 0 else None
+        if not isinstance(node, Product) or (self.owner[addresses] != index).any():
+            return None
+        parts = self.split(node)
+        if parts is None:
+            return None
+        units = addresses - node.start
+        return parts[0][units], parts[1][units]
+
+    def linear_at(self, addresses: Addresses) -> Linear | None:
+        """Make a linear node of these alone, if they are one row of pre-activations."""
+        index = self.owner[addresses[0]] if (addresses >= 0).all() else -1
+        node = self.graph.nodes[index] if index >= 0 else None
+        if not isinstance(node, Linear) or node.relu or (self.owner[addresses] != index).any():
+            return None
+        row, unit = np.divmod(addresses - node.start, node.width)
+        if (row != row[0]).any():
+            return None
+        inputs = node.inputs[row[0] : row[0] + 1]
+        return replace(node, inputs=inputs, weight=node.weight[unit], bias=node.bias[unit])
+
+
+def find_gates(graph: Graph) -> Gates:
+    """Find the gates of a graph."""
+    is_gate = np.zeros(graph.size, dtype=bool)
+    minus = np.full(graph.size, -1, dtype=np.int64)  # the gate that an address is −1 times
+    one_minus = minus.copy()
+    for node in graph.nodes:
+        out = slice(node.start, node.start + node.size)
+        match node:
+            case Activation(function=Function.sigmoid):
+                is_gate[out] = True
+            case Scale():
+                negated = (node.coefficients == -1.0) & picked(is_gate, node.inputs, False)
+                minus[out] = np.where(negated, node.inputs, -1)
+            case Add() if len(node.inputs) == 2:
+                for one, other in (node.inputs, node.inputs[::-1]):
+                    known = (one < 0) & (look_up(graph.constants, one) == 1.0)
+                    gate = np.where(known, picked(minus, other, -1), -1)
+                    one_minus[out] = np.where(gate >= 0, gate, one_minus[out])
+                is_gate[out] = one_minus[out] >= 0
+            case Product():
+                is_gate[out] = picked(is_gate, node.inputs, False).all(axis=0)
+            case Copy():
+                is_gate[out] = picked(is_gate, node.inputs, False)
+                one_minus[out] = picked(one_minus, node.inputs, -1)
+    return Gates(graph, graph.owners(), is_gate, one_minus)
+
+
+def gather_gated_sums(graph: Graph) -> Graph:
+    """Make one `GatedSum` of each sum of pre-activations of which some are gated."""
+    gates = find_gates(graph)
+    nodes: list[Node] = []
+    position = graph.size
+    for node in graph.nodes:
+        for part in _parts(node, gates) if isinstance(node, Add) else [node]:
+            made = _gated_sum(part, gates, position) if isinstance(part, Add) else None
+            if made is None:
+                nodes.append(part)
+                continue
+            nodes += made
+            position += sum(member.size for member in made[:-1])
+    return compact(replace(graph, nodes=tuple(nodes)))
+
+
+def _parts(node: Add, gates: Gates) -> Iterator[Add]:
+    """Cut a sum where an addend changes from one node, or from one row of it, to another."""
+    belongs = picked(gates.owner, node.inputs, -1)
+    rows = np.stack([_rows_of(addend, gates) for addend in node.inputs])
+    cuts = (np.diff(belongs, axis=1) != 0) | (np.diff(rows, axis=1) != 0)
+    edges = [0, *(np.flatnonzero(cuts.any(axis=0)) + 1).tolist(), node.size]
+    kinds = [gates.graph.nodes[i] for i in np.unique(belongs[belongs >= 0]).tolist()]
+    if len(edges) == 2 or not any(isinstance(kind, Product) for kind in kinds):
+        yield node
+        return
+    for first, stop in zip(edges[:-1], edges[1:], strict=True):
+        yield replace(node, start=node.start + first, inputs=node.inputs[:, first:stop])
+
+
+def _rows_of(addresses: Addresses, gates: Gates) -> Addresses:
+    """By element, the row of the linear node it belongs to, directly or as a product's signal."""
+    rows = np.zeros_like(addresses)
+    belongs = picked(gates.owner, addresses, -1)
+    for index in np.unique(belongs[belongs >= 0]).tolist():
+        here = belongs == index
+        source = gates.graph.nodes[index]
+        if isinstance(source, Linear):
+            rows[here] = (addresses[here] - source.start) // source.width
+        elif isinstance(source, Product) and (parts := gates.split(source)) is not None:
+            signals = parts[1][addresses[here] - source.start]
+            owner = gates.owner[signals[0]] if signals[0] >= 0 else -1
+            linear = gates.graph.nodes[owner] if owner >= 0 else None
+            if isinstance(linear, Linear):
+                rows[here] = (signals - linear.start) // linear.width
+    return rows
+
+
+def _gated_sum(node: Add, gates: Gates, position: int) -> list[Node] | None:
+    """Return the members and their sum, or None if no addend is a gated pre-activation.
+
+    A gated constant beside pre-activations is a gated bias, as GRU's is at the first step.
+    """
+    products = [gates.product_at(addend) for addend in node.inputs]
+    plain = [gates.linear_at(addend) for addend in node.inputs]
+    gated = [None if p is None else gates.linear_at(p[1]) for p in products]
+    constant = [p is not None and bool((p[1] < 0).all()) for p in products]
+    if not any(gated) and not (any(constant) and any(plain)):
+        return None
+    read = next(linear.inputs[:, :1] for linear in (*gated, *plain) if linear is not None)
+    members: list[Linear] = []
+    factors: list[Addresses] = []
+    bias = np.zeros(node.size)
+    for index, addend in enumerate(node.inputs):
+        product, member = products[index], gated[index]
+        factor = np.full(node.size, -1)
+        if product is not None and constant[index]:
+            value = look_up(gates.graph.constants, product[1])
+            member = Linear(0, read, np.zeros((node.size, 1)), value, module=node.module)
+        if member is not None and product is not None:
+            factor = product[0]
+        else:
+            member = plain[index]
+        if (addend < 0).all():
+            bias += look_up(gates.graph.constants, addend)
+            continue
+        if member is None:
+            identity, zeros = np.eye(node.size), np.zeros(node.size)
+            member = Linear(0, addend[None], identity, zeros, module=node.module)
+        members.append(replace(member, start=position))
+        factors.append(factor)
+        position += member.size
+    inputs = np.stack([member.addresses for member in members] + factors)
+    total = GatedSum(node.start, inputs, bias, module=node.module)
+    return [*members, total]

@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The graph of a captured model: what one sample's input elements go through.
+
+Every value of one sample has an *address*: the input's elements come first (0 ... input size − 1),
+then each node's outputs. A node names its operands by arrays of addresses, so slicing, reshaping,
+stacking and concatenating leave no trace but the arrays themselves. Negative addresses are
+constants: ``-1 - i`` is ``graph.constants[i]``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pyrel._core import Function
+
+Addresses = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One operation; its outputs are the addresses ``start ... start + size - 1``."""
+
+    start: int
+    inputs: Addresses
+    module: str = field(default="", kw_only=True)
+
+    @property
+    def size(self) -> int:
+        """Number of outputs per sample."""
+        return int(self.inputs.shape[-1])
+
+    @property
+    def addresses(self) -> Addresses:
+        """The addresses of the outputs, shape (size,)."""
+        return np.arange(self.start, self.start + self.size)
+
+
+@dataclass(frozen=True, eq=False)
+class Linear(Node):
+    """``inputs @ weight.T + bias`` for each row of inputs, then ReLU if ``relu``.
+
+    ``weight`` is (out, in), ``bias`` (out,), ``inputs`` (rows, in); the outputs of one row lie side
+    by side. A convolution has one row for each position of its kernel, or for a few ``positions``,
+    one after the other (`pyrel.compiler.passes.join_positions`).
+    """
+
+    weight: Floats
+    bias: Floats
+    relu: bool = False
+    positions: int = 1
+
+    @property
+    def size(self) -> int:
+        """Number of outputs of all rows."""
+        return int(self.inputs.shape[0]) * self.width
+
+    @property
+    def width(self) -> int:
+        """Number of outputs of one row."""
+        return int(self.weight.shape[0])
+
+
+@dataclass(frozen=True, eq=False)
+class Relu(Node):
+    """``max(0, inputs)`` of values that are not exactly one Linear's outputs."""
+
+
+@dataclass(frozen=True, eq=False)
+class Activation(Node):
+    """``function(inputs)``, elementwise; LRP hands relevance through."""
+
+    function: Function
+    parameter: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Scale(Node):
+    """``coefficients * inputs``, elementwise."""
+
+    coefficients: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class Add(Node):
+    """Sum over the first axis of ``inputs``, which is (addends, size)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Product(Node):
+    """Product over the first axis of ``inputs``, which is (2, size): a gate and a signal."""
+
+
+@dataclass(frozen=True, eq=False)
+class MaxPool(Node):
+    """Largest over the first axis of ``inputs``, which is (window, size).
+
+    Padding is constants of −∞.
+    """
+
+
+@dataclass(frozen=True, eq=False)
+class Normalise(Node):
+    """Each row of ``inputs``, (rows, width), less its mean, by its standard deviation.
+
+    ``epsilon`` is added to the variance, which is that of all values (not width − 1).
+    """
+
+    epsilon: float
+
+    @property
+    def size(self) -> int:
+        """Number of outputs of all rows."""
+        return int(self.inputs.size)
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding(Node):
+    """Rows of ``table``, (vocabulary, width), that the ``inputs``, (rows,), name."""
+
+    table: Floats
+
+    @property
+    def size(self) -> int:
+        """Number of outputs of all rows."""
+        return int(self.inputs.size * self.table.shape[1])
+
+
+@dataclass(frozen=True, eq=False)
+class Copy(Node):
+    """``inputs`` laid side by side, so that a product can read them in one run."""
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A captured model.
+
+    Attributes
+    ----------
+    input_shape : tuple of int
+        Shape of one sample.
+    nodes : tuple of Node
+        In an order in which they can run.
+    outputs : ndarray of int64, shape (classes,)
+        Addresses of the raw outputs.
+    constants : ndarray of float64
+        What negative addresses stand for.
+    vocabulary : int
+        The input's elements are whole numbers from 0 on below this, that only `Embedding` reads;
+        0 where they are any numbers.
+    """
+
+    input_shape: tuple[int, ...]
+    nodes: tuple[Node, ...]
+    outputs: Addresses
+    constants: Floats
+    vocabulary: int = 0
+
+    @property
+    def input_size(self) -> int:
+        """Number of input elements of one sample."""
+        return int(np.prod(self.input_shape, dtype=np.int64))
+
+    @property
+    def base(self) -> int:
+        """Where nodes' addresses start: past a gap, so no run of addresses leaves the input."""
+        return aligned(self.input_size + 1)
+
+    @property
+    def classes(self) -> int:
+        """Number of raw outputs."""
+        return int(self.outputs.size)
+
+    @property
+    def size(self) -> int:
+        """One more than the highest address."""
+        return max([self.input_size, *(node.start + node.size for node in self.nodes)])
+
+    def __repr__(self) -> str:
+        """Input, number of nodes by kind, and outputs."""
+        kinds = Counter(type(node).__name__ for node in self.nodes)
+        parts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+        return f"Graph(input {self.input_shape}, {parts}, {self.classes} outputs)"
+
+    def owners(self) -> npt.NDArray[np.int64]:
+        """Index into ``nodes`` of the node that each address belongs to; -1 for the input."""
+        owner = np.full(self.size, -1, dtype=np.int64)
+        for index, node in enumerate(self.nodes):
+            owner[node.start : node.start + node.size] = index
+        return owner
+
+    def constant_values(self, addresses: Addresses) -> Floats:
+        """Values of constant addresses, 0 where an address is not constant."""
+        return look_up(self.constants, addresses)
+
+
+def look_up(constants: Floats, addresses: Addresses) -> Floats:
+    """Values of constant addresses in a table of constants, 0 where an address is not constant."""
+    table = np.append(constants, 0.0)
+    return np.asarray(table[np.where(addresses < 0, -1 - addresses, constants.size)])
+
+
+def picked(values: npt.NDArray[Any], addresses: Addresses, constant: Any) -> npt.NDArray[Any]:
+    """``values`` by address, and ``constant`` where an address is that of a constant."""
+    return np.asarray(np.where(addresses >= 0, values[np.maximum(addresses, 0)], constant))
+
+
+def live_nodes(nodes: tuple[Node, ...], outputs: Addresses, size: int) -> tuple[Node, ...]:
+    """Return the nodes that the outputs depend on, in their order."""
+    used = np.zeros(size + 1, dtype=bool)
+    used[np.maximum(outputs, -1)] = True
+    kept: list[Node] = []
+    for node in reversed(nodes):
+        if used[node.start : node.start + node.size].any():
+            kept.append(node)
+            used[np.maximum(node.inputs, -1)] = True
+    return tuple(reversed(kept))
+
+
+def same_graph(one: Graph, other: Graph) -> bool:
+    """Whether two graphs compute the same, node by node and weight by weight."""
+    if one.input_shape != other.input_shape or len(one.nodes) != len(other.nodes):
+        return False
+    if one.vocabulary != other.vocabulary or not np.array_equal(one.outputs, other.outputs):
+        return False
+    numbered_alike = np.array_equal(one.constants, other.constants)
+
+    def same_inputs(left: Addresses, right: Addresses) -> bool:
+        if np.array_equal(left, right) and (numbered_alike or (left >= 0).all()):
+            return True
+        variable = np.array_equal(np.maximum(left, -1), np.maximum(right, -1))
+        return variable and _close(one.constant_values(left), other.constant_values(right))
+
+    pairs = zip(one.nodes, other.nodes, strict=True)
+    return all(
+        type(a) is type(b) and same_inputs(a.inputs, b.inputs) and _same_node(a, b)
+        for a, b in pairs
+    )
+
+
+def _same_node(a: Node, b: Node) -> bool:
+    """Whether two nodes of one type are the same but for their inputs."""
+    for name, left in vars(a).items():
+        right = getattr(b, name)
+        if left is right or name == "inputs":
+            continue
+        if isinstance(left, np.ndarray):
+            if not _close(left, right):
+                return False
+        elif left != right:
+            return False
+    return True
+
+
+def _close(a: Floats, b: Floats) -> bool:
+    # What torch computes from parameters may round differently for another batch size.
+    return a.shape == b.shape and bool(
+        np.array_equal(a, b) or np.allclose(a, b, rtol=1e-5, atol=1e-7)
+    )
+
+
+LINE = 16  # floats in a cache line: nodes start on one
+
+
+def compact(graph: Graph) -> Graph:
+    """Drop dead nodes and renumber the rest densely, each node starting on a cache line."""
+    nodes = live_nodes(graph.nodes, graph.outputs, graph.size)
+    constants = graph.constants.size
+    moved = np.arange(-constants, graph.size)  # index: old address + constants
+    position = graph.base
+    placed: list[Node] = []
+    for node in nodes:
+        # Negative addresses stay: beside constants they are marks of what is not there.
+        inputs = np.where(node.inputs < 0, node.inputs, moved[node.inputs + constants])
+        placed.append(replace(node, start=position, inputs=inputs))
+        old = node.addresses + constants
+        moved[old] = np.arange(position, position + node.size)
+        position = aligned(position + node.size)
+    return replace(graph, nodes=tuple(placed), outputs=moved[graph.outputs + constants])
+
+
+def aligned(size: int) -> int:
+    """``size`` rounded up to whole cache lines, in floats."""
+    return -(-size // LINE) * LINE

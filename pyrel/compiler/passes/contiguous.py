@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lays scattered operands side by side where a product would otherwise read them piecemeal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeAlias
+
+import numpy as np
+
+from pyrel.compiler.graph.intervals import common_runs, runs
+from pyrel.compiler.graph.nodes import (
+    Addresses,
+    Copy,
+    Floats,
+    Graph,
+    Linear,
+    MaxPool,
+    Node,
+    Normalise,
+    Product,
+    compact,
+    picked,
+)
+from pyrel.compiler.graph.ranges import propagate
+from pyrel.compiler.passes.join_positions import Joiner
+
+MAX_SEGMENTS = 8  # of a gemm, see csrc/cpu/kernels.h
+_FEW_RUNS = 4
+SHORT_RUN = 16  # floats: shorter than a vector on average, copying costs less than reading apart
+
+Copied: TypeAlias = Callable[[Addresses, str], Copy]
+
+
+def lay_out(graph: Graph) -> Graph:
+    """Join short rows, sort columns; insert `Copy` nodes before what needs operands in few runs."""
+    owners = graph.owners()
+    copies: dict[bytes, Copy] = {}
+    nodes: list[Node] = []
+    join, sort = Joiner(graph), _Sorter(owners)
+    position = graph.size
+
+    def copied(addresses: Addresses, module: str) -> Copy:
+        nonlocal position
+        key = addresses.tobytes()
+        if key not in copies:
+            copies[key] = Copy(position, addresses, module=module)
+            nodes.append(copies[key])
+            position += addresses.size
+        return copies[key]
+
+    for node in graph.nodes:
+        if isinstance(node, Linear):
+            if node.inputs.shape[0] > 1:
+                node = _read_patches(join(node), owners, copied)
+            elif _scattered(node.inputs[0]) and not _in_tiles(node):
+                in_order = sort(node)
+                scattered = _scattered(in_order.inputs[0])
+                node = _read_copy(node, graph.input_size, copied) if scattered else in_order
+        elif isinstance(node, Product | MaxPool | Normalise):
+            node = _without_constants(node, copied)
+            if isinstance(node, Normalise) and len(list(common_runs(node.inputs))) > 1:
+                inputs = copied(node.inputs.ravel(), node.module).addresses
+                node = replace(node, inputs=inputs.reshape(node.inputs.shape))
+        nodes.append(node)
+    outputs = graph.outputs
+    owner = owners[outputs]
+    if (np.diff(outputs) != 1).any() or (owner != owner[0]).any() or owner[0] < 0:
+        outputs = copied(outputs, "").addresses
+    return compact(replace(graph, nodes=tuple(nodes), outputs=outputs))
+
+
+class _Sorter:
+    """Puts columns of weights into the order of addresses, such as those that read a flat map.
+
+    Torch flattens a map channel by channel, while its channels lie side by side. Nodes with the
+    same weights, as those of all steps, get the same array again.
+
+    Parameters
+    ----------
+    owners : ndarray of int64
+        By address: the node that it belongs to.
+    """
+
+    def __init__(self, owners: Addresses) -> None:
+        self._owners = owners
+        self._made: dict[tuple[int, bytes], tuple[Linear, Floats]] = {}
+
+    def __call__(self, node: Linear) -> Linear:
+        """Return a node of one row that reads each other node's outputs in their order."""
+        inputs = node.inputs[0]
+        owner = picked(self._owners, inputs, -2)
+        _, first, group = np.unique(owner, return_index=True, return_inverse=True)
+        order = np.lexsort((inputs, first[np.ravel(group)]))
+        key = id(node.weight), order.tobytes()
+        if key not in self._made:
+            # The node is kept as well: the key is good as long as its arrays live.
+            self._made[key] = node, node.weight[:, order]
+        return replace(node, inputs=inputs[None, order], weight=self._made[key][1])
+
+
+def _in_tiles(node: Linear) -> bool:
+    """Whether a node does the same with many groups of runs, such as the states of all steps.
+
+    It then multiplies run by run, with a few matrices, and reads no copy of all.
+    """
+    pieces = list(runs(node.inputs[0]))
+    if len(pieces) <= MAX_SEGMENTS:
+        return False
+    tiles = [node.weight[:, first:stop] for first, stop in pieces]
+    return any(
+        len(tiles) % group == 0
+        and all(np.array_equal(tile, tiles[i % group]) for i, tile in enumerate(tiles))
+        for group in range(1, _FEW_RUNS + 1)
+    )
+
+
+def chain_pools(graph: Graph, low: Floats, high: Floats, shares: bool) -> Graph:
+    """Take the largest of many vectors, such as the states of all steps, two at a time.
+
+    The first of the largest is still the one that is found. Where a method ``shares`` relevance out
+    in proportion, only of vectors that may be negative, which it does not.
+    """
+    if not any(isinstance(node, MaxPool) and _in_vectors(node) for node in graph.nodes):
+        return graph
+    domains = propagate(graph, low, high)
+    nodes: list[Node] = []
+    position = graph.size
+    for node in graph.nodes:
+        if isinstance(node, MaxPool) and _in_vectors(node):
+            below_zero = domains.of(node.inputs)[0] < 0
+            if below_zero.all() or not shares:
+                largest = node.inputs[0]
+                for vector in node.inputs[1:-1]:
+                    inputs = np.stack([largest, vector])
+                    nodes.append(replace(node, start=position, inputs=inputs))
+                    largest = nodes[-1].addresses
+                    position += node.size
+                node = replace(node, inputs=np.stack([largest, node.inputs[-1]]))
+        nodes.append(node)
+    return compact(replace(graph, nodes=tuple(nodes)))
+
+
+def _in_vectors(node: MaxPool) -> bool:
+    """Whether there are many inputs, each in a few runs and none constant."""
+    many = len(node.inputs) > MAX_SEGMENTS and (node.inputs >= 0).all()
+    return bool(many) and len(list(common_runs(node.inputs))) <= _FEW_RUNS
+
+
+def _scattered(inputs: Addresses) -> bool:
+    pieces = list(runs(inputs))
+    elements = sum(stop - first for first, stop in pieces)
+    return len(pieces) > MAX_SEGMENTS or (
+        len(pieces) > 1 and elements < SHORT_RUN * len(pieces) and elements > 1
+    )
+
+
+def _read_copy(node: Linear, input_size: int, copied: Copied) -> Linear:
+    """Let ``node`` read a copy of its inputs, the graph's input elements first, constants apart."""
+    inputs = node.inputs[0]
+    variable, constant = np.flatnonzero(inputs >= 0), np.flatnonzero(inputs < 0)
+    order = variable[np.argsort(inputs[variable] >= input_size, kind="stable")]
+    copy = copied(inputs[order], node.module)
+    return replace(
+        node,
+        inputs=np.concatenate([copy.addresses, inputs[constant]])[None],
+        weight=node.weight[:, np.concatenate([order, constant])],
+    )
+
+
+def _read_patches(node: Linear, owners: Addresses, copied: Copied) -> Linear:
+    """Let all rows read the same maps in few runs, or a copy of all rows, one after the other.
+
+    (What is known as im2col. A convolution over a map whose channels lie side by side does not need
+    it: there, each row of the kernel is one run.)
+    """
+    owners = picked(owners, node.inputs, -1)
+    one_map = (owners == owners[:1]).all()
+    few = len(list(common_runs(node.inputs))) <= MAX_SEGMENTS
+    if (node.inputs >= 0).all() and one_map and few:
+        return node
+    copy = copied(node.inputs.ravel(), node.module)
+    return replace(node, inputs=copy.addresses.reshape(node.inputs.shape))
+
+
+def _without_constants(node: Node, copied: Copied) -> Node:
+    """Let ``node`` read constants from places of their own, as long as their longest run."""
+    inputs = node.inputs.copy()
+    for constant in np.unique(inputs[inputs < 0]).tolist():
+        marked = inputs == constant
+        length = np.zeros(inputs.shape, dtype=np.int64)  # of the run so far
+        run = np.zeros(inputs.shape[0], dtype=np.int64)
+        for column in range(inputs.shape[1]):
+            run = np.where(marked[:, column], run + 1, 0)
+            length[:, column] = run
+        block = copied(np.full(int(length.max()), constant), node.module)
+        inputs[marked] = block.start + length[marked] - 1
+    return replace(node, inputs=inputs)

@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rewrites of a graph that keep its function: sums become linear nodes, ReLUs join them."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from pyrel.compiler.graph.nodes import (
+    Add,
+    Addresses,
+    Floats,
+    Graph,
+    Linear,
+    Node,
+    Product,
+    Relu,
+    Scale,
+    compact,
+)
+from pyrel.compiler.graph.relevant_zeros import relevant_at_zero
+
+# What a sum is merged of: units of a linear node, or constants, or other values, which are None.
+_Part: TypeAlias = tuple[Linear | None, npt.NDArray[Any] | None]
+_Made: TypeAlias = dict[Hashable, tuple[Floats, Floats]]
+
+
+def simplify(graph: Graph) -> Graph:
+    """Merge sums of pre-activations, join ReLUs to their linear nodes, drop what is dead."""
+    return compact(_join_relus(_merge_sums(graph)))
+
+
+def _merge_sums(graph: Graph) -> Graph:
+    """Turn sums and multiples of pre-activations into one linear node over all their inputs.
+
+    A sum of linear pre-activations is one linear function of the concatenated inputs. Explained as
+    such it needs no rule of its own; splitting by the signed addends would make negative relevance
+    out of nothing. Activations among the addends join with an identity matrix.
+    """
+    owner = np.full(graph.size + 1, -1, dtype=np.int64)  # by address: index into `nodes`
+    nodes: list[Node] = []
+    made: _Made = {}
+    for node in graph.nodes:
+        merges = isinstance(node, Add | Scale)
+        pieces = _merged(node, owner, nodes, graph, made) if merges else [node]
+        for piece in list(pieces):
+            owner[piece.start : piece.start + piece.size] = len(nodes)
+            nodes.append(piece)
+    return replace(graph, nodes=tuple(nodes))
+
+
+def _merged(
+    node: Node, owner: Addresses, nodes: list[Node], graph: Graph, made: _Made
+) -> Iterator[Node]:
+    inputs = np.atleast_2d(node.inputs)
+    coefficients = node.coefficients if isinstance(node, Scale) else np.ones(node.size)
+    belongs = owner[np.maximum(inputs, -1)]
+    found = np.unique(belongs[belongs >= 0]).tolist()
+    if any(_gates_linear(nodes[index], owner, nodes) for index in found):
+        yield node
+        return
+    linear = np.array([index for index in found if _is_plain(nodes[index])], dtype=np.int64)
+    belongs = np.where(np.isin(belongs, linear), belongs, -1)
+    if linear.size == 0:
+        yield node
+        return
+    breaks = np.flatnonzero((np.diff(belongs, axis=1) != 0).any(axis=0)) + 1
+    for part in np.split(np.arange(node.size), breaks):
+        piece = inputs[:, part]
+        sources = [nodes[index] if index >= 0 else None for index in belongs[:, part[0]].tolist()]
+        if any(sources):
+            yield from _merge_part(node, part, piece, coefficients[part], sources, graph, made)
+        elif isinstance(node, Scale):
+            yield replace(
+                node,
+                start=node.start + int(part[0]),
+                inputs=piece[0],
+                coefficients=coefficients[part],
+            )
+        else:
+            yield replace(node, start=node.start + int(part[0]), inputs=piece)
+
+
+def _is_plain(node: Node) -> bool:
+    return isinstance(node, Linear) and not node.relu
+
+
+def _gates_linear(node: Node, owner: Addresses, nodes: list[Node]) -> bool:
+    """Whether a node multiplies a pre-activation, as GRU's reset gate does, or a constant one.
+
+    Sums of such are left as they are: for methods that conserve they become one node later. The
+    pre-activation is constant at the first step, where it is the bias alone.
+    """
+    if not isinstance(node, Product):
+        return False
+    if (node.inputs < 0).any():
+        return True
+    found = np.unique(owner[np.maximum(node.inputs, -1)])
+    return any(index >= 0 and _is_plain(nodes[index]) for index in found.tolist())
+
+
+def _merge_part(
+    node: Node,
+    part: npt.NDArray[np.int64],
+    piece: Addresses,
+    coefficients: Floats,
+    sources: Sequence[Node | None],
+    graph: Graph,
+    made: _Made,
+) -> Iterator[Linear]:
+    """Merge addends, of which at least one is part of a linear node, row by row if need be."""
+    rows = _rows(piece, coefficients, sources, graph)
+    if isinstance(rows, int):
+        yield _merge_rows(node, part, piece, coefficients, sources, rows, graph, made)
+        return
+    for row in np.split(np.arange(part.size), rows):
+        some = part[row], piece[:, row], coefficients[row]
+        yield _merge_rows(node, *some, sources, 1, graph, made)
+
+
+def _rows(
+    piece: Addresses, coefficients: Floats, sources: Sequence[Node | None], graph: Graph
+) -> int | list[int]:
+    """How many rows the merged node has; or where to cut, if every row becomes a node."""
+    linear = [(s, a - s.start) for s, a in zip(sources, piece, strict=True) if s is not None]
+    cuts: set[int] = set()
+    whole = True
+    for source, units in linear:
+        assert isinstance(source, Linear)
+        whole &= units.size == source.size and bool((units == np.arange(source.size)).all())
+        cuts.update((np.flatnonzero(np.diff(units // source.width) != 0) + 1).tolist())
+    if not cuts:
+        return 1
+    rows = {source.inputs.shape[0] for source, _ in linear if isinstance(source, Linear)}
+    if not whole or len(rows) > 1:
+        return sorted(cuts)
+    count = rows.pop()
+    constant = graph.constant_values(piece).reshape(len(piece), count, -1)
+    scale = coefficients.reshape(count, -1)
+    mixed = ((piece < 0).any(axis=1) & (piece >= 0).any(axis=1)).any()
+    alike = not mixed and (constant == constant[:, :1]).all() and (scale == scale[0]).all()
+    return count if alike else sorted(cuts)
+
+
+def _merge_rows(
+    node: Node,
+    part: npt.NDArray[np.int64],
+    piece: Addresses,
+    coefficients: Floats,
+    sources: Sequence[Node | None],
+    rows: int,
+    graph: Graph,
+    made: _Made,
+) -> Linear:
+    width = part.size // rows
+    inputs: list[Addresses] = []
+    parts: list[_Part] = []
+    for addend, source in zip(piece, sources, strict=True):
+        if isinstance(source, Linear):
+            row, unit = np.divmod(addend[:width] - source.start, source.width)
+            first = int(row[0])
+            inputs.append(source.inputs[first : first + rows])
+            parts.append((source, unit))
+        elif (addend < 0).all():
+            parts.append((None, graph.constant_values(addend[:width])))
+        else:
+            inputs.append(addend.reshape(rows, width))
+            parts.append((None, None))
+    weight, bias = _merged_weights(parts, coefficients[:width], made)
+    start = node.start + int(part[0])
+    return Linear(start, np.concatenate(inputs, axis=1), weight, bias, module=node.module)
+
+
+def _merged_weights(parts: Sequence[_Part], scale: Floats, made: _Made) -> tuple[Floats, Floats]:
+    """Weight and bias of a merged node; steps that merge the same weights share the result."""
+    key = (
+        scale.tobytes(),
+        *((s and (id(s.weight), id(s.bias)), None if v is None else v.tobytes()) for s, v in parts),
+    )
+    if key not in made:
+        weights: list[Floats] = []
+        bias = np.zeros(scale.size)
+        for source, values in parts:
+            if source is not None:
+                weights.append(scale[:, None] * source.weight[values])
+                bias += scale * source.bias[values]
+            elif values is not None:
+                bias += scale * values
+            else:
+                weights.append(np.diag(scale))
+        made[key] = np.concatenate(weights, axis=1), bias
+    return made[key]
+
+
+def _join_relus(graph: Graph) -> Graph:
+    """Let a ReLU over exactly one linear node's outputs, used nowhere else, join that node.
+
+    Not where relevance may arrive at a ReLU that gives zero: the joined node keeps no value below
+    zero, which its rule would ask for.
+    """
+    owner = graph.owners()
+    relevant = relevant_at_zero(graph)
+    uses = _uses(graph)
+    nodes: list[Node | None] = list(graph.nodes)
+    for index, node in enumerate(graph.nodes):
+        if not isinstance(node, Relu):
+            continue
+        nodes[index] = None
+        for piece in _split_by_owner(node, owner):
+            first = int(piece.inputs[0])
+            source = graph.nodes[owner[first]] if first >= 0 and owner[first] >= 0 else None
+            if (
+                isinstance(source, Linear)
+                and np.array_equal(piece.inputs, source.addresses)
+                and (uses[source.addresses] == 1).all()
+                and not relevant[piece.addresses].any()
+            ):
+                joined = replace(source, start=piece.start, relu=True)
+                nodes[owner[first]] = joined
+            else:
+                nodes.append(piece)
+    return _ordered(replace(graph, nodes=tuple(n for n in nodes if n is not None)))
+
+
+def _uses(graph: Graph) -> npt.NDArray[np.int64]:
+    uses = np.zeros(graph.size, dtype=np.int64)
+    for addresses in [*(node.inputs for node in graph.nodes), graph.outputs]:
+        np.add.at(uses, addresses[addresses >= 0], 1)
+    return uses
+
+
+def _split_by_owner(node: Relu, owner: npt.NDArray[np.int64]) -> Iterator[Relu]:
+    belongs = np.where(node.inputs >= 0, owner[node.inputs], -2)
+    breaks = np.flatnonzero(np.diff(belongs) != 0) + 1
+    for part in np.split(np.arange(node.size), breaks):
+        yield replace(node, start=node.start + int(part[0]), inputs=node.inputs[part])
+
+
+def _ordered(graph: Graph) -> Graph:
+    """Sort the nodes so that each comes after those it reads."""
+    owner = graph.owners()
+    placed: list[Node] = []
+    done: set[int] = set()
+    stack = list(range(len(graph.nodes) - 1, -1, -1))
+    while stack:
+        index = stack.pop()
+        if index in done:
+            continue
+        read = graph.nodes[index].inputs
+        needed = {int(i) for i in np.unique(owner[read[read >= 0]]) if i >= 0} - done
+        if needed:
+            stack += [index, *needed]
+        else:
+            done.add(index)
+            placed.append(graph.nodes[index])
+    return replace(graph, nodes=tuple(placed))

@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Programs as patterns over the number of steps T: how often loops run and where operands lie.
+
+`pyrel.compiler.program.generalise` finds the pattern of a model. `Pattern.at` writes the program of
+any T of at least the smallest, in a time that hardly grows with T. The programs of all T share
+matrices, tables and the vectors that do not depend on T; the core program of `Pattern.weights`
+holds them::
+
+    core = pattern.at(1000).load(isa, weights=pattern.weights(isa))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from pyrel import _core
+from pyrel.compiler.program.loop_memory import plan_items
+from pyrel.compiler.program.program import (
+    Float32s,
+    Gemm,
+    Instruction,
+    Offsets,
+    Program,
+    Repeat,
+    Template,
+    content_of,
+)
+
+Growth: TypeAlias = tuple[int, int]  # a number at the least T, and what each further step adds
+
+# Fields of templates that are numbers of matrices (0), vectors (1), indices (2) and tables (3).
+STORED = {
+    "matrix": 0, "bias": 1, "scale_vector": 1, "post_vector": 1, "vector": 1, "index": 2, "table": 3
+}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Rows of numbers that come in runs, in each of which they go on by a fixed stride.
+
+    Attributes
+    ----------
+    lengths : ndarray, shape (runs, 2)
+        Rows of each run, as `Growth`.
+    starts : ndarray, shape (columns, runs, 2)
+        The first row of each, likewise.
+    strides : ndarray, shape (columns, runs, 2)
+        From one row to the next, likewise.
+    """
+
+    lengths: Offsets
+    starts: Offsets
+    strides: Offsets
+
+    def at(self, more: int, count: int | None = None) -> Offsets:
+        """Write them for so many steps more than the least, (columns, rows).
+
+        In a loop of ``count`` iterations a run is a row of the body at all of them.
+        """
+        starts = self.starts[..., 0] + more * self.starts[..., 1]
+        strides = self.strides[..., 0] + more * self.strides[..., 1]
+        lengths = (self.lengths[:, 0] + more * self.lengths[:, 1]).tolist()
+        if min(lengths) < 1 or (count is not None and set(lengths) != {count}):
+            raise ValueError(f"a pattern has runs of {sorted(set(lengths))} rows, in {count} turns")
+        rows = [
+            starts[:, [run]] + strides[:, [run]] * np.arange(length)
+            for run, length in enumerate(lengths)
+        ]
+        if count is None:
+            return np.concatenate(rows, axis=1)
+        return np.stack(rows, axis=2).reshape(starts.shape[0], -1)
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """An instruction.
+
+    Attributes
+    ----------
+    template : Template
+        As it is at the least T.
+    grows : tuple of (str, int)
+        Numbers in the template that depend on T, and what each further step adds.
+    rows : Rows
+        Its offsets.
+    """
+
+    template: Template
+    grows: tuple[tuple[str, int], ...]
+    rows: Rows
+
+    def at(self, more: int, count: int | None = None) -> Instruction:
+        """Write the instruction of a program with so many steps more than the least."""
+        template = self.template
+        for name, slope in self.grows:
+            template = _with(template, name, _at((number_at(template, name), slope), more))
+        return Instruction(template, self.rows.at(more, count))
+
+
+@dataclass(frozen=True, eq=False)
+class Item:
+    """A loop of ``count`` iterations, or one instruction where there is no count."""
+
+    body: tuple[Part, ...]
+    count: Growth | None = None
+
+    def at(self, more: int) -> Instruction | Repeat:
+        """Write what a program with so many steps more than the least has here."""
+        if self.count is None:
+            return self.body[0].at(more)
+        count = _at(self.count, more)
+        return Repeat(tuple(part.at(more, count) for part in self.body), count)
+
+
+@dataclass(frozen=True, eq=False)
+class Share:
+    """A matrix or vector that is divided by the number of steps, or multiplied by it.
+
+    So are weights for a mean over the steps, and the bounds of a sum over them.
+    """
+
+    one: Float32s  # at one step
+    divided: bool
+
+    def at(self, steps: int) -> Float32s:
+        """Return it for a number of steps."""
+        factor = 1.0 / steps if self.divided else float(steps)
+        return (self.one.astype(np.float64) * factor).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Pattern:
+    """The programs of all T from ``least`` on.
+
+    Attributes
+    ----------
+    least : int
+    input_size, classes : Growth
+    conserves : bool
+    items : tuple of Item
+    matrices, vectors, indices, tables : list of ndarray
+        Those that do not depend on T.
+    matrix_shares, vector_shares : list of Share
+        Those that depend on T; templates name them behind ``matrices`` and ``vectors``.
+    growing : list of Rows
+        Indices that depend on T; templates name them behind ``indices``.
+    """
+
+    least: int
+    input_size: Growth
+    classes: Growth
+    conserves: bool
+    items: tuple[Item, ...]
+    matrices: list[Float32s] = field(default_factory=list)
+    vectors: list[Float32s] = field(default_factory=list)
+    indices: list[Offsets] = field(default_factory=list)
+    tables: list[Float32s] = field(default_factory=list)
+    matrix_shares: list[Share] = field(default_factory=list)
+    vector_shares: list[Share] = field(default_factory=list)
+    growing: list[Rows] = field(default_factory=list)
+    _packed: dict[str, _core.Program] = field(default_factory=dict)
+
+    def apart(self, steps: int) -> Program:
+        """Make the program of ``steps`` in which every value has a place of its own."""
+        more = steps - self.least
+        if more < 0:
+            raise ValueError(f"the pattern begins at {self.least} steps, got {steps}")
+        return Program(
+            _at(self.input_size, more),
+            _at(self.classes, more),
+            self.conserves,
+            instructions=tuple(item.at(more) for item in self.items),
+            matrices=[*self.matrices, *(share.at(steps) for share in self.matrix_shares)],
+            vectors=[*self.vectors, *(share.at(steps) for share in self.vector_shares)],
+            indices=[*self.indices, *(rows.at(more)[0] for rows in self.growing)],
+            tables=self.tables,
+        )
+
+    def at(self, steps: int) -> Program:
+        """Make the program of ``steps``; its values share memory.
+
+        Raises
+        ------
+        ValueError
+            If there are fewer steps than ``least``, or the pattern makes no sense.
+        """
+        program = self.apart(steps)
+        program.instructions, program.arena_size = plan_items(program.instructions)
+        return program
+
+    def weights(self, isa: str) -> _core.Program:
+        """Pack what the programs of all T share, for `Program.load`."""
+        if isa in self._packed:
+            return self._packed[isa]
+        core = _core.Program(input_size=1, arena_size=1, classes=1, conserves=False, isa=isa)
+        for vector in self.vectors:
+            core.add_vector(vector)
+        for table in self.tables:
+            core.add_table(table)
+        for template in (part.template for item in self.items for part in item.body):
+            if isinstance(template, Gemm):
+                key, bf16 = template.matrix, template.bf16
+                if key < len(self.matrices) and core.find_matrix(key, bf16) < 0:
+                    core.add_matrix(self.matrices[key], bf16, key)
+        self._packed[isa] = core
+        return core
+
+    def sharing(self, program: Program) -> Program:
+        """Return a program that does the same with the matrices, vectors … of this pattern.
+
+        What it has of its own comes behind them.
+        """
+        stores: list[list[Any]] = []
+        renumbered: list[list[int]] = []
+        for mine, its in zip(stores_of(self), stores_of(program), strict=True):
+            known = {content_of(array): number for number, array in enumerate(mine)}
+            store = list(mine)
+            numbers = []
+            for array in its:
+                number = known.setdefault(content_of(array), len(store))
+                if number == len(store):
+                    store.append(array)
+                numbers.append(number)
+            stores.append(store)
+            renumbered.append(numbers)
+
+        def moved(instruction: Instruction) -> Instruction:
+            return replace(instruction, template=_renumbered(instruction.template, renumbered))
+
+        items = tuple(
+            replace(item, body=tuple(map(moved, item.body)))
+            if isinstance(item, Repeat)
+            else moved(item)
+            for item in program.instructions
+        )
+        return Program(
+            program.input_size,
+            program.classes,
+            program.conserves,
+            program.arena_size,
+            items,
+            stores[0],
+            stores[1],
+            stores[2],
+            stores[3],
+        )
+
+
+def stores_of(owner: Program | Pattern) -> tuple[list[Any], ...]:
+    """List matrices, vectors, indices and tables, in the order of the numbers in `STORED`."""
+    return (owner.matrices, owner.vectors, owner.indices, owner.tables)
+
+
+def _renumbered(record: Any, numbers: Sequence[Sequence[int]]) -> Any:
+    """Return a template in which the numbers of matrices, vectors … are replaced."""
+    changed = {}
+    for name in (f.name for f in fields(record)):
+        value = getattr(record, name)
+        if name in STORED and value >= 0:
+            changed[name] = numbers[STORED[name]][value]
+        elif is_dataclass(value):
+            changed[name] = _renumbered(value, numbers)
+    return replace(record, **changed)
+
+
+def _at(growth: Growth, more: int) -> int:
+    value = growth[0] + growth[1] * more
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(f"a number of a pattern grows to {value}")
+    return value
+
+
+def number_at(record: Any, path: str) -> int:
+    """Return the integer field at a path through dataclasses, such as "epilogue.bias".
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    for name in path.split("."):
+        record = getattr(record, name, None)
+    if type(record) is not int:
+        raise ValueError(f"a template has no number {path}")
+    return record
+
+
+def _with(record: Any, path: str, value: int) -> Any:
+    """Return a dataclass in which the field at a path, through other dataclasses, is replaced."""
+    name, _, rest = path.partition(".")
+    return replace(record, **{name: _with(getattr(record, name), rest, value) if rest else value})

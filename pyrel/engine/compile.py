@@ -1,0 +1,301 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a model is compiled to, for one number of steps or for all, and what is loaded of it."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from pyrel import _core
+from pyrel.compiler.capture.capture import Capture
+from pyrel.compiler.graph.nodes import Floats, Graph
+from pyrel.compiler.lowering.lower import lower, lower_apart, lower_forward, lower_forward_apart
+from pyrel.compiler.program.generalise import TRIED, generalise
+from pyrel.compiler.program.program import Program
+from pyrel.compiler.program.step_pattern import Pattern
+from pyrel.engine.arrays import Float32s
+from pyrel.engine.inputs import Inputs
+from pyrel.errors import UnsupportedModelError
+from pyrel.methods import Method
+
+
+@dataclass(frozen=True, eq=False)
+class Compiled:
+    """A model compiled for one method and one number of steps.
+
+    Attributes
+    ----------
+    program : Program
+    decider : Program or None
+        A forward pass in float32, where the program's own outputs are too coarse for the class.
+    patterns : Patterns or None
+        Where these are written by patterns: they hold the weights that all numbers of steps share.
+    """
+
+    program: Program
+    decider: Program | None = None
+    patterns: Patterns | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Patterns:
+    """The programs of `Compiled` over the number of steps."""
+
+    program: Pattern
+    decider: Pattern | None = None
+
+    def at(self, steps: int) -> Compiled:
+        """Write the programs for a number of steps."""
+        decider = None if self.decider is None else self.decider.at(steps)
+        return Compiled(self.program.at(steps), decider, self)
+
+    def sharing(self, compiled: Compiled) -> Compiled:
+        """Return programs that do the same with the weights of these patterns."""
+        decider = None
+        if compiled.decider is not None and self.decider is not None:
+            decider = self.decider.sharing(compiled.decider)
+        return Compiled(self.program.sharing(compiled.program), decider, self)
+
+
+@dataclass(frozen=True, eq=False)
+class AnySteps:
+    """A model compiled for one method and any number of steps.
+
+    Attributes
+    ----------
+    few : mapping from int to Compiled
+        By number of steps, where there are fewer than the patterns have at least.
+    patterns : Patterns
+    most : int or None
+        The largest number of steps that the model takes, if there is one.
+    """
+
+    few: Mapping[int, Compiled]
+    patterns: Patterns
+    most: int | None
+
+    def at(self, steps: int) -> Compiled:
+        """Return the programs for a number of steps.
+
+        Raises
+        ------
+        ValueError
+            If the model does not take so many steps, or so few.
+        """
+        if steps in self.few:
+            return self.few[steps]
+        least = self.patterns.program.least
+        if steps < least or (self.most is not None and steps > self.most):
+            fewest = min(self.few, default=least)
+            to = " or more" if self.most is None else f" to {self.most}"
+            raise ValueError(f"x: the model takes {fewest}{to} steps, got {steps}")
+        return self.patterns.at(steps)
+
+
+class Compiler:
+    """Compiles a captured model for the numbers of steps that are asked for.
+
+    For few steps, up to the last of `TRIED`, the model is lowered as it is; for more, by a pattern
+    if there is one (see `pyrel.compiler.program.generalise`), which is found when it is first
+    needed.
+
+    Parameters
+    ----------
+    capture : Capture
+        That takes any number of steps.
+    method : Method
+    inputs : Inputs
+    precision : str
+    """
+
+    def __init__(self, capture: Capture, method: Method, inputs: Inputs, precision: str) -> None:
+        self._capture, self._method = capture, method
+        self._inputs, self._precision = inputs, precision
+        self._lock = threading.Lock()
+        self._sought = False
+        self._patterns: Patterns | None = None
+
+    def at(self, steps: int) -> Compiled:
+        """Compile for a number of steps.
+
+        Raises
+        ------
+        ValueError
+            If the model, or the bounds of its input, do not hold for that number.
+        UnsupportedModelError
+            If there is no rule for the model with that number.
+        """
+        if not self._capture.holds(steps):
+            raise ValueError(
+                f"x: the model was captured with {self._inputs.steps} steps, and does not take "
+                f"{steps}, or computes something else with so many"
+            )
+        patterns = self.patterns() if steps > TRIED[-1] else None
+        return self._lowered(steps) if patterns is None else patterns.at(steps)
+
+    def patterns(self) -> Patterns | None:
+        """Find how the programs depend on the number of steps; None if that follows no pattern."""
+        with self._lock:
+            if not self._sought:
+                self._patterns, self._sought = self._generalised(), True
+            return self._patterns
+
+    def any_steps(self) -> AnySteps:
+        """Compile for all numbers of steps.
+
+        Raises
+        ------
+        ValueError
+            If the programs for different numbers of steps follow no pattern, or the bounds of the
+            input are not the same at all steps.
+        """
+        self._inputs.domain(TRIED[0])
+        patterns, span = self.patterns(), self._capture.span()
+        if patterns is None or span is None:
+            raise ValueError(
+                f"what {self._method} computes for this model follows no pattern over the number "
+                "of steps, so it cannot be saved for all of them; save an explainer for one number "
+                "of steps, Explainer(pyrel.capture(model, example), ...)"
+            )
+        fewest, most = span
+        few = {n: patterns.sharing(self._lowered(n)) for n in range(fewest, TRIED[0])}
+        return AnySteps(few, patterns, most)
+
+    def _lowered(self, steps: int) -> Compiled:
+        domain = self._inputs.domain(steps)
+        return compile_graph(self._capture.graph(steps), self._method, domain, self._precision)
+
+    def _generalised(self) -> Patterns | None:
+        if not self._capture.grows_evenly or not self._inputs.same_at_all_steps:
+            return None
+        if not all(map(self._capture.holds, TRIED)):
+            return None
+        try:
+            return self._of_tried()
+        except (UnsupportedModelError, ValueError, ArithmeticError, LookupError, RuntimeError):
+            return None  # so few steps may not do, as for an index behind the last one
+
+    def _of_tried(self) -> Patterns | None:
+        graphs = {n: (self._capture.graph(n), *self._inputs.domain(n)) for n in TRIED}
+        method, precision = self._method, self._precision
+        pattern = generalise(
+            {
+                n: lower_apart(g, method, low, high, precision)
+                for n, (g, low, high) in graphs.items()
+            }
+        )
+        if pattern is None or not _decides(precision):
+            return None if pattern is None else Patterns(pattern)
+        decider = generalise(
+            {n: lower_forward_apart(g, method, low, high) for n, (g, low, high) in graphs.items()}
+        )
+        return None if decider is None else Patterns(pattern, decider)
+
+
+def compile_graph(
+    graph: Graph, method: Method, domain: tuple[Floats, Floats], precision: str
+) -> Compiled:
+    """Compile a graph for a method, whose input elements lie in a domain."""
+    return Compiled(
+        lower(graph, method, *domain, precision),
+        lower_forward(graph, method, *domain) if _decides(precision) else None,
+    )
+
+
+def _decides(precision: str) -> bool:
+    """Whether a forward pass of its own decides the class."""
+    return precision == "bf16_all"
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """Programs packed for an instruction set, and what a call checks its samples against.
+
+    Attributes
+    ----------
+    core, decider
+        See `Compiled`.
+    shape : tuple of int
+        Of one sample.
+    classes : int
+        Number of raw outputs.
+    low, high : ndarray of float32, flat, or None
+    """
+
+    core: _core.Program
+    decider: _core.Program | None
+    shape: tuple[int, ...]
+    classes: int
+    low: Float32s | None
+    high: Float32s | None
+
+
+def load(compiled: Compiled, inputs: Inputs, steps: int, isa: str) -> Loaded:
+    """Pack programs for an instruction set."""
+    patterns = compiled.patterns
+    core = compiled.program.load(isa, _packed(patterns.program if patterns else None, isa))
+    decider = None
+    if compiled.decider is not None:
+        decider = compiled.decider.load(isa, _packed(patterns.decider if patterns else None, isa))
+    low, high = inputs.bounds(steps) or (None, None)
+    return Loaded(core, decider, inputs.of_steps(steps), compiled.program.classes, low, high)
+
+
+def _packed(pattern: Pattern | None, isa: str) -> _core.Program | None:
+    return None if pattern is None else pattern.weights(isa)
+
+
+Source: TypeAlias = Compiled | Compiler | AnySteps
+
+_KEPT_STEPS = 1 << 15  # of all programs of an explainer that are kept; each takes some kilobytes
+
+
+class Programs:
+    """The programs of one explainer by number of steps, compiled when they are first asked for.
+
+    Those used last are kept. Several threads may ask at once.
+
+    Parameters
+    ----------
+    source : Compiled, Compiler or AnySteps
+        What is compiled, or compiles; a `Compiled` is for the number of steps of the example alone.
+    inputs : Inputs
+    isa : str
+        Name of the instruction set.
+    """
+
+    def __init__(self, source: Source, inputs: Inputs, isa: str) -> None:
+        self.source, self._inputs, self._isa = source, inputs, isa
+        self._kept: dict[int, Loaded] = {}
+        self._used: dict[int, int] = {}
+        self._clock = itertools.count()
+        self._lock = threading.Lock()
+
+    def at(self, steps: int) -> Loaded:
+        """Return the program for a number of steps.
+
+        Raises
+        ------
+        ValueError
+            If the model, or its bounds, do not hold for that number.
+        UnsupportedModelError
+            If there is no rule for the model with that number.
+        """
+        loaded = self._kept.get(steps)
+        if loaded is None:
+            with self._lock:
+                loaded = self._kept.get(steps) or self._load(steps)
+        self._used[steps] = next(self._clock)
+        return loaded
+
+    def _load(self, steps: int) -> Loaded:
+        compiled = self.source if isinstance(self.source, Compiled) else self.source.at(steps)
+        loaded = load(compiled, self._inputs, steps, self._isa)
+        while self._kept and sum(self._kept) + steps > _KEPT_STEPS:
+            oldest = min(self._kept, key=lambda each: self._used.get(each, -1))
+            del self._kept[oldest]
+        self._kept[steps] = loaded
+        return loaded

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an explainer takes: shape, type and range of a sample, and how many steps it may have."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from pyrel.compiler.graph.nodes import Floats
+from pyrel.engine.arrays import Array, Float32s
+
+LARGEST_VOCABULARY = 1 << 24  # float32, in which the engine takes token ids, is exact up to here
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """The samples that an explainer takes.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Of one sample; where ``any_steps``, of one with as many steps as the example had.
+    low, high : ndarray of float32 of that shape, or None
+        Smallest and largest value of every element.
+    vocabulary : int
+        The elements are token ids, integers from 0 on below this; 0 where they are floats.
+    any_steps : bool
+        Whether a sample may have any number of steps, which is the first axis of its shape.
+    lengths : bool
+        Whether a call may say how long each sequence is.
+    check_finite : bool
+        Refuse NaN and infinity.
+    """
+
+    shape: tuple[int, ...]
+    low: Float32s | None = None
+    high: Float32s | None = None
+    vocabulary: int = 0
+    any_steps: bool = False
+    lengths: bool = False
+    check_finite: bool = True
+
+    def __str__(self) -> str:
+        """Shape of a batch, such as "(n, T, 28) for any T"."""
+        named = ["T", *self.shape[1:]] if self.any_steps else [*self.shape]
+        shape = f"({', '.join(map(str, ['n', *named]))})"
+        return f"{shape} for any T" if self.any_steps else shape
+
+    @property
+    def what(self) -> str:
+        """The elements and their shape, for messages."""
+        kind = f"token ids below {self.vocabulary}" if self.vocabulary else "floats"
+        return f"{kind} of shape {self}"
+
+    @property
+    def steps(self) -> int:
+        """How many steps the example had: the first number of the shape, 0 if there is none."""
+        return self.shape[0] if self.shape else 0
+
+    def of_steps(self, steps: int) -> tuple[int, ...]:
+        """Shape of a sample with a number of steps."""
+        return (steps, *self.shape[1:]) if self.any_steps else self.shape
+
+    def bounds(self, steps: int) -> tuple[Float32s, Float32s] | None:
+        """Smallest and largest value of every element, flat; None where they are not known.
+
+        Raises
+        ------
+        ValueError
+            The bounds are given step by step, for another number of steps.
+        """
+        shape = self.of_steps(steps)
+        if self.vocabulary:
+            highest = np.full(shape, self.vocabulary - 1, np.float32).reshape(-1)
+            return np.zeros_like(highest), highest
+        if self.low is None or self.high is None:
+            return None
+        if shape == self.shape:
+            return self.low.reshape(-1), self.high.reshape(-1)
+        if not self.same_at_all_steps:
+            raise ValueError(
+                f"low, high: they are given for each of {self.shape[0]} steps, which says nothing "
+                f"of {steps} steps; give values that are the same for all steps"
+            )
+        return tuple(  # type: ignore[return-value]
+            np.ascontiguousarray(np.broadcast_to(bound[:1], shape)).reshape(-1)
+            for bound in (self.low, self.high)
+        )
+
+    @property
+    def same_at_all_steps(self) -> bool:
+        """Whether the bounds, if there are any, do not change from step to step."""
+        bounds = [bound for bound in (self.low, self.high) if bound is not None]
+        return all(bool((bound == bound[:1]).all()) for bound in bounds)
+
+    def domain(self, steps: int) -> tuple[Floats, Floats]:
+        """Range of every element for lowering; infinite where nothing is known."""
+        bounds = self.bounds(steps)
+        if bounds is None:
+            size = int(np.prod(self.of_steps(steps), dtype=np.int64))
+            return np.full(size, -np.inf), np.full(size, np.inf)
+        return bounds[0].astype(np.float64), bounds[1].astype(np.float64)
+
+    def check(self, x: Array, name: str = "x") -> None:
+        """Refuse what is no batch of such samples; ``name`` is what a message calls it.
+
+        Raises
+        ------
+        TypeError
+            No array or tensor, or not of floats (of integers, for token ids).
+        ValueError
+            Another shape.
+        """
+        if isinstance(x, np.ndarray) and not isinstance(x, np.ma.MaskedArray):
+            is_float, is_integer = x.dtype.kind == "f", x.dtype.kind in "iu"
+        elif isinstance(x, torch.Tensor):
+            is_float = x.is_floating_point()
+            is_integer = not is_float and not x.is_complex() and x.dtype != torch.bool
+        else:
+            got = "a masked array" if isinstance(x, np.ma.MaskedArray) else type(x).__name__
+            raise TypeError(f"{name}: wanted an array or a tensor of {self.what}, got {got}")
+        if not (is_integer if self.vocabulary else is_float):
+            advice = self._other_type(is_float, is_integer)
+            raise TypeError(f"{name}: wanted {self.what}, got dtype {x.dtype}{advice}")
+        if x.shape[1:] != self.shape:
+            self._check_shape(tuple(x.shape), name)
+
+    def _other_type(self, is_float: bool, is_integer: bool) -> str:
+        if self.vocabulary and is_float:
+            return "; the model looks its input up in a table: give integers"
+        if not self.vocabulary and is_integer:
+            return "; convert it with astype('float32'), scaled as the model was trained"
+        return ""
+
+    def _check_shape(self, shape: tuple[int, ...], name: str) -> None:
+        rest = self.shape[1:]
+        alike = len(shape) == len(self.shape) + 1 and shape[2:] == rest
+        if self.any_steps and alike and shape[1] > 0:
+            return
+        message = f"{name}: wanted {self.what}, got shape {shape}"
+        single = len(shape) == len(self.shape) and shape[1:] == rest
+        if single:
+            message += "; that is one sample: give a batch of one, x[None]"
+        if alike and shape[0] == self.shape[0]:
+            message += "; is the batch the first dimension?"
+        elif (single or alike) and not self.any_steps and shape != self.shape:
+            message += (
+                f"; the model was captured for {self.shape[0]} steps only: make an Explainer with "
+                f"an example of {shape[0 if single else 1]}"
+            )
+        raise ValueError(message)

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compiled programs as files: safe to load from strangers, and for every instruction set.
+
+A file holds what an explainer was compiled to: logical matrices and vectors, the instructions with
+their places in memory, and what a call checks its input against. Neither the model nor torch.export
+is needed to use it. The layout is that of `pyrel.files.tensors`, what it holds of a program that of
+`pyrel.compiler.program.tensors`; the program that decides the class has the prefix ``decider.``.
+For any number of steps there are patterns instead, and programs of few steps, with prefixes such as
+``few.3.``. The bounds are ``low`` and ``high``, where there are any.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pyrel import _core, methods
+from pyrel.compiler.program.program import Program
+from pyrel.compiler.program.tensors import (
+    Arrays,
+    describe,
+    describe_pattern,
+    make,
+    make_pattern,
+    take,
+)
+from pyrel.engine import arrays
+from pyrel.engine.arrays import Float32s
+from pyrel.engine.compile import AnySteps, Compiled, Patterns, load
+from pyrel.engine.inputs import LARGEST_VOCABULARY, Inputs
+from pyrel.engine.precision import check_precision
+from pyrel.files.records import decode, encode
+from pyrel.files.tensors import read_tensors, write_tensors
+
+_DECIDER = "decider."
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What is neither a program nor an array; the steps of few programs, and the most steps."""
+
+    method: str
+    input_shape: tuple[int, ...]
+    check_finite: bool
+    vocabulary: int = 0
+    any_steps: bool = False
+    lengths: bool = False
+    few: tuple[int, ...] = ()
+    most: int | None = None
+
+
+def write_program(
+    path: Path, method: methods.Method, inputs: Inputs, compiled: Compiled | AnySteps
+) -> None:
+    """Write what a model is compiled to in one step; folders are made as needed.
+
+    Raises
+    ------
+    TypeError
+        The method is none of `pyrel.methods.names()`, so that a reader could not make it.
+    OSError
+        The file cannot be written.
+    """
+    if methods.named(method.name) is not type(method):
+        raise TypeError(
+            f"a file names its method, and {type(method).__name__} is none of pyrel's: "
+            f"{', '.join(methods.names())}"
+        )
+    named: Arrays = {
+        name: bound.reshape(-1)
+        for name, bound in (("low", inputs.low), ("high", inputs.high))
+        if bound is not None
+    }
+    few: tuple[int, ...] = ()
+    most = None
+    if isinstance(compiled, Compiled):
+        content = _described("", compiled, named)
+    else:
+        few, most = tuple(compiled.few), compiled.most
+        content = describe_pattern("", compiled.patterns.program, named)
+        if compiled.patterns.decider is not None:
+            content |= describe_pattern(_DECIDER, compiled.patterns.decider, named)
+        for steps in few:
+            content |= _described(f"few.{steps}.", compiled.few[steps], named)
+    header = _Header(
+        method.name,
+        inputs.shape,
+        inputs.check_finite,
+        inputs.vocabulary,
+        inputs.any_steps,
+        inputs.lengths,
+        few,
+        most,
+    )
+    content |= {"explainer": encode(header), "options": method.options}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {name: torch.from_numpy(array) for name, array in named.items()}
+    write_tensors(path, "program", tensors, content)
+
+
+def _described(prefix: str, compiled: Compiled, named: Arrays) -> dict[str, Any]:
+    patterns = compiled.patterns
+    shared = None if patterns is None else patterns.program
+    content = describe(prefix, compiled.program, named, shared)
+    if compiled.decider is not None:
+        shared = None if patterns is None else patterns.decider
+        content |= describe(f"{prefix}{_DECIDER}", compiled.decider, named, shared)
+    return content
+
+
+def read_program(path: Path, isa: str) -> tuple[methods.Method, Inputs, Compiled | AnySteps]:
+    """Read a file of `write_program` for use with an instruction set.
+
+    Nothing in the file is executed before the engine has checked all of it.
+
+    Raises
+    ------
+    OSError
+        The file cannot be read.
+    ValueError
+        It is truncated, changed, foreign, of a newer pyrel, or holds no program that can run; the
+        message names the file.
+    """
+    tensors, content = read_tensors(path, "program")
+    try:
+        method, inputs, compiled = _parts(tensors, content)
+        _check(inputs, compiled, isa)
+    except (ValueError, TypeError, MemoryError, RecursionError, ArithmeticError) as error:
+        raise ValueError(
+            f"{path} does not hold a program that this pyrel {_core.version()} can run, though it "
+            f"is whole: {error}; write it anew, or install the pyrel "
+            f"{content.get('pyrel_version')} that wrote it"
+        ) from error
+    return method, inputs, compiled
+
+
+def _check(inputs: Inputs, compiled: Compiled | AnySteps, isa: str) -> None:
+    """Let the engine look at the programs; those of patterns at the first number of steps."""
+    if isinstance(compiled, Compiled):
+        programs = {inputs.steps: compiled}
+    else:
+        least = compiled.patterns.program.least
+        programs = {**compiled.few, least: compiled.patterns.at(least)}
+        programs[inputs.steps] = compiled.at(inputs.steps)
+    for steps, each in programs.items():
+        if any(getattr(i.template, "bf16", False) for i in each.program.every_instruction()):
+            check_precision("bf16", isa)
+        shape = inputs.of_steps(steps)
+        if math.prod(shape) != each.program.input_size:
+            raise ValueError(f"samples of shape {shape} do not fit its program")
+        if each.decider is not None and (each.decider.input_size, each.decider.classes) != (
+            each.program.input_size,
+            each.program.classes,
+        ):
+            raise ValueError("its two programs are of different models")
+        loaded = load(each, inputs, steps, isa)
+        if not loaded.core.explains or (loaded.decider is not None and loaded.decider.explains):
+            raise ValueError("one of its programs does not do what it is there for")
+
+
+def _parts(
+    tensors: dict[str, Tensor], content: dict[str, Any]
+) -> tuple[methods.Method, Inputs, Compiled | AnySteps]:
+    left = dict(tensors)
+    bounds = [take(left, n, torch.float32, 1) for n in ("low", "high") if n in left]
+    header = decode(_Header, content.get("explainer"))
+    if min(header.input_shape, default=1) < 1:
+        raise ValueError(f"samples of shape {header.input_shape} do not fit its program")
+    if not 0 <= header.vocabulary <= LARGEST_VOCABULARY:
+        raise ValueError(f"it has a vocabulary of {header.vocabulary}")
+    compiled = _any_steps(header, left, content) if header.any_steps else _made("", left, content)
+    if left:
+        raise ValueError(f"it has a tensor {min(left)!r}, unknown to this pyrel")
+    inputs = Inputs(
+        header.input_shape,
+        *_bounds(bounds, header.input_shape),
+        header.vocabulary,
+        header.any_steps,
+        header.lengths,
+        header.check_finite,
+    )
+    return _method(header.method, content.get("options")), inputs, compiled
+
+
+def _any_steps(header: _Header, left: dict[str, Tensor], content: dict[str, Any]) -> AnySteps:
+    if not header.input_shape:
+        raise ValueError("samples without a dimension have no steps")
+    decider = None
+    pattern = make_pattern("", left, content)
+    if f"{_DECIDER}pattern" in content:
+        decider = make_pattern(_DECIDER, left, content)
+        if decider.least != pattern.least:
+            raise ValueError("its two patterns are of different numbers of steps")
+    patterns = Patterns(pattern, decider)
+    few = {n: _made(f"few.{n}.", left, content, patterns) for n in header.few}
+    return AnySteps(few, patterns, header.most)
+
+
+def _made(
+    prefix: str, left: dict[str, Tensor], content: dict[str, Any], patterns: Patterns | None = None
+) -> Compiled:
+    program = make(prefix, left, content, None if patterns is None else patterns.program)
+    decider: Program | None = None
+    if f"{prefix}{_DECIDER}program" in content:
+        shared = None if patterns is None else patterns.decider
+        decider = make(f"{prefix}{_DECIDER}", left, content, shared)
+    return Compiled(program, decider, patterns)
+
+
+def _method(name: str, options: Any) -> methods.Method:
+    if not isinstance(options, dict):
+        raise ValueError("options: wanted a mapping")
+    return methods.get(name, **options)
+
+
+def _bounds(
+    given: list[npt.NDArray[Any]], shape: tuple[int, ...]
+) -> tuple[Float32s | None, Float32s | None]:
+    if not given:
+        return None, None
+    if len(given) != 2 or any(bound.size != math.prod(shape) for bound in given):
+        raise ValueError("low and high must both have one value for each input element")
+    low, high = (bound.reshape(shape) for bound in given)
+    return arrays.bounds(low, high, shape) or (None, None)

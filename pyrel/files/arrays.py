@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Arrays in .npy and .npz files: opened without trust, written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pyrel.files.atomic import replacing
+
+_NPY = b"\x93NUMPY"
+_ZIP = (b"PK\x03\x04", b"PK\x05\x06")  # the second begins an archive without members
+_DAMAGE = (
+    ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, tokenize.TokenError,
+)  # fmt: skip
+
+
+def open_array(path: str | os.PathLike[str], key: str | None = None) -> npt.NDArray[Any]:
+    """Open the array of an .npy file as a read-only memory map, or read one of an .npz file.
+
+    What the file is is seen by its first bytes, not by its name. Pickled objects are refused, for
+    reading them executes what the file says.
+
+    Parameters
+    ----------
+    path
+        The file.
+    key
+        Name of the array in an .npz file; not needed if it holds a single one.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    ValueError
+        If it is no such file, is damaged or truncated, holds objects, or not the wanted array; the
+        message names the file.
+    """
+    path = Path(path)
+    with path.open("rb") as file:
+        start = file.read(len(_NPY))
+    if start == _NPY:
+        return _open_npy(path, key)
+    if start.startswith(_ZIP):
+        return _read_npz(path, key)
+    raise ValueError(
+        f"{path} is neither an .npy nor an .npz file; write one with numpy.save or numpy.savez"
+    )
+
+
+def _open_npy(path: Path, key: str | None) -> npt.NDArray[Any]:
+    if key is not None:
+        raise ValueError(f"key: given {key!r}, but {path} is an .npy file, which holds one array")
+    try:
+        array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except _DAMAGE as error:
+        raise _refusal(path, error) from error
+    return array
+
+
+def _read_npz(path: Path, key: str | None) -> npt.NDArray[Any]:
+    # Opened here, because numpy leaves a file open that is no archive.
+    with path.open("rb") as file:
+        try:
+            archive = np.load(file, allow_pickle=False)
+            name = _chosen(path, list(archive.files), key)
+            array: npt.NDArray[Any] = archive[name]
+        except _ChoiceError:
+            raise
+        except _DAMAGE as error:
+            raise _refusal(path, error) from error
+    return array
+
+
+class _ChoiceError(ValueError):
+    """The archive is whole, but the wanted array is not in it."""
+
+
+def _chosen(path: Path, names: list[str], key: str | None) -> str:
+    if key is None and len(names) == 1:
+        return names[0]
+    there = ", ".join(names) or "none"
+    if key is None:
+        raise _ChoiceError(f"{path} holds {len(names)} arrays ({there}); say which one by its key")
+    if key not in names:
+        raise _ChoiceError(f"key: {path} has no array {key!r}; its arrays: {there}")
+    return key
+
+
+def _refusal(path: Path, error: Exception) -> ValueError:
+    if "Python objects" in str(error) or "Object arrays" in str(error):
+        return ValueError(
+            f"{path} holds Python objects, which are not read because that could execute code; "
+            f"save an array of numbers"
+        )
+    return ValueError(f"{path} is damaged or cut off ({error}); copy it again or write it anew")
+
+
+class NpzWriter:
+    """An .npz file in the making, one array after the other; see `whole_npz`."""
+
+    def __init__(self, archive: zipfile.ZipFile) -> None:
+        self._archive = archive
+
+    @contextmanager
+    def parts(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Iterator[IO[bytes]]:
+        """Open an array of a known shape, to write its elements to in C order."""
+        header = {
+            "descr": np.lib.format.dtype_to_descr(np.dtype(dtype)),
+            "fortran_order": False,
+            "shape": shape,
+        }
+        with self._archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+            np.lib.format.write_array_header_1_0(member, header)
+            yield member
+
+    def add(self, name: str, array: npt.NDArray[Any]) -> None:
+        """Write a whole array."""
+        with self._archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+            np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+@contextmanager
+def whole_npz(path: Path) -> Iterator[NpzWriter]:
+    """Write an .npz file that takes its place when it is complete; after an error there is none."""
+    with replacing(path) as (file,), zipfile.ZipFile(file, "w") as archive:
+        yield NpzWriter(archive)

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files of tensors with a description: safetensors, written whole or not at all.
+
+The description is one JSON text in the metadata of the safetensors header. It names the kind of the
+file, the version of its format, the pyrel that wrote it, and a checksum of the tensors and of the
+rest of the description, for safetensors itself notices a changed length but not a changed number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from pyrel._core import version
+from pyrel.files.atomic import write_whole
+
+Kind = Literal["model", "checkpoint", "program"]
+# Of models and checkpoints, version 1 had no checksum of the description.
+FORMAT_VERSIONS: dict[Kind, int] = {"model": 2, "checkpoint": 2, "program": 1}
+_KEY = "pyrel"
+_OLD_TORCH = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before archives
+
+
+def write_tensors(
+    path: Path, kind: Kind, tensors: Mapping[str, Tensor], content: Mapping[str, Any]
+) -> None:
+    """Write a file in one step: whoever looks finds the old file or the new one, both whole.
+
+    Parameters
+    ----------
+    path : Path
+        Its folder must exist.
+    kind : {"model", "checkpoint", "program"}
+    tensors : mapping
+        Copied to the CPU.
+    content : mapping
+        JSON-able entries of the description.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written.
+    """
+    # Clones, because safetensors refuses tensors that share memory, as tied weights do.
+    owned = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+    header = {
+        **content,
+        "kind": kind,
+        "format_version": FORMAT_VERSIONS[kind],
+        "pyrel_version": version(),
+    }
+    described = json.loads(json.dumps(header, allow_nan=False))  # as a reader will see it
+    text = json.dumps(described | {"checksum": _checksum(owned, described)}, sort_keys=True)
+    write_whole(path, safetensors.torch.save(owned, metadata={_KEY: text}))
+
+
+def read_tensors(path: Path, kind: Kind) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a file of :func:`write_tensors`.
+
+    Returns
+    -------
+    tensors : dict
+    content : dict
+        The description.
+
+    Raises
+    ------
+    OSError
+        The file cannot be read.
+    ValueError
+        It is truncated, changed, foreign, of another kind or of another format.
+    """
+    tensors, content = _read(path)
+    _check_format(path, content, kind)
+    try:
+        checksum = _checksum(tensors, content)
+    except RecursionError as error:
+        raise ValueError(f"{path} has a damaged description; write it anew") from error
+    if content.get("checksum") != checksum:
+        raise ValueError(
+            f"{path} was changed after pyrel wrote it (the checksum of its tensors and description "
+            f"is wrong); copy it again or write it anew"
+        )
+    return tensors, content
+
+
+def read_kind(path: Path) -> str:
+    """Return the kind of a file of :func:`write_tensors`; errors as of :func:`read_tensors`."""
+    return str(_read(path)[1]["kind"])
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    data = path.read_bytes()
+    try:
+        tensors = safetensors.torch.load(data)
+    except (safetensors.SafetensorError, KeyError) as error:  # KeyError: a type torch lacks
+        if foreign := _file_of_torch(data):
+            raise ValueError(f"{path} is {foreign}") from error
+        raise ValueError(
+            f"{path} is not a whole safetensors file ({error}); it was truncated, or pyrel never "
+            f"wrote it: copy it again or write it anew"
+        ) from error
+    return tensors, _description(path, data)
+
+
+def _file_of_torch(data: bytes) -> str | None:
+    """Say which of torch's files this is, and how to explain its model; None if it is none.
+
+    They are archives, but for old ones of torch.save, and are told apart by the names in them.
+    """
+    archive = data.startswith(b"PK")
+    if archive and b"/archive_format" in data:
+        return (
+            "a program of torch.export.save, not a file of pyrel; if you trust it, give "
+            "torch.export.load(path) to pyrel.Explainer, or the file, named .pt2, to pyrel explain "
+            "--trust"
+        )
+    if archive and b"/constants.pkl" in data:
+        return (
+            "a model of torch.jit.save, not a file of pyrel; make the torch.nn.Module that it was "
+            "made of, with the same state_dict(), and give that to pyrel.Explainer"
+        )
+    if (archive and b"/data.pkl" in data) or data.startswith(_OLD_TORCH):
+        return (
+            "a file of torch.save, not a file of pyrel; make the model, give it the weights with "
+            "load_state_dict(torch.load(path, weights_only=True)), and the model to pyrel.Explainer"
+        )
+    return None
+
+
+def _description(path: Path, data: bytes) -> dict[str, Any]:
+    end = 8 + int.from_bytes(data[:8], "little")
+    metadata = json.loads(data[8:end]).get("__metadata__") or {}
+    if _KEY not in metadata:
+        raise ValueError(f"{path} is a safetensors file, but pyrel did not write it")
+    try:
+        content = json.loads(metadata[_KEY])
+        return {
+            **content,
+            "kind": content["kind"],
+            "format_version": int(content["format_version"]),
+        }
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+        raise ValueError(f"{path} has a damaged description; write it anew") from error
+
+
+def _check_format(path: Path, content: Mapping[str, Any], kind: Kind) -> None:
+    if content["kind"] != kind:
+        raise ValueError(f"{path} holds a {content['kind']}, not a {kind}")
+    written, read = content["format_version"], FORMAT_VERSIONS[kind]
+    if written > read:
+        raise ValueError(
+            f"{path} has format {written} of pyrel {content.get('pyrel_version')}; this is "
+            f"pyrel {version()}, which reads format {read}: install a newer pyrel"
+        )
+    if written < read:
+        raise ValueError(
+            f"{path} has format {written} of pyrel {content.get('pyrel_version')}, which this "
+            f"pyrel {version()} does not read: write it anew"
+        )
+
+
+def _checksum(tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> str:
+    rest = {name: value for name, value in description.items() if name != "checksum"}
+    digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode() + b"\n")
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

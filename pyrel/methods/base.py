@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The explanation methods, by name and as objects.
+
+A method says which relevance the target starts with, which rule each linear node gets, what
+happens at a ReLU and what is done with the result at the input.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+from pyrel._core import Post, Start
+from pyrel.methods import rules
+from pyrel.methods.rules import LinearInputs, LinearRule
+
+
+class UnsuitableDomainError(Exception):
+    """No rule of the method fits what is known of a node's inputs."""
+
+
+class Method(ABC):
+    """A way to explain.
+
+    Attributes
+    ----------
+    name : str
+        As `pyrel.Explainer` takes it.
+    start : Start
+        Relevance of the target's output: one, the output, or its positive part.
+    relu : Post
+        What a ReLU does to relevance: pass it (``none``), or keep it where the unit is active
+        (``mask``), and where also the relevance is positive (``guided``).
+    finish : Post
+        What is done to the sum that arrives at an input element: nothing, ``square``, or
+        ``multiply`` by the input.
+    conserves : bool
+        Whether the method claims that relevance plus what was absorbed is what was put in.
+    folds : bool
+        Whether inner values that may be negative are folded into the linear nodes that read them,
+        so that relevance never has to go through them.
+    epsilon : float
+        Of a method that conserves: what stabilises the division by a sum of values of both signs.
+    gates : {"signal", "half"}
+        Of a method that conserves: whether the signal gets all of the relevance of a product of a
+        gate and a signal, or each of both half.
+    """
+
+    name: ClassVar[str]
+    start: ClassVar[Start] = Start.one
+    relu: ClassVar[Post] = Post.mask
+    conserves: ClassVar[bool] = False
+    folds: ClassVar[bool] = False
+    finish: Post = Post.none
+    epsilon: float = 0.0
+    gates: str = "signal"
+
+    @abstractmethod
+    def linear(self, node: LinearInputs) -> LinearRule:
+        """Choose the rule for a linear node; `UnsuitableDomainError` where none fits."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Arguments that make an equal method, such as JSON can hold."""
+        return {}
+
+    def __repr__(self) -> str:
+        """Show the constructor call."""
+        options = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+        return f"{type(self).__name__}({options})"
+
+
+class Gradient(Method):
+    """∂f_target/∂x (Simonyan et al. 2014)."""
+
+    name = "gradient"
+
+    def linear(self, node: LinearInputs) -> LinearRule:
+        """R_j = Σ_k w_jk R_k."""
+        return rules.gradient(node)
+
+
+class Sensitivity(Gradient):
+    """(∂f_target/∂x)², sensitivity analysis."""
+
+    name = "sensitivity"
+    finish = Post.square
+
+
+class GradientXInput(Gradient):
+    """x · ∂f_target/∂x: for ReLU networks simple Taylor decomposition at the origin."""
+
+    name = "gradient_x_input"
+    finish = Post.multiply
+
+
+class GuidedBackprop(Gradient):
+    """Gradient that only positive signals pass at each ReLU (Springenberg et al. 2015).
+
+    Parameters
+    ----------
+    squared : bool, default True
+        Square the result, as the thesis does; False gives the signed map of the paper.
+    """
+
+    name = "guided_backprop"
+    relu = Post.guided
+
+    def __init__(self, squared: bool = True) -> None:
+        self.squared = squared
+        self.finish = Post.square if squared else Post.none
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """``squared``."""
+        return {"squared": self.squared}
+
+
+class _Conserving(Method):
+    """What methods share that hand relevance down and keep count of it."""
+
+    conserves = True
+    relu = Post.none
+
+    def __init__(self, epsilon: float = 1e-6, gates: str = "signal") -> None:
+        if isinstance(epsilon, bool) or not isinstance(epsilon, int | float):
+            raise TypeError(f"epsilon: wanted a number above 0, got {epsilon!r}")
+        if not 0 < epsilon < float("inf"):
+            raise ValueError(f"epsilon: wanted a number above 0, got {epsilon!r}")
+        if gates not in ("signal", "half"):
+            raise ValueError(f'gates: wanted "signal" or "half", got {gates!r}')
+        self.epsilon = float(epsilon)
+        self.gates = gates
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """``epsilon`` and ``gates``."""
+        return {"epsilon": self.epsilon, "gates": self.gates}
+
+
+class LrpEpsilon(_Conserving):
+    """LRP with the ε rule at every linear node (Bach et al. 2015, equation 58).
+
+    Starts from f_target. Relevance of a product of a gate and a signal goes to the signal, as in
+    Arras et al. (2017); elementwise activations hand it through.
+
+    Parameters
+    ----------
+    epsilon : float, default 1e-6
+        Added to each denominator, with its sign; what it takes is counted as absorbed.
+    gates : {"signal", "half"}
+        "half" gives the gate half of the relevance of its product.
+    """
+
+    name = "lrp_epsilon"
+    start = Start.output
+
+    def linear(self, node: LinearInputs) -> LinearRule:
+        """R_j = a_j Σ_k w_jk R_k / (z_k + ε sign z_k)."""
+        return rules.epsilon(node, self.epsilon)
+
+
+class DeepTaylor(_Conserving):
+    """Deep Taylor decomposition (Montavon et al. 2017): z⁺, z^β or w² by each input's domain.
+
+    Inputs known to be ≥ 0 (after a ReLU) get the z⁺ rule, inputs in a box [l, h] the z^β rule, both
+    in one sum with one denominator; a node whose inputs all are unbounded elements of the graph's
+    input gets the w² rule. Starts from max(0, f_target).
+
+    Parameters
+    ----------
+    epsilon : float, default 1e-6
+        Stabilises only sums of activations of both signs, such as the cell state of an LSTM.
+    gates : {"signal", "half"}
+        As for `LrpEpsilon`.
+    """
+
+    name = "deep_taylor"
+    start = Start.positive_output
+    folds = True
+
+    def linear(self, node: LinearInputs) -> LinearRule:
+        """Choose the rule that the inputs' domains ask for."""
+        unbounded = node.unbounded
+        if not unbounded.any():
+            return rules.z_plus_and_box(node)
+        others = ~unbounded & ~node.zero
+        if node.raw[unbounded].all() and not others.any():
+            return rules.w_squared(node)
+        raise UnsuitableDomainError(
+            "deep_taylor needs to know the range of the inputs here, because they are mixed with "
+            "other values: give low= and high=, the smallest and largest input values"
+            if node.raw[unbounded].any()
+            else "deep_taylor has no rule for inner values that may be negative; try lrp_epsilon"
+        )
+
+
+_METHODS: dict[str, type[Method]] = {
+    method.name: method
+    for method in (
+        Gradient,
+        Sensitivity,
+        GuidedBackprop,
+        GradientXInput,
+        DeepTaylor,
+        LrpEpsilon,
+    )
+}
+
+
+def names() -> list[str]:
+    """Names of all methods."""
+    return list(_METHODS)
+
+
+def named(name: str) -> type[Method] | None:
+    """Return the class of a name, None if there is no such method."""
+    return _METHODS.get(name)
+
+
+def get(method: str | Method, **options: Any) -> Method:
+    """Make the method of a name, with its options, or return the object itself.
+
+    Raises
+    ------
+    ValueError
+        If there is no method of that name.
+    TypeError
+        If ``method`` is neither a name nor a method object, or does not take an option.
+    """
+    if isinstance(method, Method):
+        if options:
+            raise TypeError(f"options of a method object are set when it is made; got {options}")
+        return method
+    if not isinstance(method, str):
+        got = f"the class {method.__name__}" if isinstance(method, type) else type(method).__name__
+        raise TypeError(f"method: wanted a name, or an object such as DeepTaylor(); got {got}")
+    if method not in _METHODS:
+        raise ValueError(f"method: no '{method}'; there are {', '.join(_METHODS)}")
+    try:
+        return _METHODS[method](**options)
+    except TypeError:
+        given = ", ".join(options)
+        raise TypeError(
+            f"{given}: neither options of {method} nor of Explainer "
+            "(low, high, check_finite, precision)"
+        ) from None
