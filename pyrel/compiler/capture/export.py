@@ -39,9 +39,9 @@ def export(
     second dimension, that of the steps, stays open where the model allows it. ``lengths`` gives a
     model that takes two inputs the lengths of the sequences.
     """
-    model = _unwrapped(model)
+    model = unwrapped(model)
     sample = _example_tensor(model, example)
-    lengths = lengths and _takes_lengths(model)
+    lengths = lengths and takes_lengths(model)
     # Sizes that are equal to each other torch.export takes for one.
     sizes = (3, 2) if 2 in sample.shape[1:2] else (2, 3)
     try:
@@ -93,12 +93,13 @@ def _export_once(
     shapes = [{0: size, 1: steps} if batch.dim() > 1 else {0: size}]
     if lengths:
         shapes.append({0: size})
-    inputs = _arguments(batch, lengths)
-    with _as_it_was(model), marked(model), torch.no_grad(), quiet():
+    inputs = arguments(batch, lengths)
+    with as_it_was(model), marked(model), torch.no_grad(), quiet():
         return torch.export.export(model, inputs, dynamic_shapes=tuple(shapes), strict=False)
 
 
-def _arguments(batch: torch.Tensor, lengths: bool) -> tuple[torch.Tensor, ...]:
+def arguments(batch: torch.Tensor, lengths: bool) -> tuple[torch.Tensor, ...]:
+    """Return what a model is called with: a batch and, if it takes them, lengths that are full."""
     if not lengths:
         return (batch,)
     return batch, torch.full(batch.shape[:1], batch.shape[1], device=batch.device)
@@ -111,8 +112,8 @@ def wrong_example(
 
     That is, one with another dimension in front, or with integers instead of floats, or both.
     """
-    model = _unwrapped(model)
-    lengths = lengths and _takes_lengths(model)
+    model = unwrapped(model)
+    lengths = lengths and takes_lengths(model)
     shape, ids = tuple(example.shape), _are_ids(example)
     if _runs(model, _zeros(model, shape[1:], ids), lengths):
         return None
@@ -132,9 +133,9 @@ def wrong_example(
 
 def _runs(model: torch.nn.Module, batch: torch.Tensor, lengths: bool) -> bool:
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    with _as_it_was(model), torch.no_grad(), quiet(), torch.random.fork_rng():
+    with as_it_was(model), torch.no_grad(), quiet(), torch.random.fork_rng():
         try:
-            model(*_arguments(batch, lengths))
+            model(*arguments(batch, lengths))
         except Exception:  # of whatever type the model raises
             return False
         finally:
@@ -204,17 +205,17 @@ def _true(guard: str, shape: tuple[int, ...]) -> bool:
         return False
 
 
-def _unwrapped(model: torch.nn.Module) -> torch.nn.Module:
+def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
     """Return the user's module inside torch.compile's or DataParallel's."""
     if isinstance(model, torch.nn.DataParallel):
-        return _unwrapped(model.module)
+        return unwrapped(model.module)
     inner = getattr(model, "_orig_mod", None)
-    return _unwrapped(inner) if isinstance(inner, torch.nn.Module) else model
+    return unwrapped(inner) if isinstance(inner, torch.nn.Module) else model
 
 
 def refuse_scripts(model: torch.nn.Module) -> None:
     """Refuse modules of torch.jit, which can neither be exported nor put back as they were."""
-    for path, module in _unwrapped(model).named_modules():
+    for path, module in unwrapped(model).named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             raise UnsupportedModelError(
                 "a compiled module, which torch.export cannot take apart; give the torch.nn.Module "
@@ -224,7 +225,7 @@ def refuse_scripts(model: torch.nn.Module) -> None:
             )
 
 
-def _takes_lengths(model: torch.nn.Module) -> bool:
+def takes_lengths(model: torch.nn.Module) -> bool:
     """Whether a second argument of forward must be given, or is called lengths."""
     positional = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
     given = inspect.signature(model.forward).parameters.values()
@@ -256,7 +257,7 @@ def _zeros(model: torch.nn.Module, shape: Sequence[int], ids: bool) -> torch.Ten
 
 
 @contextlib.contextmanager
-def _as_it_was(model: torch.nn.Module) -> Iterator[None]:
+def as_it_was(model: torch.nn.Module) -> Iterator[None]:
     """Put the model in eval mode, and back; take back what forward assigned to its modules."""
     parts = ("_parameters", "_buffers", "_modules")
     saved = [
