@@ -115,11 +115,15 @@ class Sum(Node):
 
 @dataclass(eq=False, kw_only=True)
 class Product(Node):
-    """gate · signal; without a known gate (`two_signals`) only `gates="half"` explains it."""
+    """gate · signal; without a known gate (`two_signals`) only `gates="half"` explains it.
+
+    `carries`: the signal is a state, the sum that reads the product is the next one.
+    """
 
     gate: Node
     signal: Node
     two_signals: bool = False
+    carries: bool = False
 
     @property
     def parents(self) -> tuple[Node, ...]:
@@ -167,6 +171,7 @@ class Part:
     terms: tuple[Term, ...]
     bias: Array
     gate: Node | None = None
+    carries: bool = False
 
 
 @dataclass(eq=False, kw_only=True)
@@ -290,6 +295,14 @@ def gated(gate: Node, signal: Node) -> Node:
     return _product(gate, signal, two_signals=False)
 
 
+def carried(gate: Node, state: Node) -> Node:
+    """gate · state, an addend of the next state: with half gates, too, the state has all."""
+    node = gated(gate, state)
+    if isinstance(node, Product):
+        node.carries = True
+    return node
+
+
 def multiply(one: Node, other: Node) -> Node:
     """The product of two gates, or of two signals."""
     return _product(one, other, two_signals=True)
@@ -311,10 +324,14 @@ def _product(gate: Node, signal: Node, *, two_signals: bool) -> Node:
     )
 
 
-def blend(z: Node, one: Node, other: Node) -> Node:
-    """(1 − z) · one + z · other, a convex combination: its domain is the hull of both."""
+def blend(z: Node, one: Node, other: Node, state: Node | None) -> Node:
+    """(1 − z) · one + z · other, a convex combination: its domain is the hull of both.
+
+    `state` is that of them which is the state before, if one is.
+    """
     rest = add(scale(z, -1.0), constant(np.ones(z.shape)))
-    node = add(gated(rest, one), gated(z, other))
+    pairs = [(rest, one), (z, other)]
+    node = add(*((carried if s is state else gated)(gate, s) for gate, s in pairs))
     node.low, node.high = np.minimum(one.low, other.low), np.maximum(one.high, other.high)
     return node
 
@@ -354,7 +371,7 @@ def _parts(node: Node) -> list[Part]:
             return [Part((), node.signal.value, node.gate)]  # type: ignore[attr-defined]
         case Product() if _is_gated_preactivation(node).all():
             (part,) = _parts(node.signal)
-            return [Part(part.terms, part.bias, node.gate)]
+            return [Part(part.terms, part.bias, node.gate, node.carries)]
         case Gather() if _is_preactivation(node).any():
             return list(_gathered(node.sources, node.index).units)
     eye = np.eye(node.size)

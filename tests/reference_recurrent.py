@@ -76,7 +76,7 @@ def lstm_step(w: Weights, x: Node, states: States) -> States:
     h, c = states
     i, f, o = (sigmoid(w.rows(gate, 4).both(x, h)) for gate in (0, 1, 3))
     g = tanh(w.rows(2, 4).both(x, h))
-    c = ref.add(ref.gated(f, c), ref.gated(i, g))
+    c = ref.add(ref.carried(f, c), ref.gated(i, g))
     h = ref.gated(o, tanh(c))
     return (h if w.projection is None else ref.linear(h, w.projection)), c
 
@@ -87,7 +87,7 @@ def gru_step(w: Weights, x: Node, states: States) -> States:
     r, z = (sigmoid(w.rows(gate, 3).both(x, h)) for gate in (0, 1))
     candidate = w.rows(2, 3)
     n = tanh(ref.add(candidate.of_input(x), ref.gated(r, candidate.of_state(h))))
-    return (ref.blend(z, n, h),)
+    return (ref.blend(z, n, h, state=h),)
 
 
 def step_of(module: Any) -> Callable[[Weights, Node, States], States]:

@@ -100,9 +100,23 @@ class _Walk:
                 self._epsilon(node)
 
     def _activation(self, node: Activation) -> None:
-        """All of it; where f(0) ≠ 0, what comes is not in proportion to z."""
+        """All of it; where f(0) ≠ 0, what comes is not in proportion to z.
+
+        With half gates a sigmoid is ½ + (σ − ½), and the constant ½ absorbs its share of σ; deep
+        Taylor does not divide by z.
+        """
         arrived, variance = self.back.at(node)
         z, e = self.run.of(node.parent), self.run.bound(node.parent)
+        halves = self.rules.gates == "half" and not self.rules.taylor
+        if halves and node.function == "sigmoid":
+            ratio = arrived / self.run.of(node)
+            self.back.absorbed += ratio.sum(axis=1) / 2
+            # σ − ½, without what the difference loses where z is near 0.
+            share = np.tanh(z / 2) / 2
+            slope = share / self.run.of(node)
+            doubt = variance * slope**2 + (ratio * share * (e + 4 * EPS32)) ** 2
+            self.back.give(node.parent, ratio * share, doubt)
+            return
         if not FUNCTIONS[node.function].through_zero and not self.rules.taylor:
             e = e / np.maximum(np.abs(z), e + np.finfo(np.float64).tiny)
         self.back.give(node.parent, arrived, variance + (arrived * (e + 4 * EPS32)) ** 2)
@@ -144,13 +158,13 @@ class _Walk:
             self.back.give(addend, value * ratio, value**2 * doubt + moved)
 
     def _product(self, node: Product) -> None:
-        """The signal takes all, or gate and signal half each."""
+        """The signal takes all, or gate and signal half each unless the signal is carried on."""
         arrived, variance = self.back.at(node)
         gate, e = self.run.of(node.gate), self.run.bound(node.gate)
         # R is in proportion to the product, what the signal's reader expects to the signal alone.
         error = np.divide(e, np.abs(gate), out=np.zeros(e.shape), where=gate != 0)
         doubt = variance + (arrived * error) ** 2
-        if self.rules.gates == "half":
+        if self.rules.gates == "half" and not node.carries:
             half = arrived * self.run.cast(0.5)
             signal, f = self.run.of(node.signal), self.run.bound(node.signal)
             other = np.divide(f, np.abs(signal), out=np.zeros(f.shape), where=signal != 0)
@@ -226,7 +240,7 @@ class _Walk:
         assert part.gate is not None
         gate, e = self.run.of(part.gate), self.run.bound(part.gate)
         share, spread = ratio * gate, doubt * gate**2 + (ratio * e) ** 2
-        if self.rules.gates != "half":
+        if self.rules.gates != "half" or part.carries:
             return share, spread
         share, spread = share * self.run.cast(0.5), spread / 4
         self.back.give(part.gate, share * taken, spread * taken**2)

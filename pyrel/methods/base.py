@@ -44,6 +44,10 @@ class Method(ABC):
     gates : {"signal", "half"}
         Of a method that conserves: whether the signal gets all of the relevance of a product of a
         gate and a signal, or each of both half.
+    centres_sigmoids : bool
+        Whether a sigmoid hands on only the share that its value has beyond ½, its value at zero:
+        where linear nodes divide by their outputs, a share that does not vanish at zero is without
+        bound there.
     """
 
     name: ClassVar[str]
@@ -54,6 +58,11 @@ class Method(ABC):
     finish: Post = Post.none
     epsilon: float = 0.0
     gates: str = "signal"
+
+    @property
+    def centres_sigmoids(self) -> bool:
+        """See the class; False but for the ε rule with half of the relevance for gates."""
+        return False
 
     @abstractmethod
     def linear(self, node: LinearInputs) -> LinearRule:
@@ -149,11 +158,17 @@ class LrpEpsilon(_Conserving):
     epsilon : float, default 1e-6
         Added to each denominator, with its sign; what it takes is counted as absorbed.
     gates : {"signal", "half"}
-        "half" gives the gate half of the relevance of its product.
+        "half" gives the gate half of the relevance of its product, but none where the product
+        carries a state on to the next step; and a sigmoid σ hands on (σ − ½)/σ of its relevance.
     """
 
     name = "lrp_epsilon"
     start = Start.output
+
+    @property
+    def centres_sigmoids(self) -> bool:
+        """With ``gates="half"``."""
+        return self.gates == "half"
 
     def linear(self, node: LinearInputs) -> LinearRule:
         """R_j = a_j Σ_k w_jk R_k / (z_k + ε sign z_k)."""
@@ -172,7 +187,7 @@ class DeepTaylor(_Conserving):
     epsilon : float, default 1e-6
         Stabilises only sums of activations of both signs, such as the cell state of an LSTM.
     gates : {"signal", "half"}
-        As for `LrpEpsilon`.
+        As for `LrpEpsilon`, but a sigmoid hands all through.
     """
 
     name = "deep_taylor"

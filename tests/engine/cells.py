@@ -97,7 +97,7 @@ def _rlstm(module: Any, state: State, x: ref.Node) -> ref.Node:
             z = ref.linear(joined, state["gates.weight"][part], state["gates.bias"][part])
             gates[gate] = sigmoid(z)
         added = ref.gated(gates["i"], _relu_layer(state, "candidate", joined))
-        memory = ref.add(ref.gated(gates["f"], memory), added) if "f" in gates else added
+        memory = ref.add(ref.carried(gates["f"], memory), added) if "f" in gates else added
         h = ref.gated(gates["o"], memory)
     return _layer(state, "output", h)
 

@@ -89,7 +89,7 @@ class MinimalGatedUnit(nn.Module):
         for step in steps_of(x):
             f = sigmoid(apply(m.gate, ref.concat([step, h])))
             new = tanh(ref.add(apply(m.inward, step), apply(m.recurrent, ref.gated(f, h))))
-            h = ref.blend(f, h, new)
+            h = ref.blend(f, h, new, state=h)
         return apply(m.out, h)
 
 

@@ -4,7 +4,8 @@
 At ε = 0 a linear unit hands R_k on as a_j w_jk R_k / z_k. With R_k = f(z_k) C_k that is a_j times
 the derivative of a graph in which f(z) is z · c, c = f(z)/z held constant: a chain of these is
 gradient × input there. Gates are constants too (the signal takes all), or for `gates="half"` the
-product is half the gate's and half the signal's. Biases take their part by not being an input.
+product is half the gate's and half the signal's, but where it carries the state on; then a gate is
+½ + z · c, c = (σ(z) − ½)/z. Biases, and this ½, take their part by not being an input.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ def product(gate: Tensor, signal: Tensor, half: bool) -> Tensor:
 
 
 def _gate(z: Tensor) -> Tensor:
-    return straight(z, torch.sigmoid(z))
+    """σ(z) as ½ and a constant multiple of z."""
+    return 0.5 + straight(z, torch.sigmoid(z) - 0.5)
 
 
 def _opposite(z: Tensor) -> Tensor:
@@ -63,7 +65,7 @@ def lstm(m: Any, name: str, x: Tensor, states: list[Tensor], half: bool) -> list
     one, other = _products(m, name, x, states[0])
     i, f, g, o = (one + other).chunk(4, dim=1)
     candidate = straight(g, torch.tanh(g))
-    c = product(_gate(f), states[1], half) + product(_gate(i), candidate, half)
+    c = product(_gate(f), states[1], half=False) + product(_gate(i), candidate, half)
     h = product(_gate(o), straight(c, torch.tanh(c)), half)
     projection = dict(m.named_parameters()).get(f"weight_hr{name}")
     return [h if projection is None else h @ projection.T, c]
@@ -76,7 +78,7 @@ def gru(m: Any, name: str, x: Tensor, states: list[Tensor], half: bool) -> list[
     update = _gate(z + u)
     total = n + product(_gate(r + s), v, half)
     new = straight(total, torch.tanh(total))
-    return [product(_opposite(update), new, half) + product(update, states[0], half)]
+    return [product(_opposite(update), new, half) + product(update, states[0], half=False)]
 
 
 def unrolled(m: Any, x: Tensor, given: list[Tensor], half: bool) -> tuple[Tensor, Tensor]:

@@ -38,9 +38,11 @@ class GatedSum(Node):
     Each member is the whole output of a linear node that nothing else reads: together they are one
     linear node of one denominator, parts of whose weights are multiplied by gates. Gates that are
     constants stand for 1: the member is not gated. Made for methods that conserve relevance.
+    ``carried`` is (members, size), as for `Product`: False where nobody asked.
     """
 
     bias: Floats
+    carried: Mask
 
     @property
     def members(self) -> Addresses:
@@ -94,6 +96,15 @@ class Gates:
             return None
         units = addresses - node.start
         return parts[0][units], parts[1][units]
+
+    def carried_at(self, addresses: Addresses) -> Mask:
+        """Mark the outputs of a product whose signal is a state that it carries on."""
+        index = self.owner[addresses[0]] if addresses[0] >= 0 else -1
+        node = self.graph.nodes[index] if index >= 0 else None
+        if not isinstance(node, Product) or node.carried is None:
+            return np.zeros(addresses.size, dtype=bool)
+        carried: Mask = node.carried[addresses - node.start]
+        return carried
 
     def linear_at(self, addresses: Addresses) -> Linear | None:
         """Make a linear node of these alone, if they are one row of pre-activations."""
@@ -197,6 +208,7 @@ def _gated_sum(node: Add, gates: Gates, position: int) -> list[Node] | None:
     read = next(linear.inputs[:, :1] for linear in (*gated, *plain) if linear is not None)
     members: list[Linear] = []
     factors: list[Addresses] = []
+    carried: list[Mask] = []
     bias = np.zeros(node.size)
     for index, addend in enumerate(node.inputs):
         product, member = products[index], gated[index]
@@ -216,7 +228,8 @@ def _gated_sum(node: Add, gates: Gates, position: int) -> list[Node] | None:
             member = Linear(0, addend[None], identity, zeros, module=node.module)
         members.append(replace(member, start=position))
         factors.append(factor)
+        carried.append(gates.carried_at(addend) & (factor >= 0) & (not constant[index]))
         position += member.size
     inputs = np.stack([member.addresses for member in members] + factors)
-    total = GatedSum(node.start, inputs, bias, module=node.module)
+    total = GatedSum(node.start, inputs, bias, np.stack(carried), module=node.module)
     return [*members, total]

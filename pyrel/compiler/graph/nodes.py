@@ -93,7 +93,13 @@ class Add(Node):
 
 @dataclass(frozen=True, eq=False)
 class Product(Node):
-    """Product over the first axis of ``inputs``, which is (2, size): a gate and a signal."""
+    """Product over the first axis of ``inputs``, which is (2, size): a gate and a signal.
+
+    ``carried`` marks the elements whose signal is a state that the product carries on; None where
+    nobody asked (`pyrel.compiler.graph.carries`).
+    """
+
+    carried: npt.NDArray[np.bool_] | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True, eq=False)

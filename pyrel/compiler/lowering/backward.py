@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from pyrel._core import Post, Scale, Share, Space, Start
+from pyrel._core import Function, Post, Scale, Share, Space, Start
 from pyrel.compiler.graph.gates import GatedSum
 from pyrel.compiler.graph.intervals import (
     Integers,
@@ -41,6 +41,7 @@ from pyrel.compiler.lowering.forward import Forward
 from pyrel.compiler.lowering.transposed_convolution import Blocks, WayBack, find_way_back
 from pyrel.compiler.program.program import (
     Absorb,
+    Activate,
     Epilogue,
     NormaliseBack,
     Offsets,
@@ -424,7 +425,10 @@ class Backward(Forward):
 
     def _backward_activation(self, node: Activation) -> None:
         if self._method.conserves:
-            self._pass_on(node, node.inputs)
+            if node.function == Function.sigmoid and self._method.centres_sigmoids:
+                self._backward_centred(node)
+            else:
+                self._pass_on(node, node.inputs)
             return
         for size, first in self._row_groups(node.inputs[None]):
             addresses = node.inputs[first]
@@ -435,6 +439,30 @@ class Backward(Forward):
                 source[0], value[0], size, out[0], node.function, node.parameter, accumulate
             )
             self._record(self._emit(template, source[1], value[1], out[1]), addresses, size)
+
+    def _backward_centred(self, node: Activation) -> None:
+        """R (σ − ½)/σ: the ½ that a sigmoid is at zero is a constant, which absorbs its share.
+
+        σ − ½ is ½ tanh(z/2), without what a difference would lose where z is near zero.
+        """
+        halves = np.full(node.size, 0.5)
+        self._divide_by(node, node.start, None, 0.0, never_zero=True)
+        self._absorb_weighted(node, halves)
+        space, place = Space.arena, self._reserve(node.size)
+        halved = Epilogue(scale=Scale.vector, scale_vector=self.program.vector(halves))
+        everything = space, np.array([place])
+        for size, first in self._row_groups(node.inputs[None]):
+            part = replace(halved, scale_vector=self.program.vector(halves[:size]))
+            self._map(self._value(node.inputs[first]), size, (space, place + first), part)
+        self._emit(Activate(space, node.size, space, Function.tanh), everything[1], everything[1])
+        self._map(everything, node.size, everything, halved)
+        for size, first in self._row_groups(node.inputs[None]):
+            addresses = node.inputs[first]
+            accumulate = self._accumulates(addresses, size)
+            epilogue = Epilogue(scale=Scale.operand, scale_space=space, accumulate=accumulate)
+            source, out = self._relevance_of(node.start + first), self._relevance_of(addresses)
+            op = self._map(source, size, out, epilogue, place + first)
+            self._record(op, addresses, size)
 
     def _backward_scale(self, node: ScaleNode) -> None:
         # One input, so relevance passes whole; a gradient is multiplied by the coefficient.
@@ -459,12 +487,7 @@ class Backward(Forward):
             self._pass_on(node, node.inputs[0], operands=node.inputs[1])
             self._pass_on(node, node.inputs[1], operands=node.inputs[0])
             return
-        if self._method.gates == "half":
-            for factor in node.inputs:
-                self._pass_on(node, factor, np.full(node.size, 0.5))
-            return
-        parts = self._gates.split(node)
-        if parts is None:
+        if self._method.gates == "signal" and self._gates.split(node) is None:
             raise UnsupportedModelError(
                 f"{self._method.name} hands relevance to the signal of a product of a gate (a "
                 "sigmoid's output) and a signal; here both or neither is a gate. "
@@ -472,7 +495,8 @@ class Backward(Forward):
                 operator="mul",
                 module=node.module,
             )
-        self._pass_on(node, parts[1])
+        for factor, share in self._shares(node):
+            self._pass_on(node, factor, share)
 
     def _backward_gated_sum(self, node: GatedSum) -> None:
         """S = R / (Σ gate · its member's denominator); each member gets gate · s."""
@@ -492,10 +516,8 @@ class Backward(Forward):
                 self._add_gated(denominator, gates, out)
             self._divide_by(node, place, None, 0.0, False, alone=True)
             self._absorb_weighted(node, bias)
-        for member, gates, rule, denominator in zip(
-            members, node.gates, rules, denominators, strict=True
-        ):
-            self._hand_to_member(node, member, gates, denominator)
+        for index, (member, rule) in enumerate(zip(members, rules, strict=True)):
+            self._hand_to_member(node, index, member, denominators[index])
             if rule.absorbed is not None:
                 self._absorb_weighted(member, rule.absorbed)
 
@@ -520,16 +542,14 @@ class Backward(Forward):
         self._map(source, node.size, place, Epilogue(bias=vector))
         return place
 
-    def _hand_to_member(
-        self, node: GatedSum, member: Node, gates: Addresses, denominator: Place
-    ) -> None:
+    def _hand_to_member(self, node: GatedSum, index: int, member: Node, denominator: Place) -> None:
         """Write gate · s where the member's relevance lies."""
-        half = self._method.gates == "half"
+        gates, carried = node.gates[index], node.carried[index]
         if (gates < 0).all():
             self._pass_on(node, member.addresses)
             return
         self._pass_on(node, member.addresses, operands=gates)
-        if not half:
+        if self._method.gates != "half" or carried.all():
             return
         # The gate gets half of what the member would: ½ s · gate · denominator.
         slot = self._relevance_of(member.start)

@@ -93,13 +93,26 @@ class Forward(Emitter):
             if not reached[node.start : node.start + node.size].any():
                 continue
             inputs = node.inputs
-            if isinstance(node, Product) and not whole:
-                parts = self._gates.split(node)
-                inputs = node.inputs if parts is None else parts[1]
+            if isinstance(node, Product) and self._method.conserves:
+                inputs = np.concatenate([part for part, _ in self._shares(node)])
             if isinstance(node, GatedSum) and not whole:
                 inputs = node.members
             reached[inputs[inputs >= 0]] = True
         return reached
+
+    def _shares(self, node: Product) -> list[tuple[Addresses, Floats | None]]:
+        """Return what gets relevance of a product, and its share; None is all.
+
+        The signal all, or gate and signal half each but where the signal is a state carried on.
+        """
+        parts = self._gates.split(node)
+        if self._method.gates != "half":
+            return [(part, None) for part in (node.inputs if parts is None else parts[1:])]
+        halves = np.full(node.size, 0.5)
+        if parts is None or node.carried is None:
+            return [(factor, halves) for factor in node.inputs]
+        gates = np.where(node.carried, -1, parts[0])  # nothing where the signal has all
+        return [(gates, halves), (parts[1], np.where(node.carried, 1.0, 0.5))]
 
     def forward(self, denominators: bool = True) -> None:
         """Emit what computes every node, and its denominators if they are wanted."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from pyrel.compiler.graph.carries import mark_carries
 from pyrel.compiler.graph.gates import gather_gated_sums
 from pyrel.compiler.graph.nodes import Floats, Graph
 from pyrel.compiler.graph.ranges import fold, propagate, split_mixed_rows
@@ -72,6 +73,8 @@ def _lowering(graph: Graph, method: Method, low: Floats, high: Floats, precision
     if method.folds:
         graph = fold(graph, low, high)
     if method.conserves:
+        if method.gates == "half":
+            graph = mark_carries(graph)
         graph = gather_gated_sums(graph)
         graph = split_mixed_rows(graph, low, high)
     graph = lay_out(chain_pools(graph, low, high, method.conserves))
