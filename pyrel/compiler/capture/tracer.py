@@ -19,6 +19,7 @@ import torch
 from pyrel._core import Function
 from pyrel.compiler.capture.parameters import Weights
 from pyrel.compiler.graph.builder import Builder
+from pyrel.compiler.graph.gates import find_gates
 from pyrel.compiler.graph.nodes import Addresses, Floats, Graph
 
 # An element of sample s at address a is s · 2^44 + a; a constant is its negative address.
@@ -98,6 +99,14 @@ class Tracer:
     def holds_only_inputs(self, value: Traced) -> bool:
         """Whether all elements are elements of the model's input, or constants."""
         return bool(((value.ids & _ADDRESS_MASK < self.builder.input_size) | (value.ids < 0)).all())
+
+    def is_gate(self, value: Traced) -> bool:
+        """Whether all elements are gates (`pyrel.compiler.graph.gates`)."""
+        addresses = value.ids.numpy() & _ADDRESS_MASK
+        if (value.ids < 0).any():
+            return False
+        found = find_gates(self.builder.graph(np.empty(0, dtype=np.int64)))
+        return bool(found.is_gate[addresses].all())
 
     # Operations
 

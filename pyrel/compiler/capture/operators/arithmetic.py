@@ -96,7 +96,11 @@ def reverse_subtract(tracer: Tracer, left: Any, right: Any, *, alpha: float = 1)
 
 
 def multiply(tracer: Tracer, left: Any, right: Any) -> Any:
-    """``aten.mul``: a multiple where one factor is constant, else a product."""
+    """``aten.mul``: a multiple where one factor is constant, else a product.
+
+    What a gate multiplies is its signal, constant or not, as a first state or the bias that GRU's
+    reset gate meets at the first step are: values for each sample of the batch, not parameters.
+    """
     left, right = (tracer.constant(v) if isinstance(v, Traced) else v for v in (left, right))
     if isinstance(left, Traced) and isinstance(right, Traced):
         return tracer.product(left, right)
@@ -107,10 +111,12 @@ def multiply(tracer: Tracer, left: Any, right: Any) -> Any:
     factor = number(right)
     array(tracer, factor)
     shape = np.broadcast_shapes(left.ids.shape, factor.shape)
-    if (factor == 1).all() and shape == left.ids.shape:
-        return left
     if (factor == 0).all():
         return torch.zeros(shape)
+    if factor.shape == left.ids.shape and tracer.is_gate(left):
+        return tracer.product(left, Traced(tracer.ids(factor)))
+    if (factor == 1).all() and shape == left.ids.shape:
+        return left
     return tracer.scale(left, factor)
 
 
