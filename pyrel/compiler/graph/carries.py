@@ -52,6 +52,8 @@ class _Carries:
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
         self._gates: Gates = find_gates(graph)
+        # Of constants and the input, whose owner is −1, the last says that they are none.
+        self._is_product = np.array([isinstance(n, Product) for n in graph.nodes] + [False])
         self._identities: dict[int, tuple[Floats, Mask]] = {}
         self._state = np.ones(graph.size, dtype=bool)
         self._new = np.zeros(graph.size, dtype=bool)
@@ -122,8 +124,7 @@ class _Carries:
             ones = (node.weight != 0).sum(axis=0) == 1
             self._identities[key] = node.weight, ones & (node.weight.max(axis=0) == 1.0)
         read = node.inputs[0]
-        owner = picked(self._gates.owner, read, -1)
-        gated = np.array([isinstance(n, Product) for n in self._graph.nodes] + [False])[owner]
+        gated = self._is_product[picked(self._gates.owner, read, -1)]
         return np.asarray(self._identities[key][1] & gated)
 
     def _find_sums(self, node: Node) -> None:
