@@ -84,7 +84,7 @@ def largest_sum(module: Classifier, x: Array) -> Array:
     return total
 
 
-@pytest.mark.parametrize("bias", [0.0, 9.0, -9.0, 40.0, -40.0])
+@pytest.mark.parametrize("bias", [0.0, 9.0, -9.0, 40.0, -40.0, 120.0, -120.0])
 @pytest.mark.parametrize("scale", [1e-7, 1e-3])
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
 def test_relevance_is_bounded(kind: str, scale: float, bias: float) -> None:
