@@ -95,7 +95,9 @@ def main() -> None:
         last = explainer(np.array(x[-1:])).relevance
         if not np.array_equal(out[-1:], last):
             raise SystemExit("the last sample has another explanation in the million than alone")
-    results = sum(a.nbytes for a in (e.output, e.target, e.absorbed, e.conservation))
+    results = sum(
+        a.nbytes for a in (e.output, e.target, e.absorbed, e.conservation, e.amplification)
+    )
     print(
         f"Deep-12, deep_taylor, {options.samples:,} samples of {options.dtype}, {threads} threads"
     )

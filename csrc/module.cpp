@@ -91,7 +91,7 @@ pyrel::Status run(const pyrel::Program& program, const Floats& x,
                   const std::optional<Integers>& target, const std::optional<Floats>& low,
                   const std::optional<Floats>& high, bool check_finite, int threads,
                   std::optional<Floats> relevance, Floats output, Integers explained,
-                  Floats absorbed, Floats conservation, int64_t first,
+                  Floats absorbed, Floats conservation, Floats amplification, int64_t first,
                   std::optional<bool> in_lanes) {
     if (!program.finished()) throw std::invalid_argument("the program is not finished");
     if (program.explains() != relevance.has_value())
@@ -107,7 +107,7 @@ pyrel::Status run(const pyrel::Program& program, const Floats& x,
         !bounds(high) || (relevance && !holds(relevance->size(), size)) ||
         !holds(output.size(), program.classes()) || !holds(explained.size(), 1) ||
         !holds(absorbed.size(), 1) || !holds(conservation.size(), 1) ||
-        (target && !holds(target->size(), 1)))
+        !holds(amplification.size(), 1) || (target && !holds(target->size(), 1)))
         throw std::invalid_argument("the arrays do not have the sizes that the program asks for");
     const auto valid = [&](int64_t t) { return t >= 0 && t < program.classes(); };
     if (target && !std::all_of(target->data() + first, target->data() + first + n, valid))
@@ -125,6 +125,7 @@ pyrel::Status run(const pyrel::Program& program, const Floats& x,
     batch.explained = explained.mutable_data() + first;
     batch.absorbed = absorbed.mutable_data() + first;
     batch.conservation = conservation.mutable_data() + first;
+    batch.amplification = amplification.mutable_data() + first;
     pyrel::Status status;
     {
         const py::gil_scoped_release release;
@@ -324,7 +325,8 @@ void register_program(py::module_& m) {
         .def("run", &run, "x"_a.noconvert(), "target"_a.noconvert(), "low"_a.noconvert(),
              "high"_a.noconvert(), "check_finite"_a, "threads"_a, "relevance"_a.noconvert(),
              "output"_a.noconvert(), "explained"_a.noconvert(), "absorbed"_a.noconvert(),
-             "conservation"_a.noconvert(), "first"_a = 0, "in_lanes"_a = py::none(),
+             "conservation"_a.noconvert(), "amplification"_a.noconvert(), "first"_a = 0,
+             "in_lanes"_a = py::none(),
              "Explain x, which are the samples from `first` on of all the other arrays. `in_lanes` "
              "says whether samples lie in lanes, where they can.");
 }

@@ -193,6 +193,7 @@ class Program:
         explained: npt.NDArray[np.int64],
         absorbed: npt.NDArray[np.float32],
         conservation: npt.NDArray[np.float32],
+        amplification: npt.NDArray[np.float32],
         first: int = 0,
         in_lanes: bool | None = None,
     ) -> Status: ...

@@ -68,7 +68,8 @@ def explain_file(
         .npy or .npz file of floats, or of token ids, (n, ...).
     out
         .npz file to write: ``relevance`` (float32, shape of the input), ``output`` (n, classes),
-        ``target``, ``absorbed`` and ``conservation`` (n,), as in `pyrel.Explanation`.
+        ``target``, ``absorbed``, ``conservation`` and ``amplification`` (n,), as in
+        `pyrel.Explanation`.
     target
         The class to explain, or one for each sample; None for the predicted class.
     lengths
@@ -110,6 +111,7 @@ def explain_file(
         "target": np.empty(len(x), np.int64),
         "absorbed": np.empty(len(x), np.float32),
         "conservation": np.empty(len(x), np.float32),
+        "amplification": np.empty(len(x), np.float32),
     }
     empty = 0
     with whole_npz(out) as archive:

@@ -25,6 +25,7 @@ from pyrel.engine.inputs import LARGEST_VOCABULARY, Inputs
 from pyrel.engine.precision import check_precision
 from pyrel.engine.program_file import read_program, write_program
 from pyrel.engine.run import Results, Run
+from pyrel.engine.stability import StabilityWarning
 from pyrel.errors import UnsupportedModelError
 from pyrel.explanation import Explanation
 
@@ -128,6 +129,7 @@ class Explainer:
     def _take(self, method: methods.Method, inputs: Inputs, source: Source, isa: str) -> None:
         self._isa = isa
         self._programs = Programs(source, inputs, isa)
+        self._stability = StabilityWarning()
         self.method = method
         self.inputs = inputs
         self.input_shape = inputs.shape
@@ -251,6 +253,8 @@ class Explainer:
             results = self._full(x, target, steps, relevance)
         else:
             results = self._by_length(x, target, lengths, relevance)
+        if self.method.conserves:
+            self._stability.check(results.amplification)
         given = arrays.like(relevance, x) if out is None else out
         return Explanation(given, *[arrays.like(column, x) for column in results[1:]])
 

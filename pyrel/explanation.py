@@ -26,6 +26,14 @@ class Explanation:
     conservation : float32, shape (n,)
         Σ relevance − relevance put in, which what was absorbed and rounding make differ from zero;
         NaN for methods that do not propagate relevance.
+    amplification : float32, shape (n,)
+        The largest Σ |relevance| on the way, over |what was put in|: 1 or more, and 0 where nothing
+        was put in. It is taken of what is put in, of the result, and, before the division, of what
+        arrives at each node (a layer at one step) whose rule divides by a stabilised sum. What
+        grows elsewhere arrives at such a node next. In float32 the relevance cannot add up to what
+        was put in better than to 2⁻²³ · amplification of it; where that is 1 % or more, a logger
+        ``pyrel`` warns, once for each explainer. Of gradients, it is the larger of 1 and
+        Σ |relevance|, which says nothing of rounding.
     """
 
     relevance: Any
@@ -33,3 +41,4 @@ class Explanation:
     target: Any
     absorbed: Any
     conservation: Any
+    amplification: Any

@@ -29,7 +29,8 @@ class Reference:
 
     `uncertainty` (n, classes) is the float32 rounding bound of the outputs, `doubt` (n, *shape)
     that of the relevance, where `margin` (in units of bounds: `reference_forward.Forward`) is > 1.
-    `start` is the relevance put in, `peak` the largest Σ|R| of any node.
+    `start` is the relevance put in, `peak` the largest Σ|R| of any node; `amplification` that of
+    what is put in, of what is divided by a stabilised sum and of the result, over |start|.
     """
 
     relevance: Array
@@ -41,6 +42,7 @@ class Reference:
     margin: Array
     doubt: Array
     peak: Array
+    amplification: Array
 
 
 def explain(
@@ -73,11 +75,13 @@ def explain(
             # LRP divides f by f again, deep Taylor by a sum of its own: there f's rounding counts.
             bound = run.bound(output)[rows, chosen]
             unsure[rows, chosen] = np.where(score > -bound, bound, 0.0)
-        back, margin = relevance(output, run, seed, rules, unsure)
+        back, margin, divided = relevance(output, run, seed, rules, unsure)
     else:
         back = gradient(output, run, seed, guided=method == "guided_backprop")
-        margin = np.minimum(run.relu_margin, run.pool_margin)
+        margin, divided = np.minimum(run.relu_margin, run.pool_margin), np.zeros(n)
     found, variance = back.at_input(method, batch.shape)
+    size = np.abs(start)
+    largest = np.max([size, divided, np.abs(found).reshape(n, -1).sum(axis=1)], axis=0)
     return Reference(
         found,
         scores,
@@ -88,4 +92,5 @@ def explain(
         margin,
         np.sqrt(variance),
         np.max([np.abs(arrived).sum(axis=1) for arrived in back.arriving.values()], axis=0),
+        np.divide(largest, size, out=np.zeros(n), where=size > 0),
     )

@@ -58,22 +58,23 @@ class Rules:
 
 def relevance(
     output: Node, run: Forward, seed: Array, rules: Rules, unsure: Array
-) -> tuple[Backward, Array]:
+) -> tuple[Backward, Array, Array]:
     """Propagate the relevance `seed`, known to ± `unsure`, both (n, outputs).
 
-    Also returns the smallest |z| / bound per sample.
+    Also returns the smallest |z| / bound per sample, and the largest Σ|R| at a stabilised division.
     """
     walk = _Walk(Backward(output, run, seed), rules)
     walk.back.variance[output.serial] += unsure**2
     for node in reversed(walk.back.nodes):
         walk.visit(node)
-    return walk.back, walk.margin
+    return walk.back, walk.margin, walk.largest
 
 
 class _Walk:
     def __init__(self, back: Backward, rules: Rules) -> None:
         self.back, self.run, self.rules = back, back.run, rules
         self.margin = np.full(len(back.absorbed), np.inf)
+        self.largest = np.zeros(len(back.absorbed))
 
     def visit(self, node: Node) -> None:
         arrived, variance = self.back.at(node)
@@ -123,6 +124,7 @@ class _Walk:
 
     def _stabilised(self, arrived: Array, z: Array, bound: Array) -> tuple[Array, Array]:
         """R / (z + ε sign z), sign(0) = +1, and its relative error; ε's share is absorbed."""
+        self.largest = np.maximum(self.largest, np.abs(arrived).sum(axis=1))
         epsilon = self.run.cast(self.rules.epsilon)
         sign = np.where(z < 0, self.run.cast(-1), self.run.cast(1))
         ratio = arrived / (z + epsilon * sign)

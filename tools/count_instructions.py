@@ -103,9 +103,7 @@ def execute(path: Path) -> None:
             np.empty_like(x),
             np.empty((n, program.classes), np.float32),
             np.empty(n, np.int64),
-            np.empty(n, np.float32),
-            np.empty(n, np.float32),
-            0,
+            *(np.empty(n, np.float32) for _ in range(3)),
         )
         assert status.outcome == Outcome.done, status.outcome
 

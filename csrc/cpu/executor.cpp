@@ -149,12 +149,13 @@ class SlabRunner {
             one_sample_ = floats(3 * program.most_normalised() + 1);
         }
         absorbed_.reset(new (std::nothrow) double[static_cast<size_t>(slab)]);
+        largest_.reset(new (std::nothrow) double[static_cast<size_t>(slab)]);
         put_in_.reset(new (std::nothrow) double[static_cast<size_t>(slab)]);
         views_.reset(new (std::nothrow) View[static_cast<size_t>(2 * program.most_listed())]);
     }
 
     bool allocated() const {
-        return arena_ && absorbed_ && put_in_ && views_ &&
+        return arena_ && absorbed_ && largest_ && put_in_ && views_ &&
                (lanes_ == 1 || (ends_[0] && ends_[1] && one_sample_));
     }
 
@@ -163,7 +164,8 @@ class SlabRunner {
         slab_samples_ = samples;
         if (Status bad = check_input(); bad.outcome != Outcome::done) return bad;
         const int64_t groups = (samples + lanes_ - 1) / lanes_;
-        std::fill(absorbed_.get(), absorbed_.get() + groups * lanes_, 0.0);
+        std::fill_n(absorbed_.get(), groups * lanes_, 0.0);
+        std::fill_n(largest_.get(), groups * lanes_, 0.0);
         const Status status = lanes_ > 1 ? run_in_lanes(groups) : run_apart(groups);
         return status.outcome == Outcome::done ? finish() : status;
     }
@@ -444,7 +446,8 @@ class SlabRunner {
             lanes_ > 1 ? program_.kernels().absorb_in_lanes : program_.kernels().absorb;
         kernel({samples_, steps_, absorb.columns, view(absorb.source),
                 optional_view(absorb.operand), program_.vector(absorb.vector), absorb.share,
-                absorb.epsilon, absorbed_.get() + begin_ * lanes_});
+                absorb.epsilon, absorbed_.get() + begin_ * lanes_,
+                largest_.get() + begin_ * lanes_});
         return {};
     }
 
@@ -633,17 +636,30 @@ class SlabRunner {
         const int64_t size = program_.input_size();
         for (int64_t s = 0; s < slab_samples_; ++s) {
             const int64_t sample = slab_first_ + s;
+            const double put_in = put_in_[static_cast<size_t>(s)];
+            const double largest = largest_[static_cast<size_t>(s)];
             batch_.absorbed[sample] = static_cast<float>(absorbed_[static_cast<size_t>(s)]);
+            batch_.amplification[sample] = amplification(put_in, largest, 0.0);
             if (!program_.explains()) continue;
             const float* relevance = batch_.relevance + sample * size;
-            const double sum = sum_over(size, [&](int64_t i) { return double{relevance[i]}; });
+            const auto [sum, end] = program_.kernels().totals(relevance, size);
             if (batch_.check_finite && !std::isfinite(sum))
                 return {Outcome::relevance_not_finite, sample, -1};
-            batch_.conservation[sample] =
-                program_.conserves() ? static_cast<float>(sum - put_in_[static_cast<size_t>(s)])
-                                     : std::numeric_limits<float>::quiet_NaN();
+            batch_.conservation[sample] = program_.conserves()
+                                              ? static_cast<float>(sum - put_in)
+                                              : std::numeric_limits<float>::quiet_NaN();
+            batch_.amplification[sample] = amplification(put_in, largest, end);
         }
         return {};
+    }
+
+    // The largest of Σ|relevance| put in, on the way and at the end, over the first.
+    static float amplification(double put_in, double on_the_way, double end) {
+        const double start = std::fabs(put_in);
+        if (start == 0.0) return 0.0f;
+        if (std::isnan(on_the_way) || std::isnan(end))
+            return std::numeric_limits<float>::quiet_NaN();
+        return static_cast<float>(std::max({start, on_the_way, end}) / start);
     }
 
     // Σ term(i) for i below `size`, in double precision and by eight partial sums: one would wait
@@ -679,6 +695,7 @@ class SlabRunner {
     Floats ends_[2];
     Floats one_sample_;
     std::unique_ptr<double[]> absorbed_;
+    std::unique_ptr<double[]> largest_;  // Σ|relevance| that arrived at a stabilised division
     std::unique_ptr<double[]> put_in_;
     std::unique_ptr<View[]> views_;  // two lists of operands
 };

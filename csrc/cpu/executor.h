@@ -22,6 +22,9 @@ struct Batch {
     int64_t* explained = nullptr;   // (samples,)
     float* absorbed = nullptr;      // (samples,)
     float* conservation = nullptr;  // (samples,) Σ relevance − relevance put in, or NaN
+    // (samples,) the largest Σ|relevance| on the way over |relevance put in|: of what is put in, of
+    // the result, and of each row that arrives at a stabilised division. 0 where nothing is put in.
+    float* amplification = nullptr;
 };
 
 enum class Outcome {

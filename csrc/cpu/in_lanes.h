@@ -113,35 +113,65 @@ void map_in_lanes(const MapTask& task) {
     }
 }
 
-// The same sums as of single samples: by the same eight parts, in the same order.
+// Sums over columns of each lane's sample: the same as of single samples, by the same eight parts,
+// in the same order.
+class LaneSums {
+  public:
+    LaneSums() {
+        for (WideDoubles(&half)[kParts] : parts_)
+            for (WideDoubles& part : half) part = WideDoubles{};
+    }
+    void add(int64_t column, const Doubles& terms) {
+        for (int h = 0; h < 2; ++h) parts_[h][column % kParts] += terms.part[h];
+    }
+    void get(double (&sums)[kLanes]) const {
+        for (int h = 0; h < 2; ++h) {
+            const WideDoubles sum = sum_of(parts_[h]);
+            __builtin_memcpy(sums + h * kWide, &sum, sizeof sum);
+        }
+    }
+
+  private:
+    WideDoubles parts_[2][kParts];
+};
+
 void absorb_in_lanes(const AbsorbTask& task) {
-    constexpr int kParts = 8;
     const int64_t rows = task.samples * task.steps;
+    const bool stabilises = task.share == Share::stabiliser;
+    const Vector epsilon = broadcast(&task.epsilon);
     RowCursor cursor{0, 0, task.steps};
     for (int64_t row = 0; row < rows; ++row, cursor.next()) {
         const float* source = cursor.row<const float*>(task.source);
         const float* operand =
             task.operand.offsets ? cursor.row<const float*>(task.operand) : nullptr;
-        double parts[kParts][kLanes] = {};
+        LaneSums shares, sizes;
         for (int64_t column = 0; column < task.columns; ++column) {
             const Vector v = load(source + column * kLanes);
-            double terms[kLanes];
+            Doubles terms, size;
             if (task.share == Share::weighted) {
                 widen(v, terms);
-                for (double& term : terms) term *= double{task.vector[column]};
+                for (WideDoubles& part : terms.part) part *= double{task.vector[column]};
             } else {
                 Vector d = load(operand + column * kLanes);
                 if (task.vector) d = d + broadcast(task.vector + column);
-                widen(absorbed_of(task.share, v, d), terms);
+                const Vector share = absorbed_of(task.share, v, d);
+                widen(share, terms);
+                if (stabilises) {
+                    widen(divided_by_stabilised(share, d, epsilon), size);
+                    sizes.add(column, size);
+                }
             }
-            for (int i = 0; i < kLanes; ++i) parts[column % kParts][i] += terms[i];
+            shares.add(column, terms);
         }
-        double* const absorbed = task.absorbed + cursor.sample * kLanes;
-        for (int i = 0; i < kLanes; ++i) {
-            double sum = 0.0;
-            for (const auto& part : parts) sum += part[i];
-            absorbed[i] += task.share == Share::stabiliser ? double{task.epsilon} * sum : sum;
-        }
+        const double factor = stabilises ? double{task.epsilon} : 1.0;
+        double sums[kLanes];
+        shares.get(sums);
+        for (int i = 0; i < kLanes; ++i)
+            task.absorbed[cursor.sample * kLanes + i] += factor * sums[i];
+        if (!stabilises) continue;
+        sizes.get(sums);
+        for (int i = 0; i < kLanes; ++i)
+            raise_to(task.largest[cursor.sample * kLanes + i], sums[i]);
     }
 }
 

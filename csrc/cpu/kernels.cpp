@@ -514,44 +514,73 @@ void pool_route(const PoolTask& task) {
         route<0>(task);
 }
 
-// Σ over the columns of what `term` makes of a vector of lanes, in double precision and by eight
-// partial sums, whatever the set's width: term(column, how many lanes, where the lanes' terms go).
-template <typename Term>
-inline double sum_over(int64_t columns, Term&& term) {
-    constexpr int kParts = 8;
-    double parts[kParts] = {};
-    for (int64_t column = 0; column < columns; column += kLanes) {
-        double terms[kLanes];
+// Sums over the columns of a row, in double precision and by eight partial sums, whatever the set's
+// width: term(column, lanes there are, terms) makes of a vector the terms of each sum.
+template <int Sums, typename Term>
+inline void sum_over(int64_t columns, double (&sums)[Sums], Term&& term) {
+    constexpr int kStep = kLanes < kParts ? kParts : kLanes;
+    WideDoubles parts[Sums][kParts / kWide] = {};
+    Doubles terms[Sums];
+    const auto add = [&](int first) {  // lanes of the terms, the first one of column `first`
+        for (int n = 0; n < Sums; ++n)
+            for (int h = 0; h < 2; ++h)
+                parts[n][(first / kWide + h) % (kParts / kWide)] += terms[n].part[h];
+    };
+    int64_t column = 0;
+    for (; column + kStep <= columns; column += kStep)
+        for (int first = 0; first < kStep; first += kLanes) {
+            term(column + first, int64_t{kLanes}, terms);
+            add(first);
+        }
+    for (int first = 0; column < columns; column += kLanes, first += kLanes) {
         term(column, valid_lanes(columns, column), terms);
-        double* const here = parts + (kLanes < kParts ? column % kParts : 0);
-        for (int i = 0; i < kLanes; ++i) here[i % kParts] += terms[i];
+        add(first);
     }
-    double sum = 0.0;
-    for (const double part : parts) sum += part;
-    return sum;
+    for (int n = 0; n < Sums; ++n) {
+        double all[kParts];
+        __builtin_memcpy(all, parts[n], sizeof all);
+        sums[n] = sum_of(all);
+    }
 }
 
-// The part of a row that is absorbed; lanes beyond the end are zero.
-double absorbed_share(const AbsorbTask& task, const float* source, const float* operand) {
+// Adds the part of a row that is absorbed; lanes beyond the end are zero.
+void absorb_row(const AbsorbTask& task, const float* source, const float* operand, double& absorbed,
+                double& largest) {
     const float* const vector = task.vector;
-    const auto value = [&](int64_t column, int64_t count) {
-        return load(source + column, count, count < kLanes);
+    const auto value = [](const float* p, int64_t column, int64_t count) {
+        return load(p + column, count, count < kLanes);
     };
     const auto denominator = [&](int64_t column, int64_t count) {
-        const Vector d = load(operand + column, count, count < kLanes);
-        return vector ? d + load(vector + column, count, count < kLanes) : d;
+        const Vector d = value(operand, column, count);
+        return vector ? d + value(vector, column, count) : d;
     };
-    if (task.share == Share::weighted)
-        return sum_over(task.columns, [&](int64_t column, int64_t count, double* terms) {
-            double weights[kLanes];
-            widen(load(vector + column, count, count < kLanes), weights);
-            widen(value(column, count), terms);
-            for (int i = 0; i < kLanes; ++i) terms[i] *= weights[i];
+    if (task.share == Share::stabiliser) {
+        const Vector epsilon = broadcast(&task.epsilon);
+        double sums[2];
+        sum_over(task.columns, sums, [&](int64_t column, int64_t count, auto& terms) {
+            const Vector d = denominator(column, count);
+            const Vector share = absorbed_of(Share::stabiliser, value(source, column, count), d);
+            widen(share, terms[0]);
+            widen(divided_by_stabilised(share, d, epsilon), terms[1]);
         });
-    const double sum = sum_over(task.columns, [&](int64_t column, int64_t count, double* terms) {
-        widen(absorbed_of(task.share, value(column, count), denominator(column, count)), terms);
-    });
-    return task.share == Share::stabiliser ? double{task.epsilon} * sum : sum;
+        absorbed += double{task.epsilon} * sums[0];
+        raise_to(largest, sums[1]);
+        return;
+    }
+    double sum[1];
+    if (task.share == Share::weighted)
+        sum_over(task.columns, sum, [&](int64_t column, int64_t count, auto& terms) {
+            Doubles weights;
+            widen(value(vector, column, count), weights);
+            widen(value(source, column, count), terms[0]);
+            for (int h = 0; h < 2; ++h) terms[0].part[h] *= weights.part[h];
+        });
+    else
+        sum_over(task.columns, sum, [&](int64_t column, int64_t count, auto& terms) {
+            const Vector d = denominator(column, count);
+            widen(absorbed_of(task.share, value(source, column, count), d), terms[0]);
+        });
+    absorbed += sum[0];
 }
 
 void absorb(const AbsorbTask& task) {
@@ -560,9 +589,19 @@ void absorb(const AbsorbTask& task) {
     for (int64_t row = 0; row < rows; ++row, cursor.next()) {
         const float* operand =
             task.operand.offsets ? cursor.row<const float*>(task.operand) : nullptr;
-        task.absorbed[cursor.sample] +=
-            absorbed_share(task, cursor.row<const float*>(task.source), operand);
+        absorb_row(task, cursor.row<const float*>(task.source), operand,
+                   task.absorbed[cursor.sample], task.largest[cursor.sample]);
     }
+}
+
+Totals totals(const float* x, int64_t size) {
+    double sums[2];
+    sum_over(size, sums, [&](int64_t column, int64_t count, auto& terms) {
+        const Vector v = load(x + column, count, count < kLanes);
+        widen(v, terms[0]);
+        widen(absolute(v), terms[1]);
+    });
+    return {sums[0], sums[1]};
 }
 
 bool inside(const float* x, const float* low, const float* high, int64_t size) {
@@ -622,6 +661,7 @@ constexpr Kernels table(const char* isa) {
     kernels.pool_route = pool_route;
     kernels.absorb = absorb;
     kernels.absorb_in_lanes = absorb_in_lanes;
+    kernels.totals = totals;
     kernels.inside = inside;
     kernels.peak = peak<Single>;
 #if defined(PYREL_ISA_AVX512_BF16)

@@ -147,7 +147,9 @@ enum class Share : int32_t {
     undivided,   // Σ_n source[n] where d[n] is 0, before the division
 };
 
-// absorbed[sample] += a share of the sample's rows, in double precision.
+// absorbed[sample] += a share of the sample's rows, in double precision. A stabiliser's task also
+// measures how much relevance was divided: largest[sample] becomes no less than the largest
+// Σ_n |R[n]| of the sample's rows, R = source · (d + ε sign(d)), or NaN where one is.
 struct AbsorbTask {
     int64_t samples;
     int64_t steps;
@@ -158,10 +160,16 @@ struct AbsorbTask {
     Share share;
     float epsilon;
     double* absorbed;
+    double* largest;
 };
 
 // Floats that one row of `depth` values takes once it is rounded to pairs of bfloat16.
 constexpr int64_t bf16_row(int64_t depth) { return (depth + 31) / 32 * 16; }
+
+// Σ x[i] and Σ |x[i]|, in double precision.
+struct Totals {
+    double sum, size;
+};
 
 struct Kernels {
     const char* isa;
@@ -184,6 +192,7 @@ struct Kernels {
     void (*pool_route)(const PoolTask&);
     void (*absorb)(const AbsorbTask&);
     void (*absorb_in_lanes)(const AbsorbTask&);
+    Totals (*totals)(const float* x, int64_t size);
     // Whether every x[i] lies in [low[i], high[i]] and is finite.
     bool (*inside)(const float* x, const float* low, const float* high, int64_t size);
     // Repeats independent fused multiply-adds in registers; what benchmarks call the peak. Returns

@@ -195,10 +195,29 @@ void for_blocks(const GemmTask& task, Take&& take) {
     }
 }
 
-inline void widen(Vector v, double* terms) {
-    float lanes[kLanes];
-    store(lanes, v);
-    for (int i = 0; i < kLanes; ++i) terms[i] = double{lanes[i]};
+// A vector in double precision: its halves are what a register holds.
+constexpr int kWide = kLanes / 2;
+struct Doubles {
+    WideDoubles part[2];
+};
+
+inline void widen(Vector v, Doubles& wide) { widen(v, wide.part[0], wide.part[1]); }
+
+// Long sums are those of eight parts, element i being of part i % 8, in both layouts.
+constexpr int kParts = 8;
+template <typename Sum>
+inline Sum sum_of(const Sum (&parts)[kParts]) {
+    return ((parts[0] + parts[4]) + (parts[2] + parts[6])) +
+           ((parts[1] + parts[5]) + (parts[3] + parts[7]));
+}
+
+// |R| of what became s · sign(d) when R was divided by d + ε sign(d).
+inline Vector divided_by_stabilised(Vector signed_s, Vector d, Vector epsilon) {
+    return absolute(signed_s * (absolute(d) + epsilon));
+}
+
+inline void raise_to(double& largest, double sum) {
+    if (sum > largest || sum != sum) largest = sum;
 }
 
 // What of relevance v is absorbed at a denominator d, ε apart.

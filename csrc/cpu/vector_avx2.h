@@ -25,6 +25,7 @@ inline Vector load(const float* p, int64_t count) { return _mm256_maskload_ps(p,
 inline void store(float* p, Vector v, int64_t count) { _mm256_maskstore_ps(p, lanes(count), v); }
 inline Vector broadcast(const float* p) { return _mm256_broadcast_ss(p); }
 inline Vector multiply_add(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
+inline Vector absolute(Vector v) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), v); }
 inline Vector relu(Vector v) { return _mm256_max_ps(zero(), v); }
 inline Vector where_positive(Vector test, Vector v) {
     return _mm256_and_ps(_mm256_cmp_ps(test, zero(), _CMP_GT_OQ), v);
@@ -52,6 +53,11 @@ inline Vector power_of_two(Vector shifted) {
 // Without the lower half of its significant bits.
 inline Vector high_half(Vector v) {
     return _mm256_and_ps(v, _mm256_castsi256_ps(_mm256_set1_epi32(-0x1000)));
+}
+using WideDoubles = __m256d;
+inline void widen(Vector v, WideDoubles& low, WideDoubles& high) {
+    low = _mm256_cvtps_pd(_mm256_castps256_ps128(v));
+    high = _mm256_cvtps_pd(_mm256_extractf128_ps(v, 1));
 }
 // A new value as far as the compiler knows.
 inline void hide(Vector& v) { asm volatile("" : "+x"(v)); }

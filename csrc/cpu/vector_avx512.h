@@ -25,6 +25,7 @@ inline Vector broadcast(const float* p) { return _mm512_set1_ps(*p); }
 inline Vector multiply_add(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
 // The maskz form has no undefined pass-through operand, which GCC 12 warns about. NaN stays NaN in
 // this operand order.
+inline Vector absolute(Vector v) { return _mm512_abs_ps(v); }
 inline Vector relu(Vector v) { return _mm512_maskz_max_ps(lanes(kLanes), zero(), v); }
 inline Vector where_positive(Vector test, Vector v) {
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(test, zero(), _CMP_GT_OQ), v);
@@ -51,6 +52,11 @@ inline Vector power_of_two(Vector shifted) {
 // Without the lower half of its significant bits.
 inline Vector high_half(Vector v) {
     return _mm512_and_ps(v, _mm512_castsi512_ps(_mm512_set1_epi32(-0x1000)));
+}
+using WideDoubles = __m512d;
+inline void widen(Vector v, WideDoubles& low, WideDoubles& high) {
+    low = _mm512_cvtps_pd(_mm512_castps512_ps256(v));
+    high = _mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1));
 }
 // A new value as far as the compiler knows.
 inline void hide(Vector& v) { asm volatile("" : "+v"(v)); }

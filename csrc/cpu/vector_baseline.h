@@ -30,6 +30,9 @@ inline Vector multiply_add(Vector a, Vector b, Vector c) { return a * b + c; }
 inline Vector select(Mask m, Vector v) {
     return reinterpret_cast<Vector>(m & reinterpret_cast<Mask>(v));
 }
+inline Vector absolute(Vector v) {
+    return reinterpret_cast<Vector>(reinterpret_cast<Mask>(v) & 0x7fffffff);
+}
 inline Vector relu(Vector v) { return select(~(v <= zero()), v); }  // NaN stays NaN
 inline Vector where_positive(Vector test, Vector v) { return select(test > zero(), v); }
 inline bool inside(Vector v, Vector low, Vector high) {
@@ -56,6 +59,11 @@ inline Vector power_of_two(Vector shifted) {
 // Without the lower half of its significant bits.
 inline Vector high_half(Vector v) {
     return reinterpret_cast<Vector>(reinterpret_cast<Mask>(v) & -0x1000);
+}
+typedef double WideDoubles __attribute__((vector_size(16)));
+inline void widen(Vector v, WideDoubles& low, WideDoubles& high) {
+    low = WideDoubles{v[0], v[1]};
+    high = WideDoubles{v[2], v[3]};
 }
 // A new value as far as the compiler knows.
 inline void hide(Vector& v) {

@@ -58,6 +58,7 @@ inline Vector keep(uint32x4_t mask, Vector v) {
 inline Vector clear(uint32x4_t mask, Vector v) {
     return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(v), mask));
 }
+inline Vector absolute(Vector v) { return vabsq_f32(v); }
 // Not FMAX, which makes +0 of −0: what is not below zero stays as it is, −0 and NaN too.
 inline Vector relu(Vector v) { return clear(vcltzq_f32(v), v); }
 inline Vector where_positive(Vector test, Vector v) { return keep(vcgtzq_f32(test), v); }
@@ -82,6 +83,11 @@ inline Vector power_of_two(Vector shifted) {
 // Without the lower half of its significant bits.
 inline Vector high_half(Vector v) {
     return vreinterpretq_f32_s32(vandq_s32(vreinterpretq_s32_f32(v), vdupq_n_s32(-0x1000)));
+}
+using WideDoubles = float64x2_t;
+inline void widen(Vector v, WideDoubles& low, WideDoubles& high) {
+    low = vcvt_f64_f32(vget_low_f32(v));
+    high = vcvt_high_f64_f32(v);
 }
 // A new value as far as the compiler knows.
 inline void hide(Vector& v) { asm volatile("" : "+w"(v)); }

@@ -115,9 +115,10 @@ def explain(
     How much does each input element contribute to the output of one class?
 
     The output file has relevance (float32, shape of the input), output (n, classes: raw scores),
-    target (n: the explained class), absorbed (n: relevance kept by biases and stabilisers) and
+    target (n: the explained class), absorbed (n: relevance kept by biases and stabilisers),
     conservation (n: sum of relevance minus what was put in; NaN for methods that do not share the
-    output out). It appears when it is complete, never before.
+    output out) and amplification (n: how many times what was put in there is on the way, signs
+    left out). It appears when it is complete, never before.
     """
     from pyrel._core import Start
     from pyrel.cli.display import bar

@@ -26,6 +26,7 @@ class Results(NamedTuple):
     target: Int64s
     absorbed: Float32s
     conservation: Float32s
+    amplification: Float32s
 
     @classmethod
     def places(cls, relevance: Float32s | None, n: int, classes: int) -> Results:
@@ -34,6 +35,7 @@ class Results(NamedTuple):
             relevance,
             np.empty((n, classes), np.float32),
             np.empty(n, np.int64),
+            np.empty(n, np.float32),
             np.empty(n, np.float32),
             np.empty(n, np.float32),
         )
@@ -48,6 +50,7 @@ class Results(NamedTuple):
             self.target[some],
             self.absorbed[some],
             self.conservation[some],
+            self.amplification[some],
         )
 
     def put(self, samples: Int64s, part: Results) -> None:
@@ -56,6 +59,7 @@ class Results(NamedTuple):
         self.target[samples] = part.target
         self.absorbed[samples] = part.absorbed
         self.conservation[samples] = part.conservation
+        self.amplification[samples] = part.amplification
 
 
 class Run:

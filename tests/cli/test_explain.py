@@ -47,7 +47,14 @@ def test_the_file_has_what_the_library_says(
     assert f"Wrote {out}: 30 samples, {method}" in result.out
     e = library.Explainer(*captured, method, low=0.0, high=1.0)(x, y)
     with np.load(out, allow_pickle=False) as file:
-        assert set(file) == {"relevance", "output", "target", "absorbed", "conservation"}
+        assert set(file) == {
+            "relevance",
+            "output",
+            "target",
+            "absorbed",
+            "conservation",
+            "amplification",
+        }
         for name in file:
             assert file[name].dtype == getattr(e, name).dtype
             np.testing.assert_array_equal(file[name], getattr(e, name))

@@ -15,7 +15,7 @@ import numpy as np
 
 import pyrel
 
-FIELDS = ("relevance", "output", "target", "absorbed", "conservation")
+FIELDS = ("relevance", "output", "target", "absorbed", "conservation", "amplification")
 
 
 def bits(e: Any) -> tuple[bytes, ...]:

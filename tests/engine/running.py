@@ -30,9 +30,22 @@ def run(
 ) -> tuple[Any, Any]:
     """Run the steps on samples ``x``; return ``size`` floats of the arena from ``result``.
 
-    Also returned is what was absorbed. The seed takes the arena's last floats. The steps run in
-    both layouts of the samples, with the same bits.
+    Also returned is what was absorbed; `measured` returns the amplification too. The seed takes the
+    arena's last floats. The steps run in both layouts of the samples, with the same bits.
     """
+    return measured(program, steps, x, result, size, isa, check_finite)[:2]
+
+
+def measured(
+    program: Program,
+    steps: Sequence[Any],
+    x: Any,
+    result: int,
+    size: int,
+    isa: str,
+    check_finite: bool = True,
+) -> tuple[Any, Any, Any]:
+    """Do what `run` does, and return the amplification as well."""
     x = np.ascontiguousarray(x, np.float32)
     n, program.input_size = x.shape
     program.classes = size
@@ -42,16 +55,16 @@ def run(
     core = program.load(isa)
     explained, conservation = np.empty(n, np.int64), np.empty(n, np.float32)
     found = []
-    for in_lanes in (False, True):
-        output, absorbed = np.empty((n, size), np.float32), np.empty(n, np.float32)
-        results = (None, output, explained, absorbed, conservation)
-        status = core.run(x, None, None, None, check_finite, 2, *results, in_lanes=in_lanes)
+    for layout in (False, True):
+        output = np.empty((n, size), np.float32)
+        absorbed, amplification = np.empty(n, np.float32), np.empty(n, np.float32)
+        results = (None, output, explained, absorbed, conservation, amplification)
+        status = core.run(x, None, None, None, check_finite, 2, *results, in_lanes=layout)
         assert status.outcome == Outcome.done, status.outcome
-        found.append((output, absorbed))
-    (output, absorbed), in_lanes_too = found
-    assert output.tobytes() == in_lanes_too[0].tobytes()
-    assert absorbed.tobytes() == in_lanes_too[1].tobytes()
-    return output, absorbed
+        found.append((output, absorbed, amplification))
+    apart, in_lanes = found
+    assert [each.tobytes() for each in apart] == [each.tobytes() for each in in_lanes]
+    return apart
 
 
 def program(arena_size: int) -> Program:

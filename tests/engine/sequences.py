@@ -122,7 +122,7 @@ def scores(make: Callable[[], nn.Module], x: Any, lengths: Any = None) -> Any:
 
 def assert_same(one: Any, other: Any) -> None:
     """All fields agree, bit for bit."""
-    for field in ("relevance", "output", "target", "absorbed", "conservation"):
+    for field in ("relevance", "output", "target", "absorbed", "conservation", "amplification"):
         a, b = np.asarray(getattr(one, field)), np.asarray(getattr(other, field))
         assert a.dtype == b.dtype, field
         assert a.tobytes() == b.tobytes(), field

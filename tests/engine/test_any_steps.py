@@ -128,7 +128,7 @@ def results(program: Program, weights: _core.Program | None = None) -> list[Any]
     rng = np.random.default_rng(0)
     x = np.maximum(rng.uniform(-0.5, 1, (5, program.input_size)), 0).astype(np.float32)
     found = [np.empty_like(x), np.empty((5, program.classes), np.float32)]
-    found += [np.empty(5, np.int64), np.empty(5, np.float32), np.empty(5, np.float32)]
+    found += [np.empty(5, np.int64), *(np.empty(5, np.float32) for _ in range(3))]
     status = core.run(x, None, None, None, True, 1, *found)
     assert status.outcome == _core.Outcome.done
     return found

@@ -64,7 +64,7 @@ def test_the_same_bits_as_with_stored_denominators(
     assert Post.divide_operand not in posts(stored)
     one, other = at_once(X), stored(X)
     assert one.relevance.any()
-    for field in ("relevance", "output", "absorbed", "conservation"):
+    for field in ("relevance", "output", "absorbed", "conservation", "amplification"):
         assert getattr(one, field).tobytes() == getattr(other, field).tobytes(), field
     if name != "in part":
         core, before = (each._programs.at(each.inputs.steps).core for each in (at_once, stored))

@@ -29,7 +29,7 @@ def x() -> Floats:
 
 
 def assert_equal(one: Any, other: Any) -> None:
-    for field in ("relevance", "output", "target", "absorbed", "conservation"):
+    for field in ("relevance", "output", "target", "absorbed", "conservation", "amplification"):
         np.testing.assert_array_equal(getattr(one, field), getattr(other, field), err_msg=field)
 
 
@@ -42,6 +42,7 @@ def test_numpy_in_numpy_out(method: str, x: Floats) -> None:
         "output": (6, 5),
         "absorbed": (6,),
         "conservation": (6,),
+        "amplification": (6,),
     }.items():
         value = getattr(e, field)
         assert type(value) is np.ndarray, field
@@ -54,7 +55,7 @@ def test_numpy_in_numpy_out(method: str, x: Floats) -> None:
 
 def test_torch_in_torch_out(explainer: Any, x: Floats) -> None:
     e = explainer(torch.from_numpy(x))
-    for field in ("relevance", "output", "absorbed", "conservation"):
+    for field in ("relevance", "output", "absorbed", "conservation", "amplification"):
         value = getattr(e, field)
         assert isinstance(value, torch.Tensor), field
         assert value.dtype == torch.float32, field
@@ -77,7 +78,8 @@ def test_zero_samples(explainer: Any, array: Any) -> None:
     e = explainer(array(np.zeros((0, *SHAPE), np.float32)))
     assert tuple(e.relevance.shape) == (0, *SHAPE)
     assert tuple(e.output.shape) == (0, 5)
-    assert tuple(e.target.shape) == tuple(e.absorbed.shape) == tuple(e.conservation.shape) == (0,)
+    for field in ("target", "absorbed", "conservation", "amplification"):
+        assert tuple(getattr(e, field).shape) == (0,), field
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])

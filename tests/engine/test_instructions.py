@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine.running import ARENA, INPUT, instruction, program, run
+from engine.running import ARENA, INPUT, instruction, measured, program, run
 
 from pyrel import _core
 from pyrel._core import Post, Share
@@ -85,7 +85,7 @@ def test_absorbed_shares(isa: str, columns: int, share: Share, with_vector: bool
     absorb = Absorb(INPUT, index, columns, share, operand, 0.5)
     rows = [[0, columns], [2 * columns, 3 * columns]][: len(absorb.operands())]
     steps = [instruction(Map(None, columns, ARENA), [0]), instruction(absorb, *rows)]
-    _, found = run(own, steps, x, 0, columns, isa)
+    _, found, amplification = measured(own, steps, x, 0, columns, isa)
     source = x[:, : 2 * columns].astype(np.float64)
     d = x[:, 2 * columns :] + (np.tile(vector, 2) if with_vector else np.float32(0))
     factor: Any = {
@@ -95,6 +95,11 @@ def test_absorbed_shares(isa: str, columns: int, share: Share, with_vector: bool
     }[share]
     # Summed in double precision, and rounded once.
     assert_close(found, (source * factor).sum(1), np.abs(source * factor).sum(1), 0.6)
+    # The larger of the two rows, where something was divided; the seed puts in one.
+    divided = np.abs(source) * (np.abs(d).astype(np.float64) + 0.5)
+    size = divided.reshape(SAMPLES, 2, -1).sum(2).max(1) * (share == Share.stabiliser)
+    wanted = np.maximum(size, 1.0)
+    assert_close(amplification, wanted, wanted, 4)
 
 
 @pytest.mark.parametrize("isa", ISAS)

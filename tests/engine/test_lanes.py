@@ -40,8 +40,7 @@ def results(core: Any, x: Floats, classes: int, in_lanes: bool | None, threads: 
         relevance,
         np.full((n, classes), np.nan, np.float32),
         np.full(n, -1),
-        np.full(n, np.nan, np.float32),
-        np.full(n, np.nan, np.float32),
+        *(np.full(n, np.nan, np.float32) for _ in range(3)),
     )
     status = core.run(x, None, None, None, True, threads, *places, in_lanes=in_lanes)
     assert status.outcome == Outcome.done
@@ -163,8 +162,7 @@ def test_a_failed_run_leaves_the_relevance_alone() -> None:
             relevance,
             np.empty((n, classes), np.float32),
             np.empty(n, np.int64),
-            np.empty(n, np.float32),
-            np.empty(n, np.float32),
+            *(np.empty(n, np.float32) for _ in range(3)),
         )
         status = core.run(x, None, None, None, True, 1, *places, in_lanes=in_lanes)
         assert (status.outcome, status.sample) == (Outcome.output_not_finite, 3)

@@ -27,7 +27,7 @@ from pyrel.engine import arrays
 
 STEPS = 6
 LENGTHS = np.array([3, 6, 1, 2, 3, 6, 5, 1])
-FIELDS = ("output", "target", "absorbed", "conservation")
+FIELDS = ("output", "target", "absorbed", "conservation", "amplification")
 
 
 def padded(make: Any) -> Any:

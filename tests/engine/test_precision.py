@@ -132,7 +132,14 @@ def test_close_calls_are_decided_in_float32() -> None:
     for i in range(0, 500, 7):
         assert bits(careful(x[i : i + 1])) == tuple(
             np.ascontiguousarray(getattr(e, name)[i : i + 1]).tobytes()
-            for name in ("relevance", "output", "target", "absorbed", "conservation")
+            for name in (
+                "relevance",
+                "output",
+                "target",
+                "absorbed",
+                "conservation",
+                "amplification",
+            )
         )
 
 

@@ -54,7 +54,7 @@ def complete(program: _core.Program) -> None:
 
 def run(program: _core.Program, samples: int) -> Any:
     x = np.ones((samples, INPUTS), np.float32)
-    out, floats = np.empty_like(x), [np.empty(samples, np.float32) for _ in range(2)]
+    out, floats = np.empty_like(x), [np.empty(samples, np.float32) for _ in range(3)]
     output, target = np.empty((samples, CLASSES), np.float32), np.empty(samples, np.int64)
     program.run(x, None, None, None, True, 2, out, output, target, *floats)
     return out

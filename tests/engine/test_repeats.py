@@ -115,7 +115,7 @@ def explaining(steps: int) -> Program:
 def outputs(core: _core.Program, x: Any) -> Any:
     relevance, output = np.empty_like(x), np.empty((len(x), HIDDEN), np.float32)
     explained = np.empty(len(x), np.int64)
-    rest = [np.empty(len(x), np.float32) for _ in range(2)]
+    rest = [np.empty(len(x), np.float32) for _ in range(3)]
     status = core.run(x, None, None, None, True, 1, relevance, output, explained, *rest)
     assert status.outcome == _core.Outcome.done
     np.testing.assert_array_equal(relevance, x)

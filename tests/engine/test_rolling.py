@@ -118,6 +118,6 @@ def test_results_and_files_are_those_of_the_flat_program(method: str, tmp_path: 
     explainer.save(tmp_path / "rolled")
     loaded = pyrel.Explainer.load(tmp_path / "rolled")
     for one in (explainer(x), loaded(x)):
-        for field in ("relevance", "output", "target", "absorbed", "conservation"):
+        for field in ("relevance", "output", "target", "absorbed", "conservation", "amplification"):
             np.testing.assert_array_equal(getattr(one, field), getattr(flat(x), field), strict=True)
     assert sum(len(i.body) if isinstance(i, Repeat) else 1 for i in items) < 100

@@ -48,7 +48,7 @@ def assert_plan_changes_nothing(graph: pyrel.Graph, x: Any, **options: Any) -> N
     without, _ = explainer_without_plan(graph, **options)
     with_plan = pyrel.Explainer(graph, **options)
     one, other = with_plan(x), without(x)
-    for field in ("relevance", "output", "target", "absorbed", "conservation"):
+    for field in ("relevance", "output", "target", "absorbed", "conservation", "amplification"):
         np.testing.assert_array_equal(getattr(one, field), getattr(other, field), strict=True)
 
 

@@ -571,7 +571,7 @@ void check_program(const Kernels& kernels, Digest& digest) {
          {std::pair{1, false}, {3, false}, {1, true}, {3, true}}) {
         std::vector<float> found(static_cast<size_t>(kSamples * kInputs)),
             output(static_cast<size_t>(kSamples * kClasses)), absorbed(kSamples),
-            conservation(kSamples);
+            conservation(kSamples), amplification(kSamples);
         std::vector<int64_t> explained(kSamples);
         pyrel::Batch batch;
         batch.samples = kSamples;
@@ -581,6 +581,7 @@ void check_program(const Kernels& kernels, Digest& digest) {
         batch.explained = explained.data();
         batch.absorbed = absorbed.data();
         batch.conservation = conservation.data();
+        batch.amplification = amplification.data();
         const pyrel::Status status = pyrel::run(program, batch, threads, in_lanes, nullptr);
         const std::string what = std::string(kernels.isa) + " program";
         expect(status.outcome == pyrel::Outcome::done, what + ", outcome");
@@ -590,6 +591,9 @@ void check_program(const Kernels& kernels, Digest& digest) {
             // Two layers of positive terms: each value is wrong by its depth of roundings.
             expect(std::fabs(conservation[i]) <= 2 * (kInputs + kHidden) * FLT_EPSILON * put_in,
                    what + ", conservation");
+            // All terms are positive: relevance is shared out, and no more of it is made.
+            expect(std::fabs(amplification[i] - 1.0f) <= 2 * (kInputs + kHidden) * FLT_EPSILON,
+                   what + ", amplification");
         }
         if (first.empty()) first = found;
         expect(found == first, what + ", threads and lanes");
