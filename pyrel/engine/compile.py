@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,13 +14,15 @@ from pyrel import _core
 from pyrel.compiler.capture.capture import Capture
 from pyrel.compiler.graph.nodes import Floats, Graph
 from pyrel.compiler.lowering.lower import lower, lower_apart, lower_forward, lower_forward_apart
-from pyrel.compiler.program.generalise import TRIED, generalise
+from pyrel.compiler.program.generalise import TRIED, NoPatternError, generalise
 from pyrel.compiler.program.program import Program
 from pyrel.compiler.program.step_pattern import Pattern
 from pyrel.engine.arrays import Float32s
 from pyrel.engine.inputs import Inputs
 from pyrel.errors import UnsupportedModelError
 from pyrel.methods import Method
+
+_LOGGER = logging.getLogger("pyrel")
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +103,8 @@ class Compiler:
 
     For few steps, up to the last of `TRIED`, the model is lowered as it is; for more, by a pattern
     if there is one (see `pyrel.compiler.program.generalise`), which is found when it is first
-    needed.
+    needed. Where there is none the logger ``pyrel`` warns and says why, and names each number of
+    steps that is lowered anew (level info).
 
     Parameters
     ----------
@@ -117,6 +121,7 @@ class Compiler:
         self._lock = threading.Lock()
         self._sought = False
         self._patterns: Patterns | None = None
+        self._reason = ""  # why there are none
 
     def at(self, steps: int) -> Compiled:
         """Compile for a number of steps.
@@ -133,14 +138,31 @@ class Compiler:
                 f"x: the model was captured with {self._inputs.steps} steps, and does not take "
                 f"{steps}, or computes something else with so many"
             )
-        patterns = self.patterns() if steps > TRIED[-1] else None
-        return self._lowered(steps) if patterns is None else patterns.at(steps)
+        if steps <= TRIED[-1]:
+            return self._lowered(steps)
+        patterns = self.patterns()
+        if patterns is not None:
+            return patterns.at(steps)
+        _LOGGER.info("%s: lowering the model anew for %d steps", self._method, steps)
+        return self._lowered(steps)
 
     def patterns(self) -> Patterns | None:
         """Find how the programs depend on the number of steps; None if that follows no pattern."""
         with self._lock:
             if not self._sought:
-                self._patterns, self._sought = self._generalised(), True
+                try:
+                    self._patterns = self._generalised()
+                except NoPatternError as reason:
+                    self._reason = str(reason)
+                    _LOGGER.warning(
+                        "%s: no pattern over the number of steps: %s. So each number of steps "
+                        "above %d is lowered by itself, which may take seconds, and the explainer "
+                        "cannot be saved for all of them",
+                        self._method,
+                        self._reason,
+                        TRIED[-1],
+                    )
+                self._sought = True
             return self._patterns
 
     def any_steps(self) -> AnySteps:
@@ -155,10 +177,11 @@ class Compiler:
         self._inputs.domain(TRIED[0])
         patterns, span = self.patterns(), self._capture.span()
         if patterns is None or span is None:
+            reason = self._reason or "there are gaps between those that it takes"
             raise ValueError(
                 f"what {self._method} computes for this model follows no pattern over the number "
-                "of steps, so it cannot be saved for all of them; save an explainer for one number "
-                "of steps, Explainer(pyrel.capture(model, example), ...)"
+                f"of steps ({reason}), so it cannot be saved for all of them; save an explainer "
+                "for one number of steps, Explainer(pyrel.capture(model, example), ...)"
             )
         fewest, most = span
         few = {n: patterns.sharing(self._lowered(n)) for n in range(fewest, TRIED[0])}
@@ -168,18 +191,30 @@ class Compiler:
         domain = self._inputs.domain(steps)
         return compile_graph(self._capture.graph(steps), self._method, domain, self._precision)
 
-    def _generalised(self) -> Patterns | None:
-        if not self._capture.grows_evenly or not self._inputs.same_at_all_steps:
-            return None
-        if not all(map(self._capture.holds, TRIED)):
-            return None
+    def _generalised(self) -> Patterns:
+        if self._capture.uneven is not None:
+            raise NoPatternError(self._capture.uneven)
+        if not self._inputs.same_at_all_steps:
+            raise NoPatternError("low and high differ from step to step")
+        graphs = {n: self._tried(n) for n in TRIED}
         try:
-            return self._of_tried()
-        except (UnsupportedModelError, ValueError, ArithmeticError, LookupError, RuntimeError):
-            return None  # so few steps may not do, as for an index behind the last one
+            return self._of_tried(graphs)
+        except UnsupportedModelError as error:
+            raise NoPatternError(
+                f"with {TRIED[0]} to {TRIED[-1]} steps, {_first_line(error)}"
+            ) from error
 
-    def _of_tried(self) -> Patterns | None:
-        graphs = {n: (self._capture.graph(n), *self._inputs.domain(n)) for n in TRIED}
+    def _tried(self, steps: int) -> tuple[Graph, Floats, Floats]:
+        """Return the graph for one of `TRIED`, and its domain."""
+        if not self._capture.holds(steps):
+            raise NoPatternError(f"it does not take {steps} steps, or not as it takes others")
+        try:
+            return (self._capture.graph(steps), *self._inputs.domain(steps))
+        except (UnsupportedModelError, ValueError, ArithmeticError, LookupError, RuntimeError) as e:
+            # So few steps may not do: an index may lie behind the last one, say.
+            raise NoPatternError(f"it cannot be run with {steps} steps: {_first_line(e)}") from e
+
+    def _of_tried(self, graphs: Mapping[int, tuple[Graph, Floats, Floats]]) -> Patterns:
         method, precision = self._method, self._precision
         pattern = generalise(
             {
@@ -187,12 +222,16 @@ class Compiler:
                 for n, (g, low, high) in graphs.items()
             }
         )
-        if pattern is None or not _decides(precision):
-            return None if pattern is None else Patterns(pattern)
+        if not _decides(precision):
+            return Patterns(pattern)
         decider = generalise(
             {n: lower_forward_apart(g, method, low, high) for n, (g, low, high) in graphs.items()}
         )
-        return None if decider is None else Patterns(pattern, decider)
+        return Patterns(pattern, decider)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def compile_graph(

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import logging
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import torch
 from engine.cases import ALL_CASES, Case, by_name, compiled, expected, inputs
 from engine.cells import CELL_CASES, CellCase
 from engine.checks import RELATIVE, rows, target_score
+from engine.logs import heard
 from engine.zoo import ZOO, Exhibit, every_exhibit
 from reference import CONSERVING, GRADIENTS, Reference
 from torch import nn
@@ -130,24 +130,11 @@ def test_nothing_put_in() -> None:
         np.testing.assert_array_equal(e.amplification, np.zeros(5))
 
 
-class Records(logging.Handler):
-    """Keeps what a logger says."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.texts: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.texts.append(f"{record.levelname} {record.getMessage()}")
-
-
 @pytest.fixture
 def records() -> Iterator[list[str]]:
     """What the logger `pyrel` says."""
-    handler, logger = Records(), logging.getLogger("pyrel")
-    logger.addHandler(handler)
-    yield handler.texts
-    logger.removeHandler(handler)
+    with heard() as texts:
+        yield texts
 
 
 def test_one_warning_for_each_explainer(records: list[str]) -> None:

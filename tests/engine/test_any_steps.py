@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import pyrel
 from pyrel import _core, methods
 from pyrel.compiler.lowering.lower import lower, lower_apart, lower_forward_apart
-from pyrel.compiler.program.generalise import TRIED, generalise
+from pyrel.compiler.program.generalise import TRIED, NoPatternError, generalise
 from pyrel.compiler.program.memory import pack
 from pyrel.compiler.program.program import Program, Repeat
 from pyrel.compiler.program.step_pattern import Pattern
@@ -117,9 +117,7 @@ def lowering(name: str, steps: int, method: str) -> Any:
 @functools.cache
 def pattern(name: str, method: str) -> Pattern:
     programs = {steps: lower_apart(*lowering(name, steps, method)) for steps in TRIED}
-    found = generalise(programs)
-    assert found is not None
-    return found
+    return generalise(programs)
 
 
 def results(program: Program, weights: _core.Program | None = None) -> list[Any]:
@@ -162,7 +160,6 @@ def test_a_forward_pass_has_a_pattern() -> None:
         return lower_forward_apart(graph, method, low, high)
 
     found = generalise({steps: program(steps) for steps in TRIED})
-    assert found is not None
     assert written_out(found.apart(30).instructions)[-1].template.classes == CLASSES
     assert not found.at(30).load(ISA).explains
 
@@ -171,11 +168,13 @@ def test_what_has_no_pattern_is_told() -> None:
     programs = {n: lower_apart(*lowering("GRU-mean", n, "lrp_epsilon")) for n in (*TRIED, 17)}
     with pytest.raises(ValueError, match="three numbers of steps or more, got"):
         generalise({n: programs[n] for n in TRIED[:2]})
-    assert generalise({n: programs[n] for n in TRIED}) is not None
+    assert generalise({n: programs[n] for n in TRIED}).least == TRIED[0]
     wrong = {n: programs[n + (n == TRIED[-1])] for n in TRIED}
-    assert generalise(wrong) is None
+    with pytest.raises(NoPatternError, match="number of steps"):
+        generalise(wrong)
     other = replace(programs[TRIED[-1]], matrices=[m + 1 for m in programs[TRIED[-1]].matrices])
-    assert generalise(programs | {TRIED[-1]: other}) is None
+    with pytest.raises(NoPatternError, match="weights depend on the number of steps"):
+        generalise(programs | {TRIED[-1]: other})
 
 
 def test_a_thousand_steps_are_written_at_once() -> None:

@@ -20,7 +20,7 @@ from pyrel.compiler.capture.export import (
 )
 from pyrel.compiler.capture.interpreter import OneSampleError, functional, input_shape, walk
 from pyrel.compiler.capture.parameters import Weights
-from pyrel.compiler.capture.step_growth import grows_evenly, span
+from pyrel.compiler.capture.step_growth import span, uneven
 from pyrel.compiler.graph.nodes import Graph, compact, same_graph
 from pyrel.compiler.passes.merge_sums import simplify
 from pyrel.errors import UnsupportedModelError
@@ -159,12 +159,17 @@ class Capture:
         return self.dynamic and holds_for(self._programs[0], steps)
 
     @functools.cached_property
-    def grows_evenly(self) -> bool:
-        """Whether what the model does at a few numbers of steps shows what it does at all.
+    def uneven(self) -> str | None:
+        """Why what the model does at a few numbers of steps does not show what it does at all.
 
-        That is, nothing in it happens from a certain number of steps on only.
+        None if it does: nothing in the model happens from a certain number of steps on only.
         """
-        return self.dynamic and grows_evenly(self._programs[0])
+        return uneven(self._programs[0]) if self.dynamic else "it takes one number of steps only"
+
+    @property
+    def grows_evenly(self) -> bool:
+        """Whether what the model does at a few numbers of steps shows what it does at all."""
+        return self.uneven is None
 
     def span(self) -> tuple[int, int | None] | None:
         """Find the fewest and the most steps that graphs can be made for; None if there are gaps.

@@ -277,9 +277,16 @@ def as_it_was(model: torch.nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep torch.export from warning, and from printing graphs when it fails: we raise instead."""
-    previous = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
+    """Keep torch.export from warning, and from printing graphs when it fails: we raise instead.
+
+    Of loggers, only torch's are silenced: other threads and pyrel may go on logging.
+    """
+    known = list(logging.root.manager.loggerDict.items())
+    torchs = [each for name, each in known if name.startswith("torch.")]
+    loggers = [each for each in torchs if isinstance(each, logging.Logger)]
+    levels = {each: each.level for each in (logging.getLogger("torch"), *loggers)}
+    for logger in levels:
+        logger.setLevel(logging.CRITICAL + 1)
     sink = io.StringIO()
     try:
         with (
@@ -290,7 +297,8 @@ def quiet() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.disable(previous)
+        for logger, level in levels.items():
+            logger.setLevel(level)
 
 
 def _fixes_the_batch(error: Exception) -> bool:

@@ -45,8 +45,10 @@ _MANY_STEPS = 256
 _MOST_BITS = 24
 
 
-def grows_evenly(program: ExportedProgram) -> bool:
-    """Whether all sizes are T times a number plus a small one, and constants alike at all steps.
+def uneven(program: ExportedProgram) -> str | None:
+    """Say what does not change evenly with T, or return None where all does.
+
+    All sizes have to be T times a number plus a small one, and constants alike at all steps.
 
     Parameters
     ----------
@@ -55,7 +57,7 @@ def grows_evenly(program: ExportedProgram) -> bool:
     """
     size = first_input(program).shape[1]
     if isinstance(size, int) or not size.node.expr.is_symbol:
-        return False
+        return "its number of steps is fixed, or a multiple of another number"
     steps = size.node.expr
     nodes = list(program.graph.nodes)
     name = program.graph_signature.user_inputs[0]
@@ -67,16 +69,31 @@ def grows_evenly(program: ExportedProgram) -> bool:
     counting = _reached([*lengths, *sizes], lambda node: () if node in batch else node.users)
     counting -= batch
 
-    def even(node: Node) -> bool:
+    def fault(node: Node) -> str | None:
         if not all(_affine(e, steps) for e in _expressions(node.meta.get("val"))):
-            return False
+            return (
+                f"has a size other than a multiple of the number of steps plus {_FARTHEST} at most"
+            )
         if node.op != "call_function" or node not in counting:
-            return True
+            return None
         if node in seen:
-            return _near(node, steps) and _told_sizes_only(node)
-        return _of_even_constants(node, steps, counting)
+            if not _near(node, steps):
+                return f"reads steps that are more than {_FARTHEST} apart"
+            if not _told_sizes_only(node):
+                return "computes with the number of steps as a value"
+        elif not _of_even_constants(node, steps, counting):
+            return "makes constants that may differ from step to step"
+        return None
 
-    return all(even(node) for node in used)
+    faults = ((node, fault(node)) for node in nodes if node in used)
+    return next((_named(node, text) for node, text in faults if text is not None), None)
+
+
+def _named(node: Node, fault: str) -> str:
+    """Say which operator, in which module, has a fault."""
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    within = f" in module {stack[-1][0]!r}" if stack and stack[-1][0] else ""
+    return f"{_operator(node)}{within} {fault}"
 
 
 def _of_even_constants(node: Node, steps: sympy.Symbol, checked: set[Node]) -> bool:

@@ -9,8 +9,7 @@ how many rows an instruction over all steps has. What it finds is checked with t
 in every number::
 
     programs = {T: lower_apart(graph_of(T), method, low, high, precision) for T in TRIED}
-    pattern = generalise(programs)
-    if pattern is None: ...  # no pattern: each T is lowered by itself
+    pattern = generalise(programs)  # or NoPatternError: each T is lowered by itself
 
 Results of what the pattern writes are those of the program that
 `pyrel.compiler.lowering.lower.lower` makes for T, bit for bit.
@@ -51,7 +50,7 @@ TRIED = (10, 11, 12, 16)
 LEAST_LOOP = 3  # iterations that show how offsets go on
 
 
-def generalise(programs: Mapping[int, Program]) -> Pattern | None:
+def generalise(programs: Mapping[int, Program]) -> Pattern:
     """Find the pattern of which these are the programs of several T.
 
     Parameters
@@ -63,21 +62,22 @@ def generalise(programs: Mapping[int, Program]) -> Pattern | None:
 
     Returns
     -------
-    Pattern or None
-        None if there is no pattern: weights that depend on T, loops that do not run T + c times,
-        or places that do not move in step.
+    Pattern
+
+    Raises
+    ------
+    NoPatternError
+        If there is none: weights that depend on T, loops that do not run T + c times, or places
+        that do not move in step.
     """
     steps = sorted(programs)
     if len(steps) < 3 or steps[1] != steps[0] + 1:
         raise ValueError(f"wanted programs of three numbers of steps or more, got {steps}")
     by_steps = [programs[n] for n in steps]
     fit = _Fit(steps, by_steps)
-    try:
-        items = tuple(fit.items())
-        size = fit.growth([p.input_size for p in by_steps])
-        classes = fit.growth([p.classes for p in by_steps])
-    except _NoPatternError:
-        return None
+    items = tuple(fit.items())
+    size = fit.growth([p.input_size for p in by_steps])
+    classes = fit.growth([p.classes for p in by_steps])
     matrix_shares, vector_shares = fit.shares
     return Pattern(
         steps[0],
@@ -92,8 +92,8 @@ def generalise(programs: Mapping[int, Program]) -> Pattern | None:
     )
 
 
-class _NoPatternError(Exception):
-    """Programs of different T are not of one pattern."""
+class NoPatternError(Exception):
+    """Programs of different T are not of one pattern; the message says why."""
 
 
 class _Fit:
@@ -119,14 +119,14 @@ class _Fit:
         slope = values[1] - values[0]
         for steps, value in zip(self._steps, values, strict=True):
             if (value != values[0] + slope * (steps - self._steps[0])).any():
-                raise _NoPatternError
+                raise NoPatternError("places or sizes do not grow evenly with the number of steps")
         return np.stack([values[0], slope], axis=-1)
 
     def items(self) -> list[Item]:
         """Fit the instructions."""
         cuts = [loops(codes_of(i), least_saved=1) for i in self._instructions]
         if len({tuple(period for _, period, _ in cut) for cut in cuts}) > 1:
-            raise _NoPatternError
+            raise NoPatternError("loops depend on the number of steps")
         items: list[Item] = []
         for pieces in zip(*cuts, strict=True):
             period = pieces[0][1]
@@ -148,7 +148,7 @@ class _Fit:
         before, behind = edges.max(axis=0).tolist()
         count = self.growth((counts - before - behind).tolist())
         if count[0] < LEAST_LOOP or count[1] < 0:
-            raise _NoPatternError
+            raise NoPatternError("a loop does not run once more for each further step")
         head = [s[: before * period] for s in stretches]
         middle = [s[before * period : len(s) - behind * period] for s in stretches]
         tail = [s[len(s) - behind * period :] for s in stretches]
@@ -169,7 +169,7 @@ class _Fit:
             for part, count in zip(parts, counts.tolist(), strict=True)
         ]
         if len({o.shape[2] for o in offsets}) > 1:
-            raise _NoPatternError
+            raise NoPatternError("rows of a loop depend on the number of steps")
         strides = self._affine(np.stack([o[:, 1] - o[:, 0] for o in offsets]))
         starts = self._affine(np.stack([o[:, 0] for o in offsets]))
         lengths = np.tile(self._affine(counts), (starts.shape[1], 1))
@@ -179,7 +179,7 @@ class _Fit:
         """Fit an instruction of which each program has one."""
         offsets = [i.offsets for i in instructions]
         if len({len(o) for o in offsets}) > 1:
-            raise _NoPatternError
+            raise NoPatternError("operands depend on the number of steps")
         return Item((self._part(instructions, self._growing(offsets)),))
 
     def _growing(self, offsets: Sequence[Offsets]) -> Rows:
@@ -189,10 +189,10 @@ class _Fit:
             return Rows(np.tile([1, 0], (starts.shape[1], 1)), starts, np.zeros_like(starts))
         runs = [_runs(o) for o in offsets]
         if len({len(r) for r in runs}) > 1:
-            raise _NoPatternError
+            raise NoPatternError("rows do not grow evenly with the number of steps")
         lengths = self._affine(np.stack([[stop - first for first, stop in r] for r in runs]))
         if (lengths[:, 1] < 0).any():
-            raise _NoPatternError
+            raise NoPatternError("rows become fewer with more steps")
         starts = self._affine(
             np.stack([o[:, [first for first, _ in r]] for o, r in zip(offsets, runs, strict=True)])
         )
@@ -204,7 +204,7 @@ class _Fit:
     def _part(self, instructions: Sequence[Instruction], rows: Rows) -> Part:
         templates = [i.template for i in instructions]
         if len({type(t) for t in templates}) > 1:
-            raise _NoPatternError
+            raise NoPatternError("instructions depend on the number of steps")
         template, grows = self._record(templates, "")
         return Part(template, tuple(grows), rows)
 
@@ -221,7 +221,7 @@ class _Fit:
                 grows += more
             elif any(value != values[0] for value in values):
                 if type(values[0]) is not int:
-                    raise _NoPatternError
+                    raise NoPatternError("options of instructions depend on the number of steps")
                 grows.append((path + name, self.growth(values)[1]))
         return replace(records[0], **changed), grows
 
@@ -229,7 +229,7 @@ class _Fit:
         """Return the number of what has these numbers in the programs' stores."""
         if -1 in numbers:
             if set(numbers) != {-1}:
-                raise _NoPatternError
+                raise NoPatternError("a bias or vector is there for some numbers of steps only")
             return -1
         contents = [own[kind][n] for own, n in zip(self._interned, numbers, strict=True)]
         if all(content == contents[0] for content in contents):
@@ -239,7 +239,7 @@ class _Fit:
             self.growing.append(self._growing(indices))
             return len(self.stores[2]) + len(self.growing) - 1
         if kind == 3:
-            raise _NoPatternError
+            raise NoPatternError("a table depends on the number of steps")
         arrays: list[Float32s] = [
             stores_of(p)[kind][n] for p, n in zip(self._programs, numbers, strict=True)
         ]
@@ -255,7 +255,7 @@ class _Fit:
             if all(np.array_equal(f, a) for f, a in zip(found, arrays, strict=True)):
                 break
         else:
-            raise _NoPatternError
+            raise NoPatternError("weights depend on the number of steps")
         for number, known in enumerate(shares):
             if known.divided == share.divided and np.array_equal(known.one, share.one):
                 return number
