@@ -44,6 +44,11 @@ class Method(ABC):
     gates : {"signal", "half"}
         Of a method that conserves: whether the signal gets all of the relevance of a product of a
         gate and a signal, or each of both half.
+    detach : {"stop", "pass"}
+        Whether ``detach`` and ``no_grad`` in the model stop the method, as they stop gradients.
+    autograd : {"exact", "ignore"}
+        Of a method that is a gradient: whether what changes torch's gradient in ways that pyrel
+        cannot see, such as a ``torch.autograd.Function``, is refused or ignored.
     centres_sigmoids : bool
         Whether a sigmoid hands on only the share that its value has beyond ½, its value at zero:
         where linear nodes divide by their outputs, a share that does not vanish at zero is without
@@ -58,6 +63,8 @@ class Method(ABC):
     finish: Post = Post.none
     epsilon: float = 0.0
     gates: str = "signal"
+    detach: str = "stop"
+    autograd: str = "exact"
 
     @property
     def centres_sigmoids(self) -> bool:
@@ -79,10 +86,34 @@ class Method(ABC):
         return f"{type(self).__name__}({options})"
 
 
+def _choice(name: str, value: object, *allowed: str) -> str:
+    """Return an option that is one of a few words."""
+    if not isinstance(value, str) or value not in allowed:
+        wanted = " or ".join(f'"{word}"' for word in allowed)
+        raise ValueError(f"{name}: wanted {wanted}, got {value!r}")
+    return value
+
+
 class Gradient(Method):
-    """∂f_target/∂x (Simonyan et al. 2014)."""
+    """∂f_target/∂x (Simonyan et al. 2014), as torch autograd computes it.
+
+    Parameters
+    ----------
+    autograd : {"exact", "ignore"}
+        A ``torch.autograd.Function`` of the model, or a hook on its gradients, makes the gradient
+        another than that of the forward pass: "exact" refuses it, "ignore" differentiates the
+        forward pass.
+    """
 
     name = "gradient"
+
+    def __init__(self, autograd: str = "exact") -> None:
+        self.autograd = _choice("autograd", autograd, "exact", "ignore")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """``autograd``, unless it is the default."""
+        return {} if self.autograd == "exact" else {"autograd": self.autograd}
 
     def linear(self, node: LinearInputs) -> LinearRule:
         """R_j = Σ_k w_jk R_k."""
@@ -110,19 +141,22 @@ class GuidedBackprop(Gradient):
     ----------
     squared : bool, default True
         Square the result, as the thesis does; False gives the signed map of the paper.
+    autograd : {"exact", "ignore"}
+        As for `Gradient`.
     """
 
     name = "guided_backprop"
     relu = Post.guided
 
-    def __init__(self, squared: bool = True) -> None:
+    def __init__(self, squared: bool = True, autograd: str = "exact") -> None:
+        super().__init__(autograd)
         self.squared = squared
         self.finish = Post.square if squared else Post.none
 
     @property
     def options(self) -> dict[str, Any]:
-        """``squared``."""
-        return {"squared": self.squared}
+        """``squared``, and ``autograd`` unless it is the default."""
+        return {"squared": self.squared, **super().options}
 
 
 class _Conserving(Method):
@@ -131,7 +165,7 @@ class _Conserving(Method):
     conserves = True
     relu = Post.none
 
-    def __init__(self, epsilon: float = 1e-6, gates: str = "signal") -> None:
+    def __init__(self, epsilon: float = 1e-6, gates: str = "signal", detach: str = "pass") -> None:
         if isinstance(epsilon, bool) or not isinstance(epsilon, int | float):
             raise TypeError(f"epsilon: wanted a number above 0, got {epsilon!r}")
         if not 0 < epsilon < float("inf"):
@@ -140,11 +174,13 @@ class _Conserving(Method):
             raise ValueError(f'gates: wanted "signal" or "half", got {gates!r}')
         self.epsilon = float(epsilon)
         self.gates = gates
+        self.detach = _choice("detach", detach, "pass", "stop")
 
     @property
     def options(self) -> dict[str, Any]:
-        """``epsilon`` and ``gates``."""
-        return {"epsilon": self.epsilon, "gates": self.gates}
+        """``epsilon`` and ``gates``, and ``detach`` unless it is the default."""
+        detach = {} if self.detach == "pass" else {"detach": self.detach}
+        return {"epsilon": self.epsilon, "gates": self.gates, **detach}
 
 
 class LrpEpsilon(_Conserving):
@@ -160,6 +196,10 @@ class LrpEpsilon(_Conserving):
     gates : {"signal", "half"}
         "half" gives the gate half of the relevance of its product, but none where the product
         carries a state on to the next step; and a sigmoid σ hands on (σ − ½)/σ of its relevance.
+    detach : {"pass", "stop"}
+        Whether relevance passes through ``detach`` and ``no_grad`` in the model as if they were not
+        there, or is absorbed. With "stop" a detached factor counts as a constant: the other factor
+        of its product gets all.
     """
 
     name = "lrp_epsilon"
@@ -188,6 +228,8 @@ class DeepTaylor(_Conserving):
         Stabilises only sums of activations of both signs, such as the cell state of an LSTM.
     gates : {"signal", "half"}
         As for `LrpEpsilon`, but a sigmoid hands all through.
+    detach : {"pass", "stop"}
+        As for `LrpEpsilon`.
     """
 
     name = "deep_taylor"

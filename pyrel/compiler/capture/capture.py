@@ -22,7 +22,7 @@ from pyrel.compiler.capture.interpreter import OneSampleError, functional, input
 from pyrel.compiler.capture.parameters import Weights
 from pyrel.compiler.capture.step_growth import span, uneven
 from pyrel.compiler.graph.nodes import Graph, compact, same_graph
-from pyrel.compiler.passes.merge_sums import simplify
+from pyrel.compiler.passes.gradient_stops import simplified
 from pyrel.errors import UnsupportedModelError
 
 
@@ -208,7 +208,7 @@ class Capture:
                 "what it computes for a sample depends on the size of the batch",
                 operator="torch.export",
             )
-        return simplify(graphs[0])
+        return simplified(graphs[0])
 
     def _can_compare(self, program: ExportedProgram, steps: int) -> bool:
         """Whether one of the programs for other sizes of the batch holds for the steps."""

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 from torch.export import Dim, ExportedProgram
 
+from pyrel.compiler.capture.gradient_marks import watched
 from pyrel.compiler.capture.opaque_layers import marked
 from pyrel.errors import UnsupportedModelError
 
@@ -94,7 +95,7 @@ def _export_once(
     if lengths:
         shapes.append({0: size})
     inputs = arguments(batch, lengths)
-    with as_it_was(model), marked(model), torch.no_grad(), quiet():
+    with as_it_was(model), marked(model), watched(model), quiet():
         return torch.export.export(model, inputs, dynamic_shapes=tuple(shapes), strict=False)
 
 
@@ -320,6 +321,8 @@ def _shape_of_batch(sample: Sequence[int]) -> str:
 def _refusal(
     model: torch.nn.Module, sample: torch.Tensor, error: Exception, lengths: bool
 ) -> UnsupportedModelError:
+    if isinstance(error, UnsupportedModelError):
+        return error
     text = str(error).strip()
     reason = text.splitlines()[0] if text else type(error).__name__
     kind, shape = type(model).__name__, _shape_of_batch(sample.shape[1:])

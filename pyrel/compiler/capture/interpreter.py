@@ -11,7 +11,9 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
 from pyrel.compiler.capture import operators
+from pyrel.compiler.capture.explicit_writes import explicit, mutates
 from pyrel.compiler.capture.export import quiet
+from pyrel.compiler.capture.gradient_marks import stops
 from pyrel.compiler.capture.operators.nested import leaves, mapped
 from pyrel.compiler.capture.operators.operands import NoValue
 from pyrel.compiler.capture.parameters import Weights
@@ -28,7 +30,8 @@ class OneSampleError(UnsupportedModelError):
 
 def functional(exported: ExportedProgram) -> ExportedProgram:
     """Make in-place operators functional, and refuse a model that changes its buffers."""
-    if any(_mutates(node) for node in exported.graph.nodes):
+    exported = explicit(exported)
+    if any(map(mutates, exported.graph.nodes)):
         with quiet():
             exported = exported.run_decompositions({})
     if exported.graph_signature.buffers_to_mutate:
@@ -39,11 +42,6 @@ def functional(exported: ExportedProgram) -> ExportedProgram:
             operator="buffer mutation",
         )
     return exported
-
-
-def _mutates(node: torch.fx.Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
-    return node.op == "call_function" and schema is not None and bool(schema.is_mutable)
 
 
 def input_shape(exported: ExportedProgram, lengths: bool) -> tuple[int | torch.SymInt, ...]:
@@ -204,8 +202,13 @@ class _Walker:
             raise self._unsupported(node, f"aten.{name}", reason) from error
 
     def _apply(self, node: torch.fx.Node, name: str, args: Any, kwargs: Any) -> Any:
+        off = stops(node)
         try:
+            if off:
+                args, kwargs = self._stopped((args, kwargs))
             result = operators.apply(self._tracer, node.target, name, args, kwargs)
+            if off:
+                result = self._stopped(result)
         except MixedSamplesError:
             raise self._mixed(f"aten.{name}", _path(node)) from None
         except operators.UnsupportedOperandsError as error:
@@ -215,6 +218,10 @@ class _Walker:
         self._check_dtypes(node, name, result)
         # A traced operand has no dtype of its own: constants made like it take the exported one.
         return result.to(node.meta["val"].dtype) if isinstance(result, torch.Tensor) else result
+
+    def _stopped(self, values: Any) -> Any:
+        """Let no gradient go through the tensors among nested values."""
+        return mapped(lambda v: self._tracer.stop(v) if isinstance(v, Traced) else v, values)
 
     def _check_dtypes(self, node: torch.fx.Node, name: str, result: Any) -> None:
         """Refuse a value that is rounded on the way: relevance would be of another function."""

@@ -79,7 +79,7 @@ def _define() -> Any:
 
 
 _lock = threading.RLock()
-_LIBRARY = _define()  # the operators last as long as it does
+LIBRARY = _define()  # the operators last as long as it does
 
 
 class _Markers(TorchFunctionMode):

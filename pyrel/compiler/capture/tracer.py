@@ -149,6 +149,22 @@ class Tracer:
         """Elementwise largest of values that broadcast to each other."""
         return self._elementwise([value.ids for value in values], self.builder.maximum)
 
+    def stop(self, value: Traced) -> Traced:
+        """Return the same values, through which no gradient goes. Token ids have none anyway."""
+        if not self.dtype.is_floating_point and self.holds_inputs(value):
+            return value
+        return self._elementwise([value.ids], lambda a: self.builder.stop(a[0]))
+
+    def custom_gradient(self, value: Traced, what: str) -> Traced:
+        """Return the same values, whose gradient ``what`` defines."""
+        return self._elementwise([value.ids], lambda a: self.builder.custom_gradient(a[0], what))
+
+    def written(self, after: Traced, before: Traced | torch.Tensor, what: str) -> Traced:
+        """Return values that replaced others, of which they keep the gradient."""
+        return self._elementwise(
+            [after.ids, self.ids(before)], lambda a: self.builder.written(a[0], a[1], what)
+        )
+
     def embed(self, value: Traced, table: Floats) -> Traced:
         """Rows of ``table`` that the elements of ``value`` name, as a new last dimension."""
 

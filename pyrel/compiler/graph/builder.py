@@ -20,6 +20,7 @@ from pyrel.compiler.graph.nodes import (
     Add,
     Addresses,
     Copy,
+    CustomGradient,
     Embedding,
     Floats,
     Graph,
@@ -30,7 +31,11 @@ from pyrel.compiler.graph.nodes import (
     Product,
     Relu,
     Scale,
+    StopGradient,
+    picked,
 )
+
+Mask = npt.NDArray[np.bool_]
 
 _FUNCTIONS: dict[Function, Callable[[torch.Tensor, float], torch.Tensor]] = {
     Function.sigmoid: lambda x, _: torch.sigmoid(x),
@@ -62,6 +67,9 @@ class Builder:
         self._constants: dict[float, int] = {}
         self._table = np.empty(64)  # their values, and room for more
         self._vocabulary = 0
+        # By address, empty as long as nothing is stopped: what it is where no gradient goes
+        # through it (itself, if none does anyway), else −1.
+        self._stopped = np.empty(0, dtype=np.int64)
 
     def inputs(self) -> Addresses:
         """Addresses of one sample's elements, in its shape."""
@@ -207,6 +215,46 @@ class Builder:
             in_order=in_order,
         )
 
+    # Gradients
+
+    def stop(self, addresses: Addresses) -> Addresses:
+        """Return the same values, (size,), without gradients."""
+        if self._stopped.size < self._next:
+            self._stopped = _grown(self._stopped, self._next)
+        left = np.unique(addresses[(addresses >= 0) & (picked(self._stopped, addresses, 0) < 0)])
+        if left.size:
+            made = self._added(StopGradient(self._next, left, module=self.module))
+            self._stopped[left] = made
+        return np.where(addresses < 0, addresses, self._stopped[np.maximum(addresses, 0)])
+
+    def custom_gradient(self, addresses: Addresses, what: str) -> Addresses:
+        """Return the same values, (size,), that have another gradient, if they have any."""
+        changed = (addresses >= 0) & ~self._is_stopped(addresses)
+        return self._customised(addresses, changed, what)
+
+    def written(self, after: Addresses, before: Addresses, what: str) -> Addresses:
+        """Return values, (size,), that replaced others whose gradient they keep."""
+        kept = (after == before) | (after == self._stops_of(before))
+        stopped = (before < 0) | self._is_stopped(before)
+        out = np.where(kept, before, self._customised(after, ~(kept | stopped), what))
+        return np.where(stopped & ~kept, self.stop(after), out)
+
+    def _customised(self, addresses: Addresses, changed: Mask, what: str) -> Addresses:
+        out = addresses.copy()
+        if changed.any():
+            node = CustomGradient(self._next, addresses[changed], what, module=self.module)
+            out[changed] = self._added(node)
+        return out
+
+    def _is_stopped(self, addresses: Addresses) -> Mask:
+        return np.asarray(self._stops_of(addresses) == addresses)
+
+    def _stops_of(self, addresses: Addresses) -> Addresses:
+        """Return what `stop` made of addresses, or −1 where it has not been called."""
+        if not self._stopped.size:
+            return np.full_like(addresses, -1)
+        return picked(self._stopped, addresses, -1)
+
     def _elements(
         self,
         operands: Addresses,
@@ -237,7 +285,18 @@ class Builder:
     def _added(self, node: Node) -> Addresses:
         self._nodes.append(node)
         self._next += node.size
+        if self._stopped.size:
+            self._stopped = _grown(self._stopped, self._next)
+            reads = node.inputs[node.inputs >= 0]
+            if isinstance(node, StopGradient) or self._is_stopped(reads).all():
+                self._stopped[node.addresses] = node.addresses
         return node.addresses
+
+
+def _grown(stopped: Addresses, size: int) -> Addresses:
+    """Make room for ``size`` addresses, of which the new ones are not stopped."""
+    room = max(0, size - stopped.size) and size
+    return np.append(stopped, np.full(room, -1, dtype=np.int64)) if room else stopped
 
 
 def _by_address(operands: Addresses, order: Addresses | slice) -> Addresses | slice:

@@ -33,6 +33,7 @@ from pyrel.compiler.graph.nodes import (
     Normalise,
     Product,
     Scale,
+    StopGradient,
     picked,
 )
 from pyrel.methods.rules import Mask
@@ -83,7 +84,7 @@ class _Carries:
         state: Mask = np.zeros(node.size, dtype=bool)
         new: Mask = np.ones(node.size, dtype=bool)
         match node:
-            case Copy() | Scale():
+            case Copy() | Scale() | StopGradient():
                 state = picked(self._state, node.inputs, True)
                 new = picked(self._new, node.inputs, False)
             case Normalise():
@@ -135,7 +136,7 @@ class _Carries:
                 whole = _any(picked(self._new, node.inputs, False)) | inner
                 for addend in node.inputs:
                     self._mark_beside_new(addend, whole)
-            case Copy() | Scale():
+            case Copy() | Scale() | StopGradient():
                 self._mark_beside_new(node.inputs, self._beside_new[node.addresses])
             case Linear():
                 read = node.inputs[0, self._added_columns(node)]

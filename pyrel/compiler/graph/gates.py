@@ -18,12 +18,15 @@ from pyrel.compiler.graph.nodes import (
     Add,
     Addresses,
     Copy,
+    Embedding,
     Floats,
     Graph,
     Linear,
     Node,
+    Normalise,
     Product,
     Scale,
+    StopGradient,
     compact,
     look_up,
     picked,
@@ -57,21 +60,25 @@ class GatedSum(Node):
 
 @dataclass(frozen=True, eq=False)
 class Gates:
-    """What is known of gates; by address, ``one_minus`` is the gate that it is 1 minus, or −1."""
+    """What is known of gates; by address, ``one_minus`` is the gate that it is 1 minus, or −1.
+
+    ``is_stopped`` marks what no gradient goes through to the input.
+    """
 
     graph: Graph
     owner: Addresses
     is_gate: Mask
     one_minus: Addresses
+    is_stopped: Mask
 
     def split(self, node: Product) -> tuple[Addresses, Addresses] | None:
         """Return gates and signals, if each element has one of both."""
-        is_gate = picked(self.is_gate, node.inputs, False)
-        first, second = is_gate[0], is_gate[1]
-        if not (first ^ second).all():
-            return None
-        gates = np.where(first, node.inputs[0], node.inputs[1])
-        return gates, np.where(first, node.inputs[1], node.inputs[0])
+        return _split(node, picked(self.is_gate, node.inputs, False))
+
+    def split_stopped(self, node: Product) -> tuple[Addresses, Addresses] | None:
+        """Return stopped factors and others, if one at least of each element's is stopped."""
+        stopped = picked(self.is_stopped, node.inputs, False)
+        return _split(node, np.stack([stopped[0], stopped[1] & ~stopped[0]]))
 
     def blend(self, node: Add) -> Addresses | None:
         """Return a and b of a sum (1 − z) ⊙ a + z ⊙ b, as (2, size); None if it is no such sum."""
@@ -119,6 +126,14 @@ class Gates:
         return replace(node, inputs=inputs, weight=node.weight[unit], bias=node.bias[unit])
 
 
+def _split(node: Product, chosen: Mask) -> tuple[Addresses, Addresses] | None:
+    first, second = chosen[0], chosen[1]
+    if not (first ^ second).all():
+        return None
+    others = np.where(first, node.inputs[1], node.inputs[0])
+    return np.where(first, node.inputs[0], node.inputs[1]), others
+
+
 def find_gates(graph: Graph) -> Gates:
     """Find the gates of a graph."""
     is_gate = np.zeros(graph.size, dtype=bool)
@@ -140,10 +155,24 @@ def find_gates(graph: Graph) -> Gates:
                 is_gate[out] = one_minus[out] >= 0
             case Product():
                 is_gate[out] = picked(is_gate, node.inputs, False).all(axis=0)
-            case Copy():
+            case Copy() | StopGradient():
                 is_gate[out] = picked(is_gate, node.inputs, False)
                 one_minus[out] = picked(one_minus, node.inputs, -1)
-    return Gates(graph, graph.owners(), is_gate, one_minus)
+    return Gates(graph, graph.owners(), is_gate, one_minus, _find_stopped(graph))
+
+
+def _find_stopped(graph: Graph) -> Mask:
+    """Mark what depends on the input through `StopGradient` only."""
+    stopped = np.zeros(graph.size, dtype=bool)
+    for node in graph.nodes:
+        if isinstance(node, StopGradient):
+            stopped[node.addresses] = True
+        elif stopped.any():
+            axes = None if isinstance(node, Linear | Normalise | Embedding) else 0
+            reads = np.atleast_2d(node.inputs)
+            alike = picked(stopped, reads, True).all(axis=axes)
+            stopped[node.addresses] = alike & (reads >= 0).any(axis=axes)
+    return stopped
 
 
 def gather_gated_sums(graph: Graph) -> Graph:

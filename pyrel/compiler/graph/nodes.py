@@ -143,6 +143,21 @@ class Copy(Node):
 
 
 @dataclass(frozen=True, eq=False)
+class StopGradient(Node):
+    """The ``inputs``, through which no gradient goes: detached, or computed under no_grad."""
+
+
+@dataclass(frozen=True, eq=False)
+class CustomGradient(Node):
+    """The ``inputs``, whose gradient is not that of what computed them.
+
+    ``what`` says whose it is, such as a ``torch.autograd.Function``, by name.
+    """
+
+    what: str
+
+
+@dataclass(frozen=True, eq=False)
 class Graph:
     """A captured model.
 

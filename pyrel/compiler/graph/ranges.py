@@ -25,6 +25,7 @@ from pyrel.compiler.graph.nodes import (
     Product,
     Relu,
     Scale,
+    StopGradient,
     compact,
     look_up,
     picked,
@@ -106,7 +107,7 @@ def propagate(graph: Graph, low: Floats, high: Floats) -> Domains:
                 shape = node.inputs.size, 1
                 domains.low[out] = np.tile(np.minimum(node.table.min(axis=0), 0.0), shape).ravel()
                 domains.high[out] = np.tile(np.maximum(node.table.max(axis=0), 0.0), shape).ravel()
-            case Copy():
+            case Copy() | StopGradient():
                 domains.low[out], domains.high[out] = low, high
                 domains.raw[out] = picked(domains.raw, node.inputs, False)
     return domains

@@ -32,6 +32,7 @@ from pyrel.compiler.graph.nodes import (
     Normalise,
     Product,
     Relu,
+    StopGradient,
     picked,
 )
 from pyrel.compiler.graph.nodes import Scale as ScaleNode
@@ -95,6 +96,9 @@ class Backward(Forward):
                     self._backward_embedding(node)
                 case Copy():
                     self._backward_copy(node)
+                case StopGradient():
+                    if self._method.conserves:
+                        self._absorb_weighted(node, np.ones(node.size))
         self._clear_unwritten(0, self._graph.input_size)
         if not self._graph.vocabulary:
             self._finish_input(0, self._graph.input_size)
@@ -487,7 +491,9 @@ class Backward(Forward):
             self._pass_on(node, node.inputs[0], operands=node.inputs[1])
             self._pass_on(node, node.inputs[1], operands=node.inputs[0])
             return
-        if self._method.gates == "signal" and self._gates.split(node) is None:
+        stopped = self._gates.split_stopped(node)
+        signal = self._gates.split(node) if stopped is None else stopped
+        if self._method.gates == "signal" and signal is None:
             raise UnsupportedModelError(
                 f"{self._method.name} hands relevance to the signal of a product of a gate (a "
                 "sigmoid's output) and a signal; here both or neither is a gate. "

@@ -26,9 +26,11 @@ from pyrel.compiler.graph.nodes import (
     Graph,
     Linear,
     MaxPool,
+    Node,
     Normalise,
     Product,
     Relu,
+    StopGradient,
     picked,
 )
 from pyrel.compiler.graph.nodes import Scale as ScaleNode
@@ -90,7 +92,8 @@ class Forward(Emitter):
         reached[self._graph.outputs] = True
         whole = not self._method.conserves or self._method.gates == "half"
         for node in reversed(self._graph.nodes):
-            if not reached[node.start : node.start + node.size].any():
+            here = reached[node.start : node.start + node.size].any()
+            if not here or isinstance(node, StopGradient):
                 continue
             inputs = node.inputs
             if isinstance(node, Product) and self._method.conserves:
@@ -104,7 +107,11 @@ class Forward(Emitter):
         """Return what gets relevance of a product, and its share; None is all.
 
         The signal all, or gate and signal half each but where the signal is a state carried on.
+        A factor that is detached is a constant, which gets none.
         """
+        stopped = self._gates.split_stopped(node)
+        if stopped is not None:
+            return [(stopped[1], None)]
         parts = self._gates.split(node)
         if self._method.gates != "half":
             return [(part, None) for part in (node.inputs if parts is None else parts[1:])]
@@ -138,7 +145,7 @@ class Forward(Emitter):
                     self._forward_normalise(node)
                 case Embedding():
                     self._forward_embedding(node)
-                case Copy():
+                case Copy() | StopGradient():
                     self._forward_copy(node)
 
     def _forward_linear(self, node: Linear, denominators: bool) -> None:
@@ -363,7 +370,7 @@ class Forward(Emitter):
         template = Embed(source[0], self.program.table(node.table), width, out[0])
         self._emit(template, source[1], out[1])
 
-    def _forward_copy(self, node: Copy) -> None:
+    def _forward_copy(self, node: Node) -> None:
         constant = node.inputs < 0
         if constant.any():
             values = np.where(constant, self._graph.constant_values(node.inputs), 0.0)
@@ -382,7 +389,7 @@ class Forward(Emitter):
             template = Gather(space, span, index, stop - first, out_space)
             self._emit(template, source, offset)
 
-    def _copied_parts(self, node: Copy) -> tuple[list[Addresses], list[tuple[int, int]]]:
+    def _copied_parts(self, node: Node) -> tuple[list[Addresses], list[tuple[int, int]]]:
         """Split a copy at constants, and where its inputs change from one node to another.
 
         Where there would be many parts shorter than a vector, only between constants, the graph's

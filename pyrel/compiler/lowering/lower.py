@@ -9,6 +9,7 @@ from pyrel.compiler.graph.nodes import Floats, Graph
 from pyrel.compiler.graph.ranges import fold, propagate, split_mixed_rows
 from pyrel.compiler.lowering.backward import Backward
 from pyrel.compiler.passes.contiguous import chain_pools, lay_out
+from pyrel.compiler.passes.gradient_stops import prepared
 from pyrel.compiler.program.loop_memory import plan_items
 from pyrel.compiler.program.loops import roll
 from pyrel.compiler.program.memory import plan
@@ -70,6 +71,7 @@ def lower_forward_apart(graph: Graph, method: Method, low: Floats, high: Floats)
 
 
 def _lowering(graph: Graph, method: Method, low: Floats, high: Floats, precision: str) -> Backward:
+    graph = prepared(graph, method)
     if method.folds:
         graph = fold(graph, low, high)
     if method.conserves:

@@ -17,6 +17,7 @@ from pyrel._core import Function
 from pyrel.compiler.capture.operators import (
     activations,
     arithmetic,
+    gradients,
     normalisation,
     recurrence,
     selection,
@@ -125,12 +126,17 @@ _FAMILIES: dict[str, dict[str, Handler]] = {
         "to": arithmetic.identity,
         "type_as": arithmetic.identity,
     },
+    "stopped gradient": {
+        "custom_gradient": gradients.custom_gradient,
+        "detach": gradients.detach,
+        "written": gradients.written,
+    },
     "constant": {"fill": arithmetic.fill},
 }
 
 # These only move elements, so they run on the element ids themselves.
 _MOVES = frozenset(
-    """alias broadcast_to cat chunk clone concat concatenate contiguous copy detach detach_ expand
+    """alias broadcast_to cat chunk clone concat concatenate contiguous copy expand
     expand_as flatten flip hstack lift_fresh lift_fresh_copy movedim moveaxis mT narrow
     numpy_T permute pixel_shuffle pixel_unshuffle ravel repeat repeat_interleave reshape reshape_as
     roll rot90 select select_scatter slice slice_scatter split split_with_sizes squeeze stack
@@ -146,7 +152,15 @@ _FACTORIES = frozenset(
 _COMPUTE = {name: handler for family in _FAMILIES.values() for name, handler in family.items()}
 
 # Token ids may go through these, and through what only moves elements.
-_TAKE_IDS = frozenset(_FAMILIES["move"]) | {"embedding", "_to_copy", "to", "type_as"}
+_TAKE_IDS = frozenset(_FAMILIES["move"]) | {
+    "_to_copy",
+    "custom_gradient",
+    "detach",
+    "embedding",
+    "to",
+    "type_as",
+    "written",
+}
 
 # Checks that torch.export leaves in the graph.
 _IGNORED = frozenset(
