@@ -20,6 +20,7 @@ from pyrel.compiler.graph.nodes import (
     Activation,
     Add,
     Copy,
+    CustomGradient,
     Embedding,
     Graph,
     Linear,
@@ -29,6 +30,7 @@ from pyrel.compiler.graph.nodes import (
     Product,
     Relu,
     Scale,
+    StopGradient,
 )
 
 Array = npt.NDArray[np.float64]
@@ -92,6 +94,6 @@ def _value(node: Node, read: Array) -> Array:
             return centred / np.sqrt((centred**2).mean(axis=2, keepdims=True) + node.epsilon)
         case Embedding():
             return node.table[read.astype(np.int64)]
-        case Copy():
+        case Copy() | StopGradient() | CustomGradient():
             return read
     raise TypeError(type(node).__name__)

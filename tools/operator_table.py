@@ -173,6 +173,10 @@ def _moves(seen: Seen) -> str:
     return "follows the element"
 
 
+def _stopped(seen: Seen) -> str:
+    return "stops" if seen.method.detach == "stop" else "passes"
+
+
 def _batch_norm(seen: Seen) -> str:
     return "part of the linear node" if seen.method.conserves else "times the factor"
 
@@ -305,6 +309,12 @@ ROWS = (
         "nothing",
         lambda m, x: functional.dropout(_units(m, x), 0.5, False),
         _moves,
+    ),
+    Row(
+        "detach, and operators under no_grad",
+        "stopped gradient",
+        lambda m, x: _units(m, x).detach(),
+        _stopped,
     ),
 )
 

@@ -16,9 +16,14 @@ import torch
 from torch.export import ExportedProgram
 from torch.fx import Node
 
-from pyrel.compiler.capture.gradient_marks import set_under_no_grad, under_no_grad
+from pyrel.compiler.capture.gradient_marks import gave_back, set_under_no_grad, under_no_grad
 
 _aten = torch.ops.aten
+_MARKS = {
+    _aten.detach_.default,
+    torch.ops.pyrel.detached.default,
+    torch.ops.pyrel.hooked.default,
+}
 
 
 def mutates(node: Node) -> bool:
@@ -35,16 +40,21 @@ def explicit(exported: ExportedProgram) -> ExportedProgram:
     ExportedProgram
         The one given, if there is nothing to be written out; it is left as it was.
     """
+    for node in exported.graph.nodes:
+        if under_no_grad(node) and gave_back(node):
+            set_under_no_grad(node, False)
     if not any(map(_is_rewritten, exported.graph.nodes)):
         return exported
     module = copy.deepcopy(exported.graph_module)
+    for node, original in zip(module.graph.nodes, exported.graph.nodes, strict=True):
+        node.name = original.name  # that of an input may not be one that torch.fx would give
     _inline_blocks(module)
     changed = any(map(mutates, module.graph.nodes))
     for node in list(module.graph.nodes):
-        if node.target in {_aten.detach_.default, torch.ops.pyrel.detached.default}:
-            _replace_later(node)
-        elif node.target is torch.ops.pyrel.hooked.default:
+        if node.target is torch.ops.pyrel.hooked.default:
             _replace_hooked(node, changed)
+        elif node.target in _MARKS:
+            _replace_later(node)
     for node in list(module.graph.nodes):
         for source, how in _sources(node):
             _write_out(node, source, how)
@@ -57,8 +67,7 @@ def explicit(exported: ExportedProgram) -> ExportedProgram:
 
 
 def _is_rewritten(node: Node) -> bool:
-    marks = {torch.ops.pyrel.hooked.default, torch.ops.pyrel.detached.default}
-    return node.target in marks or _is_block(node) or mutates(node)
+    return node.target in _MARKS or _is_block(node) or any(_sources(node))
 
 
 def _is_block(node: Node) -> bool:

@@ -58,21 +58,14 @@ def under_no_grad(node: torch.fx.Node) -> bool:
     return bool((node.meta.get("custom") or {}).get(_NO_GRAD))
 
 
-def stops(node: torch.fx.Node) -> bool:
-    """Whether no gradient goes through an operator of an exported graph, as they were off.
-
-    An operator that had nothing to do gave back its operand, gradient and all.
-    """
-    return under_no_grad(node) and not _gave_back(node)
-
-
 _GIVE_BACK = frozenset(
     """alpha_dropout contiguous dropout feature_alpha_dropout feature_dropout flatten to
     type_as""".split()
 )
 
 
-def _gave_back(node: torch.fx.Node) -> bool:
+def gave_back(node: torch.fx.Node) -> bool:
+    """Whether an operator had nothing to do and gave back its operand, gradient and all."""
     target: Any = node.target
     schema = getattr(target, "_schema", None)
     if schema is None or schema.name.removeprefix("aten::") not in _GIVE_BACK:
@@ -230,6 +223,21 @@ def _without_backward_hooks(module: Any) -> None:
 
 
 @contextlib.contextmanager
+def _inference_parameters_constant(model: nn.Module) -> Iterator[None]:
+    """Let parameters made in inference mode need no gradient, which torch would refuse them."""
+    made_there = [p for p in model.parameters() if p.is_inference() and p.requires_grad]
+    with torch.inference_mode():
+        for parameter in made_there:
+            parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        with torch.inference_mode():
+            for parameter in made_there:
+                parameter.requires_grad_(True)
+
+
+@contextlib.contextmanager
 def watched(model: nn.Module) -> Iterator[None]:
     """Export with marks. The caller puts back what this assigns to the model's modules."""
     for module in model.modules():
@@ -244,6 +252,7 @@ def watched(model: nn.Module) -> Iterator[None]:
 
     root._call_impl = watching
     with (
+        _inference_parameters_constant(model),
         torch.inference_mode(False),
         torch.enable_grad(),
         traceback.preserve_node_meta(),

@@ -13,7 +13,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 from pyrel.compiler.capture import operators
 from pyrel.compiler.capture.explicit_writes import explicit, mutates
 from pyrel.compiler.capture.export import quiet
-from pyrel.compiler.capture.gradient_marks import stops
+from pyrel.compiler.capture.gradient_marks import under_no_grad
 from pyrel.compiler.capture.operators.nested import leaves, mapped
 from pyrel.compiler.capture.operators.operands import NoValue
 from pyrel.compiler.capture.parameters import Weights
@@ -30,9 +30,9 @@ class OneSampleError(UnsupportedModelError):
 
 def functional(exported: ExportedProgram) -> ExportedProgram:
     """Make in-place operators functional, and refuse a model that changes its buffers."""
-    exported = explicit(exported)
-    if any(map(mutates, exported.graph.nodes)):
-        with quiet():
+    with quiet():
+        exported = explicit(exported)
+        if any(map(mutates, exported.graph.nodes)):
             exported = exported.run_decompositions({})
     if exported.graph_signature.buffers_to_mutate:
         names = ", ".join(sorted(exported.graph_signature.buffers_to_mutate.values()))
@@ -202,7 +202,7 @@ class _Walker:
             raise self._unsupported(node, f"aten.{name}", reason) from error
 
     def _apply(self, node: torch.fx.Node, name: str, args: Any, kwargs: Any) -> Any:
-        off = stops(node)
+        off = under_no_grad(node)
         try:
             if off:
                 args, kwargs = self._stopped((args, kwargs))
@@ -228,6 +228,8 @@ class _Walker:
         exact = {torch.float32, torch.float64}
         if self._tracer.dtype.is_floating_point:
             exact.add(self._tracer.dtype)
+        if result is None:  # a check
+            return
         for value, meta in zip(leaves(result), leaves(node.meta["val"]), strict=True):
             if not isinstance(value, Traced):
                 continue

@@ -126,11 +126,7 @@ _FAMILIES: dict[str, dict[str, Handler]] = {
         "to": arithmetic.identity,
         "type_as": arithmetic.identity,
     },
-    "stopped gradient": {
-        "custom_gradient": gradients.custom_gradient,
-        "detach": gradients.detach,
-        "written": gradients.written,
-    },
+    "stopped gradient": {"detach": gradients.detach},
     "constant": {"fill": arithmetic.fill},
 }
 
@@ -149,18 +145,21 @@ _FACTORIES = frozenset(
     "new_zeros new_ones new_full zeros_like ones_like full_like zeros ones full arange".split()
 )
 
-_COMPUTE = {name: handler for family in _FAMILIES.values() for name, handler in family.items()}
+# Those of `pyrel.compiler.capture.gradient_marks`.
+_MARKS: dict[str, Handler] = {
+    "custom_gradient": gradients.custom_gradient,
+    "written": gradients.written,
+}
+
+_KNOWN = {name: handler for family in _FAMILIES.values() for name, handler in family.items()}
+_COMPUTE = _KNOWN | _MARKS
 
 # Token ids may go through these, and through what only moves elements.
-_TAKE_IDS = frozenset(_FAMILIES["move"]) | {
-    "_to_copy",
-    "custom_gradient",
-    "detach",
-    "embedding",
-    "to",
-    "type_as",
-    "written",
-}
+_TAKE_IDS = (
+    frozenset(_FAMILIES["move"])
+    | _MARKS.keys()
+    | {*("_to_copy", "detach", "embedding", "to", "type_as")}
+)
 
 # Checks that torch.export leaves in the graph.
 _IGNORED = frozenset(
@@ -207,7 +206,7 @@ _HINTS = {
 
 def supported() -> list[str]:
     """Names of the operators that may touch values which depend on the input."""
-    return sorted({*_COMPUTE, *_MOVES, *_FACTORIES})
+    return sorted({*_KNOWN, *_MOVES, *_FACTORIES})
 
 
 def families() -> dict[str, tuple[str, ...]]:
