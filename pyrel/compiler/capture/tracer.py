@@ -119,9 +119,9 @@ class Tracer:
 
         return self.rows(value, make)
 
-    def relu(self, value: Traced) -> Traced:
-        """Elementwise ``max(0, value)``."""
-        return self._elementwise([value.ids], lambda a: self.builder.relu(a[0]))
+    def relu(self, value: Traced, at_zero: float = 0.0) -> Traced:
+        """Elementwise ``max(0, value)``, whose derivative at 0 is ``at_zero``."""
+        return self._elementwise([value.ids], lambda a: self.builder.relu(a[0], at_zero))
 
     def activation(self, value: Traced, function: Function, parameter: float = 0.0) -> Traced:
         """Elementwise ``function(value)``."""
@@ -145,9 +145,16 @@ class Tracer:
         """Elementwise sum of values that broadcast to each other."""
         return self._elementwise([self.ids(value) for value in values], self.builder.add)
 
-    def maximum(self, *values: Traced) -> Traced:
-        """Elementwise largest of values that broadcast to each other."""
-        return self._elementwise([value.ids for value in values], self.builder.maximum)
+    def maximum(self, *values: Traced, even: bool) -> Traced:
+        """Elementwise largest of values that broadcast to each other.
+
+        Its gradient goes to the first of the largest, or to all in ``even`` parts.
+        """
+
+        def make(window: Addresses) -> Addresses:
+            return self.builder.maximum(window, even=even)
+
+        return self._elementwise([value.ids for value in values], make)
 
     def stop(self, value: Traced) -> Traced:
         """Return the same values, through which no gradient goes. Token ids have none anyway."""

@@ -142,11 +142,11 @@ class Builder:
 
     # Nodes over elements: operands and results are (size,)
 
-    def relu(self, operand: Addresses) -> Addresses:
-        """Largest of each element and 0."""
+    def relu(self, operand: Addresses, at_zero: float = 0.0) -> Addresses:
+        """Largest of each element and 0; ``at_zero`` is that of `Relu`."""
         return self._elements(
             operand[None],
-            lambda start, a, _: Relu(start, a[0], module=self.module),
+            lambda start, a, _: Relu(start, a[0], at_zero, module=self.module),
             lambda v: np.maximum(v[0], 0.0),
         )
 
@@ -204,13 +204,15 @@ class Builder:
             lambda v: v.prod(axis=0),
         )
 
-    def maximum(self, window: Addresses, *, in_order: bool = False) -> Addresses:
-        """Largest over the first axis of (window, size)."""
+    def maximum(
+        self, window: Addresses, *, even: bool = False, in_order: bool = False
+    ) -> Addresses:
+        """Largest over the first axis of (window, size); ``even`` is that of `MaxPool`."""
         if len(window) == 1:
             return np.asarray(window[0])
         return self._elements(
             window,
-            lambda start, a, _: MaxPool(start, a, module=self.module),
+            lambda start, a, _: MaxPool(start, a, even, module=self.module),
             lambda v: v.max(axis=0),
             in_order=in_order,
         )

@@ -68,7 +68,12 @@ class Linear(Node):
 
 @dataclass(frozen=True, eq=False)
 class Relu(Node):
-    """``max(0, inputs)`` of values that are not exactly one Linear's outputs."""
+    """``max(0, inputs)`` of values that are not exactly one Linear's outputs.
+
+    ``at_zero`` is the derivative at 0: that of ``clamp`` is 1, of the maximum with 0 it is ½.
+    """
+
+    at_zero: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,8 +111,43 @@ class Product(Node):
 class MaxPool(Node):
     """Largest over the first axis of ``inputs``, which is (window, size).
 
-    Padding is constants of −∞.
+    Padding is constants of −∞. The gradient goes to the first of the largest; or to all of them, in
+    ``even`` parts.
     """
+
+    even: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class AtMaximum(Node):
+    """1 where a value is the largest, else 0; ``inputs`` is (window + 1, size), the largest last.
+
+    The outputs are those of the first values of all windows, then those of the second ones, ….
+    """
+
+    @property
+    def size(self) -> int:
+        """Number of outputs: all values but the largest."""
+        return int(self.inputs[:-1].size)
+
+
+@dataclass(frozen=True, eq=False)
+class EvenMaximum(Node):
+    """The largest, whose gradient all values get that are as large, in even parts.
+
+    ``inputs`` is (2 · window + 2, size): the values, what `AtMaximum` says of them, how many are
+    the largest, and the largest.
+    """
+
+    @property
+    def values(self) -> Addresses:
+        """Addresses of the values, (window, size)."""
+        return self.inputs[: len(self.inputs) // 2 - 1]
+
+    @property
+    def marks(self) -> Addresses:
+        """Addresses of 1 for the largest of the values, (window, size)."""
+        return self.inputs[len(self.inputs) // 2 - 1 : -2]
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,6 +24,7 @@ from pyrel.compiler.graph.nodes import (
     Addresses,
     Copy,
     Embedding,
+    EvenMaximum,
     Floats,
     Graph,
     Linear,
@@ -90,6 +91,8 @@ class Backward(Forward):
                     self._backward_gated_sum(node)
                 case MaxPool():
                     self._backward_max_pool(node)
+                case EvenMaximum():
+                    self._backward_even_maximum(node)
                 case Normalise():
                     self._backward_normalise(node)
                 case Embedding():
@@ -609,6 +612,11 @@ class Backward(Forward):
                 places = [*values, source, *outs]
                 op = self._emit(template, *(offsets for _, offsets in places))
                 self._record(op, np.unique(addresses[real[:, some]]), size)
+
+    def _backward_even_maximum(self, node: EvenMaximum) -> None:
+        self._divide_by(node, int(node.inputs[-2, 0]), None, 0.0, never_zero=True)
+        for values, marks in zip(node.values, node.marks, strict=True):
+            self._pass_on(node, values, operands=marks)
 
     @cached_property
     def _padding(self) -> Mask:

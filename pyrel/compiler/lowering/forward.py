@@ -20,8 +20,10 @@ from pyrel.compiler.graph.nodes import (
     Activation,
     Add,
     Addresses,
+    AtMaximum,
     Copy,
     Embedding,
+    EvenMaximum,
     Floats,
     Graph,
     Linear,
@@ -45,6 +47,7 @@ from pyrel.compiler.program.program import (
     Epilogue,
     Gather,
     Offsets,
+    PoolRoute,
     Program,
 )
 from pyrel.compiler.program.program import MaxPool as MaxPoolOf
@@ -100,6 +103,8 @@ class Forward(Emitter):
                 inputs = np.concatenate([part for part, _ in self._shares(node)])
             if isinstance(node, GatedSum) and not whole:
                 inputs = node.members
+            if isinstance(node, EvenMaximum):
+                inputs = node.values
             reached[inputs[inputs >= 0]] = True
         return reached
 
@@ -141,6 +146,10 @@ class Forward(Emitter):
                     self._forward_gated_sum(node)
                 case MaxPool():
                     self._forward_max_pool(node)
+                case AtMaximum():
+                    self._forward_at_maximum(node)
+                case EvenMaximum():
+                    self._map_runs(node.inputs[-1], node.start, Epilogue())
                 case Normalise():
                     self._forward_normalise(node)
                 case Embedding():
@@ -356,6 +365,27 @@ class Forward(Emitter):
             out = self._value(node.start + first)
             template = MaxPoolOf(tuple(space for space, _ in sources), size, out[0])
             self._emit(template, *(offsets for _, offsets in sources), out[1])
+
+    def _forward_at_maximum(self, node: AtMaximum) -> None:
+        """Route 1 to each value that is not less than the largest, which goes behind it."""
+        width = node.inputs.shape[1]
+        values, largest = node.inputs[:-1].ravel(), np.resize(node.inputs[-1], node.size)
+        ones = Space.arena, np.array([self._reserve(width)])
+        self._map(None, width, ones, Epilogue(bias=self._vector(np.ones(width))))
+        rest = self._reserve(node.size)
+        columns = np.resize(np.arange(width), node.size)
+        read = np.stack([values, largest, self._graph.size + columns, node.addresses])
+        for size, first in self._row_groups(read):
+            places: list[Place] = [
+                self._value(values[first]),
+                self._value(largest[first]),
+                (Space.arena, ones[1] + columns[first]),
+                self._value(node.start + first),
+                (Space.arena, rest + first),
+            ]
+            value, most, one, out, beside = (space for space, _ in places)
+            template = PoolRoute((value, most), size, one, (out, beside))
+            self._emit(template, *(offsets for _, offsets in places))
 
     def _forward_normalise(self, node: Normalise) -> None:
         rows, width = node.inputs.shape

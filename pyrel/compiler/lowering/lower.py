@@ -9,6 +9,7 @@ from pyrel.compiler.graph.nodes import Floats, Graph
 from pyrel.compiler.graph.ranges import fold, propagate, split_mixed_rows
 from pyrel.compiler.lowering.backward import Backward
 from pyrel.compiler.passes.contiguous import chain_pools, lay_out
+from pyrel.compiler.passes.even_maxima import write_out_even_maxima
 from pyrel.compiler.passes.gradient_stops import prepared
 from pyrel.compiler.program.loop_memory import plan_items
 from pyrel.compiler.program.loops import roll
@@ -74,6 +75,8 @@ def _lowering(graph: Graph, method: Method, low: Floats, high: Floats, precision
     graph = prepared(graph, method)
     if method.folds:
         graph = fold(graph, low, high)
+    if not method.conserves:
+        graph = write_out_even_maxima(graph)
     if method.conserves:
         if method.gates == "half":
             graph = mark_carries(graph)

@@ -12,6 +12,7 @@ import numpy as np
 from pyrel.compiler.graph.intervals import common_runs, runs
 from pyrel.compiler.graph.nodes import (
     Addresses,
+    AtMaximum,
     Copy,
     Floats,
     Graph,
@@ -25,6 +26,7 @@ from pyrel.compiler.graph.nodes import (
 )
 from pyrel.compiler.graph.ranges import propagate
 from pyrel.compiler.passes.join_positions import Joiner
+from pyrel.methods.rules import Mask
 
 MAX_SEGMENTS = 8  # of a gemm, see csrc/cpu/kernels.h
 _FEW_RUNS = 4
@@ -58,8 +60,13 @@ def lay_out(graph: Graph) -> Graph:
                 in_order = sort(node)
                 scattered = _scattered(in_order.inputs[0])
                 node = _read_copy(node, graph.input_size, copied) if scattered else in_order
-        elif isinstance(node, Product | MaxPool | Normalise):
+        elif isinstance(node, Product | MaxPool | AtMaximum | Normalise):
+            padding = np.isneginf(graph.constant_values(node.inputs))
             node = _without_constants(node, copied)
+            if isinstance(node, MaxPool):
+                node, apart = _without_repeats(node, padding, position)
+                nodes += apart
+                position += sum(copy.size for copy in apart)
             if isinstance(node, Normalise) and len(list(common_runs(node.inputs))) > 1:
                 inputs = copied(node.inputs.ravel(), node.module).addresses
                 node = replace(node, inputs=inputs.reshape(node.inputs.shape))
@@ -182,6 +189,22 @@ def _read_patches(node: Linear, owners: Addresses, copied: Copied) -> Linear:
         return node
     copy = copied(node.inputs.ravel(), node.module)
     return replace(node, inputs=copy.addresses.reshape(node.inputs.shape))
+
+
+def _without_repeats(node: MaxPool, padding: Mask, position: int) -> tuple[MaxPool, list[Copy]]:
+    """Let a window that has a value twice read copies: relevance is written to each apart."""
+    inputs = node.inputs.copy()
+    copies: list[Copy] = []
+    ordered = np.sort(inputs, axis=0)
+    if (ordered[1:] != ordered[:-1]).all():
+        return node, copies
+    for row in range(1, len(inputs)):
+        twice = ((inputs[:row] == inputs[row]) & ~padding[:row]).any(axis=0)
+        if twice.any():
+            copies.append(Copy(position, inputs[row, twice], module=node.module))
+            inputs[row, twice] = copies[-1].addresses
+            position += copies[-1].size
+    return replace(node, inputs=inputs), copies
 
 
 def _without_constants(node: Node, copied: Copied) -> Node:

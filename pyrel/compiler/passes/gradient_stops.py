@@ -1,17 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a method makes of stopped and of replaced gradients, before all other passes."""
+"""What a method makes of gradients that are not the plain ones, before all other passes."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
+from pyrel._core import Post
 from pyrel.compiler.graph.nodes import (
+    Add,
     Addresses,
+    Copy,
     CustomGradient,
     Graph,
     Node,
+    Relu,
+    Scale,
     StopGradient,
     compact,
     picked,
@@ -45,11 +51,15 @@ def prepared(graph: Graph, method: Method) -> Graph:
     if method.autograd == "exact" and not method.conserves:
         _refuse_custom(graph, method)
     dropped = CustomGradient if method.detach == "stop" else _MARKS
-    return simplify(_without(graph, dropped))
+    exact = not method.conserves and method.relu == Post.mask
+    return simplify(_plain_relus(_without(graph, dropped), exact))
 
 
 def _is_marked(graph: Graph) -> bool:
-    return any(isinstance(node, _MARKS) for node in graph.nodes)
+    return any(
+        isinstance(node, _MARKS) or (isinstance(node, Relu) and node.at_zero)
+        for node in graph.nodes
+    )
 
 
 def _refuse_custom(graph: Graph, method: Method) -> None:
@@ -81,3 +91,41 @@ def _without(graph: Graph, kinds: type[Node] | tuple[type[Node], ...]) -> Graph:
             nodes.append(replace(node, inputs=inputs))
     outputs = picked(origin, graph.outputs, graph.outputs)
     return replace(graph, nodes=tuple(nodes), outputs=outputs)
+
+
+def _plain_relus(graph: Graph, exact: bool) -> Graph:
+    """Let the derivative of all ReLUs be 0 at 0, what else it was written out if ``exact``.
+
+    x + max(0, −x) is exactly max(0, x), and its derivative at 0 is 1.
+    """
+    nodes: list[Node] = []
+    position = graph.size
+
+    def add(make: Callable[[int], Node]) -> Addresses:
+        nonlocal position
+        nodes.append(make(position))
+        position += nodes[-1].size
+        return nodes[-1].addresses
+
+    for node in graph.nodes:
+        if not isinstance(node, Relu) or not node.at_zero:
+            nodes.append(node)
+        elif not exact:
+            nodes.append(replace(node, at_zero=0.0))
+        else:
+            nodes.append(_written_out(node, add))
+    return replace(graph, nodes=tuple(nodes))
+
+
+def _written_out(node: Relu, add: Callable[[Callable[[int], Node]], Addresses]) -> Node:
+    module, minus = node.module, np.full(node.size, -1.0)
+    # A copy, so that sums of it are not merged into a linear node, which would round anew.
+    value = add(lambda start: Copy(start, node.inputs, module=module))
+    negative = add(lambda start: Scale(start, value, minus, module=module))
+    rest = add(lambda start: Relu(start, negative, module=module))
+    if node.at_zero == 1.0:
+        return Add(node.start, np.stack([value, rest]), module=module)
+    positive = add(lambda start: Relu(start, value, module=module))
+    addends = np.stack([value, rest, positive])
+    twice = add(lambda start: Add(start, addends, module=module))
+    return Scale(node.start, twice, np.full(node.size, 0.5), module=module)

@@ -27,7 +27,7 @@ def clamp(tracer: Tracer, value: Traced, low: Any = None, high: Any = None) -> T
     """``aten.clamp``, as far as it is a ReLU."""
     if low is None or isinstance(low, Traced | torch.Tensor) or low != 0 or high is not None:
         raise UnsupportedOperandsError("only clamp(min=0), which is a ReLU, is supported")
-    return tracer.relu(value)
+    return tracer.relu(value, at_zero=1.0)
 
 
 def simple(function: Function) -> Callable[[Tracer, Traced], Traced]:

@@ -22,24 +22,27 @@ from pyrel.compiler.capture.tracer import Traced, Tracer
 
 
 def largest(tracer: Tracer, value: Traced, dim: Any = None, keepdim: bool = False) -> Traced:
-    """``aten.amax``."""
+    """``aten.amax``, whose gradient all of the largest share."""
     parts, dims = over(value, dim)
-    return kept(tracer.maximum(*parts), dims, keepdim)
+    return kept(tracer.maximum(*parts, even=True), dims, keepdim)
 
 
 def maximum(tracer: Tracer, value: Any, other: Any = None, keepdim: bool = False) -> Any:
     """``aten.max`` and ``aten.maximum``: of two values, over a dimension, or over all."""
     if isinstance(other, int):
-        return largest(tracer, value, other, keepdim), NoValue("the position of the largest value")
+        parts, dims = over(value, other)
+        first = kept(tracer.maximum(*parts, even=False), dims, keepdim)
+        return first, NoValue("the position of the largest value")
     if other is None:
         return largest(tracer, value)
     if isinstance(value, Traced) and isinstance(other, Traced):
-        return tracer.maximum(value, other)
+        return tracer.maximum(value, other, even=True)
     value, other = (value, other) if isinstance(value, Traced) else (other, value)
     if (constant(other, "operand") != 0).any():
         raise UnsupportedOperandsError("of a value and a constant only the maximum with 0, a ReLU")
     ids = value.ids
-    return tracer.relu(Traced(ids.expand(np.broadcast_shapes(ids.shape, other.shape))))
+    shape = np.broadcast_shapes(ids.shape, other.shape)
+    return tracer.relu(Traced(ids.expand(shape)), at_zero=0.5)
 
 
 def where(tracer: Tracer, condition: Any, value: Any, other: Any) -> Traced:
