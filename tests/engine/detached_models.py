@@ -263,6 +263,19 @@ def hooked(m: Any, x: Tensor) -> Tensor:
     return h
 
 
+def input_hooked(m: Any, x: Tensor) -> Tensor:
+    if x.requires_grad:
+        x.register_hook(lambda gradient: 2 * gradient)
+    return m.level(x)
+
+
+def function_hooked(m: Any, x: Tensor) -> Tensor:
+    h = m.level(x)
+    if h.grad_fn is not None:
+        h.grad_fn.register_hook(lambda before, after: before)
+    return h
+
+
 def clamped_in_a_block(m: Any, x: Tensor) -> Tensor:
     h = m.first(x)
     with torch.no_grad():
@@ -312,6 +325,7 @@ CUSTOM: dict[str, tuple[Forward, str, Forward]] = {
         lambda m, x: torch.tanh(2.0 * m.level(x)),
     ),
     "hook": (hooked, "hooked.<locals>.<lambda>", lambda m, x: torch.tanh(m.first(x)).mean(1)),
+    "hook of a function": (function_hooked, "function_hooked.<locals>.<lambda>", Model.level),
     "relu in a block": (
         clamped_in_a_block,
         "aten.relu_ under no_grad",

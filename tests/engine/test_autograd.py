@@ -21,6 +21,7 @@ from engine.detached_models import (
     Model,
     Reversal,
     Together,
+    input_hooked,
 )
 from graph_values import graph_outputs
 from torch import Tensor, nn
@@ -183,6 +184,11 @@ def test_ignored_functions_are_differentiated(name: str, tmp_path: Path) -> None
     assert pyrel.Explainer.load(tmp_path / "program").method.autograd == "ignore"
 
 
+def test_hooks_of_the_input_are_refused() -> None:
+    with pytest.raises(pyrel.UnsupportedModelError, match=r"input_hooked\.<locals>\.<lambda>"):
+        pyrel.Explainer(captured(input_hooked), batch()[:1], method="gradient")
+
+
 def test_the_module_of_a_function_is_named() -> None:
     class Reversing(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -207,6 +213,28 @@ def test_backward_hooks_of_modules_are_refused_and_left_alone() -> None:
     pyrel.Explainer(model, x, method="gradient", autograd="ignore")
     assert model[1]._backward_hooks == before
     assert not {"_call_impl", "forward"} & set(vars(model[1])) | set(vars(model)) & {"_call_impl"}
+
+
+def test_the_state_of_functorch_is_left_alone() -> None:
+    with pytest.raises(pyrel.UnsupportedModelError, match=r"torch\.vmap"):
+        captured(lambda m, x: torch.vmap(m.first)(x).mean(1)).graph()
+    torch.vmap(lambda v: v.sum())(torch.zeros(2, 3))
+    torch.zeros(2).uniform_()  # refused while vmap runs
+
+
+def test_relevance_goes_through_inference_mode() -> None:
+    """Torch itself can differentiate no product with what was made there."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        with torch.inference_mode():
+            h = m.level(x)
+        return torch.sigmoid(m.level(x)) * h
+
+    x = batch()
+    e = pyrel.Explainer(captured(forward), x[:1], method="lrp_epsilon")(x)
+    assert_conserved(e, target_score(e))
+    with torch.inference_mode():
+        assert torch.zeros(1).is_inference()
 
 
 @pytest.mark.parametrize("call", [torch.autograd.grad, torch.autograd.backward])

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from torch.export import Dim, ExportedProgram
 
-from pyrel.compiler.capture.gradient_marks import watched
+from pyrel.compiler.capture.autograd_watch import watched
 from pyrel.compiler.capture.opaque_layers import marked
 from pyrel.errors import UnsupportedModelError
 

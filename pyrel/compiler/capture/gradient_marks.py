@@ -10,20 +10,14 @@ Nothing outside the exporting thread is changed.
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
-from torch.autograd.function import FunctionCtx, _SingleLevelFunction
 from torch.fx import traceback
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
-from torch.utils.checkpoint import CheckpointFunction
 from torch.utils.hooks import RemovableHandle
 
 from pyrel.compiler.capture.opaque_layers import LIBRARY
@@ -83,21 +77,35 @@ def set_under_no_grad(node: torch.fx.Node, off: bool) -> None:
     node.meta["custom"] = {**(node.meta.get("custom") or {}), _NO_GRAD: off}
 
 
-class _Watch(TorchFunctionMode):
-    """Notes where gradients are off, and replaces functions that only matter to autograd."""
+class Watch(TorchFunctionMode):
+    """Notes where gradients are off, and replaces functions that only matter to autograd.
+
+    ``inputs`` need gradients, whatever torch.export knows of them.
+    """
+
+    def __init__(self, inputs: list[Any]) -> None:
+        super().__init__()
+        self._inputs = inputs
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
+        """Call a function, or what stands for it."""
         if func is torch._C._set_grad_enabled:
             # torch.export would make a graph of its own of what follows.
             with torch._C.DisableTorchFunction():
                 return func(*args)
+        if func == _REQUIRES_GRAD and any(args[0] is each for each in self._inputs):
+            return torch.is_floating_point(args[0])
         called = _REPLACED.get(func, func)
         if torch.is_grad_enabled():
             return called(*args, **(kwargs or {}))
         with traceback.annotate({_NO_GRAD: True}):
             return called(*args, **(kwargs or {}))
+
+
+_GRAD_FN: Any = torch.Tensor.grad_fn.__get__  # type: ignore[union-attr]
+_REQUIRES_GRAD: Any = torch.Tensor.requires_grad.__get__  # type: ignore[attr-defined]
 
 
 def _set_data(x: torch.Tensor, value: torch.Tensor) -> None:
@@ -116,8 +124,21 @@ def _detach(x: torch.Tensor) -> torch.Tensor:
 
 def _hook(x: torch.Tensor, hook: Callable[..., Any]) -> RemovableHandle:
     if x.is_floating_point():
-        torch.ops.pyrel.hooked(x, f"the hook {_name(hook)} of a tensor")
+        torch.ops.pyrel.hooked(x, f"the hook {name_of(hook)} of a tensor")
     return RemovableHandle(OrderedDict())
+
+
+class _GradFn:
+    """Stands for the ``grad_fn`` of a tensor, which a hook may be put on."""
+
+    def __init__(self, x: torch.Tensor) -> None:
+        self._tensor = x
+
+    def register_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
+        """Note the hook."""
+        return _hook(self._tensor, hook)
+
+    register_prehook = register_hook
 
 
 def _refuse(name: str) -> Callable[..., Any]:
@@ -134,6 +155,7 @@ _REPLACED: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.Tensor.detach_: _detach,
     torch.Tensor.requires_grad_: _require,
     torch.Tensor.requires_grad.__set__: _require,  # type: ignore[attr-defined]
+    _GRAD_FN: lambda x: None if x.grad_fn is None else _GradFn(x),
     torch.Tensor.register_hook: _hook,
     torch.Tensor.retain_grad: lambda x: None,
     torch.Tensor.backward: _refuse("torch.Tensor.backward"),
@@ -142,12 +164,13 @@ _REPLACED: dict[Callable[..., Any], Callable[..., Any]] = {
 }
 
 
-def _name(thing: Any) -> str:
+def name_of(thing: Any) -> str:
+    """Full name of a class or function, or that of an object's class."""
     module = getattr(thing, "__module__", None) or type(thing).__module__
     return f"{module}.{getattr(thing, '__qualname__', type(thing).__qualname__)}"
 
 
-def _marked(outputs: Any, what: str) -> Any:
+def marked_gradient(outputs: Any, what: str) -> Any:
     """Let all numbers among nested outputs have a gradient of their own."""
 
     def mark(value: Any) -> Any:
@@ -156,106 +179,3 @@ def _marked(outputs: Any, what: str) -> Any:
         return torch.ops.pyrel.custom_gradient(value, what)
 
     return pytree.tree_map(mark, outputs)
-
-
-class _Context(FunctionCtx):
-    """The ``ctx`` of a custom function whose backward pass is never run."""
-
-    dirty_tensors: tuple[torch.Tensor, ...] = ()
-
-    def __init__(self, args: tuple[Any, ...]) -> None:
-        self.needs_input_grad = tuple(isinstance(a, torch.Tensor) for a in args)
-
-
-def _applied(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Run the forward pass of a ``torch.autograd.Function``, and mark what comes out.
-
-    Checkpoints compute the same gradient as without.
-    """
-    if function is CheckpointFunction:
-        return args[0](*args[2:])
-    context = _Context(args)
-    if function.setup_context is _SingleLevelFunction.setup_context:
-        outputs = function.forward(context, *args, **kwargs)
-    else:
-        outputs = function.forward(*args, **kwargs)
-    what = f"the torch.autograd.Function {_name(function)}"
-    for tensor in context.dirty_tensors:
-        tensor.copy_(torch.ops.pyrel.custom_gradient(tensor, what))
-    if context.dirty_tensors:
-        return outputs
-    return _marked(outputs, what)
-
-
-@contextlib.contextmanager
-def _functions_applied() -> Iterator[None]:
-    """Let custom functions that this thread applies be marked, under whatever name they go."""
-    exporting = threading.get_ident()
-
-    def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
-        if threading.get_ident() == exporting:
-            return _applied(cls, args, kwargs)
-        return super(_SingleLevelFunction, cls).apply(*args, **kwargs)
-
-    base: Any = _SingleLevelFunction
-    base.apply = classmethod(apply)
-    try:
-        yield
-    finally:
-        del base.apply
-
-
-def _without_backward_hooks(module: Any) -> None:
-    """Mark the outputs of a module in place of its backward hooks."""
-    parts = "_backward_pre_hooks", "_backward_hooks"
-    hooks = [hook for part in parts for hook in getattr(module, part).values()]
-    if not hooks:
-        return
-    for part in parts:
-        setattr(module, part, OrderedDict[int, Any]())
-    what = f"the backward hook {_name(hooks[0])} of a module"
-    call = module._call_impl
-
-    def marking(*args: Any, **kwargs: Any) -> Any:
-        return _marked(call(*args, **kwargs), what)
-
-    module._call_impl = marking
-
-
-@contextlib.contextmanager
-def _inference_parameters_constant(model: nn.Module) -> Iterator[None]:
-    """Let parameters made in inference mode need no gradient, which torch would refuse them."""
-    made_there = [p for p in model.parameters() if p.is_inference() and p.requires_grad]
-    with torch.inference_mode():
-        for parameter in made_there:
-            parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        with torch.inference_mode():
-            for parameter in made_there:
-                parameter.requires_grad_(True)
-
-
-@contextlib.contextmanager
-def watched(model: nn.Module) -> Iterator[None]:
-    """Export with marks. The caller puts back what this assigns to the model's modules."""
-    for module in model.modules():
-        _without_backward_hooks(module)
-    root: Any = model
-    call = root._call_impl
-
-    @functools.wraps(call)
-    def watching(*args: Any, **kwargs: Any) -> Any:
-        with _Watch():  # inside the modes of torch.export: so this one is called first
-            return call(*args, **kwargs)
-
-    root._call_impl = watching
-    with (
-        _inference_parameters_constant(model),
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        traceback.preserve_node_meta(),
-        _functions_applied(),
-    ):
-        yield

@@ -178,6 +178,8 @@ class _Walker:
         traced = any(isinstance(v, Traced | NoValue) for v in leaves((args, kwargs)))
         if not isinstance(node.target, torch._ops.OpOverload):
             assert callable(node.target)  # it is a call_function node
+            if str(node.target.__module__).startswith("torch._functorch"):
+                raise self._unsupported(node, "torch.vmap", "call it on whole batches instead")
             if traced and node.target is not operator.getitem:
                 raise self._unsupported(node, node.target.__name__)
             return node.target(*args, **kwargs)
