@@ -53,9 +53,13 @@ def explain(
     *,
     epsilon: float = 1e-6,
     gates: str = "signal",
+    pooling: str | None = None,
     precision: Any = np.float64,
 ) -> Reference:
-    """Explain `output` (n, classes), or (n,), at the batch `x` for `target` (None: the largest)."""
+    """Explain `output` (n, classes), or (n,), at the batch `x` for `target` (None: the largest).
+
+    `pooling` is "winner" (LRP-ε where it is None) or "proportional" (deep Taylor where it is None).
+    """
     batch = np.asarray(x, np.float64)
     n = batch.shape[0]
     if method == "deep_taylor":
@@ -69,7 +73,9 @@ def explain(
     seed = np.zeros_like(scores)
     seed[rows, chosen] = start
     if method in CONSERVING:
-        rules = Rules(method == "deep_taylor", epsilon, gates)
+        taylor = method == "deep_taylor"
+        pooling = pooling or ("proportional" if taylor else "winner")
+        rules = Rules(taylor, epsilon, gates, pooling)
         unsure = np.zeros(seed.shape)
         if rules.taylor:
             # LRP divides f by f again, deep Taylor by a sum of its own: there f's rounding counts.

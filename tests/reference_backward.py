@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 from reference_forward import Forward, windowed
-from reference_graph import Array, Embedding, Gather, Input, MaxPool, Node, reachable
+from reference_graph import Array, Embedding, Gather, Input, MaxPool, Node, Relu, reachable
 
 
 class Backward:
@@ -62,9 +62,13 @@ class Backward:
         self.give(node.parent, whole.T, doubt.T)
 
     def give_winners(self, node: MaxPool) -> None:
-        """Give each output's relevance to the first largest value of its window."""
+        """Give each output's relevance to the first largest value of its window.
+
+        ReLUs may as well stand above the pool: where all are zero, what is below them decides.
+        """
         relevance, variance = self.at(node)
-        first = windowed(self.run.of(node.parent), node, -np.inf).argmax(axis=1)[:, None]
+        below = node.parent.parent if isinstance(node.parent, Relu) else node.parent
+        first = windowed(self.run.of(below), node, -np.inf).argmax(axis=1)[:, None]
         chosen = np.zeros((len(relevance), *node.windows.shape), bool)
         np.put_along_axis(chosen, first, True, axis=1)
         self.give_windows(node, chosen * relevance[:, None], chosen * variance[:, None])

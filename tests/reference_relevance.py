@@ -54,6 +54,7 @@ class Rules:
     taylor: bool
     epsilon: float = 1e-6
     gates: str = "signal"
+    pooling: str = "winner"
 
 
 def relevance(
@@ -178,9 +179,13 @@ class _Walk:
             self.back.give(node.signal, arrived, doubt)
 
     def _pool(self, node: MaxPool) -> None:
-        """R in proportion where no value of a window is below 0, else to the winner."""
+        """R_j = R where a_j is the first largest of its window, 0 elsewhere; or a_j R / Σ a.
+
+        The former is LRP's (as in zennit, captum and iNNvestigate: the way that the gradient goes),
+        the latter deep Taylor's (section 5.2), which needs a layer all of whose values are ≥ 0.
+        """
         low = np.where(node.windows < 0, 0.0, node.parent.low[node.windows])
-        if (low < 0).any():
+        if self.rules.pooling == "winner" or (low < 0).any():
             self.margin = np.minimum(self.margin, self.run.pool_margin)
             self.back.give_winners(node)
             return

@@ -44,6 +44,10 @@ class Method(ABC):
     gates : {"signal", "half"}
         Of a method that conserves: whether the signal gets all of the relevance of a product of a
         gate and a signal, or each of both half.
+    pooling : {"winner", "proportional"} or None
+        Who gets the relevance of a maximum: the first of the largest values, or all values in
+        proportion, which none of a layer may be below zero for. None is "proportional" for layers
+        of which none may be, "winner" for others.
     detach : {"stop", "pass"}
         Whether ``detach`` and ``no_grad`` in the model stop the method, as they stop gradients.
     autograd : {"exact", "ignore"}
@@ -63,6 +67,7 @@ class Method(ABC):
     finish: Post = Post.none
     epsilon: float = 0.0
     gates: str = "signal"
+    pooling: str | None = "winner"
     detach: str = "stop"
     autograd: str = "exact"
 
@@ -165,7 +170,15 @@ class _Conserving(Method):
     conserves = True
     relu = Post.none
 
-    def __init__(self, epsilon: float = 1e-6, gates: str = "signal", detach: str = "pass") -> None:
+    default_pooling: ClassVar[str | None] = None
+
+    def __init__(
+        self,
+        epsilon: float = 1e-6,
+        gates: str = "signal",
+        detach: str = "pass",
+        pooling: str | None = None,
+    ) -> None:
         if isinstance(epsilon, bool) or not isinstance(epsilon, int | float):
             raise TypeError(f"epsilon: wanted a number above 0, got {epsilon!r}")
         if not 0 < epsilon < float("inf"):
@@ -175,12 +188,16 @@ class _Conserving(Method):
         self.epsilon = float(epsilon)
         self.gates = gates
         self.detach = _choice("detach", detach, "pass", "stop")
+        self.pooling = self.default_pooling
+        if pooling is not None:
+            self.pooling = _choice("pooling", pooling, "winner", "proportional")
 
     @property
     def options(self) -> dict[str, Any]:
-        """``epsilon`` and ``gates``, and ``detach`` unless it is the default."""
+        """``epsilon`` and ``gates``, and ``detach`` and ``pooling`` unless they are the default."""
         detach = {} if self.detach == "pass" else {"detach": self.detach}
-        return {"epsilon": self.epsilon, "gates": self.gates, **detach}
+        pooling = {} if self.pooling == self.default_pooling else {"pooling": self.pooling}
+        return {"epsilon": self.epsilon, "gates": self.gates, **detach, **pooling}
 
 
 class LrpEpsilon(_Conserving):
@@ -200,10 +217,16 @@ class LrpEpsilon(_Conserving):
         Whether relevance passes through ``detach`` and ``no_grad`` in the model as if they were not
         there, or is absorbed. With "stop" a detached factor counts as a constant: the other factor
         of its product gets all.
+    pooling : {"winner", "proportional"}
+        Who gets the relevance of a maximum: the first of the largest values, as in zennit and
+        captum; or all values in proportion, where none of a layer may be below zero (else
+        ValueError).
     """
 
     name = "lrp_epsilon"
     start = Start.output
+
+    default_pooling = "winner"
 
     @property
     def centres_sigmoids(self) -> bool:
@@ -230,6 +253,9 @@ class DeepTaylor(_Conserving):
         As for `LrpEpsilon`, but a sigmoid hands all through.
     detach : {"pass", "stop"}
         As for `LrpEpsilon`.
+    pooling : {"winner", "proportional"}, optional
+        As for `LrpEpsilon`. By default in proportion (section 5.2 of the paper) in every layer of
+        which no value may be below zero, and to the winner in others.
     """
 
     name = "deep_taylor"

@@ -582,13 +582,12 @@ class Backward(Forward):
             self._record(op, addresses, size)
 
     def _backward_max_pool(self, node: MaxPool) -> None:
-        """Give relevance to the largest, or share it out in proportion: R_i = a_i R / Σ a.
+        """Give relevance to the first of the largest, or share it out: R_i = a_i R / Σ a.
 
-        The latter where all are ≥ 0 (Montavon et al. 2017, section 5.2).
+        The latter is Montavon et al. 2017, section 5.2.
         """
-        low = self._domains.of(node.inputs)[0]
         padding = picked(self._padding, node.inputs, False)
-        shares = bool(self._method.conserves and (padding | (low >= 0)).all())
+        shares = self._pools_in_proportion(node, padding)
         if shares and self._relevant_at_zero[node.addresses].any():
             # All of a window may be zero where relevance arrives.
             self._absorb(node, Share.undivided, operand=node.start)
@@ -617,6 +616,18 @@ class Backward(Forward):
         self._divide_by(node, int(node.inputs[-2, 0]), None, 0.0, never_zero=True)
         for values, marks in zip(node.values, node.marks, strict=True):
             self._pass_on(node, values, operands=marks)
+
+    def _pools_in_proportion(self, node: MaxPool, padding: Mask) -> bool:
+        if self._method.pooling == "winner":
+            return False
+        nonneg = bool((padding | (self._domains.of(node.inputs)[0] >= 0)).all())
+        if self._method.pooling == "proportional" and not nonneg:
+            where = f"module '{node.module}'" if node.module else "the model itself"
+            raise ValueError(
+                f'pooling="proportional": values of the maximum in {where} may be below zero; '
+                'give pooling="winner"'
+            )
+        return nonneg
 
     @cached_property
     def _padding(self) -> Mask:

@@ -8,9 +8,10 @@ from pyrel.compiler.graph.gates import gather_gated_sums
 from pyrel.compiler.graph.nodes import Floats, Graph
 from pyrel.compiler.graph.ranges import fold, propagate, split_mixed_rows
 from pyrel.compiler.lowering.backward import Backward
-from pyrel.compiler.passes.contiguous import chain_pools, lay_out
+from pyrel.compiler.passes.contiguous import lay_out
 from pyrel.compiler.passes.even_maxima import write_out_even_maxima
 from pyrel.compiler.passes.gradient_stops import prepared
+from pyrel.compiler.passes.pools import chain_pools, pool_before_relu
 from pyrel.compiler.program.loop_memory import plan_items
 from pyrel.compiler.program.loops import roll
 from pyrel.compiler.program.memory import plan
@@ -41,6 +42,8 @@ def lower(
     ------
     UnsupportedModelError
         If the method has no rule for a node with what is known of its inputs.
+    ValueError
+        If its ``pooling`` was asked for by name and does not fit a layer.
     """
     return _finished(lower_apart(graph, method, low, high, precision))
 
@@ -82,7 +85,9 @@ def _lowering(graph: Graph, method: Method, low: Floats, high: Floats, precision
             graph = mark_carries(graph)
         graph = gather_gated_sums(graph)
         graph = split_mixed_rows(graph, low, high)
-    graph = lay_out(chain_pools(graph, low, high, method.conserves))
+        if method.pooling == "winner":
+            graph = pool_before_relu(graph)
+    graph = lay_out(chain_pools(graph, low, high, method.pooling != "winner"))
     return Backward(graph, method, propagate(graph, low, high), precision)
 
 

@@ -24,7 +24,6 @@ from pyrel.compiler.graph.nodes import (
     compact,
     picked,
 )
-from pyrel.compiler.graph.ranges import propagate
 from pyrel.compiler.passes.join_positions import Joiner
 from pyrel.methods.rules import Mask
 
@@ -121,38 +120,6 @@ def _in_tiles(node: Linear) -> bool:
         and all(np.array_equal(tile, tiles[i % group]) for i, tile in enumerate(tiles))
         for group in range(1, _FEW_RUNS + 1)
     )
-
-
-def chain_pools(graph: Graph, low: Floats, high: Floats, shares: bool) -> Graph:
-    """Take the largest of many vectors, such as the states of all steps, two at a time.
-
-    The first of the largest is still the one that is found. Where a method ``shares`` relevance out
-    in proportion, only of vectors that may be negative, which it does not.
-    """
-    if not any(isinstance(node, MaxPool) and _in_vectors(node) for node in graph.nodes):
-        return graph
-    domains = propagate(graph, low, high)
-    nodes: list[Node] = []
-    position = graph.size
-    for node in graph.nodes:
-        if isinstance(node, MaxPool) and _in_vectors(node):
-            below_zero = domains.of(node.inputs)[0] < 0
-            if below_zero.all() or not shares:
-                largest = node.inputs[0]
-                for vector in node.inputs[1:-1]:
-                    inputs = np.stack([largest, vector])
-                    nodes.append(replace(node, start=position, inputs=inputs))
-                    largest = nodes[-1].addresses
-                    position += node.size
-                node = replace(node, inputs=np.stack([largest, node.inputs[-1]]))
-        nodes.append(node)
-    return compact(replace(graph, nodes=tuple(nodes)))
-
-
-def _in_vectors(node: MaxPool) -> bool:
-    """Whether there are many inputs, each in a few runs and none constant."""
-    many = len(node.inputs) > MAX_SEGMENTS and (node.inputs >= 0).all()
-    return bool(many) and len(list(common_runs(node.inputs))) <= _FEW_RUNS
 
 
 def _scattered(inputs: Addresses) -> bool:
