@@ -7,6 +7,7 @@ of the layers above have both signs and take part in the z⁺ denominators of bo
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 from typing import Any
 
@@ -14,9 +15,10 @@ import numpy as np
 import pytest
 import torch
 from engine.checks import RELATIVE, norms
+from engine.layer_graphs import layer_graph
 from oracles import feed_forward
 from reference import explain
-from reference_graph import Array
+from reference_graph import Array, input_node
 from torch import nn
 
 import pyrel
@@ -105,3 +107,26 @@ def test_guided_backprop(zennit: Any) -> None:
     safe = ours.margin > 1
     assert safe.mean() > 0.95
     assert (norms(e.relevance - theirs)[safe] <= RELATIVE * norms(theirs)[safe]).all()
+
+
+@pytest.mark.parametrize("relu_first", [True, False])
+def test_epsilon_rule_with_max_pools(zennit: Any, relu_first: bool) -> None:
+    """zennit leaves a pool to its gradient, which goes to the winner."""
+    torch.manual_seed(0)
+    pair = [nn.ReLU(), nn.MaxPool2d(2)]
+    layers = [nn.Conv2d(2, 5, 3), *(pair if relu_first else pair[::-1]), nn.Flatten()]
+    model = nn.Sequential(*layers, nn.Linear(5 * 3 * 2, 3)).eval()
+    x = np.random.default_rng(0).normal(size=(20, 2, 8, 6)).astype(np.float32)
+    exact, doubles = copy.deepcopy(model).double(), x.astype(np.float64)
+    scores = exact(torch.from_numpy(doubles)).detach().numpy()
+    target = scores.argmax(axis=1)
+    seed = np.eye(3)[target] * scores
+    epsilon, passing = zennit.rules.Epsilon, zennit.rules.Pass
+    rules = [passing() if isinstance(layer, nn.ReLU) else None for layer in model]
+    rules[0], rules[-1] = epsilon(epsilon=1e-3), epsilon(epsilon=1e-3)
+    theirs = propagate(exact, rules, doubles, seed)
+    graph = layer_graph(model, input_node(x.shape[1:]))
+    ours = explain(graph, doubles, "lrp_epsilon", target, epsilon=1e-3)
+    assert (norms(ours.relevance - theirs) <= FLOAT64 * norms(theirs)).all()
+    e = pyrel.Explainer(model, x, method="lrp_epsilon", epsilon=1e-3)(x, target)
+    assert (norms(e.relevance - theirs) <= RELATIVE * ours.peak).all()
