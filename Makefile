@@ -27,7 +27,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 help:
 	@echo 'make demo    train two recurrent cells on shipped digits, explain and judge them, write report.html'
-	@echo 'make test    run all tests'
+	@echo 'make test    run all tests, on all processors (eight at most)'
 	@echo 'make lint    run ruff, mypy, stubtest, clang-format and the checks of links and licence lines'
 	@echo 'make build   install pyrel for development; compiles the extension again after a change in csrc/'
 	@echo 'make clean   remove .venv, build/ and caches'
@@ -36,8 +36,9 @@ help:
 demo: $(BUILT)
 	.venv/bin/pyrel demo
 
+# Idle workers take tests from busy ones. More than eight of them would need much memory: each loads torch.
 test: $(BUILT)
-	$(RUN) -m pytest
+	$(RUN) -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal
 
 lint: lint-python lint-stub lint-cpp lint-docs
 
