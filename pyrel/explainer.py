@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -28,6 +27,7 @@ from pyrel.engine.run import Results, Run
 from pyrel.engine.stability import StabilityWarning
 from pyrel.errors import UnsupportedModelError
 from pyrel.explanation import Explanation
+from pyrel.forks import exporting
 
 Model: TypeAlias = torch.nn.Module | ExportedProgram | Graph | Capture
 Bound: TypeAlias = float | npt.ArrayLike | torch.Tensor
@@ -298,15 +298,11 @@ class Explainer:
         return self(inputs, target).relevance
 
 
-# torch.export is not safe to run in several threads, and capture switches modules to eval mode.
-_capture_lock = threading.Lock()
-
-
 def captured(model: Any, example: Array | None, lengths: bool) -> Graph | Capture:
     """Capture a model that is not captured yet, one at a time."""
     if isinstance(model, Graph | Capture):
         return model
-    with _capture_lock:
+    with exporting:  # torch.export is not safe to run in several threads
         return capture_at(model, example, lengths=lengths)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -20,6 +19,7 @@ from pyrel.compiler.program.step_pattern import Pattern
 from pyrel.engine.arrays import Float32s
 from pyrel.engine.inputs import Inputs
 from pyrel.errors import UnsupportedModelError
+from pyrel.forks import RenewedLock
 from pyrel.methods import Method
 
 _LOGGER = logging.getLogger("pyrel")
@@ -118,7 +118,7 @@ class Compiler:
     def __init__(self, capture: Capture, method: Method, inputs: Inputs, precision: str) -> None:
         self._capture, self._method = capture, method
         self._inputs, self._precision = inputs, precision
-        self._lock = threading.Lock()
+        self._lock = RenewedLock()
         self._sought = False
         self._patterns: Patterns | None = None
         self._reason = ""  # why there are none
@@ -311,7 +311,7 @@ class Programs:
         self._kept: dict[int, Loaded] = {}
         self._used: dict[int, int] = {}
         self._clock = itertools.count()
-        self._lock = threading.Lock()
+        self._lock = RenewedLock()
 
     def at(self, steps: int) -> Loaded:
         """Return the program for a number of steps.

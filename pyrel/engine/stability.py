@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import logging
-import threading
 
 import numpy as np
 
 from pyrel.engine.arrays import Float32s
+from pyrel.forks import RenewedLock
 
 _LOGGER = logging.getLogger("pyrel")
 ROUNDING = 2.0**-23  # of a float32, relative
@@ -26,7 +26,7 @@ class StabilityWarning:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = RenewedLock()
         self._warned = False
 
     def check(self, amplification: Float32s) -> None:

@@ -11,7 +11,6 @@ the model's own layers, which are put back.
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -20,6 +19,8 @@ from torch import nn
 from torch.nn.utils import rnn
 from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
+
+from pyrel.forks import exporting
 
 _LAYER = (
     "Tensor input, {} hx, Tensor[] params, bool has_biases, int num_layers, float dropout, "
@@ -78,7 +79,6 @@ def _define() -> Any:
     return library
 
 
-_lock = threading.RLock()
 LIBRARY = _define()  # the operators last as long as it does
 
 
@@ -162,7 +162,7 @@ def marked(model: nn.Module) -> Iterator[None]:
     """Export with markers. The caller puts back what this assigns to the model's layers."""
     for layer in _recurrent_layers(model.modules()):
         layer.forward = _taking_packed(layer)
-    with _lock, _Markers():
+    with exporting, _Markers():
         invert = rnn.invert_permutation
         # torch writes into an empty tensor, whose values are undefined; the result is the same.
         rnn.invert_permutation = _inverted
