@@ -140,6 +140,7 @@ def bench(
     from pyrel.benchmark.results import load_results
     from pyrel.benchmark.tables import markdown as as_markdown
     from pyrel.benchmark.tables import print_results
+    from pyrel.files.atomic import write_whole
 
     for path in (out, markdown):
         if path is not None and source is None:
@@ -161,7 +162,7 @@ def bench(
     print_results(results)
     if markdown is not None:
         markdown.parent.mkdir(parents=True, exist_ok=True)
-        markdown.write_text(as_markdown(results))
+        write_whole(markdown, as_markdown(results).encode())
     if plots is not None:
         _draw(results, plots)
     if source is None:

@@ -8,10 +8,12 @@ waits, and then finds the file there.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import http.client
 import logging
 import os
+import stat
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -23,6 +25,7 @@ from pyrel.data._progress import DownloadBar
 from pyrel.data.errors import DataError, DownloadError
 from pyrel.data.idx import read_idx
 from pyrel.data.sources import Source, SourceFile
+from pyrel.files.atomic import is_at
 
 _log = logging.getLogger("pyrel")
 
@@ -76,7 +79,7 @@ def _download(source: Source, file: SourceFile, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     while not target.exists():
         with _locked(part) as stream:
-            if not _is_at(stream, part):
+            if not is_at(stream.fileno(), part):
                 continue  # the process that had the lock renamed or removed it
             if target.exists():
                 part.unlink()
@@ -94,8 +97,8 @@ def _download(source: Source, file: SourceFile, folder: Path) -> Path:
 
 @contextmanager
 def _locked(part: Path) -> Iterator[IO[bytes]]:
-    """Open `part` for appending, as its only user."""
-    with open(part, "a+b") as stream:
+    """Open `part` for appending, as its only user; a link at its place is not followed."""
+    with open(part, "a+b", opener=_own_file) as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -104,11 +107,13 @@ def _locked(part: Path) -> Iterator[IO[bytes]]:
         yield stream
 
 
-def _is_at(stream: IO[bytes], path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(stream.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
+def _own_file(path: str, flags: int) -> int:
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+        os.close(descriptor)
+        raise FileExistsError(errno.EEXIST, "this is no download of pyrel; remove it", path)
+    return descriptor
 
 
 def _sync_folder(folder: Path) -> None:

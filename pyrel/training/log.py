@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ class CsvLog:
 
     def add(self, record: EpochRecord) -> None:
         """Append the line of one epoch."""
-        with self._path.open("a", newline="") as file:
+        with open(self._path, "a", newline="", opener=_without_links) as file:
             file.write(_line(_row(record)))
 
 
@@ -73,6 +74,11 @@ class TensorBoardLog:
     def close(self) -> None:
         """Write out what is still in memory."""
         self._writer.close()
+
+
+def _without_links(path: str, flags: int) -> int:
+    """Open a file that is there; a link that somebody put in its place leads nowhere."""
+    return os.open(path, (flags | os.O_NOFOLLOW) & ~os.O_CREAT)
 
 
 def _row(record: EpochRecord) -> list[Any]:

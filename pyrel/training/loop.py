@@ -13,6 +13,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from pyrel.files.atomic import remove_stale
+from pyrel.files.lock import locked
 from pyrel.training.config import TrainingConfig, resolve_device
 from pyrel.training.epoch import run_epoch
 from pyrel.training.evaluation import evaluating, score
@@ -24,6 +26,7 @@ from pyrel.training.state import TrainingState
 
 CHECKPOINT = "checkpoint.safetensors"
 LOG = "log.csv"
+LOCK = ".train.lock"
 TENSORBOARD = "tensorboard"
 
 
@@ -78,6 +81,10 @@ def train(
         An argument has another kind, shape or range; the checkpoint is damaged or of another run.
     FileExistsError
         ``out`` has a checkpoint and ``resume`` is False.
+    BlockingIOError
+        Another process trains in ``out`` now; the message says which.
+    OSError
+        A file cannot be read or written.
     TrainingDivergedError
         The loss became NaN or infinite.
     TrainingInterrupted
@@ -91,8 +98,7 @@ def train(
         held_out = checked_samples("validation[0]", validation[0], "validation[1]", validation[1])
     elif config.target_accuracy is not None or config.keep == "best":
         raise ValueError("target_accuracy and keep='best' need validation data: give validation")
-    folder = _run_folder(out, resume, tensorboard)
-    with _torch_settings(config, device):
+    with _run_folder(out, resume, tensorboard) as folder, _torch_settings(config, device):
         run = _Run(model.to(device), config, device, samples, held_out, folder)
         try:
             return run.complete(progress, tensorboard)
@@ -192,22 +198,27 @@ class _Run:
         return logs
 
 
-def _run_folder(out: str | os.PathLike[str] | None, resume: bool, tensorboard: bool) -> Path | None:
-    """Return the folder of a run, ready to write to."""
+@contextmanager
+def _run_folder(
+    out: str | os.PathLike[str] | None, resume: bool, tensorboard: bool
+) -> Iterator[Path | None]:
+    """Yield the folder of a run, ready to write to and locked."""
     if out is None:
         if resume or tensorboard:
             raise ValueError("resume and tensorboard need the folder of the run: give out")
-        return None
+        yield None
+        return
     folder = Path(out)
-    if (folder / CHECKPOINT).exists() and not resume:
-        raise FileExistsError(
-            f"{folder / CHECKPOINT} exists: give resume=True to go on with that run, or another out"
-        )
     folder.mkdir(parents=True, exist_ok=True)
-    for leftover in (CHECKPOINT, LOG):  # of a process that was killed while it wrote
-        for partial in folder.glob(f".{leftover}.*.partial"):
-            partial.unlink(missing_ok=True)
-    return folder
+    with locked(folder / LOCK, f"the training run in {folder}"):
+        if (folder / CHECKPOINT).exists() and not resume:
+            raise FileExistsError(
+                f"{folder / CHECKPOINT} exists: give resume=True to go on with that run, or "
+                f"another out"
+            )
+        for name in (CHECKPOINT, LOG):
+            remove_stale(folder / name)
+        yield folder
 
 
 def _identity(

@@ -207,3 +207,62 @@ def test_another_torch_is_warned_of(problem: "Problem", tmp_path: Path) -> None:
     with TestCase().assertLogs("pyrel", "WARNING") as seen:
         train(problem.model(), problem.x, problem.y, config=CONFIG, out=tmp_path, resume=True)
     assert "was written with torch 1.0" in "".join(seen.output)
+
+
+# Trains, stops in the second epoch to say so, and goes on when it is told to.
+WAITING = """
+import itertools, sys
+import torch
+import pyrel.training
+from conftest import Problem, draw
+
+generator = torch.Generator().manual_seed(11)
+problem = Problem(*draw(120, generator), draw(60, generator))
+model, calls = problem.model(), itertools.count(1)
+
+def wait(*args):
+    if model.training and next(calls) == 8:
+        print("in the second epoch", flush=True)
+        sys.stdin.readline()
+
+model.register_forward_pre_hook(wait)
+config = pyrel.training.TrainingConfig(
+    epochs=6, batch_size=25, learning_rate=0.01, seed=4, device="cpu"
+)
+pyrel.training.train(
+    model, problem.x, problem.y, config=config, out=sys.argv[1], resume=True, progress=False
+)
+"""
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_two_runs_in_one_folder(problem: "Problem", tmp_path: Path, killed: bool) -> None:
+    def resume() -> None:
+        train(
+            *(problem.model(), problem.x, problem.y),
+            config=CONFIG, out=tmp_path, resume=True, progress=False,
+        )  # fmt: skip
+
+    with subprocess.Popen(
+        [sys.executable, "-c", WAITING, tmp_path],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent,
+    ) as first:  # fmt: skip
+        assert first.stdin is not None and first.stdout is not None
+        try:
+            assert first.stdout.readline() == "in the second epoch\n"
+            before = sorted((path.name, path.read_bytes()) for path in tmp_path.iterdir())
+            with pytest.raises(BlockingIOError, match=f"in use by process {first.pid} on ") as told:
+                resume()
+            assert f"the training run in {tmp_path}" in str(told.value)
+            after = sorted((path.name, path.read_bytes()) for path in tmp_path.iterdir())
+            assert before == after
+        finally:
+            if killed:
+                first.kill()
+    assert first.returncode == (-signal.SIGKILL if killed else 0)
+    resume()
+    assert [row["epoch"] for row in log(tmp_path)] == [str(n) for n in range(1, 7)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "checkpoint.safetensors",
+        "log.csv",
+    ]
