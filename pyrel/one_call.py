@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import logging
 import weakref
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,24 +13,16 @@ import torch
 
 from pyrel import methods
 from pyrel.compiler.capture.capture import Capture
+from pyrel.compiler.capture.export import unwrapped
+from pyrel.compiler.capture.identity import IncomparableError, State, state_of, state_of_options
 from pyrel.engine import config as runtime
 from pyrel.engine.arrays import Array
 from pyrel.explainer import Explainer, Model, captured
 from pyrel.explanation import Explanation
+from pyrel.forks import RenewedLock, exporting
 
 _KEPT_EXPLAINERS = 8  # of a module: enough for its methods, few where bounds differ by call
-
-
-@dataclass(eq=False)
-class _Kept:
-    """What is kept of a module: what was captured, and explainers made of it, by options."""
-
-    key: tuple[Any, ...]
-    capture: Capture
-    explainers: dict[tuple[Any, ...], Explainer] = field(default_factory=dict)
-
-
-_kept: weakref.WeakKeyDictionary[torch.nn.Module, _Kept] = weakref.WeakKeyDictionary()
+_LOGGER = logging.getLogger("pyrel")
 
 
 def explain(
@@ -44,10 +36,12 @@ def explain(
 ) -> Explanation:
     """Explain a batch in one call.
 
-    What was captured and compiled is kept for the next call with the same module, as long as its
-    weights and the shape of a sample stay the same (but for the number of steps, where the model
-    takes any). Weights are compared by their contents, so a change made in any way is noticed; a
-    change of other attributes (a number of steps, say) is not: make an `Explainer` then.
+    What was captured and compiled is kept for the next call with the same module, as long as the
+    module and the shape of a sample stay the same (but for the number of steps, where the model
+    takes any). All that a module computes with is compared at each call: its weights by their
+    contents, attributes, hooks, sub-modules, functions and the globals that these name. Where
+    something in it may change unseen, such as an open file or a generator, each call compiles
+    anew; the logger ``pyrel`` says so once. An `Explainer` compares nothing.
 
     Parameters
     ----------
@@ -71,43 +65,115 @@ def explain(
     if not isinstance(x, np.ndarray | torch.Tensor):
         raise TypeError(f"x: wanted an array or a tensor, got {type(x).__name__}")
     options["lengths"] = lengths is not None
-    if not isinstance(model, torch.nn.Module):
-        return Explainer(model, x, method, **options)(x, target, lengths=lengths)
-    kept = _keep(model, x, options["lengths"])
-    plain = all(isinstance(v, int | float | str | None) for v in options.values())
-    if not plain or not isinstance(method, str):
-        return Explainer(kept.capture, x, method, **options)(x, target, lengths=lengths)
-    key = (method, runtime.isa(), *sorted(options.items()))
-    explainer = kept.explainers.pop(key, None)
-    if explainer is None:
-        explainer = Explainer(kept.capture, x, method, **options)
-    kept.explainers[key] = explainer  # the latest used comes last
-    if len(kept.explainers) > _KEPT_EXPLAINERS:
-        del kept.explainers[next(iter(kept.explainers))]
+    if isinstance(model, torch.nn.Module):
+        explainer = _explainer(unwrapped(model), x, method, options)
+    else:
+        explainer = Explainer(model, x, method, **options)
     return explainer(x, target, lengths=lengths)
 
 
-def _keep(model: torch.nn.Module, x: Array, lengths: bool) -> _Kept:
-    shape = tuple(getattr(x, "shape", ()))
+@dataclass(eq=False)
+class _Kept:
+    """What is kept of a module: what was captured, and explainers made of it, the latest last."""
+
+    state: State
+    shape: tuple[Any, ...]
+    capture: Capture
+    explainers: list[tuple[State, Explainer]] = field(default_factory=list)
+    lock: RenewedLock = field(default_factory=RenewedLock)
+
+    def holds(self, state: State, shape: tuple[Any, ...], steps: int | None) -> bool:
+        """Whether it is that of a module in a state, for samples of a shape."""
+        same = self.shape == shape and self.state.is_still(state)
+        return same and (steps is None or self.capture.holds(steps))
+
+    def explainer(self, x: Array, method: str | methods.Method, options: Any) -> Explainer:
+        """Return the explainer with these options, compiled if there is none."""
+        try:
+            asked = state_of_options((runtime.isa(), method, options))
+        except IncomparableError:
+            return Explainer(self.capture, x, method, **options)
+        with self.lock:
+            for number, (made_with, explainer) in enumerate(self.explainers):
+                if made_with.is_still(asked):
+                    self.explainers.append(self.explainers.pop(number))
+                    return explainer
+        explainer = Explainer(self.capture, x, method, **options)
+        with self.lock:
+            self.explainers.append((asked, explainer))
+            del self.explainers[:-_KEPT_EXPLAINERS]
+        return explainer
+
+
+# By id: modules may define equality, and then not be hashable.
+_kept: dict[int, tuple[weakref.ref[torch.nn.Module], _Kept | None]] = {}
+
+
+def _explainer(
+    model: torch.nn.Module, x: Array, method: str | methods.Method, options: dict[str, Any]
+) -> Explainer:
+    shape = tuple(x.shape)
     integers = str(x.dtype).removeprefix("torch.").startswith(("int", "uint"))
-    key = (len(shape), shape[2:], integers, lengths, _fingerprint(model))
-    kept = _kept.get(model)
-    if kept is None or kept.key != key or not _holds(kept.capture, shape):
-        capture = captured(model, x, lengths)
-        assert isinstance(capture, Capture)
-        kept = _kept[model] = _Kept(key, capture)
-    return kept
+    key = (len(shape), shape[2:], integers, options["lengths"])
+    steps = shape[1] if len(shape) > 1 else None
+    kept = _kept_of(model)
+    # Another thread may be capturing the model, which changes it for that time: what is seen then
+    # is no state of the model, and is not found.
+    if kept is not None and kept.holds(_state(model) or State(), key, steps):
+        return kept.explainer(x, method, options)
+    with exporting:
+        state, kept = _state(model), _kept_of(model)
+        if state is None:
+            _tell_once(model)
+            return Explainer(model, x, method, **options)
+        if kept is None or not kept.holds(state, key, steps):
+            capture = captured(model, x, options["lengths"])
+            assert isinstance(capture, Capture)
+            kept = _Kept(state, key, capture)
+            after = _state(model)
+            if after is not None and state.is_still(after):  # nobody changed it meanwhile
+                _keep(model, kept)
+    return kept.explainer(x, method, options)
 
 
-def _holds(capture: Capture, shape: tuple[int, ...]) -> bool:
-    return len(shape) < 2 or capture.holds(shape[1])
+def _kept_of(model: torch.nn.Module) -> _Kept | None:
+    found = _kept.get(id(model))
+    return found[1] if found is not None and found[0]() is model else None
 
 
-def _fingerprint(model: torch.nn.Module) -> bytes:
-    """Digest of names, shapes and contents of all parameters and buffers."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        values = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
-        digest.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.digest()
+def _keep(model: torch.nn.Module, kept: _Kept | None) -> None:
+    number = id(model)
+
+    def forget(gone: weakref.ref[torch.nn.Module]) -> None:
+        found = _kept.get(number)
+        if found is not None and found[0] is gone:
+            del _kept[number]
+
+    _kept[number] = weakref.ref(model, forget), kept
+
+
+def _state(model: torch.nn.Module) -> State | None:
+    try:
+        return state_of(model)
+    except IncomparableError:
+        return None
+    except Exception:  # of whatever type an object of the user's raises when it is looked at
+        return None
+
+
+def _tell_once(model: torch.nn.Module) -> None:
+    found = _kept.get(id(model))
+    if found is not None and found[0]() is model and found[1] is None:
+        return
+    _keep(model, None)
+    try:
+        state_of(model)
+        reason = "it changes while it is looked at"
+    except Exception as error:
+        reason = str(error)
+    _LOGGER.warning(
+        "pyrel.explain cannot tell whether %s is still the model that it compiled (%s), and so "
+        "compiles at each call. An Explainer compiles once",
+        type(model).__name__,
+        reason,
+    )

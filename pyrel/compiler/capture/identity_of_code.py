@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What functions, classes and instances hold, for `pyrel.compiler.capture.identity`."""
+
+from __future__ import annotations
+
+import _thread
+import functools
+import logging
+import operator
+import re
+import sys
+import types
+import weakref
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+
+class _Record(NamedTuple):
+    field: object
+
+
+_STATELESS = (
+    logging.Logger,
+    re.Pattern,
+    torch._ops.OpOverload,
+    torch._ops.OpOverloadPacket,
+    types.UnionType,
+    types.GenericAlias,
+    types.MethodDescriptorType,
+    types.WrapperDescriptorType,
+    types.GetSetDescriptorType,
+    types.MemberDescriptorType,
+    types.ClassMethodDescriptorType,
+    types.CodeType,
+    type(vars(_Record)["field"]),  # what reads a field
+    _thread.LockType,
+    _thread.RLock,
+    np.dtype,
+    np.ufunc,
+)
+_GETTERS = (operator.itemgetter, operator.attrgetter, operator.methodcaller)
+_LIBRARIES = frozenset({"torch", "numpy", "pyrel", *sys.stdlib_module_names})
+# What a class has of itself, and what decides nothing that it computes.
+_OF_ITSELF = frozenset(
+    """
+    __dict__ __weakref__ __doc__ __module__ __qualname__ __annotations__ __abstractmethods__
+    _abc_impl __orig_bases__ __parameters__ __type_params__ __firstlineno__ __static_attributes__
+    __annotate__ __annotate_func__ __annotations_cache__
+    """.split()
+)
+_WORD = 8  # bytes
+
+
+def of_library(module: object) -> bool:
+    """Whether a Python module, by name, is of Python, NumPy, torch or pyrel."""
+    return isinstance(module, str) and module.partition(".")[0] in _LIBRARIES
+
+
+def is_stateless(value: object) -> bool:
+    """Whether what an object decides cannot change."""
+    if isinstance(value, types.BuiltinFunctionType | types.MethodWrapperType):
+        owner = value.__self__
+        return owner is None or isinstance(owner, types.ModuleType | type)
+    return isinstance(value, _STATELESS) or type(value).__module__ == "typing"
+
+
+def parts_of(value: Any) -> list[tuple[str, Any]] | None:
+    """Return what makes up an object of a few types of Python's; None for others."""
+    if isinstance(value, types.MethodType):
+        return [("__func__", value.__func__), ("__self__", value.__self__)]
+    if isinstance(value, types.BuiltinFunctionType | types.MethodWrapperType):
+        return [("__name__", value.__name__), ("__self__", value.__self__)]
+    if isinstance(value, functools.partial):
+        own = [("func", value.func), ("args", value.args), ("keywords", value.keywords)]
+        return [*own, *vars(value).items()]
+    if isinstance(value, staticmethod | classmethod):
+        return [("__func__", value.__func__)]
+    if isinstance(value, property):
+        return [("fget", value.fget), ("fset", value.fset), ("fdel", value.fdel)]
+    if isinstance(value, functools._lru_cache_wrapper):
+        return [*vars(value).items()]
+    if isinstance(value, weakref.ref):
+        return [("target", value())]
+    if isinstance(value, types.MappingProxyType):
+        return [("items", dict(value))]
+    if isinstance(value, _GETTERS):
+        return [("reduced", value.__reduce__()[1])]
+    return None
+
+
+def closure_of(function: types.FunctionType) -> list[tuple[str, Any]]:
+    """Return the variables that a function took from around it."""
+    found = []
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            found.append((name, cell.cell_contents))
+        except ValueError:  # not assigned yet
+            found.append((name, None))
+    return found
+
+
+def names_in(code: types.CodeType) -> frozenset[str]:
+    """Names that code, and the functions inside, look up: globals, and attributes of any object."""
+    inner = [names_in(c) for c in code.co_consts if isinstance(c, types.CodeType)]
+    return frozenset(code.co_names).union(*inner)
+
+
+def attributes_of_class(kind: type) -> list[tuple[str, Any]]:
+    """Return what a class was given, and its metaclass."""
+    own = [(n, v) for n, v in vars(kind).items() if n not in _OF_ITSELF]
+    return [("metaclass", type(kind)), *own]
+
+
+def is_python_class(kind: type) -> bool:
+    """Whether instances hold no more than attributes in ``__dict__`` and slots."""
+    words = len(_members(kind)) + (kind.__dictoffset__ > 0) + (kind.__weakrefoffset__ > 0)
+    return kind.__itemsize__ == 0 and kind.__basicsize__ <= object.__basicsize__ + _WORD * words
+
+
+def slots_of(value: object, kind: type) -> list[tuple[str, Any]]:
+    """Return what the slots of an instance hold, where they hold anything."""
+    found = []
+    for member in _members(kind):
+        try:
+            found.append((member.__name__, member.__get__(value, kind)))
+        except AttributeError:  # not assigned yet
+            found.append((member.__name__, None))
+    return found
+
+
+def _members(kind: type) -> list[types.MemberDescriptorType]:
+    return [
+        each
+        for base in kind.__mro__
+        for each in vars(base).values()
+        if isinstance(each, types.MemberDescriptorType)
+    ]
