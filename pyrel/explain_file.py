@@ -18,6 +18,7 @@ from pyrel.engine import arrays
 from pyrel.explainer import Explainer
 from pyrel.explanation import Explanation
 from pyrel.files.arrays import open_array, whole_npz
+from pyrel.files.samples import SampleFile
 
 _PART_BYTES = 1 << 25
 _PART_SAMPLES = 1024
@@ -56,9 +57,9 @@ def explain_file(
 ) -> FileSummary:
     """Explain all samples of a file.
 
-    An .npy file is memory-mapped and read part by part, an array of an .npz file is read whole. The
-    relevance is written part by part too. The output file is there when it is complete, never
-    before; an existing one is replaced then.
+    An .npy file is read part by part, an array of an .npz file whole. A file that changes meanwhile
+    is refused: a result never mixes two contents. The relevance is written part by part too. The
+    output file is there when it is complete, never before; an existing one is replaced then.
 
     Parameters
     ----------
@@ -83,7 +84,7 @@ def explain_file(
     Raises
     ------
     OSError
-        If a file cannot be read or written.
+        If a file cannot be read or written, or the input changes meanwhile.
     ValueError, TypeError
         If the input is damaged or no array of the right type and shape, if it holds NaN, infinity,
         values outside the explainer's [low, high] or unknown token ids; if `target` or `lengths` do
@@ -98,34 +99,35 @@ def explain_file(
         raise FileNotFoundError(
             errno.ENOENT, "there is no such folder for the output", str(out.parent)
         )
-    x = open_array(source, key)
-    explainer.inputs.check(x, str(source))
-    classes = explainer.classes
-    if explainer.any_steps and lengths is None:
-        classes = explainer.classes_at(x.shape[1])
-    targets = arrays.targets(target, len(x), classes)
-    if lengths is not None:
-        arrays.lengths(lengths, len(x), x.shape[1])
-    columns: dict[str, npt.NDArray[Any]] = {
-        "output": np.empty((len(x), classes), np.float32),
-        "target": np.empty(len(x), np.int64),
-        "absorbed": np.empty(len(x), np.float32),
-        "conservation": np.empty(len(x), np.float32),
-        "amplification": np.empty(len(x), np.float32),
-    }
-    empty = 0
-    with whole_npz(out) as archive:
-        with archive.parts("relevance", x.shape, np.float32) as relevance:
-            for part in _parts(x):
-                e = _explain(explainer, source, x, part, targets, lengths)
-                relevance.write(np.ascontiguousarray(e.relevance).data)
-                empty += sum(not sample.any() for sample in e.relevance)
-                for name, column in columns.items():
-                    column[part] = getattr(e, name)
-                if progress is not None:
-                    progress(part.stop, len(x))
-        for name, column in columns.items():
-            archive.add(name, column)
+    with open_array(source, key) as x:
+        explainer.inputs.check(x.like, str(source))
+        classes = explainer.classes
+        if explainer.any_steps and lengths is None:
+            classes = explainer.classes_at(x.shape[1])
+        targets = arrays.targets(target, len(x), classes)
+        if lengths is not None:
+            arrays.lengths(lengths, len(x), x.shape[1])
+        columns: dict[str, npt.NDArray[Any]] = {
+            "output": np.empty((len(x), classes), np.float32),
+            "target": np.empty(len(x), np.int64),
+            "absorbed": np.empty(len(x), np.float32),
+            "conservation": np.empty(len(x), np.float32),
+            "amplification": np.empty(len(x), np.float32),
+        }
+        empty = 0
+        with whole_npz(out) as archive:
+            with archive.parts("relevance", x.shape, np.float32) as relevance:
+                for part in _parts(x):
+                    e = _explain(explainer, source, x, part, targets, lengths)
+                    relevance.write(np.ascontiguousarray(e.relevance).data)
+                    empty += sum(not sample.any() for sample in e.relevance)
+                    for name, column in columns.items():
+                        column[part] = getattr(e, name)
+                    if progress is not None:
+                        progress(part.stop, len(x))
+            for name, column in columns.items():
+                archive.add(name, column)
+            x.check_unchanged()
     errors = np.abs(columns["conservation"] + columns["absorbed"])
     return FileSummary(len(x), empty, float(np.max(errors, initial=0.0)))
 
@@ -152,10 +154,9 @@ def refuse_overwriting(out: Path, inputs: Mapping[str, Path]) -> None:
             )
 
 
-def _parts(x: npt.NDArray[Any]) -> Iterator[slice]:
+def _parts(x: SampleFile) -> Iterator[slice]:
     """Divide the samples so that a part fits easily in memory, and Ctrl-C is soon heard."""
-    sample = max(1, x[:1].nbytes)
-    size = max(1, min(_PART_SAMPLES, _PART_BYTES // sample))
+    size = max(1, min(_PART_SAMPLES, _PART_BYTES // max(1, x.sample_bytes)))
     for first in range(0, len(x), size):
         yield slice(first, min(first + size, len(x)))
 
@@ -163,13 +164,13 @@ def _parts(x: npt.NDArray[Any]) -> Iterator[slice]:
 def _explain(
     explainer: Explainer,
     source: Path,
-    x: npt.NDArray[Any],
+    x: SampleFile,
     part: slice,
     targets: npt.NDArray[Any] | None,
     lengths: npt.NDArray[Any] | None,
 ) -> Explanation:
     """Explain one part; an error counts samples as the file does, not as the part."""
-    values = np.asarray(x[part])
+    values = x.piece(part)
     some = None if targets is None else targets[part]
     steps = None if lengths is None else lengths[part]
     try:

@@ -123,7 +123,7 @@ def explain(
     from pyrel._core import Start
     from pyrel.cli.display import bar
     from pyrel.explain_file import explain_file, refuse_overwriting
-    from pyrel.files.arrays import open_array
+    from pyrel.files.arrays import read_array
 
     inputs = {"the model": model, "the input": source, "the file of classes": Path(target)}
     if lengths is not None:
@@ -134,7 +134,7 @@ def explain(
         if save_program.absolute() == out.absolute():
             raise ValueError(f"{out} is named for the output and for the program")
     explained = _target(target)
-    steps = None if lengths is None else open_array(lengths)
+    steps = None if lengths is None else read_array(lengths)
     explainer = _explainer(model, method, low, high, lengths is not None, trust)
     if save_program is not None:
         explainer.save(save_program)
@@ -163,14 +163,14 @@ def explain(
 
 def _target(text: str) -> Any:
     """Read --target: None for the predicted class, a number, or one for each sample."""
-    from pyrel.files.arrays import open_array
+    from pyrel.files.arrays import read_array
 
     if text == "predicted":
         return None
     if text.isdecimal():
         return int(text)
     if text.endswith(".npy"):
-        return open_array(text)
+        return read_array(text)
     raise typer.BadParameter(
         f"{text!r} is neither 'predicted' nor a class from 0 nor an .npy file",
         param_hint="--target",

@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 import os
-import tokenize
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,16 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from pyrel.files.atomic import replacing
+from pyrel.files.samples import DAMAGE, SampleFile, refusal, unchanged
 
 _NPY = b"\x93NUMPY"
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")  # the second begins an archive without members
-_DAMAGE = (
-    ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, tokenize.TokenError,
-)  # fmt: skip
 
 
-def open_array(path: str | os.PathLike[str], key: str | None = None) -> npt.NDArray[Any]:
-    """Open the array of an .npy file as a read-only memory map, or read one of an .npz file.
+def open_array(path: str | os.PathLike[str], key: str | None = None) -> SampleFile:
+    """Open the array of an .npy file, to read piece by piece, or read one of an .npz file.
 
     What the file is is seen by its first bytes, not by its name. Pickled objects are refused, for
     reading them executes what the file says.
@@ -40,7 +36,7 @@ def open_array(path: str | os.PathLike[str], key: str | None = None) -> npt.NDAr
     Raises
     ------
     OSError
-        If the file cannot be read.
+        If the file cannot be read, or changes meanwhile.
     ValueError
         If it is no such file, is damaged or truncated, holds objects, or not the wanted array; the
         message names the file.
@@ -51,33 +47,34 @@ def open_array(path: str | os.PathLike[str], key: str | None = None) -> npt.NDAr
     if start == _NPY:
         return _open_npy(path, key)
     if start.startswith(_ZIP):
-        return _read_npz(path, key)
+        return SampleFile(path, _read_npz(path, key))
     raise ValueError(
         f"{path} is neither an .npy nor an .npz file; write one with numpy.save or numpy.savez"
     )
 
 
-def _open_npy(path: Path, key: str | None) -> npt.NDArray[Any]:
+def read_array(path: str | os.PathLike[str], key: str | None = None) -> npt.NDArray[Any]:
+    """Read the array of an .npy or .npz file; as `open_array`."""
+    with open_array(path, key) as file:
+        return file.whole()
+
+
+def _open_npy(path: Path, key: str | None) -> SampleFile:
     if key is not None:
         raise ValueError(f"key: given {key!r}, but {path} is an .npy file, which holds one array")
-    try:
-        array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except _DAMAGE as error:
-        raise _refusal(path, error) from error
-    return array
+    return SampleFile(path)
 
 
 def _read_npz(path: Path, key: str | None) -> npt.NDArray[Any]:
-    # Opened here, because numpy leaves a file open that is no archive.
-    with path.open("rb") as file:
+    with unchanged(path) as file:
         try:
             archive = np.load(file, allow_pickle=False)
             name = _chosen(path, list(archive.files), key)
             array: npt.NDArray[Any] = archive[name]
         except _ChoiceError:
             raise
-        except _DAMAGE as error:
-            raise _refusal(path, error) from error
+        except DAMAGE as error:
+            raise refusal(path, error) from error
     return array
 
 
@@ -94,15 +91,6 @@ def _chosen(path: Path, names: list[str], key: str | None) -> str:
     if key not in names:
         raise _ChoiceError(f"key: {path} has no array {key!r}; its arrays: {there}")
     return key
-
-
-def _refusal(path: Path, error: Exception) -> ValueError:
-    if "Python objects" in str(error) or "Object arrays" in str(error):
-        return ValueError(
-            f"{path} holds Python objects, which are not read because that could execute code; "
-            f"save an array of numbers"
-        )
-    return ValueError(f"{path} is damaged or cut off ({error}); copy it again or write it anew")
 
 
 class NpzWriter:

@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Arrays in .npy files, read piece by piece; a file that changes meanwhile is refused.
+
+A memory map would end the process where the file is cut off, and mix old and new samples where it
+is overwritten. So pieces are read, and what the system knows of the file is compared before and
+after each.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+# What numpy and zipfile raise for bytes that are no array.
+DAMAGE = (
+    ValueError, TypeError, KeyError, EOFError, OverflowError, SyntaxError, RecursionError,
+    MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error, tokenize.TokenError,
+)  # fmt: skip
+
+
+class SampleFile:
+    """An array of a file: of an .npy file opened, of an .npz file in memory.
+
+    Parameters
+    ----------
+    path : Path
+    values : ndarray, optional
+        The array, where it has been read; else `path` is an .npy file.
+
+    Attributes
+    ----------
+    shape : tuple of int
+    dtype : numpy.dtype
+
+    Raises
+    ------
+    OSError
+        The file cannot be read.
+    ValueError
+        It is damaged or cut off, or holds Python objects; the message names it.
+    """
+
+    def __init__(self, path: Path, values: npt.NDArray[Any] | None = None) -> None:
+        self._path, self._values = path, values
+        self._file: IO[bytes] | None = None
+        if values is not None:
+            self.shape, self.dtype = values.shape, values.dtype
+            return
+        self._file = path.open("rb", buffering=0)
+        try:
+            self._before = state_of(self._file)
+            self.shape, self._by_column, self.dtype = _header(self._file, path)
+            self._start = self._file.tell()
+            self._check_size()
+            self._like = self._placeholder()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __len__(self) -> int:
+        """Return the number of samples, which is the first number of the shape."""
+        return int(self.shape[0])
+
+    def __enter__(self) -> Self:
+        """Return the file."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+
+    @property
+    def like(self) -> npt.NDArray[Any]:
+        """An array of this shape and type that takes no memory, and whose values mean nothing."""
+        return self._like if self._values is None else self._values
+
+    @property
+    def sample_bytes(self) -> int:
+        """Size of one sample."""
+        return self.dtype.itemsize * math.prod(self.shape[1:])
+
+    def piece(self, part: slice) -> npt.NDArray[Any]:
+        """Read the samples from ``part.start`` to ``part.stop``.
+
+        Raises
+        ------
+        OSError
+            They cannot be read, or the file is not as it was when it was opened.
+        """
+        if self._values is not None:
+            return self._values[part]
+        self.check_unchanged()
+        count = part.stop - part.start
+        if self._by_column and count < len(self):
+            values = self._some_of_each_column(part)
+        else:
+            values = np.empty((count, *self.shape[1:]), self.dtype, "F" if self._by_column else "C")
+            self._read(values.reshape(-1, order="A"), part.start * self.sample_bytes)
+        self.check_unchanged()
+        return values
+
+    def whole(self) -> npt.NDArray[Any]:
+        """Read all; errors as of `piece`."""
+        if self._values is not None:
+            return self._values
+        if self.shape:
+            return self.piece(slice(0, len(self)))
+        value = np.empty((), self.dtype)
+        self._read(value.reshape(1), 0)
+        self.check_unchanged()
+        return value
+
+    def check_unchanged(self) -> None:
+        """Refuse a file that is not as it was when it was opened.
+
+        Raises
+        ------
+        OSError
+            Something was written to it, it was cut off, renamed, removed or linked to.
+        """
+        if self._file is not None and state_of(self._file) != self._before:
+            raise changed(self._path)
+
+    def _some_of_each_column(self, part: slice) -> npt.NDArray[Any]:
+        """Read samples of an array in Fortran order, in which samples do not lie together."""
+        count, rest = part.stop - part.start, math.prod(self.shape[1:])
+        columns = np.empty((rest, count), self.dtype)
+        for i, column in enumerate(columns):
+            self._read(column, (i * len(self) + part.start) * self.dtype.itemsize)
+        return columns.T.reshape((count, *self.shape[1:]), order="F")
+
+    def _read(self, values: npt.NDArray[Any], offset: int) -> None:
+        """Fill an array of one axis with what lies at an offset into the array of the file."""
+        assert self._file is not None
+        if values.nbytes == 0:
+            return
+        left = values.view(np.uint8).data
+        try:
+            self._file.seek(self._start + offset)
+            while left:
+                read = self._file.readinto(left)  # type: ignore[attr-defined]
+                if not read:
+                    raise changed(self._path)
+                left = left[read:]
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
+
+    def _check_size(self) -> None:
+        assert self._file is not None
+        needed = self._start + math.prod(self.shape) * self.dtype.itemsize
+        there = os.fstat(self._file.fileno()).st_size
+        if there < needed:
+            raise refusal(self._path, f"its array needs {needed} bytes, and it has {there}")
+
+    def _placeholder(self) -> npt.NDArray[Any]:
+        try:
+            return np.broadcast_to(np.empty((), self.dtype), self.shape)
+        except (ValueError, OverflowError) as error:  # more axes or elements than numpy can have
+            raise refusal(self._path, error) from error
+
+
+@contextmanager
+def unchanged(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file to read, and refuse it in the end if it changed meanwhile.
+
+    Raises
+    ------
+    OSError
+        The file cannot be read, or changed; then whatever else went wrong is not told.
+    """
+    with path.open("rb") as file:
+        before = state_of(file)
+        try:
+            yield file
+        except Exception as error:
+            if state_of(file) != before:
+                raise changed(path) from error
+            raise
+        if state_of(file) != before:
+            raise changed(path)
+
+
+def state_of(file: IO[bytes]) -> tuple[int, int, int]:
+    """Return what changes with a file: its size, and when it and its entry were last changed."""
+    status = os.fstat(file.fileno())
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def changed(path: Path) -> OSError:
+    """Return the error for a file that changed while it was read."""
+    return OSError(
+        errno.EIO,
+        "it changed while it was read; leave it alone meanwhile, and try again",
+        str(path),
+    )
+
+
+def refusal(path: Path, error: Exception | str) -> ValueError:
+    """Return the error for a file that holds no array that is read."""
+    if "Python objects" in str(error) or "Object arrays" in str(error):
+        return ValueError(
+            f"{path} holds Python objects, which are not read because that could execute code; "
+            f"save an array of numbers"
+        )
+    return ValueError(f"{path} is damaged or cut off ({error}); copy it again or write it anew")
+
+
+def _header(file: IO[bytes], path: Path) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Read the shape, whether the order is Fortran's, and the type."""
+    try:
+        version = np.lib.format.read_magic(file)
+        # Version 3 differs in the names of fields, and no array with fields is explained.
+        first = version == (1, 0)
+        read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+        shape, by_column, dtype = read(file)
+    except DAMAGE as error:
+        raise refusal(path, error) from error
+    if dtype.hasobject:
+        raise refusal(path, "Object arrays")
+    if not all(type(number) is int and number >= 0 for number in shape):
+        raise refusal(path, f"its shape is {shape}")
+    return shape, by_column and len(shape) > 1, dtype
