@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 
 class UnsupportedModelError(Exception):
@@ -30,3 +31,16 @@ class UnsupportedModelError(Exception):
         if self.supported and operator.removeprefix("aten.") not in self.supported:
             message += f"\nSupported operators (docs/models.md): {', '.join(self.supported)}"
         super().__init__(message)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle with its message as it is: errors come back from other processes so."""
+        return _unpickled, (type(self), str(self), dict(vars(self)))
+
+
+def _unpickled(
+    cls: type[UnsupportedModelError], message: str, attributes: dict[str, Any]
+) -> UnsupportedModelError:
+    error = cls.__new__(cls, message)
+    Exception.__init__(error, message)
+    vars(error).update(attributes)
+    return error

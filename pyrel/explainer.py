@@ -19,15 +19,22 @@ from pyrel.compiler.program.generalise import TRIED
 from pyrel.engine import arrays
 from pyrel.engine import config as runtime
 from pyrel.engine.arrays import Array, Float32s, Int64s
-from pyrel.engine.compile import Compiler, Programs, Source, compile_graph
+from pyrel.engine.compile import AnySteps, Compiled, Compiler, Programs, Source, compile_graph
 from pyrel.engine.inputs import LARGEST_VOCABULARY, Inputs
 from pyrel.engine.precision import check_precision
-from pyrel.engine.program_file import read_program, write_program
+from pyrel.engine.program_file import (
+    dump_program,
+    is_named,
+    load_program,
+    read_program,
+    write_program,
+)
 from pyrel.engine.run import Results, Run
 from pyrel.engine.stability import StabilityWarning
 from pyrel.errors import UnsupportedModelError
 from pyrel.explanation import Explanation
 from pyrel.forks import exporting
+from pyrel.methods.options import flag
 
 Model: TypeAlias = torch.nn.Module | ExportedProgram | Graph | Capture
 Bound: TypeAlias = float | npt.ArrayLike | torch.Tensor
@@ -111,18 +118,19 @@ class Explainer:
         **options: Any,
     ) -> None:
         isa = runtime.isa()
-        check_precision(precision, isa)
+        precision = check_precision(precision, isa)
+        lengths, check_finite = flag("lengths", lengths), flag("check_finite", check_finite)
         chosen = methods.get(method, **options)
-        source = captured(model, example, bool(lengths))
+        source = captured(model, example, lengths)
         compiled: Source
         if isinstance(source, Capture) and source.dynamic:
             shape, vocabulary = _sample(source, example)
-            inputs = _inputs(shape, vocabulary, True, low, high, bool(lengths), bool(check_finite))
+            inputs = _inputs(shape, vocabulary, True, low, high, lengths, check_finite)
             compiled = Compiler(source, chosen, inputs, precision)
         else:
             graph = source if isinstance(source, Graph) else source.graph()
             shape, vocabulary = graph.input_shape, graph.vocabulary
-            inputs = _inputs(shape, vocabulary, False, low, high, bool(lengths), bool(check_finite))
+            inputs = _inputs(shape, vocabulary, False, low, high, lengths, check_finite)
             compiled = compile_graph(graph, chosen, inputs.domain(inputs.steps), precision)
         self._take(chosen, inputs, compiled, isa)
 
@@ -156,9 +164,12 @@ class Explainer:
         OSError
             If the file cannot be written.
         """
+        write_program(Path(path), self.method, self.inputs, self._compiled())
+
+    def _compiled(self) -> Compiled | AnySteps:
+        """Return what is saved; ValueError if no pattern holds for all numbers of steps."""
         source = self._programs.source
-        compiled = source.any_steps() if isinstance(source, Compiler) else source
-        write_program(Path(path), self.method, self.inputs, compiled)
+        return source.any_steps() if isinstance(source, Compiler) else source
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Explainer:
@@ -186,6 +197,26 @@ class Explainer:
         explainer = cls.__new__(cls)
         isa = runtime.isa()
         explainer._take(*read_program(Path(path), isa), isa)
+        return explainer
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as the bytes that `save` writes, and, if pyrel has no name for it, the method.
+
+        So an explainer travels to other processes, such as those of `multiprocessing` and of a
+        ``DataLoader``. What `save` refuses for its steps is refused here, with the same words.
+        """
+        data = dump_program(self.method, self.inputs, self._compiled())
+        return _unpickled, (type(self), data, None if is_named(self.method) else self.method)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Explainer:
+        """Return an explainer with the same programs, which nothing changes."""
+        return self.__copy__()
+
+    def __copy__(self) -> Explainer:
+        """Return an explainer with the same programs, that warns on its own account."""
+        explainer = type(self).__new__(type(self))
+        explainer.__dict__.update(self.__dict__)
+        explainer._stability = StabilityWarning()
         return explainer
 
     def __repr__(self) -> str:
@@ -296,6 +327,13 @@ class Explainer:
     def attribute(self, inputs: Array, target: Any = None) -> Any:
         """Relevance alone, under the name that captum and Quantus call."""
         return self(inputs, target).relevance
+
+
+def _unpickled(cls: type[Explainer], data: bytes, method: methods.Method | None) -> Explainer:
+    explainer = cls.__new__(cls)
+    isa = runtime.isa()
+    explainer._take(*load_program(data, isa, "a pickled explainer", method), isa)
+    return explainer
 
 
 def captured(model: Any, example: Array | None, lengths: bool) -> Graph | Capture:

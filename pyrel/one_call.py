@@ -8,18 +8,19 @@ import weakref
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 
 from pyrel import methods
+from pyrel.array_kinds import refuse_unreadable
 from pyrel.compiler.capture.capture import Capture
-from pyrel.compiler.capture.export import unwrapped
+from pyrel.compiler.capture.export import refuse_empty, unwrapped
 from pyrel.compiler.capture.identity import IncomparableError, State, state_of, state_of_options
 from pyrel.engine import config as runtime
 from pyrel.engine.arrays import Array
 from pyrel.explainer import Explainer, Model, captured
 from pyrel.explanation import Explanation
 from pyrel.forks import RenewedLock, exporting
+from pyrel.methods.options import single
 
 _KEPT_EXPLAINERS = 8  # of a module: enough for its methods, few where bounds differ by call
 _LOGGER = logging.getLogger("pyrel")
@@ -62,10 +63,12 @@ def explain(
     --------
     Explainer : the same, compiled once for many calls.
     """
-    if not isinstance(x, np.ndarray | torch.Tensor):
-        raise TypeError(f"x: wanted an array or a tensor, got {type(x).__name__}")
+    refuse_unreadable("x", x)
+    method = single(method)
+    options = {name: single(value) for name, value in options.items()}
     options["lengths"] = lengths is not None
     if isinstance(model, torch.nn.Module):
+        refuse_empty(model)
         explainer = _explainer(unwrapped(model), x, method, options)
     else:
         explainer = Explainer(model, x, method, **options)

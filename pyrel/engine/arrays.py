@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
+
+from pyrel.array_kinds import refuse_unreadable
 
 Array: TypeAlias = npt.NDArray[Any] | torch.Tensor
 Float32s = npt.NDArray[np.float32]
@@ -72,14 +74,7 @@ def targets(target: Any, n: int, classes: int) -> Int64s | None:
         return None
     if type(target) is int and 0 <= target < classes:
         return np.full(n, target)
-    try:
-        values = (
-            target.detach().cpu().numpy()
-            if isinstance(target, torch.Tensor)
-            else np.asarray(target)
-        )
-    except ValueError as error:
-        raise ValueError(f"target: wanted an int or integers of shape ({n},): {error}") from None
+    values = as_array("target", target, f"an int or integers of shape ({n},)")
     if values.size and values.dtype.kind not in "iu":
         raise TypeError(
             f"target: wanted an int or integers of shape ({n},), got dtype {values.dtype}"
@@ -99,12 +94,7 @@ def lengths(given: Any, n: int, steps: int) -> Int64s | None:
     if given is None:
         return None
     wanted = f"lengths: wanted integers of shape ({n},)"
-    try:
-        values = (
-            given.detach().cpu().numpy() if isinstance(given, torch.Tensor) else np.asarray(given)
-        )
-    except ValueError as error:
-        raise ValueError(f"{wanted}: {error}") from None
+    values = as_array("lengths", given, f"integers of shape ({n},)")
     if isinstance(given, bool):
         raise TypeError(f"{wanted}, how many steps each sequence has; got {given}")
     if values.size and values.dtype.kind not in "iu":
@@ -135,15 +125,27 @@ def bounds(low: Any, high: Any, shape: tuple[int, ...]) -> tuple[Float32s, Float
     return full_low, full_high
 
 
-def _numbers(value: Any) -> npt.NDArray[Any]:
-    if not isinstance(value, torch.Tensor):
+def as_array(name: str, value: Any, wanted: str) -> npt.NDArray[Any]:
+    """Return numbers, an array, a tensor or a sequence as an array; floats of tensors as float64.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is of a kind that cannot be read as one; the message has ``name`` and ``wanted``.
+    """
+    if isinstance(value, np.ndarray | torch.Tensor | Mapping):
+        refuse_unreadable(name, value, wanted)
+    if isinstance(value, torch.Tensor):
+        values = value.detach().cpu()
+        return (values.double() if values.is_floating_point() else values).numpy()
+    try:
         return np.asarray(value)
-    values = value.detach().cpu()
-    return (values.double() if values.is_floating_point() else values).numpy()
+    except (ValueError, TypeError, RuntimeError) as error:  # of sequences of what does not fit
+        raise ValueError(f"{name}: wanted {wanted}, got {type(value).__name__}: {error}") from None
 
 
 def _bound(name: str, value: Any, shape: tuple[int, ...]) -> Float32s:
-    array = _numbers(value)
+    array = as_array(name, value, "a number or an array of numbers")
     if array.dtype.kind not in "fiu":
         raise TypeError(f"{name}: wanted a number or an array of numbers, got dtype {array.dtype}")
     try:
@@ -166,6 +168,7 @@ def result(out: Array | None, x: Array) -> Float32s:
     """Return the array to write relevance into: ``out`` after checking it, or a new one."""
     if out is None:
         return np.empty(x.shape, dtype=np.float32)
+    refuse_unreadable("out", out)
     if isinstance(out, np.ndarray) != isinstance(x, np.ndarray):
         raise TypeError(f"out: wanted the type of x, {type(x).__name__}, got {type(out).__name__}")
     if isinstance(out, torch.Tensor):

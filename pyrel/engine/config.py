@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 from pyrel import _core
+from pyrel.methods.options import single
 
 _threads: int | None = None
 
@@ -23,6 +24,7 @@ def set_num_threads(n: int) -> None:
         At least 1.
     """
     global _threads
+    n = single(n)
     if isinstance(n, bool) or not isinstance(n, int):
         raise TypeError(f"n: wanted a number of threads, an int; got {type(n).__name__}")
     if n < 1:

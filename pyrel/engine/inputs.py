@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from pyrel.array_kinds import refuse_unreadable
 from pyrel.compiler.graph.nodes import Floats
 from pyrel.engine.arrays import Array, Float32s
 
@@ -113,14 +114,12 @@ class Inputs:
         ValueError
             Another shape.
         """
-        if isinstance(x, np.ndarray) and not isinstance(x, np.ma.MaskedArray):
+        refuse_unreadable(name, x, f"an array or a tensor of {self.what}")
+        if isinstance(x, np.ndarray):
             is_float, is_integer = x.dtype.kind == "f", x.dtype.kind in "iu"
-        elif isinstance(x, torch.Tensor):
-            is_float = x.is_floating_point()
-            is_integer = not is_float and not x.is_complex() and x.dtype != torch.bool
         else:
-            got = "a masked array" if isinstance(x, np.ma.MaskedArray) else type(x).__name__
-            raise TypeError(f"{name}: wanted an array or a tensor of {self.what}, got {got}")
+            is_float = x.is_floating_point()
+            is_integer = not is_float and x.dtype != torch.bool
         if not (is_integer if self.vocabulary else is_float):
             advice = self._other_type(is_float, is_integer)
             raise TypeError(f"{name}: wanted {self.what}, got dtype {x.dtype}{advice}")

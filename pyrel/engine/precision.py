@@ -13,6 +13,7 @@ import numpy as np
 
 from pyrel import _core
 from pyrel.engine.arrays import Float32s, Int64s
+from pyrel.methods.options import word
 
 PRECISIONS = ("float32", "bf16", "bf16_all")
 
@@ -64,11 +65,14 @@ def classes_of_float32(
     return classes
 
 
-def check_precision(precision: str, isa: str) -> None:
-    """Refuse a precision that is unknown, or that the instruction set cannot compute."""
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision: wanted {', '.join(PRECISIONS)}, got {precision!r}")
+def check_precision(precision: str, isa: str) -> str:
+    """Refuse a precision that is unknown, or that the instruction set cannot compute.
+
+    Returns it, as Python's str.
+    """
+    precision = word("precision", precision, *PRECISIONS)
     if precision != "float32" and not _core.has_bf16(isa):
         raise ValueError(
             f"precision: {precision!r} needs products of bfloat16 (avx512_bf16), and {isa} has none"
         )
+    return precision

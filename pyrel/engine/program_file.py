@@ -35,8 +35,9 @@ from pyrel.engine.arrays import Float32s
 from pyrel.engine.compile import AnySteps, Compiled, Patterns, load
 from pyrel.engine.inputs import LARGEST_VOCABULARY, Inputs
 from pyrel.engine.precision import check_precision
+from pyrel.files.atomic import write_whole
 from pyrel.files.records import decode, encode
-from pyrel.files.tensors import read_tensors, write_tensors
+from pyrel.files.tensors import dump_tensors, load_tensors
 
 _DECIDER = "decider."
 
@@ -55,6 +56,11 @@ class _Header:
     most: int | None = None
 
 
+def is_named(method: methods.Method) -> bool:
+    """Whether a file can name a method: one of `pyrel.methods.names()`, not a class of a user."""
+    return methods.named(method.name) is type(method)
+
+
 def write_program(
     path: Path, method: methods.Method, inputs: Inputs, compiled: Compiled | AnySteps
 ) -> None:
@@ -67,11 +73,18 @@ def write_program(
     OSError
         The file cannot be written.
     """
-    if methods.named(method.name) is not type(method):
+    if not is_named(method):
         raise TypeError(
             f"a file names its method, and {type(method).__name__} is none of pyrel's: "
             f"{', '.join(methods.names())}"
         )
+    data = dump_program(method, inputs, compiled)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, data)
+
+
+def dump_program(method: methods.Method, inputs: Inputs, compiled: Compiled | AnySteps) -> bytes:
+    """Return what `write_program` writes; a method that has no name of pyrel's has to go beside."""
     named: Arrays = {
         name: bound.reshape(-1)
         for name, bound in (("low", inputs.low), ("high", inputs.high))
@@ -88,8 +101,9 @@ def write_program(
             content |= describe_pattern(_DECIDER, compiled.patterns.decider, named)
         for steps in few:
             content |= _described(f"few.{steps}.", compiled.few[steps], named)
+    named_method = is_named(method)
     header = _Header(
-        method.name,
+        method.name if named_method else "",
         inputs.shape,
         inputs.check_finite,
         inputs.vocabulary,
@@ -98,10 +112,10 @@ def write_program(
         few,
         most,
     )
-    content |= {"explainer": encode(header), "options": method.options}
-    path.parent.mkdir(parents=True, exist_ok=True)
+    options = method.options if named_method else {}
+    content |= {"explainer": encode(header), "options": options}
     tensors = {name: torch.from_numpy(array) for name, array in named.items()}
-    write_tensors(path, "program", tensors, content)
+    return dump_tensors("program", tensors, content)
 
 
 def _described(prefix: str, compiled: Compiled, named: Arrays) -> dict[str, Any]:
@@ -127,14 +141,24 @@ def read_program(path: Path, isa: str) -> tuple[methods.Method, Inputs, Compiled
         It is truncated, changed, foreign, of a newer pyrel, or holds no program that can run; the
         message names the file.
     """
-    tensors, content = read_tensors(path, "program")
+    return load_program(path.read_bytes(), isa, path)
+
+
+def load_program(
+    data: bytes, isa: str, source: Path | str, method: methods.Method | None = None
+) -> tuple[methods.Method, Inputs, Compiled | AnySteps]:
+    """Do what `read_program` does with bytes, which a message calls ``source``.
+
+    ``method`` is the one that went beside them, if the bytes do not name it.
+    """
+    tensors, content = load_tensors(data, "program", source)
     try:
-        method, inputs, compiled = _parts(tensors, content)
+        method, inputs, compiled = _parts(tensors, content, method)
         _check(inputs, compiled, isa)
     except (ValueError, TypeError, MemoryError, RecursionError, ArithmeticError) as error:
         raise ValueError(
-            f"{path} does not hold a program that this pyrel {_core.version()} can run, though it "
-            f"is whole: {error}; write it anew, or install the pyrel "
+            f"{source} does not hold a program that this pyrel {_core.version()} can run, though "
+            f"it is whole: {error}; write it anew, or install the pyrel "
             f"{content.get('pyrel_version')} that wrote it"
         ) from error
     return method, inputs, compiled
@@ -165,7 +189,7 @@ def _check(inputs: Inputs, compiled: Compiled | AnySteps, isa: str) -> None:
 
 
 def _parts(
-    tensors: dict[str, Tensor], content: dict[str, Any]
+    tensors: dict[str, Tensor], content: dict[str, Any], method: methods.Method | None
 ) -> tuple[methods.Method, Inputs, Compiled | AnySteps]:
     left = dict(tensors)
     bounds = [take(left, n, torch.float32, 1) for n in ("low", "high") if n in left]
@@ -185,7 +209,7 @@ def _parts(
         header.lengths,
         header.check_finite,
     )
-    return _method(header.method, content.get("options")), inputs, compiled
+    return method or _method(header.method, content.get("options")), inputs, compiled
 
 
 def _any_steps(header: _Header, left: dict[str, Tensor], content: dict[str, Any]) -> AnySteps:

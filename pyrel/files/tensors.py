@@ -38,16 +38,27 @@ def write_tensors(
     ----------
     path : Path
         Its folder must exist.
-    kind : {"model", "checkpoint", "program"}
-    tensors : mapping
-        Copied to the CPU.
-    content : mapping
-        JSON-able entries of the description.
+    kind, tensors, content
+        As for :func:`dump_tensors`.
 
     Raises
     ------
     OSError
         The file cannot be written.
+    """
+    write_whole(path, dump_tensors(kind, tensors, content))
+
+
+def dump_tensors(kind: Kind, tensors: Mapping[str, Tensor], content: Mapping[str, Any]) -> bytes:
+    """Return what :func:`write_tensors` writes.
+
+    Parameters
+    ----------
+    kind : {"model", "checkpoint", "program"}
+    tensors : mapping
+        Copied to the CPU.
+    content : mapping
+        JSON-able entries of the description.
     """
     # Clones, because safetensors refuses tensors that share memory, as tied weights do.
     owned = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
@@ -59,7 +70,7 @@ def write_tensors(
     }
     described = json.loads(json.dumps(header, allow_nan=False))  # as a reader will see it
     text = json.dumps(described | {"checksum": _checksum(owned, described)}, sort_keys=True)
-    write_whole(path, safetensors.torch.save(owned, metadata={_KEY: text}))
+    return safetensors.torch.save(owned, metadata={_KEY: text})
 
 
 def read_tensors(path: Path, kind: Kind) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -78,27 +89,39 @@ def read_tensors(path: Path, kind: Kind) -> tuple[dict[str, Tensor], dict[str, A
     ValueError
         It is truncated, changed, foreign, of another kind or of another format.
     """
-    tensors, content = _read(path)
-    _check_format(path, content, kind)
+    return load_tensors(path.read_bytes(), kind, path)
+
+
+def load_tensors(
+    data: bytes, kind: Kind, source: Path | str
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return what :func:`dump_tensors` was given; ``source`` is what a message calls the bytes.
+
+    Raises
+    ------
+    ValueError
+        As of :func:`read_tensors`.
+    """
+    tensors, content = _parsed(data, source)
+    _check_format(source, content, kind)
     try:
         checksum = _checksum(tensors, content)
     except RecursionError as error:
-        raise ValueError(f"{path} has a damaged description; write it anew") from error
+        raise ValueError(f"{source} has a damaged description; write it anew") from error
     if content.get("checksum") != checksum:
         raise ValueError(
-            f"{path} was changed after pyrel wrote it (the checksum of its tensors and description "
-            f"is wrong); copy it again or write it anew"
+            f"{source} was changed after pyrel wrote it (the checksum of its tensors and "
+            f"description is wrong); copy it again or write it anew"
         )
     return tensors, content
 
 
 def read_kind(path: Path) -> str:
     """Return the kind of a file of :func:`write_tensors`; errors as of :func:`read_tensors`."""
-    return str(_read(path)[1]["kind"])
+    return str(_parsed(path.read_bytes(), path)[1]["kind"])
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    data = path.read_bytes()
+def _parsed(data: bytes, path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         tensors = safetensors.torch.load(data)
     except (safetensors.SafetensorError, KeyError) as error:  # KeyError: a type torch lacks
@@ -136,7 +159,7 @@ def _file_of_torch(data: bytes) -> str | None:
     return None
 
 
-def _description(path: Path, data: bytes) -> dict[str, Any]:
+def _description(path: Path | str, data: bytes) -> dict[str, Any]:
     end = 8 + int.from_bytes(data[:8], "little")
     metadata = json.loads(data[8:end]).get("__metadata__") or {}
     if _KEY not in metadata:
@@ -152,7 +175,7 @@ def _description(path: Path, data: bytes) -> dict[str, Any]:
         raise ValueError(f"{path} has a damaged description; write it anew") from error
 
 
-def _check_format(path: Path, content: Mapping[str, Any], kind: Kind) -> None:
+def _check_format(path: Path | str, content: Mapping[str, Any], kind: Kind) -> None:
     if content["kind"] != kind:
         raise ValueError(f"{path} holds a {content['kind']}, not a {kind}")
     written, read = content["format_version"], FORMAT_VERSIONS[kind]

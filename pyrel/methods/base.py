@@ -7,11 +7,13 @@ happens at a ReLU and what is done with the result at the input.
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 from pyrel._core import Post, Start
 from pyrel.methods import rules
+from pyrel.methods.options import flag, number, single, word
 from pyrel.methods.rules import LinearInputs, LinearRule
 
 
@@ -91,14 +93,6 @@ class Method(ABC):
         return f"{type(self).__name__}({options})"
 
 
-def _choice(name: str, value: object, *allowed: str) -> str:
-    """Return an option that is one of a few words."""
-    if not isinstance(value, str) or value not in allowed:
-        wanted = " or ".join(f'"{word}"' for word in allowed)
-        raise ValueError(f"{name}: wanted {wanted}, got {value!r}")
-    return value
-
-
 class Gradient(Method):
     """∂f_target/∂x (Simonyan et al. 2014), as torch autograd computes it.
 
@@ -113,7 +107,7 @@ class Gradient(Method):
     name = "gradient"
 
     def __init__(self, autograd: str = "exact") -> None:
-        self.autograd = _choice("autograd", autograd, "exact", "ignore")
+        self.autograd = word("autograd", autograd, "exact", "ignore")
 
     @property
     def options(self) -> dict[str, Any]:
@@ -155,8 +149,8 @@ class GuidedBackprop(Gradient):
 
     def __init__(self, squared: bool = True, autograd: str = "exact") -> None:
         super().__init__(autograd)
-        self.squared = squared
-        self.finish = Post.square if squared else Post.none
+        self.squared = flag("squared", squared)
+        self.finish = Post.square if self.squared else Post.none
 
     @property
     def options(self) -> dict[str, Any]:
@@ -179,18 +173,14 @@ class _Conserving(Method):
         detach: str = "pass",
         pooling: str | None = None,
     ) -> None:
-        if isinstance(epsilon, bool) or not isinstance(epsilon, int | float):
-            raise TypeError(f"epsilon: wanted a number above 0, got {epsilon!r}")
-        if not 0 < epsilon < float("inf"):
+        self.epsilon = number("epsilon", epsilon, "a number above 0")
+        if not 0 < self.epsilon < float("inf"):
             raise ValueError(f"epsilon: wanted a number above 0, got {epsilon!r}")
-        if gates not in ("signal", "half"):
-            raise ValueError(f'gates: wanted "signal" or "half", got {gates!r}')
-        self.epsilon = float(epsilon)
-        self.gates = gates
-        self.detach = _choice("detach", detach, "pass", "stop")
+        self.gates = word("gates", gates, "signal", "half")
+        self.detach = word("detach", detach, "pass", "stop")
         self.pooling = self.default_pooling
         if pooling is not None:
-            self.pooling = _choice("pooling", pooling, "winner", "proportional")
+            self.pooling = word("pooling", pooling, "winner", "proportional")
 
     @property
     def options(self) -> dict[str, Any]:
@@ -315,16 +305,18 @@ def get(method: str | Method, **options: Any) -> Method:
         if options:
             raise TypeError(f"options of a method object are set when it is made; got {options}")
         return method
+    method = single(method)
     if not isinstance(method, str):
         got = f"the class {method.__name__}" if isinstance(method, type) else type(method).__name__
         raise TypeError(f"method: wanted a name, or an object such as DeepTaylor(); got {got}")
     if method not in _METHODS:
         raise ValueError(f"method: no '{method}'; there are {', '.join(_METHODS)}")
-    try:
-        return _METHODS[method](**options)
-    except TypeError:
-        given = ", ".join(options)
+    made = _METHODS[method]
+    known = inspect.signature(made).parameters
+    unknown = [name for name in options if name not in known]
+    if unknown:
         raise TypeError(
-            f"{given}: neither options of {method} nor of Explainer "
-            "(low, high, check_finite, precision)"
-        ) from None
+            f"{', '.join(unknown)}: neither options of {method} ({', '.join(known) or 'none'}) nor "
+            "of Explainer (low, high, check_finite, precision)"
+        )
+    return made(**options)

@@ -15,6 +15,7 @@ from pyrel.compiler.capture.export import (
     export,
     fixed,
     holds_for,
+    refuse_empty,
     refuse_scripts,
     wrong_example,
 )
@@ -99,6 +100,7 @@ def _exported(
     if example is None:
         raise TypeError("example: wanted an input of the model, to capture it with; got None")
     refuse_scripts(model)
+    refuse_empty(model)
     try:
         programs = [functional(program) for program in export(model, example, lengths)]
     except UnsupportedModelError:

@@ -15,11 +15,12 @@ from inspect import Parameter
 from types import SimpleNamespace
 from typing import Any, TypeAlias
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch.export import Dim, ExportedProgram
+from torch.nn.parameter import is_lazy
 
+from pyrel.array_kinds import refuse_unreadable
 from pyrel.compiler.capture.autograd_watch import watched
 from pyrel.compiler.capture.opaque_layers import marked
 from pyrel.errors import UnsupportedModelError
@@ -226,6 +227,22 @@ def refuse_scripts(model: torch.nn.Module) -> None:
             )
 
 
+def refuse_empty(model: torch.nn.Module) -> None:
+    """Refuse parameters and buffers without values, such as those of the meta device.
+
+    Raises
+    ------
+    TypeError
+        If there is one; the message names it.
+    """
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if is_lazy(tensor):
+            raise TypeError(
+                f"model: {name} is not made yet, as the module is lazy; call the model once"
+            )
+        refuse_unreadable(f"model: {name}", tensor, "a tensor with values")
+
+
 def takes_lengths(model: torch.nn.Module) -> bool:
     """Whether a second argument of forward must be given, or is called lengths."""
     positional = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
@@ -237,8 +254,7 @@ def takes_lengths(model: torch.nn.Module) -> bool:
 
 
 def _example_tensor(model: torch.nn.Module, example: Example) -> torch.Tensor:
-    if not isinstance(example, np.ndarray | torch.Tensor):
-        raise TypeError(f"example: wanted an array or a tensor, got {type(example).__name__}")
+    refuse_unreadable("example", example)
     if not example.shape:
         raise ValueError(f"example: wanted shape (n, ...), batch first, got {tuple(example.shape)}")
     if 0 in example.shape[1:]:

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options as users give them: numbers, flags and words, as Python, NumPy or torch have them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def single(value: Any) -> Any:
+    """Return what an array or tensor of one element holds; anything else as it is."""
+    if isinstance(value, torch.Tensor):
+        plain = value.layout == torch.strided and not (value.is_meta or value.is_nested)
+        return value.detach().cpu().item() if plain and value.numel() == 1 else value
+    if isinstance(value, np.ndarray) and not isinstance(value, np.ma.MaskedArray):
+        return value.item() if value.size == 1 else value
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def number(name: str, value: Any, wanted: str = "a number") -> float:
+    """Return a number as Python's float; a flag is none.
+
+    Raises
+    ------
+    TypeError
+        If it is no real number, nor an array or tensor of one.
+    """
+    plain = single(value)
+    if isinstance(plain, bool) or not isinstance(plain, int | float):
+        raise TypeError(f"{name}: wanted {wanted}, got {_shown(value)}")
+    return float(plain)
+
+
+def flag(name: str, value: Any) -> bool:
+    """Return a flag as Python's bool; 0 and 1 are flags too.
+
+    Raises
+    ------
+    TypeError
+        If it is neither, nor an array or tensor of one.
+    """
+    plain = single(value)
+    if not isinstance(plain, bool) and not (isinstance(plain, int) and plain in (0, 1)):
+        raise TypeError(f"{name}: wanted True or False, got {_shown(value)}")
+    return bool(plain)
+
+
+def word(name: str, value: Any, *allowed: str) -> str:
+    """Return a word that is one of a few, as Python's str.
+
+    Raises
+    ------
+    ValueError
+        If it is another, or no text.
+    """
+    plain = single(value)
+    if not isinstance(plain, str) or plain not in allowed:
+        wanted = " or ".join(f'"{each}"' for each in allowed)
+        raise ValueError(f"{name}: wanted {wanted}, got {_shown(value)}")
+    return str.__str__(plain)  # of a member of an enumeration, its text
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{type(value).__name__} {text[:60]}…"
