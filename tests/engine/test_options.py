@@ -177,7 +177,7 @@ def _unreadable() -> dict[str, tuple[Any, str]]:
             ),
             "coo": (t.to_sparse(), r"a sparse tensor \(torch.sparse_coo\).*x.to_dense\(\)"),
             "csr": (t.to_sparse_csr(), r"a sparse tensor \(torch.sparse_csr\).*x.to_dense\(\)"),
-            "meta": (t.to("meta"), r"a tensor of shape \(3, 4\) on the meta device, which has no values"),
+            "meta": (t.to("meta"), r"a tensor of shape \(3, 4\) on the meta device, which has no"),
             "quantised": (
                 torch.quantize_per_tensor(t, 0.1, 0, torch.qint8),
                 r"a quantised tensor \(torch.qint8\).*x.dequantize\(\)",
