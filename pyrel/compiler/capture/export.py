@@ -27,6 +27,7 @@ from pyrel.errors import UnsupportedModelError
 
 Example: TypeAlias = npt.NDArray[Any] | torch.Tensor
 
+_POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 _IDS = ("int", "uint")  # how the types of an example of token ids begin
 
 
@@ -43,7 +44,7 @@ def export(
     """
     model = unwrapped(model)
     sample = _example_tensor(model, example)
-    lengths = lengths and takes_lengths(model)
+    lengths = lengths and takes_lengths(model, sample)
     # Sizes that are equal to each other torch.export takes for one.
     sizes = (3, 2) if 2 in sample.shape[1:2] else (2, 3)
     try:
@@ -96,8 +97,28 @@ def _export_once(
     if lengths:
         shapes.append({0: size})
     inputs = arguments(batch, lengths)
-    with as_it_was(model), marked(model), watched(model), quiet():
+    with as_it_was(model), marked(), watched(model), quiet():
+        _name_inputs(model, len(inputs))
         return torch.export.export(model, inputs, dynamic_shapes=tuple(shapes), strict=False)
+
+
+def _name_inputs(model: torch.nn.Module, count: int) -> None:
+    """Give a forward that takes ``*args`` the names that torch.export describes sizes by.
+
+    The caller takes back what this assigns to the model.
+    """
+    forward = model.forward
+    given = list(inspect.signature(forward).parameters.values())[:count]
+    if len(given) == count and all(parameter.kind in _POSITIONAL for parameter in given):
+        return
+
+    def of_one(x: torch.Tensor) -> Any:
+        return forward(x)
+
+    def of_two(x: torch.Tensor, lengths: torch.Tensor) -> Any:
+        return forward(x, lengths)
+
+    model.__dict__["forward"] = of_one if count == 1 else of_two
 
 
 def arguments(batch: torch.Tensor, lengths: bool) -> tuple[torch.Tensor, ...]:
@@ -115,8 +136,8 @@ def wrong_example(
     That is, one with another dimension in front, or with integers instead of floats, or both.
     """
     model = unwrapped(model)
-    lengths = lengths and takes_lengths(model)
     shape, ids = tuple(example.shape), _are_ids(example)
+    lengths = lengths and takes_lengths(model, _zeros(model, shape[1:], ids))
     if _runs(model, _zeros(model, shape[1:], ids), lengths):
         return None
     for of_batch, of_ids in ((shape[1:], not ids), (shape, ids), (shape, not ids)):
@@ -243,13 +264,16 @@ def refuse_empty(model: torch.nn.Module) -> None:
         refuse_unreadable(f"model: {name}", tensor, "a tensor with values")
 
 
-def takes_lengths(model: torch.nn.Module) -> bool:
-    """Whether a second argument of forward must be given, or is called lengths."""
-    positional = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+def takes_lengths(model: torch.nn.Module, batch: torch.Tensor) -> bool:
+    """Whether a second argument of forward must be given, or is called lengths.
+
+    A forward with ``*args`` that hands them on takes lengths if it runs with them.
+    """
     given = inspect.signature(model.forward).parameters.values()
-    arguments = [p for p in given if p.kind in positional]
+    arguments = [p for p in given if p.kind in _POSITIONAL]
     if len(arguments) < 2:
-        return False
+        takes_any = any(p.kind == Parameter.VAR_POSITIONAL for p in given)
+        return takes_any and batch.dim() > 1 and _runs(model, batch, True)
     return arguments[1].default is Parameter.empty or "len" in arguments[1].name
 
 

@@ -17,7 +17,7 @@ from pyrel.compiler.capture.gradient_marks import under_no_grad
 from pyrel.compiler.capture.operators.nested import leaves, mapped
 from pyrel.compiler.capture.operators.operands import NoValue
 from pyrel.compiler.capture.parameters import Weights
-from pyrel.compiler.capture.tracer import MixedSamplesError, Traced, Tracer
+from pyrel.compiler.capture.tracer import MixedSamplesError, Traced, Tracer, UnwrittenError
 from pyrel.compiler.graph.nodes import Graph
 from pyrel.errors import UnsupportedModelError
 
@@ -169,6 +169,8 @@ class _Walker:
             graph = self._tracer.graph(output)
         except MixedSamplesError:
             raise self._mixed("output", "") from None
+        except UnwrittenError as error:
+            raise self._unwritten(error) from None
         if (graph.outputs < 0).any():
             raise UnsupportedModelError("some outputs are constants", operator="output")
         return graph
@@ -213,13 +215,29 @@ class _Walker:
                 result = self._stopped(result)
         except MixedSamplesError:
             raise self._mixed(f"aten.{name}", _path(node)) from None
+        except UnwrittenError as error:
+            raise self._unwritten(error) from None
         except operators.UnsupportedOperandsError as error:
             raise self._unsupported(node, f"aten.{name}", str(error)) from None
         if result is NotImplemented:
             raise self._unsupported(node, f"aten.{name}", operators.hint(name))
         self._check_dtypes(node, name, result)
+        if isinstance(result, Traced) and any(map(self._is_partly_unwritten, leaves(args))):
+            result = self._as_constant(result)
         # A traced operand has no dtype of its own: constants made like it take the exported one.
         return result.to(node.meta["val"].dtype) if isinstance(result, torch.Tensor) else result
+
+    def _is_partly_unwritten(self, value: Any) -> bool:
+        return isinstance(value, Traced) and self._tracer.is_partly_unwritten(value)
+
+    def _is_partly_constant(self, value: Traced) -> bool:
+        """Whether constants are all that was written into an empty tensor so far."""
+        return self._is_partly_unwritten(value) and not bool((value.ids >= 0).any())
+
+    def _as_constant(self, value: Traced) -> Traced | torch.Tensor:
+        """Return a tensor that was empty as the constant that was written into it, if it was."""
+        unwritten = self._tracer.is_partly_unwritten(value)
+        return value if unwritten else self._tracer.constant(value)
 
     def _stopped(self, values: Any) -> Any:
         """Let no gradient go through the tensors among nested values."""
@@ -233,7 +251,7 @@ class _Walker:
         if result is None:  # a check
             return
         for value, meta in zip(leaves(result), leaves(node.meta["val"]), strict=True):
-            if not isinstance(value, Traced):
+            if not isinstance(value, Traced) or self._is_partly_constant(value):
                 continue
             if not self._tracer.dtype.is_floating_point and self._tracer.holds_inputs(value):
                 wide = meta.dtype in {torch.int32, torch.int64}
@@ -249,6 +267,14 @@ class _Walker:
     ) -> UnsupportedModelError:
         supported = operators.supported()
         return UnsupportedModelError(reason, operator=name, module=_path(node), supported=supported)
+
+    @staticmethod
+    def _unwritten(error: UnwrittenError) -> UnsupportedModelError:
+        reason = (
+            "an entry is read that was never written: what an empty tensor holds is undefined. "
+            "Start from zeros, or write every entry first"
+        )
+        return UnsupportedModelError(reason, operator=error.operator, module=error.module)
 
     @staticmethod
     def _mixed(name: str, module: str) -> UnsupportedModelError:

@@ -4,14 +4,15 @@
 torch.export runs a model on tensors without values, and would run ``nn.LSTM`` step by step, though
 it leaves one operator in the graph. With these markers a layer takes the same time at any number
 of steps, which may then stay open. ``pack_padded_sequence`` asks for the values of the lengths; a
-sequence of full length takes its place. Nothing outside the exporting thread is changed, but for
-the model's own layers, which are put back.
+sequence of full length takes its place. Nothing outside the exporting thread is changed.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+import functools
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -55,10 +56,10 @@ def _layer_shapes(
     states = hx if isinstance(hx, list | tuple) else [hx]
     directions = 2 if bidirectional else 1
     samples, steps = (x.shape[0], x.shape[1]) if batch_first else (x.shape[1], x.shape[0])
-    features = directions * states[0].shape[2]
-    shape = (samples, steps, features) if batch_first else (steps, samples, features)
+    # In memory the steps come first, whichever way torch returns them: a view may depend on that.
+    out = x.new_empty(steps, samples, directions * states[0].shape[2])
     ends = [x.new_empty(num_layers * directions, samples, state.shape[2]) for state in states]
-    return x.new_empty(shape), *ends
+    return out.transpose(0, 1) if batch_first else out, *ends
 
 
 def _cell_shapes(
@@ -132,19 +133,19 @@ _SWAPPED: dict[Callable[..., Any], Callable[..., Any]] = {
 }
 
 
-def _taking_packed(layer: nn.RNNBase) -> Callable[..., Any]:
-    """Return the layer's forward, which unpacks a packed sequence and packs what comes out."""
-    forward = layer.forward
+def _unpacking(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the forward of a layer that unpacks a packed sequence and packs what comes out."""
+    exporting = threading.get_ident()
 
-    def unpacking(x: Any, hx: Any = None) -> Any:
-        if not isinstance(x, PackedSequence):
-            return forward(x, hx)
-        padded, _ = _pad(x.data, x.batch_sizes, layer.batch_first, 0.0, x.batch_sizes.shape[0])
-        given = None if hx is None else _permuted(hx, x.sorted_indices)
-        out, state = forward(padded, given)
-        data, _ = _pack(out, x.batch_sizes, layer.batch_first)
-        packed = PackedSequence(data, x.batch_sizes, x.sorted_indices, x.unsorted_indices)
-        return packed, _permuted(state, x.unsorted_indices)
+    @functools.wraps(forward)
+    def unpacking(layer: nn.RNNBase, input: Any, hx: Any = None) -> Any:  # noqa: A002
+        if threading.get_ident() != exporting or not isinstance(input, PackedSequence):
+            return forward(layer, input, hx)
+        data, sizes, order, back = input
+        padded, _ = _pad(data, sizes, layer.batch_first, 0.0, sizes.shape[0])
+        out, state = forward(layer, padded, None if hx is None else _permuted(hx, order))
+        packed, _ = _pack(out, sizes, layer.batch_first)
+        return PackedSequence(packed, sizes, order, back), _permuted(state, back)
 
     return unpacking
 
@@ -158,25 +159,27 @@ def _permuted(state: Any, order: torch.Tensor | None) -> Any:
 
 
 @contextlib.contextmanager
-def marked(model: nn.Module) -> Iterator[None]:
-    """Export with markers. The caller puts back what this assigns to the model's layers."""
-    for layer in _recurrent_layers(model.modules()):
-        layer.forward = _taking_packed(layer)
-    with exporting, _Markers():
-        invert = rnn.invert_permutation
-        # torch writes into an empty tensor, whose values are undefined; the result is the same.
-        rnn.invert_permutation = _inverted
-        try:
-            yield
-        finally:
-            rnn.invert_permutation = invert
+def _functions_replaced() -> Iterator[None]:
+    """Let layers take packed sequences, also where a subclass calls their forward."""
+    layers: list[Any] = [nn.RNN, nn.LSTM, nn.GRU]
+    forwards, invert = [layer.forward for layer in layers], rnn.invert_permutation
+    for layer, forward in zip(layers, forwards, strict=True):
+        layer.forward = _unpacking(forward)
+    # torch writes into an empty tensor, whose size is unknown; the result is the same.
+    rnn.invert_permutation = _inverted
+    try:
+        yield
+    finally:
+        rnn.invert_permutation = invert
+        for layer, forward in zip(layers, forwards, strict=True):
+            layer.forward = forward
 
 
-def _recurrent_layers(modules: Iterable[nn.Module]) -> Iterator[nn.RNNBase]:
-    plain = {nn.RNN.forward, nn.LSTM.forward, nn.GRU.forward}
-    for module in modules:
-        if isinstance(module, nn.RNNBase) and type(module).forward in plain:
-            yield module
+@contextlib.contextmanager
+def marked() -> Iterator[None]:
+    """Export with markers."""
+    with exporting, _Markers(), _functions_replaced():
+        yield
 
 
 def _inverted(permutation: torch.Tensor | None) -> torch.Tensor | None:

@@ -25,6 +25,9 @@ from pyrel.compiler.graph.nodes import Addresses, Floats, Graph
 # An element of sample s at address a is s · 2^44 + a; a constant is its negative address.
 _SAMPLE_SHIFT = 44
 _ADDRESS_MASK = (1 << _SAMPLE_SHIFT) - 1
+# Entries of empty tensors that were never written have ids below those of all constants.
+_UNWRITTEN = np.iinfo(np.int64).min
+_WRITTEN = -1 << _SAMPLE_SHIFT
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,20 @@ class Traced:
 
 class MixedSamplesError(Exception):
     """An operator combines elements of different samples of the batch."""
+
+
+class UnwrittenError(Exception):
+    """An entry of an empty tensor is read that nothing was written into.
+
+    Attributes
+    ----------
+    operator, module : str
+        What made the tensor, and where.
+    """
+
+    def __init__(self, operator: str, module: str) -> None:
+        super().__init__(operator, module)
+        self.operator, self.module = operator, module
 
 
 @dataclass
@@ -72,11 +89,31 @@ class Tracer:
         self.dtype = dtype
         self.weights = weights
         self.builder = Builder(input_shape)
+        self._empty: list[tuple[str, str]] = []  # what made empty tensors, in which modules
         self._shifts = np.arange(batch, dtype=np.int64) << _SAMPLE_SHIFT
 
     def input(self) -> Traced:
         """Trace the model's input."""
         return Traced(torch.from_numpy(self._spread(self.builder.inputs())))
+
+    def unwritten(self, shape: tuple[int, ...], operator: str) -> Traced:
+        """Trace an empty tensor, whose entries have to be written before they are computed with."""
+        self._empty.append((operator, self.builder.module))
+        return Traced(torch.full(shape, _UNWRITTEN + len(self._empty) - 1))
+
+    def check_written(self, value: Traced) -> None:
+        """Raise UnwrittenError if an entry is that of an empty tensor."""
+        if self.is_partly_unwritten(value):
+            found = value.ids[self._unwritten(value.ids)]
+            raise UnwrittenError(*self._empty[int(found[0]) - _UNWRITTEN])
+
+    def is_partly_unwritten(self, value: Traced) -> bool:
+        """Whether an entry is that of an empty tensor."""
+        return bool(self._empty) and bool(self._unwritten(value.ids).any())
+
+    @staticmethod
+    def _unwritten(ids: torch.Tensor) -> torch.Tensor:
+        return ids < _WRITTEN
 
     def ids(self, value: Traced | torch.Tensor) -> torch.Tensor:
         """Element ids of a traced tensor or of a constant one."""
@@ -160,7 +197,17 @@ class Tracer:
         """Return the same values, through which no gradient goes. Token ids have none anyway."""
         if not self.dtype.is_floating_point and self.holds_inputs(value):
             return value
+        if self.is_partly_unwritten(value):
+            return self._where_written(value, self.stop)
         return self._elementwise([value.ids], lambda a: self.builder.stop(a[0]))
+
+    def _where_written(self, value: Traced, function: Callable[[Traced], Traced]) -> Traced:
+        """Apply an elementwise function to the entries that have been written."""
+        written = ~self._unwritten(value.ids)
+        ids = value.ids.clone()
+        if written.any():
+            ids[written] = function(Traced(value.ids[written])).ids
+        return Traced(ids)
 
     def custom_gradient(self, value: Traced, what: str) -> Traced:
         """Return the same values, whose gradient ``what`` defines."""
@@ -168,9 +215,16 @@ class Tracer:
 
     def written(self, after: Traced, before: Traced | torch.Tensor, what: str) -> Traced:
         """Return values that replaced others, of which they keep the gradient."""
-        return self._elementwise(
-            [after.ids, self.ids(before)], lambda a: self.builder.written(a[0], a[1], what)
-        )
+        old = self.ids(before)
+        if self._empty and self._unwritten(old).any():  # nothing has a gradient there
+            old = torch.where(self._unwritten(old), self.ids(torch.zeros(())), old)
+        if self.is_partly_unwritten(after):
+            there = ~self._unwritten(after.ids)
+            ids = after.ids.clone()
+            old = old.expand(ids.shape)[there]
+            ids[there] = self.written(Traced(ids[there]), Traced(old), what).ids
+            return Traced(ids)
+        return self._elementwise([after.ids, old], lambda a: self.builder.written(a[0], a[1], what))
 
     def embed(self, value: Traced, table: Floats) -> Traced:
         """Rows of ``table`` that the elements of ``value`` name, as a new last dimension."""
@@ -198,6 +252,7 @@ class Tracer:
 
     def graph(self, output: Traced) -> Graph:
         """Finish the graph, given the model's output of shape (batch, classes)."""
+        self.check_written(output)
         rows = self._split(output.ids.reshape(self.batch, -1).numpy())
         if rows.constant.size or any(p.tolist() != [s] for s, p in enumerate(rows.positions)):
             raise MixedSamplesError

@@ -113,9 +113,13 @@ _FAMILIES: dict[str, dict[str, Handler]] = {
         ),
         "gather": selection.gather,
         "index": selection.index,
+        "index_copy": selection.index_copy,
+        "index_fill": selection.index_fill,
+        "index_put": selection.index_put,
         "index_select": selection.index_select,
         "masked_fill": selection.masked_fill,
         "pad": selection.pad,
+        "scatter": selection.scatter,
         "where": selection.where,
     },
     "nothing": {
@@ -142,7 +146,8 @@ _MOVES = frozenset(
 
 # These make constants; of a traced operand they use no more than its shape.
 _FACTORIES = frozenset(
-    "new_zeros new_ones new_full zeros_like ones_like full_like zeros ones full arange".split()
+    """arange full full_like new_full new_ones new_zeros ones ones_like zero zeros
+    zeros_like""".split()
 )
 
 # Those of `pyrel.compiler.capture.gradient_marks`.
@@ -160,6 +165,20 @@ _TAKE_IDS = (
     | _MARKS.keys()
     | {*("_to_copy", "detach", "embedding", "to", "type_as")}
 )
+
+# Entries of empty tensors that are not written yet may go through these.
+_TAKE_UNWRITTEN = (
+    frozenset(_FAMILIES["move"])
+    | _MARKS.keys()
+    | {*("_to_copy", "detach", "fill", "to", "type_as")}
+)
+
+# torch.export has seen that these views exist. The tensors of a walk may lie in memory otherwise.
+_MOVED: dict[Any, Callable[..., Any]] = {
+    torch.ops.aten.view.default: torch.reshape,
+    torch.ops.aten.view.dtype: selection.refuse_bits,
+    torch.ops.aten.view_as.default: torch.Tensor.reshape_as,
+}
 
 # Checks that torch.export leaves in the graph.
 _IGNORED = frozenset(
@@ -200,7 +219,6 @@ _HINTS = {
         "relu, leaky_relu, elu, gelu, silu, sigmoid, tanh and softplus are supported",
     ),
     "embedding_renorm": "an embedding with max_norm changes its table while it runs",
-    **dict.fromkeys(UNINITIALISED, "start from zeros: what an empty tensor holds is undefined"),
 }
 
 
@@ -240,12 +258,15 @@ def apply(tracer: Tracer, target: Any, name: str, args: Any, kwargs: Any) -> Any
         return None
     if name == "sym_size":
         return args[0].ids.shape[args[1]]
+    if name in UNINITIALISED:
+        plain = mapped(_shape_only, (args, kwargs))
+        return tracer.unwritten(target(*plain[0], **plain[1]).shape, f"aten.{name}")
     if name in _FACTORIES:
         plain = mapped(_shape_only, (args, kwargs))
         return target(*plain[0], **plain[1])
     if name in _MOVES:
         plain = mapped(lambda v: tracer.ids(v) if _is_tensor(v) else v, (args, kwargs))
-        return mapped(Traced, target(*plain[0], **_without_dtype(plain[1])))
+        return mapped(Traced, _MOVED.get(target, target)(*plain[0], **_without_dtype(plain[1])))
     if name not in _COMPUTE:
         return NotImplemented
     if name not in _TAKE_IDS and any(_holds_ids(tracer, leaf) for leaf in values):
@@ -253,6 +274,10 @@ def apply(tracer: Tracer, target: Any, name: str, args: Any, kwargs: Any) -> Any
             "integers are taken for token ids, which can be moved, and looked up in an embedding; "
             "give other numbers as floats"
         )
+    if name not in _TAKE_UNWRITTEN:
+        for leaf in values:
+            if isinstance(leaf, Traced):
+                tracer.check_written(leaf)
     return _COMPUTE[name](tracer, *args, **kwargs)
 
 

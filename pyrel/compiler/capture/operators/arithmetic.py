@@ -171,9 +171,12 @@ def kept(value: Traced, dims: list[int], keepdim: bool) -> Traced:
     return Traced(ids)
 
 
-def fill(tracer: Tracer, value: Traced, filler: Any) -> torch.Tensor:
-    """``aten.fill``: a constant of the shape of ``value``."""
-    return torch.full(value.ids.shape, float(constant(filler, "value")))
+def fill(tracer: Tracer, value: Any, filler: Any) -> Traced | torch.Tensor:
+    """``aten.fill``: one number in the shape of ``value``."""
+    shape = tracer.ids(value).shape
+    if isinstance(filler, Traced):
+        return Traced(filler.ids.expand(shape))
+    return torch.full(shape, float(number(filler)))
 
 
 def dropout(tracer: Tracer, value: Traced, _probability: float, train: bool) -> Traced:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -91,6 +92,57 @@ def gather(tracer: Tracer, value: Any, dim: int, places: Any, **_: Any) -> Trace
     return Traced(tracer.ids(value).gather(dim, constant(places, "index")))
 
 
+def index_put(
+    tracer: Tracer, value: Any, indices: Any, values: Any, accumulate: bool = False
+) -> Traced:
+    """``aten.index_put``: replace the elements at a constant index."""
+    if accumulate:
+        raise UnsupportedOperandsError("values are added at an index; only replacing is supported")
+    places = [None if i is None else constant(i, "index") for i in indices]
+    return _replaced(tracer, torch.ops.aten.index_put.default, value, (places, either(values)))
+
+
+def index_copy(tracer: Tracer, value: Any, dim: int, places: Any, values: Any) -> Traced:
+    """``aten.index_copy`` at a constant index."""
+    args = dim, constant(places, "index"), either(values)
+    return _replaced(tracer, torch.ops.aten.index_copy.default, value, args)
+
+
+def index_fill(tracer: Tracer, value: Any, dim: int, places: Any, filler: Any) -> Traced:
+    """``aten.index_fill`` at a constant index."""
+    ids = tracer.ids(either(filler)).reshape(())
+    return Traced(tracer.ids(value).index_fill(dim, constant(places, "index"), ids))
+
+
+def scatter(tracer: Tracer, value: Any, dim: int, places: Any, values: Any, **rest: Any) -> Traced:
+    """``aten.scatter`` at a constant index, of a tensor or of one number."""
+    if rest.get("reduce") is not None:
+        raise UnsupportedOperandsError("values are combined at an index; only replacing works")
+    index = constant(places, "index")
+    values = either(values)
+    if not isinstance(values, Traced) and values.dim() == 0:
+        values = values.expand(index.shape)
+    return _replaced(tracer, torch.ops.aten.scatter.src, value, (dim, index, values))
+
+
+def _replaced(tracer: Tracer, operator: Any, value: Any, args: tuple[Any, ...]) -> Traced:
+    """Run an operator that writes its last argument into elements of ``value``."""
+    *places, values = args
+    ids, new = tracer.ids(value), tracer.ids(values)
+    # Numbered, so that it shows where a place is written twice: which value lasts is undefined.
+    shape = torch.ops.aten.index.Tensor(ids, places[0]).shape if len(places) == 1 else new.shape
+    numbers = torch.arange(max(1, math.prod(shape))).reshape(shape)
+    written = operator(torch.full_like(ids, -1), *places, numbers)
+    if int((written >= 0).sum()) != numbers.numel():
+        raise UnsupportedOperandsError("one place is written twice: which value lasts is undefined")
+    return Traced(operator(ids, *places, new))
+
+
+def refuse_bits(*_: Any) -> Traced:
+    """Refuse ``aten.view`` as another type."""
+    raise UnsupportedOperandsError("the bits of numbers are taken for those of another type")
+
+
 def _looked_up(tracer: Tracer, table: torch.Tensor, ids: Traced) -> Traced:
     if not tracer.holds_only_inputs(ids) or tracer.dtype.is_floating_point:
         raise UnsupportedOperandsError(
@@ -99,6 +151,7 @@ def _looked_up(tracer: Tracer, table: torch.Tensor, ids: Traced) -> Traced:
     values = array(tracer, table)
     if values.ndim != 2:
         raise UnsupportedOperandsError(f"the table has shape {values.shape}, wanted two dimensions")
+    tracer.check_written(ids)
     known = tracer.builder.values(ids.ids.numpy())
     if (known < 0).any() or (known >= len(values)).any():
         raise UnsupportedOperandsError(f"a constant token id is none of the table's {len(values)}")
