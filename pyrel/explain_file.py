@@ -4,21 +4,29 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
+import math
 import os
 import re
+import zlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
+from pyrel._core import version
 from pyrel.engine import arrays
 from pyrel.explainer import Explainer
-from pyrel.explanation import Explanation
-from pyrel.files.arrays import open_array, whole_npz
+from pyrel.files.arrays import NpzWriter, npz_in, open_array
+from pyrel.files.atomic import replacing
 from pyrel.files.samples import SampleFile
+from pyrel.files.unfinished import Journal, Piece, remove_unfinished, resumable
 
 _PART_BYTES = 1 << 25
 _PART_SAMPLES = 1024
@@ -38,11 +46,14 @@ class FileSummary:
     error : float
         How far relevance, with what was absorbed, is at most from adding up to what was put in;
         NaN for methods that do not propagate relevance.
+    resumed : int
+        How many samples a process had done that was killed; see ``resume`` of `explain_file`.
     """
 
     samples: int
     empty: int
     error: float
+    resumed: int = 0
 
 
 def explain_file(
@@ -54,6 +65,7 @@ def explain_file(
     lengths: npt.NDArray[Any] | None = None,
     key: str | None = None,
     progress: Progress | None = None,
+    resume: str | None = None,
 ) -> FileSummary:
     """Explain all samples of a file.
 
@@ -80,6 +92,11 @@ def explain_file(
         Name of the array in an .npz file; not needed if it holds a single one.
     progress
         Called with (samples done, samples in all).
+    resume
+        Anything that tells the model, and what it was compiled with, from all others, such as the
+        digest of its file. Then what a process did that was killed, by SIGKILL or a crash, is taken
+        over where this, the samples and what is asked are the same; the result has the same bytes
+        as if it had not been killed. None to start anew. Either way nothing stays of it.
 
     Raises
     ------
@@ -107,29 +124,14 @@ def explain_file(
         targets = arrays.targets(target, len(x), classes)
         if lengths is not None:
             arrays.lengths(lengths, len(x), x.shape[1])
-        columns: dict[str, npt.NDArray[Any]] = {
-            "output": np.empty((len(x), classes), np.float32),
-            "target": np.empty(len(x), np.int64),
-            "absorbed": np.empty(len(x), np.float32),
-            "conservation": np.empty(len(x), np.float32),
-            "amplification": np.empty(len(x), np.float32),
-        }
-        empty = 0
-        with whole_npz(out) as archive:
-            with archive.parts("relevance", x.shape, np.float32) as relevance:
-                for part in _parts(x):
-                    e = _explain(explainer, source, x, part, targets, lengths)
-                    relevance.write(np.ascontiguousarray(e.relevance).data)
-                    empty += sum(not sample.any() for sample in e.relevance)
-                    for name, column in columns.items():
-                        column[part] = getattr(e, name)
-                    if progress is not None:
-                        progress(part.stop, len(x))
-            for name, column in columns.items():
-                archive.add(name, column)
+        job = _Job(explainer, source, x, targets, lengths, classes)
+        with _output(out, resume, job) as (file, journal):
+            with npz_in(file) as archive:
+                job.write(archive, file, journal, progress)
             x.check_unchanged()
-    errors = np.abs(columns["conservation"] + columns["absorbed"])
-    return FileSummary(len(x), empty, float(np.max(errors, initial=0.0)))
+    errors = np.abs(job.columns["conservation"] + job.columns["absorbed"])
+    error = float(np.max(errors, initial=0.0))
+    return FileSummary(len(x), job.empty, error, job.resumed)
 
 
 def refuse_overwriting(out: Path, inputs: Mapping[str, Path]) -> None:
@@ -154,38 +156,121 @@ def refuse_overwriting(out: Path, inputs: Mapping[str, Path]) -> None:
             )
 
 
+@contextmanager
+def _output(out: Path, resume: str | None, job: _Job) -> Iterator[tuple[IO[bytes], Journal]]:
+    """Open the output, which takes its place in the end, and the journal of what is done of it."""
+    if resume is not None:
+        with resumable(out, job.identity(resume)) as opened:
+            yield opened
+    else:
+        remove_unfinished(out)
+        with replacing(out) as (file,):
+            yield file, Journal()
+
+
+class _Job:
+    """What is to be explained, and what comes out beside relevance."""
+
+    def __init__(
+        self,
+        explainer: Explainer,
+        source: Path,
+        x: SampleFile,
+        targets: npt.NDArray[Any] | None,
+        lengths: npt.NDArray[Any] | None,
+        classes: int,
+    ) -> None:
+        self._explainer, self._source, self._x = explainer, source, x
+        self._targets, self._lengths, self._classes = targets, lengths, classes
+        self.columns: dict[str, npt.NDArray[Any]] = {
+            "output": np.empty((len(x), classes), np.float32),
+            "target": np.empty(len(x), np.int64),
+            "absorbed": np.empty(len(x), np.float32),
+            "conservation": np.empty(len(x), np.float32),
+            "amplification": np.empty(len(x), np.float32),
+        }
+        self.empty = self.resumed = 0
+
+    def identity(self, given: str) -> str:
+        """Digest of all that each part depends on; `given` tells the model."""
+        x, explainer = self._x, self._explainer
+        about_input = [list(x.shape), str(x.dtype), self._classes, list(self.columns)]
+        facts = [version(), torch.__version__, given, repr(explainer), about_input]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+    def write(
+        self, archive: NpzWriter, file: IO[bytes], journal: Journal, progress: Progress | None
+    ) -> None:
+        """Write all arrays, part by part, those of a killed process again."""
+        x = self._x
+        with archive.parts("relevance", x.shape, np.float32) as relevance:
+            for number, part in enumerate(_parts(x)):
+                values = x.piece(part)
+                key = self._key(values, part) if journal.kept else ""
+                piece = journal.piece(number, key)
+                content = None if piece is None else _there(file, values.shape, piece)
+                if piece is None or content is None:
+                    journal.keep(number)
+                    content, columns = self._explained(values, part)
+                    relevance.write(content.data)
+                    file.flush()
+                    journal.add(Piece(key, zlib.crc32(content.data), columns))
+                else:
+                    columns = piece.columns
+                    relevance.write(content.data)
+                    self.resumed += len(values)
+                self.empty += sum(not sample.any() for sample in content)
+                for name, column in self.columns.items():
+                    column[part] = columns[name]
+                if progress is not None:
+                    progress(part.stop, len(x))
+        for name, column in self.columns.items():
+            archive.add(name, column)
+
+    def _key(self, values: npt.NDArray[Any], part: slice) -> str:
+        """Digest of the samples of a part, and of what is asked about them."""
+        digest = hashlib.sha256(np.ascontiguousarray(values).data)
+        for asked in (self._targets, self._lengths):
+            digest.update(b"none" if asked is None else asked[part].astype(np.int64).tobytes())
+        return f"{len(values)} {digest.hexdigest()}"
+
+    def _explained(
+        self, values: npt.NDArray[Any], part: slice
+    ) -> tuple[npt.NDArray[np.float32], dict[str, npt.NDArray[Any]]]:
+        """Explain one part; an error counts samples as the file does, not as the part."""
+        targets = None if self._targets is None else self._targets[part]
+        steps = None if self._lengths is None else self._lengths[part]
+        try:
+            e = self._explainer(values, targets, lengths=steps)
+        except ValueError as error:
+            finite = np.isfinite(values)
+            if steps is not None:
+                finite[np.arange(values.shape[1]) >= steps[:, None]] = True
+            finite = finite.reshape(len(values), -1).all(axis=1)
+            if not finite.all():
+                bad = part.start + int(np.argmin(finite))
+                raise ValueError(
+                    f"{self._source}: NaN or infinity in sample {bad}; wanted finite numbers"
+                ) from error
+            message = _counted_from(part.start, str(error))
+            raise ValueError(f"{self._source}: {message}") from error
+        columns = {name: np.asarray(getattr(e, name)) for name in self.columns}
+        return np.ascontiguousarray(e.relevance), columns
+
+
+def _there(file: IO[bytes], shape: tuple[int, ...], piece: Piece) -> npt.NDArray[np.float32] | None:
+    """Read the relevance of a part where it is to be written next; None if it is not there."""
+    content = os.pread(file.fileno(), 4 * math.prod(shape), file.tell())
+    if len(content) != 4 * math.prod(shape) or zlib.crc32(content) != piece.checksum:
+        return None
+    return np.frombuffer(content, np.float32).reshape(shape)
+
+
 def _parts(x: SampleFile) -> Iterator[slice]:
     """Divide the samples so that a part fits easily in memory, and Ctrl-C is soon heard."""
     size = max(1, min(_PART_SAMPLES, _PART_BYTES // max(1, x.sample_bytes)))
     for first in range(0, len(x), size):
         yield slice(first, min(first + size, len(x)))
-
-
-def _explain(
-    explainer: Explainer,
-    source: Path,
-    x: SampleFile,
-    part: slice,
-    targets: npt.NDArray[Any] | None,
-    lengths: npt.NDArray[Any] | None,
-) -> Explanation:
-    """Explain one part; an error counts samples as the file does, not as the part."""
-    values = x.piece(part)
-    some = None if targets is None else targets[part]
-    steps = None if lengths is None else lengths[part]
-    try:
-        return explainer(values, some, lengths=steps)
-    except ValueError as error:
-        finite = np.isfinite(values)
-        if steps is not None:
-            finite[np.arange(values.shape[1]) >= steps[:, None]] = True
-        finite = finite.reshape(len(values), -1).all(axis=1)
-        if not finite.all():
-            bad = part.start + int(np.argmin(finite))
-            raise ValueError(
-                f"{source}: NaN or infinity in sample {bad}; wanted finite numbers"
-            ) from error
-        raise ValueError(f"{source}: {_counted_from(part.start, str(error))}") from error
 
 
 def _counted_from(first: int, message: str) -> str:

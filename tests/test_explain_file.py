@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Explaining a file: inputs that change meanwhile, in any order of memory."""
+"""Explaining a file: inputs that change, any order of memory, going on after a kill."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest import TestCase
 
 import numpy as np
 import pytest
@@ -194,3 +196,220 @@ def test_headers_of_no_array_are_refused(tmp_path: Path, header: str) -> None:
     source.write_bytes(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(8))
     with pytest.raises(ValueError, match=r"x\.npy is damaged or cut off"):
         open_array(source)
+
+
+class Killed:
+    """Explains a file as far as some samples, and is then gone, with its files left as they are."""
+
+    def __init__(self, folder: Path, explainer: pyrel.Explainer, x: np.ndarray) -> None:
+        self.folder, self.explainer = folder, explainer
+        self.source, self.out = folder / "x.npy", folder / "r.npz"
+        np.save(self.source, x)
+
+    def leave(self, samples: int, **options: object) -> None:
+        class Gone(BaseException):
+            pass
+
+        kept = self.folder / "kept"
+
+        def progress(done: int, _: int) -> None:
+            if done == samples:
+                kept.mkdir()
+                for path in self.folder.glob(".r.npz.*"):
+                    shutil.copy(path, kept)
+                raise Gone
+
+        with pytest.raises(Gone):
+            self.go_on(progress=progress, **options)
+        assert self.names() == ["kept", "x.npy"]
+        for path in kept.iterdir():
+            path.rename(self.folder / path.name)
+        kept.rmdir()
+        assert len(self.names()) == 3
+
+    def go_on(self, resume: str | None = "model", **options: object) -> module.FileSummary:
+        return explain_file(self.explainer, self.source, self.out, resume=resume, **options)
+
+    def names(self) -> list[str]:
+        return sorted(os.listdir(self.folder))
+
+    def left(self, end: str) -> Path:
+        (path,) = self.folder.glob(f".r.npz*{end}")
+        return path
+
+    def check(self, resumed: int, **options: object) -> None:
+        """Go on, and compare with a run that nobody killed."""
+        assert self.go_on(**options).resumed == resumed
+        assert self.names() == ["r.npz", "x.npy"]
+        result = self.out.read_bytes()
+        self.out.unlink()
+        assert explain_file(self.explainer, self.source, self.out, **options).resumed == 0
+        assert self.out.read_bytes() == result
+
+
+@pytest.fixture
+def killed(explainer: pyrel.Explainer, x: np.ndarray, tmp_path: Path) -> Killed:
+    return Killed(tmp_path, explainer, x)
+
+
+@pytest.mark.parametrize("samples", [3, 12, 18, COUNT])
+def test_a_killed_run_is_gone_on_with(
+    killed: Killed, samples: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed.leave(samples)
+    explain, explained = pyrel.Explainer.__call__, []
+
+    def count(self: pyrel.Explainer, x: np.ndarray, *args: object, **kwargs: object) -> object:
+        explained.append(len(x))
+        return explain(self, x, *args, **kwargs)
+
+    with monkeypatch.context() as during:
+        during.setattr(pyrel.Explainer, "__call__", count)
+        summary = killed.go_on()
+    assert summary.resumed == samples
+    assert sum(explained) == COUNT - samples
+    again = killed.out.read_bytes()
+    assert killed.names() == ["r.npz", "x.npy"]
+    assert killed.go_on(None) == module.FileSummary(COUNT, summary.empty, summary.error, 0)
+    assert killed.out.read_bytes() == again
+
+
+def test_a_run_that_is_killed_twice(killed: Killed) -> None:
+    killed.leave(6)
+    killed.leave(15)
+    killed.check(15)
+
+
+def test_another_model_starts_anew(killed: Killed) -> None:
+    killed.leave(6)
+    assert killed.go_on("another model").resumed == 0
+    assert killed.names() == ["r.npz", "x.npy"]
+
+
+def test_another_method_starts_anew(killed: Killed, x: np.ndarray) -> None:
+    killed.leave(6)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(6, 5), torch.nn.ReLU())
+    killed.explainer = pyrel.Explainer(model, x[:1], "lrp_epsilon", epsilon=0.25)
+    killed.check(0)
+
+
+def test_another_input_is_explained_from_where_it_differs(killed: Killed, x: np.ndarray) -> None:
+    for changed, resumed in ((0, 0), (4, 3), (11, 9), (19, 12)):
+        np.save(killed.source, x)
+        killed.leave(12)
+        other = x.copy()
+        other[changed] += 1
+        before = killed.source.stat()
+        np.save(killed.source, other)
+        os.utime(killed.source, ns=(before.st_atime_ns, before.st_mtime_ns))
+        killed.check(resumed)
+        killed.out.unlink()
+
+
+def test_more_or_other_samples_start_anew(killed: Killed, x: np.ndarray) -> None:
+    for other in (x[:15], np.concatenate([x, x]), x.astype(np.float64)):
+        np.save(killed.source, x)
+        killed.leave(12)
+        np.save(killed.source, other)
+        killed.check(0)
+        killed.out.unlink()
+
+
+def test_other_targets_are_explained(killed: Killed) -> None:
+    target = np.arange(COUNT) % 5
+    killed.leave(9, target=target)
+    target[7] = 0
+    killed.check(6, target=target)
+    killed.out.unlink()
+    killed.leave(9)
+    killed.check(0, target=3)
+
+
+def test_no_journal_is_left_where_none_is_wanted(killed: Killed) -> None:
+    killed.leave(6)
+    assert killed.go_on(None).resumed == 0
+    assert killed.names() == ["r.npz", "x.npy"]
+
+
+def cut_journal(killed: Killed) -> None:
+    path = killed.left(".unfinished")
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def change_journal(killed: Killed) -> None:
+    path = killed.left(".unfinished")
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[4] = lines[4].replace(b"A", b"B")
+    path.write_bytes(b"".join(lines))
+
+
+def empty_journal(killed: Killed) -> None:
+    killed.left(".unfinished").write_bytes(b"")
+
+
+def cut_content(killed: Killed) -> None:
+    cut_off(killed.left(".partial"))
+
+
+def change_content(killed: Killed) -> None:
+    content = bytearray(killed.left(".partial").read_bytes())
+    content[-1] ^= 1
+    killed.left(".partial").write_bytes(content)
+
+
+def lengthen_content(killed: Killed) -> None:
+    append(killed.left(".partial"))
+
+
+def no_content(killed: Killed) -> None:
+    killed.left(".partial").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "resumed"),
+    [
+        (cut_journal, 9), (change_journal, 9), (empty_journal, 0), (cut_content, 9),
+        (change_content, 9), (lengthen_content, 12), (no_content, 0),
+    ],
+)  # fmt: skip
+def test_what_was_left_is_damaged(
+    killed: Killed, damage: Callable[[Killed], None], resumed: int
+) -> None:
+    killed.leave(12)
+    damage(killed)
+    killed.check(resumed)
+
+
+def test_two_processes_explain_to_one_file(killed: Killed) -> None:
+    results = []
+
+    def progress(done: int, _: int) -> None:
+        if done == 9:  # as another process would
+            assert killed.go_on().resumed == 0
+            results.append(killed.out.read_bytes())
+
+    assert killed.go_on(progress=progress).resumed == 0
+    assert [killed.out.read_bytes()] == results
+    assert killed.names() == ["r.npz", "x.npy"]
+
+
+@pytest.mark.parametrize("plant", [os.symlink, os.link, "file", "folder"])
+def test_a_planted_journal_is_left_alone(
+    killed: Killed, plant: object, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    victim = tmp_path_factory.mktemp("elsewhere") / "victim"
+    victim.write_text("precious")
+    planted = killed.folder / ".r.npz.unfinished"
+    if plant == "file":
+        planted.write_text("precious")
+        planted.chmod(0o666)
+    elif plant == "folder":
+        planted.mkdir()
+    else:
+        assert callable(plant)
+        plant(victim, planted)
+    with TestCase().assertLogs("pyrel", "WARNING") as seen:
+        killed.go_on()
+    assert f"{planted} was not made by pyrel for you" in seen.output[0]
+    assert victim.read_text() == "precious"
+    assert killed.names() == [planted.name, "r.npz", "x.npy"]

@@ -12,6 +12,7 @@ import typer
 
 from pyrel._core import version
 from pyrel.cli import bench, demo, evaluate, explain, report, train
+from pyrel.cli.stopping import listen
 
 # Plain help: boxes leave too little room for sentences in 80 columns.
 app = typer.Typer(
@@ -50,10 +51,11 @@ def options(
     To begin, run 'pyrel demo'. Every command explains itself: pyrel COMMAND --help.
 
     Exit codes: 0 done, 1 an input was refused (the message says why), 2 the command line is wrong,
-    130 stopped by Ctrl-C.
+    130 stopped by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP; then nothing is left half-written.
     """
 
 
 def main() -> None:
     """Run the command line."""
+    listen()
     app()

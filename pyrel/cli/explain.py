@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -118,12 +120,15 @@ def explain(
     target (n: the explained class), absorbed (n: relevance kept by biases and stabilisers),
     conservation (n: sum of relevance minus what was put in; NaN for methods that do not share the
     output out) and amplification (n: how many times what was put in there is on the way, signs
-    left out). It appears when it is complete, never before.
+    left out). It appears when it is complete, never before. After a kill or a crash the same
+    command goes on where it was, and removes what was left. Leave INPUT alone meanwhile: where it
+    changes, the command stops.
     """
     from pyrel._core import Start
     from pyrel.cli.display import bar
     from pyrel.explain_file import explain_file, refuse_overwriting
     from pyrel.files.arrays import read_array
+    from pyrel.files.samples import unchanged
 
     inputs = {"the model": model, "the input": source, "the file of classes": Path(target)}
     if lengths is not None:
@@ -135,7 +140,9 @@ def explain(
             raise ValueError(f"{out} is named for the output and for the program")
     explained = _target(target)
     steps = None if lengths is None else read_array(lengths)
-    explainer = _explainer(model, method, low, high, lengths is not None, trust)
+    with unchanged(model) as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        explainer = _explainer(model, method, low, high, lengths is not None, trust)
     if save_program is not None:
         explainer.save(save_program)
     name = explainer.method.name
@@ -148,8 +155,11 @@ def explain(
             lengths=steps,
             key=key,
             progress=lambda samples, count: progress(name, samples, count),
+            resume=json.dumps([digest, name, low, high, lengths is not None]),
         )
     typer.echo(f"Wrote {out}: {done.samples:,} samples, {name}")
+    if done.resumed:
+        typer.echo(f"{done.resumed:,} of them were done before, by a run that was killed")
     if done.empty:
         why = ""
         if explainer.method.start is Start.positive_output:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dis
 import functools
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import ParamSpec
 
 import typer
 
+from pyrel.cli.stopping import Stopped
 from pyrel.errors import UnsupportedModelError
 
 REFUSED, INTERRUPTED = 1, 130
@@ -37,6 +39,10 @@ def refusing(command: Callable[_P, None]) -> Callable[_P, None]:
         except KeyboardInterrupt as error:
             _say(command.__name__, str(error) or "interrupted; nothing is left half-written")
             raise typer.Exit(INTERRUPTED) from None
+        except Stopped as stop:
+            with contextlib.suppress(OSError):  # after SIGHUP there may be no terminal
+                _say(command.__name__, stop.text)
+            raise
         except BrokenPipeError:
             raise
         except (*_ALWAYS, *_WHERE_CHECKED) as error:

@@ -23,6 +23,7 @@ from pyrel.cli.choices import (
     whole_numbers,
 )
 from pyrel.cli.refusals import refusing
+from pyrel.cli.stopping import Stopped
 
 if TYPE_CHECKING:
     from pyrel.training import TrainingConfig
@@ -342,6 +343,7 @@ def _config(usual: TrainingConfig, **given: Any) -> TrainingConfig:
 def _in_words_of_options(folder: Path) -> Iterator[None]:
     """Say what to do next as options of the command, where the library names its arguments."""
     from pyrel.training import TrainingInterrupted
+    from pyrel.training.loop import CHECKPOINT
 
     try:
         yield
@@ -350,7 +352,16 @@ def _in_words_of_options(folder: Path) -> Iterator[None]:
             f"{folder} has a run already; add --resume to go on with it, or give another --out"
         ) from None
     except TrainingInterrupted as stop:
-        kept = "nothing is saved yet, for a checkpoint is written after each epoch"
-        if stop.checkpoint is not None:
-            kept = f"{stop.checkpoint} is whole; the same command with --resume goes on from there"
+        kept = _kept(stop.checkpoint)
         raise KeyboardInterrupt(f"interrupted in epoch {stop.epoch}; {kept}") from None
+    except Stopped as stopped:
+        checkpoint = folder / CHECKPOINT
+        kept = _kept(checkpoint if checkpoint.exists() else None)
+        stopped.text = f"stopped by {stopped.name}; {kept}"
+        raise
+
+
+def _kept(checkpoint: Path | None) -> str:
+    if checkpoint is None:
+        return "nothing is saved yet, for a checkpoint is written after each epoch"
+    return f"{checkpoint} is whole; the same command with --resume goes on from there"

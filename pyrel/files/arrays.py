@@ -13,7 +13,6 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from pyrel.files.atomic import replacing
 from pyrel.files.samples import DAMAGE, SampleFile, refusal, unchanged
 
 _NPY = b"\x93NUMPY"
@@ -94,7 +93,7 @@ def _chosen(path: Path, names: list[str], key: str | None) -> str:
 
 
 class NpzWriter:
-    """An .npz file in the making, one array after the other; see `whole_npz`."""
+    """An .npz file in the making, one array after the other; see `npz_in`."""
 
     def __init__(self, archive: zipfile.ZipFile) -> None:
         self._archive = archive
@@ -118,7 +117,7 @@ class NpzWriter:
 
 
 @contextmanager
-def whole_npz(path: Path) -> Iterator[NpzWriter]:
-    """Write an .npz file that takes its place when it is complete; after an error there is none."""
-    with replacing(path) as (file,), zipfile.ZipFile(file, "w") as archive:
+def npz_in(file: IO[bytes]) -> Iterator[NpzWriter]:
+    """Write an .npz file to an open file, from its start."""
+    with zipfile.ZipFile(file, "w") as archive:
         yield NpzWriter(archive)

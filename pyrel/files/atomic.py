@@ -58,8 +58,8 @@ def replacing(*paths: Path) -> Iterator[tuple[IO[bytes], ...]]:
     partials: list[Path] = []
     try:
         with ExitStack() as stack:
-            files = tuple(stack.enter_context(_new_partial(p, partials)) for p in places)
-            with _naming(paths[0]):
+            files = tuple(stack.enter_context(new_partial(p, partials)) for p in places)
+            with naming(paths[0]):
                 yield files
                 for file in files:
                     file.flush()
@@ -91,11 +91,16 @@ def remove_stale(path: Path) -> None:
     or locked to know that its writer has ended, stays.
     """
     place = real_place(path)
-    left = re.compile(re.escape(hidden_name(place.name, "")) + r"[0-9a-f]{32}\.partial")
     with contextlib.suppress(OSError):
         for name in os.listdir(place.parent):
-            if left.fullmatch(name):
+            if is_partial(name, place.name):
                 _remove_if_unlocked(place.parent / name)
+
+
+def is_partial(name: str, of: str) -> bool:
+    """Return whether a name is that of a partial file of a file."""
+    start, digits = hidden_name(of, ""), r"[0-9a-f]{32}\.partial"
+    return name.startswith(start) and re.fullmatch(digits, name[len(start) :]) is not None
 
 
 def real_place(path: Path) -> Path:
@@ -151,13 +156,19 @@ def is_at(descriptor: int, path: Path) -> bool:
         return False
 
 
-def _new_partial(place: Path, partials: list[Path]) -> IO[bytes]:
-    """Make a partial file and lock it; its name is in `partials` before it is made."""
+def new_partial(place: Path, partials: list[Path]) -> IO[bytes]:
+    """Make a partial file of a real place and lock it; add its path to `partials` before.
+
+    Raises
+    ------
+    OSError
+        It cannot be made; the error names the place.
+    """
     for _ in range(_TRIES):
         partial = place.with_name(hidden_name(place.name, f"{secrets.token_hex(16)}.partial"))
         try:
             partials.append(partial)
-            file = os.fdopen(_made(partial, place), "wb")
+            file = os.fdopen(_made(partial, place), "r+b")
         except FileExistsError:
             partials.pop()  # another's
             continue
@@ -171,7 +182,7 @@ def _new_partial(place: Path, partials: list[Path]) -> IO[bytes]:
 
 def _made(partial: Path, place: Path) -> int:
     """Make a file where there is none; its permissions are those that the umask leaves."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         return os.open(partial, flags, 0o666)
     except FileExistsError:
@@ -201,7 +212,7 @@ def _remove_if_unlocked(partial: Path) -> None:
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
     """Name the file in an error of the disk, which the system does not name in one of writing."""
     try:
         yield

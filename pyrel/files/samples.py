@@ -16,6 +16,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -172,7 +173,7 @@ class SampleFile:
 
 
 @contextmanager
-def unchanged(path: Path) -> Iterator[IO[bytes]]:
+def unchanged(path: Path) -> Iterator[BufferedReader]:
     """Open a file to read, and refuse it in the end if it changed meanwhile.
 
     Raises

@@ -3,11 +3,10 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
 import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from commands import Workshop, pyrel
+from processes import PATIENCE, start, wait_for
 
 import pyrel as library
 from pyrel import explain_file as module
@@ -355,23 +355,60 @@ def test_an_exported_program_needs_trust(tmp_path: Path) -> None:
     assert damaged.err.count("\n") == 1
 
 
-def test_ctrl_c_leaves_nothing(program: Path, tmp_path: Path) -> None:
-    source, out = tmp_path / "x.npy", tmp_path / "r.npz"
-    # Zeros take no room on the disk, and some seconds to explain.
-    np.lib.format.open_memmap(source, "w+", np.float32, (60_000, 12, 28, 7))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pyrel", "explain", program, source, "--out", out],
-        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+def begin(program: Path, folder: Path, count: int) -> subprocess.Popen[str]:
+    """Explain many samples; return when some of them are done."""
+    source = folder / "x.npy"
+    if not source.exists():
+        # Zeros take no room on the disk.
+        np.lib.format.open_memmap(source, "w+", np.float32, (count, 12, 28, 7))
+    process = start(
+        "-m", "pyrel", "explain", program, source, "--out", folder / "r.npz",
+        stderr=subprocess.PIPE, stdout=subprocess.PIPE,
         env={**os.environ, "PYREL_NUM_THREADS": "1"},
     )  # fmt: skip
-    deadline = time.monotonic() + 60
-    while not left_behind(tmp_path) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert err == "pyrel explain: interrupted; nothing is left half-written\n"
-    assert not left_behind(tmp_path)
+    journal = folder / ".r.npz.unfinished"
+    wait_for(lambda: journal.exists() and journal.read_bytes().count(b"\n") > 1, process)
+    return process
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "told"),
+    [
+        (signal.SIGINT, 130, "interrupted"),
+        (signal.SIGTERM, 143, "stopped by SIGTERM"),
+        (signal.SIGHUP, 129, "stopped by SIGHUP"),
+    ],
+)
+def test_ctrl_c_leaves_nothing(
+    program: Path, tmp_path: Path, number: signal.Signals, code: int, told: str
+) -> None:
+    process = begin(program, tmp_path, 60_000)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == code
+    assert err == f"pyrel explain: {told}; nothing is left half-written\n"
+    assert os.listdir(tmp_path) == ["x.npy"]
+
+
+def test_a_killed_run_is_gone_on_with(program: Path, tmp_path: Path) -> None:
+    count = 10_000
+    process = begin(program, tmp_path, count)
+    process.kill()
+    process.communicate(timeout=PATIENCE)
+    assert process.returncode == -signal.SIGKILL
+    assert len(os.listdir(tmp_path)) == 3
+    source, out = tmp_path / "x.npy", tmp_path / "r.npz"
+    result = pyrel("explain", program, source, "--out", out)
+    assert result.code == 0, result.err
+    (resumed,) = re.findall(
+        r"([\d,]+) of them were done before, by a run that was killed", result.out
+    )
+    assert 0 < int(resumed.replace(",", "")) < count
+    assert sorted(os.listdir(tmp_path)) == ["r.npz", "x.npy"]
+    with np.load(out) as file:
+        e = library.Explainer.load(program)(np.zeros((1, 12, 28, 7), np.float32))
+        for name in file:
+            np.testing.assert_array_equal(file[name], np.repeat(getattr(e, name), count, 0))
 
 
 class Windows(torch.nn.Module):

@@ -8,12 +8,12 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 from commands import pyrel
+from processes import PATIENCE, start, wait_for
 
 from pyrel.experiment import Problem, load_cell, new_cell, train_cell
 from pyrel.training import TrainingConfig, epoch
@@ -174,22 +174,29 @@ def test_a_resumed_run_ends_with_the_same_weights(
         assert torch.equal(value, resumed[name]), name
 
 
-def test_ctrl_c_and_resume(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "code", "told"),
+    [
+        (signal.SIGINT, 130, r"interrupted in epoch \d+"),
+        (signal.SIGTERM, 143, "stopped by SIGTERM"),
+    ],
+)
+def test_ctrl_c_and_resume(tmp_path: Path, number: signal.Signals, code: int, told: str) -> None:
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "pyrel", "train", "Shallow", *SMALL, "--out", str(out)]
-    process = subprocess.Popen(
-        [*command, "--epochs", "400"], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 60
+    process = start(
+        "-m", "pyrel", "train", "Shallow", *SMALL, "--out", out, "--epochs", 4000,
+        stderr=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
     checkpoint = out / "checkpoint.safetensors"
-    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
-    told = err.splitlines()[-1]
-    assert re.match(r"pyrel train: interrupted in epoch \d+; ", told)
-    assert f"{checkpoint} is whole; the same command with --resume goes on" in told
+    wait_for(checkpoint.exists, process)
+    second = pyrel("train", "Shallow", *SMALL, "--out", out, "--epochs", 4000, "--resume")
+    assert second.code == 1
+    assert f"the training run in {out} is in use by process {process.pid} on " in second.err
+    process.send_signal(number)
+    _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == code, err
+    assert re.match(f"pyrel train: {told}; ", err.splitlines()[-1])
+    assert f"{checkpoint} is whole; the same command with --resume goes on" in err.splitlines()[-1]
     assert sorted(os.listdir(out)) == ["checkpoint.safetensors", "log.csv"]
 
     other = pyrel("train", "Shallow", *SMALL, "--out", out, "--epochs", 399, "--resume")

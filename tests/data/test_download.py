@@ -6,7 +6,6 @@ from __future__ import annotations
 import gzip
 import io
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from processes import start
 
 import pyrel.data
 from pyrel.data import _progress
@@ -206,12 +206,23 @@ def test_a_full_disk_is_no_fault_of_the_mirror(folder, small, new_mirror, monkey
     assert mirrors[1].ranges == []
 
 
+@pytest.mark.parametrize("plant", [Path.symlink_to, Path.hardlink_to])
+def test_a_planted_part_overwrites_nothing(folder, small, mirror, tmp_path, plant) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    folder.mkdir(parents=True)
+    plant(folder / PART, victim)
+    with pytest.raises(pyrel.data.DownloadError, match="can't be written there"):
+        download(small.source(mirror.url), small.pair[0], folder)
+    assert victim.read_text() == "precious"
+
+
 @contextmanager
 def fetching(count: int, url: str, folder: Path, small, log: Path):
     """Run processes that download the file; what they say goes to `log`."""
-    command = [sys.executable, "-c", FETCH, url, str(folder), small.pair[0].sha256]
+    command = ["-c", FETCH, url, folder, small.pair[0].sha256]
     with log.open("wb") as stderr:
-        processes = [subprocess.Popen(command, stderr=stderr) for _ in range(count)]
+        processes = [start(*command, stderr=stderr) for _ in range(count)]
         try:
             yield processes
         finally:
