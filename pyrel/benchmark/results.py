@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from pyrel.benchmark.contestants import PYREL
 from pyrel.files.atomic import write_whole
+from pyrel.files.foreign import parsing
 
 FORMAT_VERSION = 1
 
@@ -246,13 +247,12 @@ def load_results(path: Path) -> Results:
     ValueError
         If it is something else.
     """
-    try:
-        content = json.loads(path.read_bytes())
+    raw = path.read_bytes()
+    with parsing(path, "is no file of results of this pyrel's bench: {error}"):
+        content = json.loads(raw)
         if content.pop("format") != FORMAT_VERSION:
             raise ValueError("another format")
         return _results(content)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{path} is no file of results of this pyrel's bench: {error}") from error
 
 
 def _results(content: dict[str, Any]) -> Results:

@@ -14,8 +14,10 @@ import typer
 
 from pyrel.cli.stopping import Stopped
 from pyrel.errors import UnsupportedModelError
+from pyrel.files.foreign import shown
 
 REFUSED, INTERRUPTED = 1, 130
+_LONGEST = 4000  # characters of a message
 
 # Raised for what the machine or the model does not have, wherever they come from.
 _ALWAYS = (OSError, MemoryError, UnsupportedModelError)
@@ -77,6 +79,10 @@ def _say(name: str, text: str) -> None:
 
 
 def _line(error: BaseException) -> str:
+    return shown(_text(error), _LONGEST)
+
+
+def _text(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.filename}: {error.strerror.lower()}"
     if isinstance(error, MemoryError):

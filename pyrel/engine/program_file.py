@@ -36,8 +36,9 @@ from pyrel.engine.compile import AnySteps, Compiled, Patterns, load
 from pyrel.engine.inputs import LARGEST_VOCABULARY, Inputs
 from pyrel.engine.precision import check_precision
 from pyrel.files.atomic import write_whole
+from pyrel.files.foreign import parsing
 from pyrel.files.records import decode, encode
-from pyrel.files.tensors import dump_tensors, load_tensors
+from pyrel.files.tensors import dump_tensors, load_tensors, version_of
 
 _DECIDER = "decider."
 
@@ -152,15 +153,13 @@ def load_program(
     ``method`` is the one that went beside them, if the bytes do not name it.
     """
     tensors, content = load_tensors(data, "program", source)
-    try:
+    refusal = (
+        f"does not hold a program that this pyrel {_core.version()} can run, though it is whole: "
+        f"{{error}}; write it anew, or install the pyrel {version_of(content)} that wrote it"
+    )
+    with parsing(source, refusal):
         method, inputs, compiled = _parts(tensors, content, method)
         _check(inputs, compiled, isa)
-    except (ValueError, TypeError, MemoryError, RecursionError, ArithmeticError) as error:
-        raise ValueError(
-            f"{source} does not hold a program that this pyrel {_core.version()} can run, though "
-            f"it is whole: {error}; write it anew, or install the pyrel "
-            f"{content.get('pyrel_version')} that wrote it"
-        ) from error
     return method, inputs, compiled
 
 

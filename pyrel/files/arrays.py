@@ -13,10 +13,12 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from pyrel.files.samples import DAMAGE, SampleFile, refusal, unchanged
+from pyrel.files.foreign import ForeignFileError, parsing, shown
+from pyrel.files.samples import DAMAGED, SampleFile, check_size, header, unchanged
 
 _NPY = b"\x93NUMPY"
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")  # the second begins an archive without members
+_ENCRYPTED = 1  # a flag of a member in an archive
 
 
 def open_array(path: str | os.PathLike[str], key: str | None = None) -> SampleFile:
@@ -48,7 +50,8 @@ def open_array(path: str | os.PathLike[str], key: str | None = None) -> SampleFi
     if start.startswith(_ZIP):
         return SampleFile(path, _read_npz(path, key))
     raise ValueError(
-        f"{path} is neither an .npy nor an .npz file; write one with numpy.save or numpy.savez"
+        f"{shown(path)} is neither an .npy nor an .npz file; write one with numpy.save or "
+        f"numpy.savez"
     )
 
 
@@ -60,35 +63,49 @@ def read_array(path: str | os.PathLike[str], key: str | None = None) -> npt.NDAr
 
 def _open_npy(path: Path, key: str | None) -> SampleFile:
     if key is not None:
-        raise ValueError(f"key: given {key!r}, but {path} is an .npy file, which holds one array")
+        raise ValueError(
+            f"key: given {key!r}, but {shown(path)} is an .npy file, which holds one array"
+        )
     return SampleFile(path)
 
 
 def _read_npz(path: Path, key: str | None) -> npt.NDArray[Any]:
-    with unchanged(path) as file:
-        try:
-            archive = np.load(file, allow_pickle=False)
-            name = _chosen(path, list(archive.files), key)
-            array: npt.NDArray[Any] = archive[name]
-        except _ChoiceError:
-            raise
-        except DAMAGE as error:
-            raise refusal(path, error) from error
+    with unchanged(path) as file, parsing(path, DAMAGED), zipfile.ZipFile(file) as archive:
+        members = {m.filename.removesuffix(".npy"): m for m in archive.infolist()}
+        name = _chosen(path, list(members), key)
+        member = members[name]
+        if member.flag_bits & _ENCRYPTED:
+            raise ForeignFileError(
+                f"{shown(path)} has an encrypted array {shown(name)}; write it without a password"
+            )
+        with archive.open(member) as content:
+            shape, _, dtype = header(content, path)
+            check_size(path, content.tell(), shape, dtype, member.file_size)
+        with archive.open(member) as content:
+            return _array(path, content)
+
+
+def _array(path: Path, content: IO[bytes]) -> npt.NDArray[Any]:
+    try:
+        array: npt.NDArray[Any] = np.lib.format.read_array(content, allow_pickle=False)
+    except MemoryError as error:
+        raise ForeignFileError(
+            f"{shown(path)} holds an array that does not fit in memory ({shown(error)}); an .npy "
+            f"file is read part by part"
+        ) from error
     return array
-
-
-class _ChoiceError(ValueError):
-    """The archive is whole, but the wanted array is not in it."""
 
 
 def _chosen(path: Path, names: list[str], key: str | None) -> str:
     if key is None and len(names) == 1:
         return names[0]
-    there = ", ".join(names) or "none"
+    there = shown(", ".join(names) or "none")
     if key is None:
-        raise _ChoiceError(f"{path} holds {len(names)} arrays ({there}); say which one by its key")
+        raise ForeignFileError(
+            f"{shown(path)} holds {len(names)} arrays ({there}); say which one by its key"
+        )
     if key not in names:
-        raise _ChoiceError(f"key: {path} has no array {key!r}; its arrays: {there}")
+        raise ForeignFileError(f"key: {shown(path)} has no array {key!r}; its arrays: {there}")
     return key
 
 

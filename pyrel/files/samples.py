@@ -11,9 +11,6 @@ from __future__ import annotations
 import errno
 import math
 import os
-import tokenize
-import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedReader
@@ -23,11 +20,9 @@ from typing import IO, Any, Self
 import numpy as np
 import numpy.typing as npt
 
-# What numpy and zipfile raise for bytes that are no array.
-DAMAGE = (
-    ValueError, TypeError, KeyError, EOFError, OverflowError, SyntaxError, RecursionError,
-    MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error, tokenize.TokenError,
-)  # fmt: skip
+from pyrel.files.foreign import ForeignFileError, parsing, shown
+
+DAMAGED = "is damaged or cut off ({error}); copy it again or write it anew"
 
 
 class SampleFile:
@@ -61,7 +56,7 @@ class SampleFile:
         self._file = path.open("rb", buffering=0)
         try:
             self._before = state_of(self._file)
-            self.shape, self._by_column, self.dtype = _header(self._file, path)
+            self.shape, self._by_column, self.dtype = header(self._file, path)
             self._start = self._file.tell()
             self._check_size()
             self._like = self._placeholder()
@@ -160,16 +155,12 @@ class SampleFile:
 
     def _check_size(self) -> None:
         assert self._file is not None
-        needed = self._start + math.prod(self.shape) * self.dtype.itemsize
         there = os.fstat(self._file.fileno()).st_size
-        if there < needed:
-            raise refusal(self._path, f"its array needs {needed} bytes, and it has {there}")
+        check_size(self._path, self._start, self.shape, self.dtype, there)
 
     def _placeholder(self) -> npt.NDArray[Any]:
-        try:
+        with parsing(self._path, DAMAGED):  # it may have more axes or elements than numpy can
             return np.broadcast_to(np.empty((), self.dtype), self.shape)
-        except (ValueError, OverflowError) as error:  # more axes or elements than numpy can have
-            raise refusal(self._path, error) from error
 
 
 @contextmanager
@@ -208,28 +199,37 @@ def changed(path: Path) -> OSError:
     )
 
 
-def refusal(path: Path, error: Exception | str) -> ValueError:
-    """Return the error for a file that holds no array that is read."""
-    if "Python objects" in str(error) or "Object arrays" in str(error):
-        return ValueError(
-            f"{path} holds Python objects, which are not read because that could execute code; "
-            f"save an array of numbers"
+def check_size(
+    path: Path, start: int, shape: tuple[int, ...], dtype: np.dtype[Any], there: int
+) -> None:
+    """Refuse a file, or member of one, with fewer bytes than its array needs from ``start`` on."""
+    needed = start + math.prod(shape) * dtype.itemsize
+    if there < needed:
+        raise _refusal(
+            path,
+            f"its array, {dtype} of shape {shown(shape)}, needs {needed} bytes, and it has {there}",
         )
-    return ValueError(f"{path} is damaged or cut off ({error}); copy it again or write it anew")
 
 
-def _header(file: IO[bytes], path: Path) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Read the shape, whether the order is Fortran's, and the type."""
-    try:
+def header(file: IO[bytes], path: Path) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Read the shape, whether the order is Fortran's, and the type; errors as of `SampleFile`."""
+    with parsing(path, DAMAGED):
         version = np.lib.format.read_magic(file)
+        if version not in ((1, 0), (2, 0), (3, 0)):
+            raise _refusal(path, f"it has version {version[0]}.{version[1]} of the .npy format")
         # Version 3 differs in the names of fields, and no array with fields is explained.
         first = version == (1, 0)
         read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
         shape, by_column, dtype = read(file)
-    except DAMAGE as error:
-        raise refusal(path, error) from error
-    if dtype.hasobject:
-        raise refusal(path, "Object arrays")
-    if not all(type(number) is int and number >= 0 for number in shape):
-        raise refusal(path, f"its shape is {shape}")
+        if dtype.hasobject:
+            raise ForeignFileError(
+                f"{shown(path)} holds Python objects, which are not read because that could "
+                f"execute code; save an array of numbers"
+            )
+        if not all(type(number) is int and number >= 0 for number in shape):
+            raise _refusal(path, f"its shape is {shown(shape)}")
     return shape, by_column and len(shape) > 1, dtype
+
+
+def _refusal(path: Path, why: str) -> ForeignFileError:
+    return ForeignFileError(f"{shown(path)} {DAMAGED.replace('{error}', why)}")

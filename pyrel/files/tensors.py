@@ -14,18 +14,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
 
 from pyrel._core import version
 from pyrel.files.atomic import write_whole
+from pyrel.files.foreign import ForeignFileError, parsing, shown
 
 Kind = Literal["model", "checkpoint", "program"]
 # Of models and checkpoints, version 1 had no checksum of the description.
 FORMAT_VERSIONS: dict[Kind, int] = {"model": 2, "checkpoint": 2, "program": 1}
 _KEY = "pyrel"
+_NOT_WHOLE = (
+    "is not a whole safetensors file ({error}); it was truncated, or pyrel never wrote it: copy it "
+    "again or write it anew"
+)
 _OLD_TORCH = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before archives
 
 
@@ -104,13 +108,11 @@ def load_tensors(
     """
     tensors, content = _parsed(data, source)
     _check_format(source, content, kind)
-    try:
+    with parsing(source, "has a damaged description ({error}); write it anew"):
         checksum = _checksum(tensors, content)
-    except RecursionError as error:
-        raise ValueError(f"{source} has a damaged description; write it anew") from error
     if content.get("checksum") != checksum:
         raise ValueError(
-            f"{source} was changed after pyrel wrote it (the checksum of its tensors and "
+            f"{shown(source)} was changed after pyrel wrote it (the checksum of its tensors and "
             f"description is wrong); copy it again or write it anew"
         )
     return tensors, content
@@ -122,15 +124,13 @@ def read_kind(path: Path) -> str:
 
 
 def _parsed(data: bytes, path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    try:
-        tensors = safetensors.torch.load(data)
-    except (safetensors.SafetensorError, KeyError) as error:  # KeyError: a type torch lacks
-        if foreign := _file_of_torch(data):
-            raise ValueError(f"{path} is {foreign}") from error
-        raise ValueError(
-            f"{path} is not a whole safetensors file ({error}); it was truncated, or pyrel never "
-            f"wrote it: copy it again or write it anew"
-        ) from error
+    with parsing(path, _NOT_WHOLE):
+        try:
+            tensors = safetensors.torch.load(data)
+        except Exception as error:
+            if foreign := _file_of_torch(data):
+                raise ForeignFileError(f"{shown(path)} is {foreign}") from error
+            raise
     return tensors, _description(path, data)
 
 
@@ -161,34 +161,37 @@ def _file_of_torch(data: bytes) -> str | None:
 
 def _description(path: Path | str, data: bytes) -> dict[str, Any]:
     end = 8 + int.from_bytes(data[:8], "little")
-    metadata = json.loads(data[8:end]).get("__metadata__") or {}
-    if _KEY not in metadata:
-        raise ValueError(f"{path} is a safetensors file, but pyrel did not write it")
-    try:
+    with parsing(path, "has a damaged description ({error}); write it anew"):
+        metadata = json.loads(data[8:end]).get("__metadata__") or {}
+        if _KEY not in metadata:
+            raise ForeignFileError(
+                f"{shown(path)} is a safetensors file, but pyrel did not write it"
+            )
         content = json.loads(metadata[_KEY])
-        return {
-            **content,
-            "kind": content["kind"],
-            "format_version": int(content["format_version"]),
-        }
-    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
-        raise ValueError(f"{path} has a damaged description; write it anew") from error
+        if type(content["kind"]) is not str or type(content["format_version"]) is not int:
+            raise TypeError("kind and format_version: wanted a text and a number")
+        return dict(content)
 
 
 def _check_format(path: Path | str, content: Mapping[str, Any], kind: Kind) -> None:
     if content["kind"] != kind:
-        raise ValueError(f"{path} holds a {content['kind']}, not a {kind}")
+        raise ValueError(f"{shown(path)} holds a {shown(content['kind'])}, not a {kind}")
     written, read = content["format_version"], FORMAT_VERSIONS[kind]
     if written > read:
         raise ValueError(
-            f"{path} has format {written} of pyrel {content.get('pyrel_version')}; this is "
+            f"{shown(path)} has format {shown(written)} of pyrel {version_of(content)}; this is "
             f"pyrel {version()}, which reads format {read}: install a newer pyrel"
         )
     if written < read:
         raise ValueError(
-            f"{path} has format {written} of pyrel {content.get('pyrel_version')}, which this "
+            f"{shown(path)} has format {shown(written)} of pyrel {version_of(content)}, which this "
             f"pyrel {version()} does not read: write it anew"
         )
+
+
+def version_of(content: Mapping[str, Any]) -> str:
+    """Return the pyrel that a description says it is of, as a message can say it."""
+    return shown(content.get("pyrel_version"), 40)
 
 
 def _checksum(tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> str:

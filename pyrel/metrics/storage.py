@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import os
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyrel.files.atomic import replacing
+from pyrel.files.foreign import parsing, shown
 from pyrel.metrics.evaluation import Evaluation
 from pyrel.metrics.study import CellResult, ShownSamples, Study
 from pyrel.metrics.summary import Summary
@@ -72,10 +72,8 @@ def load_study(path: str | os.PathLike[str]) -> Study:
     path = _json_path(path)
     content = _read_json(path)
     arrays = _read_arrays(path.with_suffix(".npz"), content.get("arrays_sha256"))
-    try:
+    with parsing(path, "lacks a part of the evaluation, or has another in its place: {error}"):
         return _rebuild(content, arrays)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: a part of the evaluation is missing: {error}") from error
 
 
 def _plain(arrays: _Arrays) -> dict[str, Any]:
@@ -92,13 +90,12 @@ def _json_path(path: str | os.PathLike[str]) -> Path:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path}: not a whole JSON file ({error}); evaluate again") from error
+    raw = path.read_bytes()
+    with parsing(path, "is not a whole JSON file ({error}); evaluate again"):
+        content = json.loads(raw)
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
-        raise ValueError(f"{path}: expected format {FORMAT!r}, found {found!r}")
+        raise ValueError(f"{shown(path)}: expected format {FORMAT!r}, found {shown(repr(found))}")
     return dict(content)
 
 
@@ -107,14 +104,14 @@ def _read_arrays(path: Path, expected: object) -> _Arrays:
     found = hashlib.sha256(raw).hexdigest()
     if found != expected:
         raise ValueError(
-            f"{path}: expected sha256 {expected}, found {found}; the file is damaged or belongs "
-            f"to another evaluation; evaluate again"
+            f"{shown(path)}: expected sha256 {shown(expected)}, found {found}; the file is damaged "
+            f"or belongs to another evaluation; evaluate again"
         )
-    try:
-        with np.load(io.BytesIO(raw), allow_pickle=False) as file:
-            return dict(file)
-    except (ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: not an .npz file of plain arrays: {error}") from error
+    with (
+        parsing(path, "is not an .npz file of plain arrays: {error}"),
+        np.load(io.BytesIO(raw), allow_pickle=False) as file,
+    ):
+        return dict(file)
 
 
 def _describe(study: Study, arrays: _Arrays) -> dict[str, Any]:

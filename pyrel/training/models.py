@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 import pyrel.nn
+from pyrel.files.foreign import parsing
 from pyrel.files.tensors import read_tensors, write_tensors
 
 
@@ -93,14 +94,12 @@ def load_model(path: str | os.PathLike[str]) -> tuple[pyrel.nn.Cell, dict[str, A
     """
     source = Path(path)
     tensors, content = read_tensors(source, "model")
-    try:
+    with parsing(source, "does not hold a cell that this pyrel knows: {error}"):
         _check_entries(content)
         with torch.device("meta"):  # neither memory nor random numbers before the shapes are known
             model = pyrel.nn.build(content["cell"])
         _check_shapes(model.state_dict(), tensors)
-    except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: sizes beyond torch's
-        raise ValueError(f"{source} does not hold a cell that this pyrel knows: {error}") from error
-    model.load_state_dict(tensors, assign=True)
+        model.load_state_dict(tensors, assign=True)
     return model.eval(), {k: v for k, v in content.items() if k not in ("kind", "checksum")}
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyrel.files.foreign import parsing
 from pyrel.files.tensors import read_tensors, write_tensors
 from pyrel.training.config import TrainingConfig
 from pyrel.training.result import EpochRecord
@@ -93,17 +94,17 @@ class TrainingState:
             The file is no whole checkpoint, or of a run with another identity.
         """
         tensors, content = read_tensors(path, "checkpoint")
-        try:
+        refusal = "does not describe a run that this pyrel knows: {error}"
+        with parsing(path, refusal):
             saved, environment = dict(content["identity"]), dict(content["environment"])
-            history = [EpochRecord(**record) for record in content["history"]]
+            history = [_record(record) for record in content["history"]]
             best_epoch = content["best_epoch"]
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{path} does not describe a run that this pyrel knows: {error}"
-            ) from error
+            if best_epoch is not None and best_epoch not in range(1, len(history) + 1):
+                raise ValueError(f"its best epoch is {best_epoch!r} of {len(history)}")
         _check_identity(path, saved, identity)
         _warn_of_environment(path, environment)
-        self._take(tensors)
+        with parsing(path, refusal):
+            self._take(tensors)
         self.history, self.best_epoch = history, best_epoch
 
     def _take(self, tensors: dict[str, Tensor]) -> None:
@@ -117,6 +118,15 @@ class TrainingState:
                 self.optimizer.state[parameter][key] = value
         device = next(self.model.parameters()).device
         self.best = {k: v.to(device) for k, v in _part(tensors, "best/").items()}
+
+
+def _record(entries: dict[str, Any]) -> EpochRecord:
+    record = EpochRecord(**entries)
+    for name, value in entries.items():
+        may_be_none = name.startswith("validation_")
+        if type(value) not in (int, float) and not (may_be_none and value is None):
+            raise TypeError(f"{name} of an epoch is {value!r}")
+    return record
 
 
 def _goodness(record: EpochRecord) -> tuple[float, float]:

@@ -179,3 +179,18 @@ def test_random_changes_are_refused_or_harmless(path: Path) -> None:
     assert_refused_or_harmless(
         lambda file, _: file.write_bytes(original), path, ("items", "pattern"), batches
     )
+
+
+@pytest.mark.parametrize("number", [-1000, -2, 99, 2**40])
+@pytest.mark.parametrize("name", ["matrix", "bias", "scale_vector"])
+def test_a_pattern_that_names_what_is_not_there(path: Path, name: str, number: int) -> None:
+    forged(path, lambda t, c: changed(part(c)["template"], name, number))
+    with pytest.raises(ValueError, match=f"no such (matrix|vector): {number}") as caught:
+        pyrel.Explainer.load(path)
+    assert str(path) in str(caught.value)
+
+
+def changed(template: Content, name: str, number: int) -> None:
+    """Change a number in a template, or in its epilogue."""
+    home = template if name in template else template["epilogue"]
+    home[name] = number

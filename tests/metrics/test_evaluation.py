@@ -151,7 +151,7 @@ def test_damaged_arrays_are_refused_by_name(tmp_path, damage):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"format": "pyrel eval', r"evaluation\.json: not a whole JSON file"),
+        ('{"format": "pyrel eval', r"evaluation\.json is not a whole JSON file"),
         ('{"format": "pyrel evaluation 9"}', "expected format 'pyrel evaluation 1', found 'pyrel"),
         ("[1, 2]", "found None"),
     ],
@@ -169,7 +169,7 @@ def test_json_with_a_part_missing_is_refused_by_name(tmp_path):
     content = json.loads(path.read_text())
     del content["cells"]["Deep"]["methods"]["deep_taylor"]["share"]
     path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"evaluation\.json: a part .* missing: 'share'"):
+    with pytest.raises(ValueError, match=r"evaluation\.json lacks a part .*: 'share'"):
         metrics.load_study(path)
 
 

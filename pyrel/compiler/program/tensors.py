@@ -9,8 +9,8 @@ too. All have a prefix. What programs have in common with a pattern is kept with
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -39,6 +39,8 @@ _PATTERN_APART = (
     *("items", "matrices", "vectors", "indices", "tables"),
     *("matrix_shares", "vector_shares", "growing", "_packed"),
 )
+_NAMES = ("matrix", "vector", "index", "table")  # by the numbers in `STORED`
+_VECTOR = 1
 _KINDS = {
     "matrix": (torch.float32, 2),
     "vector": (torch.float32, 1),
@@ -135,10 +137,11 @@ def make(
     """
     stores = _stores(prefix, left, shared)
     numbers = _Numbers(take(left, f"{prefix}offsets", torch.int64, 1))
+    counts = [len(store) for store in stores.values()]
     entries = content.get(f"{prefix}instructions")
     instructions: list[Instruction | Repeat] = []
     for entry, body in _bodies(entries):
-        inner = tuple(_instruction(part, numbers, len(stores["indices"])) for part in body)
+        inner = tuple(_instruction(part, numbers, counts) for part in body)
         if body[0] is entry:
             instructions += inner
         else:
@@ -195,16 +198,26 @@ class _Numbers:
             raise ValueError("its offsets are more than instructions ask for")
 
 
-def _instruction(entry: Any, numbers: _Numbers, indices: int) -> Instruction:
+def _instruction(entry: Any, numbers: _Numbers, counts: Sequence[int]) -> Instruction:
     step = decode(_Step, entry)
-    _check_index(step.template, indices)
+    _check_stored(step.template, counts)
     return Instruction(step.template, numbers.take(len(step.template.operands()), step.steps))
 
 
-def _check_index(template: Template, indices: int) -> None:
-    """Refuse an index that is not there, for it decides how many operands there are."""
-    if getattr(template, "index", 0) not in range(max(1, indices)):
-        raise ValueError("an instruction names an index that is not there")
+def _check_stored(record: Any, counts: Sequence[int]) -> None:
+    """Refuse a template that names a matrix, vector, … that is not there.
+
+    There are as many as ``counts`` says, in the order of the numbers in `STORED`; -1 stands for no
+    vector.
+    """
+    for name in (f.name for f in fields(record)):
+        value = getattr(record, name)
+        if name in STORED:
+            kind = STORED[name]
+            if value not in range(-1 if kind == _VECTOR else 0, counts[kind]):
+                raise ValueError(f"an instruction names no such {_NAMES[kind]}: {value}")
+        elif is_dataclass(value):
+            _check_stored(value, counts)
 
 
 def make_pattern(prefix: str, left: dict[str, Tensor], content: Mapping[str, Any]) -> Pattern:
@@ -217,11 +230,13 @@ def make_pattern(prefix: str, left: dict[str, Tensor], content: Mapping[str, Any
     runs_of_growing = content.get(f"{prefix}growing")
     if not isinstance(runs_of_growing, list) or any(type(n) is not int for n in runs_of_growing):
         raise ValueError("growing: wanted a list of numbers")
-    indices = len(stores["indices"]) + len(runs_of_growing)
+    shares = [_shares(prefix, kind, left, content) for kind in ("matrix", "vector")]
+    grown = [*map(len, shares), len(runs_of_growing), 0]
+    counts = [len(store) + n for store, n in zip(stores.values(), grown, strict=True)]
     items = []
     for entry, body in _bodies(content.get(f"{prefix}items")):
         count = None if body[0] is entry else _growth(entry["repeat"])
-        items.append(Item(tuple(_part(p, numbers, indices) for p in body), count))
+        items.append(Item(tuple(_part(p, numbers, counts) for p in body), count))
     growing = [_rows(1, runs, numbers) for runs in runs_of_growing]
     numbers.assert_none_left()
     pattern = decode(
@@ -230,8 +245,8 @@ def make_pattern(prefix: str, left: dict[str, Tensor], content: Mapping[str, Any
         _PATTERN_APART,
         items=tuple(items),
         growing=growing,
-        matrix_shares=_shares(prefix, "matrix", left, content),
-        vector_shares=_shares(prefix, "vector", left, content),
+        matrix_shares=shares[0],
+        vector_shares=shares[1],
         **stores,
     )
     for more in (0, 1):
@@ -249,9 +264,9 @@ def _shares(
     return [Share(one, flag) for one, flag in zip(arrays, divided, strict=True)]
 
 
-def _part(entry: Any, numbers: _Numbers, indices: int) -> Part:
+def _part(entry: Any, numbers: _Numbers, counts: Sequence[int]) -> Part:
     part = decode(_Part, entry)
-    _check_index(part.template, indices)
+    _check_stored(part.template, counts)
     for path, _ in part.grows:
         if path.rpartition(".")[2] in STORED:
             raise ValueError(f"{path} cannot depend on the number of steps")
