@@ -10,7 +10,7 @@ import math
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from pyrel.engine import arrays
 from pyrel.explainer import Explainer
 from pyrel.files.arrays import NpzWriter, npz_in, open_array
 from pyrel.files.atomic import replacing
+from pyrel.files.places import refuse_overwriting
 from pyrel.files.samples import SampleFile
 from pyrel.files.unfinished import Journal, Piece, remove_unfinished, resumable
 
@@ -132,28 +133,6 @@ def explain_file(
     errors = np.abs(job.columns["conservation"] + job.columns["absorbed"])
     error = float(np.max(errors, initial=0.0))
     return FileSummary(len(x), job.empty, error, job.resumed)
-
-
-def refuse_overwriting(out: Path, inputs: Mapping[str, Path]) -> None:
-    """Refuse an output that is one of the files to read, by whatever name or link.
-
-    Parameters
-    ----------
-    out
-        Where the output is to be; it need not be there.
-    inputs
-        Files by what they are called in the message; they need not be there.
-
-    Raises
-    ------
-    ValueError
-        If they are one file.
-    """
-    for what, path in inputs.items():
-        if out.exists() and path.exists() and out.samefile(path):
-            raise ValueError(
-                f"{out} is {what}, which the output would replace; give another name for the output"
-            )
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -141,9 +142,16 @@ def bench(
     from pyrel.benchmark.tables import markdown as as_markdown
     from pyrel.benchmark.tables import print_results
     from pyrel.files.atomic import write_whole
+    from pyrel.files.places import refuse_overwriting, refuse_shared
 
-    for path in (out, markdown):
-        if path is not None and source is None:
+    inputs = {"the model": model, "the measurements of --from": source}
+    outputs = {"the tables": markdown, "the measurements": out if source is None else None}
+    read, written = ({k: v for k, v in d.items() if v is not None} for d in (inputs, outputs))
+    for path in written.values():
+        refuse_overwriting(path, read)
+    refuse_shared(written)
+    if source is None:
+        for path in written.values():
             path.parent.mkdir(parents=True, exist_ok=True)
     if source is not None:
         results = load_results(source)
@@ -164,7 +172,7 @@ def bench(
         markdown.parent.mkdir(parents=True, exist_ok=True)
         write_whole(markdown, as_markdown(results).encode())
     if plots is not None:
-        _draw(results, plots)
+        _draw(results, plots, read | written)
     if source is None:
         typer.echo(f"\nAll measurements: {out}")
 
@@ -221,12 +229,14 @@ def _measured(
         raise KeyboardInterrupt(f"interrupted; {kept}") from None
 
 
-def _draw(results: Results, folder: Path) -> None:
+def _draw(results: Results, folder: Path, others: Mapping[str, Path]) -> None:
     from pyrel.benchmark.charts import figures
     from pyrel.files.atomic import write_whole
+    from pyrel.files.places import refuse_overwriting
     from pyrel.plots import to_svg
 
     folder.mkdir(parents=True, exist_ok=True)
     for name, figure in figures(results).items():
+        refuse_overwriting(folder / f"{name}.svg", others)
         write_whole(folder / f"{name}.svg", to_svg(figure).encode())
         typer.echo(f"Wrote {folder / name}.svg")

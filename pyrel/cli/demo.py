@@ -66,8 +66,12 @@ def demo(
     from pyrel import report
     from pyrel.cli.display import bar, print_table
     from pyrel.experiment import demo as run
+    from pyrel.experiment.demo import kept_files
+    from pyrel.files.places import refuse_overwriting
     from pyrel.training import TrainingInterrupted
 
+    if keep is not None:
+        refuse_overwriting(out, {f"{path.name} of --keep": path for path in kept_files(keep)})
     make_writable(out)
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=True)

@@ -78,8 +78,11 @@ def evaluate(
     from pyrel.cli.display import bar, print_table
     from pyrel.experiment import judge
     from pyrel.experiment.demo import STUDY
+    from pyrel.files.places import refuse_overwriting
     from pyrel.metrics import save_study
 
+    for written in (out / STUDY, (out / STUDY).with_suffix(".npz")):
+        refuse_overwriting(written, {f"the model {path}": path for path in models})
     cells = _load(models)
     problem = _problem(cells, models, dataset)
     judged = problem.samples(problem.images("test", data_root), count=samples)

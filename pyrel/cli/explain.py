@@ -126,8 +126,9 @@ def explain(
     """
     from pyrel._core import Start
     from pyrel.cli.display import bar
-    from pyrel.explain_file import explain_file, refuse_overwriting
+    from pyrel.explain_file import explain_file
     from pyrel.files.arrays import read_array
+    from pyrel.files.places import refuse_overwriting, refuse_shared
     from pyrel.files.samples import unchanged
 
     inputs = {"the model": model, "the input": source, "the file of classes": Path(target)}
@@ -136,8 +137,7 @@ def explain(
     refuse_overwriting(out, inputs)
     if save_program is not None:
         refuse_overwriting(save_program, inputs)
-        if save_program.absolute() == out.absolute():
-            raise ValueError(f"{out} is named for the output and for the program")
+        refuse_shared({"the output": out, "the program": save_program})
     explained = _target(target)
     steps = None if lengths is None else read_array(lengths)
     with unchanged(model) as file:

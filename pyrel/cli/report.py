@@ -41,8 +41,12 @@ def report(
     """
     from pyrel import report as pages
     from pyrel.experiment.demo import STUDY
+    from pyrel.files.places import refuse_overwriting
     from pyrel.metrics import load_study
 
+    source = study / STUDY if study.is_dir() else study
+    arrays = source.with_suffix(".npz")
+    refuse_overwriting(out, {"the evaluation": source, "a file of the evaluation": arrays})
     make_writable(out)
-    pages.write(out, load_study(study / STUDY if study.is_dir() else study))
+    pages.write(out, load_study(source))
     typer.echo(f"Wrote {out}")

@@ -80,7 +80,7 @@ def demo(
             train_cell(model, problem, training, config=config, progress=training_progress)[0]
         )
         if keep is not None:
-            trained[-1].save(Path(keep) / f"{name.lower()}.safetensors")
+            trained[-1].save(_kept_model(Path(keep), name))
     if say is not None:
         say(f"Explaining {len(samples[1]):,} test samples with {len(methods)} methods")
     study = judge(
@@ -94,6 +94,16 @@ def demo(
     if keep is not None:
         save_study(Path(keep) / STUDY, study)
     return study
+
+
+def kept_files(keep: Path) -> list[Path]:
+    """Return where `demo` leaves the models and the evaluation in its folder ``keep``."""
+    study = keep / STUDY
+    return [*(_kept_model(keep, name) for name in CELLS), study, study.with_suffix(".npz")]
+
+
+def _kept_model(keep: Path, name: str) -> Path:
+    return keep / f"{name.lower()}.safetensors"
 
 
 def _config(problem: Problem, seed: int, epochs: int | None) -> TrainingConfig:

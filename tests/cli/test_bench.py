@@ -29,6 +29,32 @@ def test_measures_and_shows(tmp_path: Path) -> None:
     }  # fmt: skip
     assert "| NumPy of that |" in table.read_text()
 
+    before = out.read_bytes()
+    (plots / "roofline.svg").unlink()
+    (plots / "roofline.svg").symlink_to(out)
+    for options in (
+        ("--markdown", out),
+        ("--markdown", plots / "roofline.svg"),
+        ("--plots", plots),
+    ):
+        refused = pyrel("bench", "--from", out, *options)
+        assert refused.code == 1
+        assert "is the measurements of --from, which the output would replace" in refused.err
+        assert out.read_bytes() == before
+
+
+def test_outputs_are_files_of_their_own(tmp_path: Path) -> None:
+    out, other = tmp_path / "r", tmp_path / "x" / ".." / "r"
+    shared = pyrel("bench", "--out", out, "--markdown", other)
+    assert shared.code == 1
+    assert "is named for the tables and for the measurements" in shared.err
+    out.write_text("a model")
+    model = pyrel("bench", "--model", out, "--out", other)
+    assert model.code == 1
+    assert "is the model, which the output would replace" in model.err
+    assert out.read_text() == "a model"
+    assert list(tmp_path.iterdir()) == [out]
+
 
 def test_a_trained_model_is_measured_on_its_data(workshop: Workshop, tmp_path: Path) -> None:
     out = tmp_path / "r.json"

@@ -96,3 +96,35 @@ def test_evaluations_that_cannot_be_read(workshop: Workshop, tmp_path: Path, dam
     assert result.err.count("\n") == 1
     assert str(tmp_path) in result.err
     assert not (tmp_path / "page.html").exists()
+
+
+@pytest.mark.parametrize("name", ["evaluation.json", "evaluation.npz", "link"])
+def test_a_page_does_not_replace_the_evaluation(
+    workshop: Workshop, tmp_path: Path, name: str
+) -> None:
+    for suffix in (".json", ".npz"):
+        shutil.copy(workshop.folder / f"evaluation{suffix}", tmp_path)
+    (tmp_path / "link").symlink_to("evaluation.npz")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    result = pyrel("report", tmp_path, "--out", tmp_path / name)
+    assert result.code == 1
+    assert "which the output would replace" in result.err
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_an_evaluation_does_not_replace_a_model(workshop: Workshop, tmp_path: Path) -> None:
+    model = tmp_path / "evaluation.npz"
+    shutil.copy(workshop.deep, model)
+    result = pyrel("evaluate", model, "--samples", 4, "--out", tmp_path)
+    assert result.code == 1
+    assert f"{model} is the model {model}, which the output would replace" in result.err
+    assert model.read_bytes() == workshop.deep.read_bytes()
+    assert list(tmp_path.iterdir()) == [model]
+
+
+@pytest.mark.parametrize("name", ["deep.safetensors", "evaluation.json", "evaluation.npz"])
+def test_the_page_of_the_demo_is_none_of_its_other_files(tmp_path: Path, name: str) -> None:
+    result = pyrel("demo", "--keep", tmp_path, "--out", tmp_path / "x" / ".." / name)
+    assert result.code == 1
+    assert f"is {name} of --keep, which the output would replace" in result.err
+    assert list(tmp_path.iterdir()) == []

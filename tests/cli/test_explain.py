@@ -316,16 +316,25 @@ def test_a_program_replaces_none_of_the_other_files(
     workshop: Workshop, x_file: Path, tmp_path: Path
 ) -> None:
     before = x_file.read_bytes()
+    (tmp_path / "link").symlink_to(tmp_path)
+    (tmp_path / "dangling").symlink_to(tmp_path / "r.npz")
+    both = "r.npz is named for the output and for the program"
     for program, message in [
         (x_file, "is the input, which the output would replace"),
-        (tmp_path / "r.npz", "is named for the output and for the program"),
+        (tmp_path / "r.npz", both),
+        (tmp_path / "x" / ".." / "r.npz", both),
+        (tmp_path / "link" / "r.npz", both),
+        (tmp_path / "dangling", both),
+        (os.path.relpath(tmp_path / "r.npz"), both),
     ]:
         result = pyrel(
             "explain", workshop.deep, x_file, "--out", tmp_path / "r.npz", "--save-program", program
         )
         assert result.code == 1
         assert message in result.err
+        assert result.err.count("\n") == 1
     assert x_file.read_bytes() == before
+    assert sorted(os.listdir(tmp_path)) == ["dangling", "link", "x.npy"]
 
 
 def test_an_exported_program_needs_trust(tmp_path: Path) -> None:
