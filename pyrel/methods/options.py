@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
-import torch
 
 
 def single(value: Any) -> Any:
     """Return what an array or tensor of one element holds; anything else as it is."""
-    if isinstance(value, torch.Tensor):
+    torch: Any = sys.modules.get(
+        "torch"
+    )  # who has a tensor has it loaded; help does not wait for it
+    if torch is not None and isinstance(value, torch.Tensor):
         plain = value.layout == torch.strided and not (value.is_meta or value.is_nested)
         return value.detach().cpu().item() if plain and value.numel() == 1 else value
     if isinstance(value, np.ndarray) and not isinstance(value, np.ma.MaskedArray):
