@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -35,6 +36,8 @@ from pyrel.errors import UnsupportedModelError
 from pyrel.explanation import Explanation
 from pyrel.forks import exporting
 from pyrel.methods.options import flag
+
+_LOGGER = logging.getLogger("pyrel")
 
 Model: TypeAlias = torch.nn.Module | ExportedProgram | Graph | Capture
 Bound: TypeAlias = float | npt.ArrayLike | torch.Tensor
@@ -129,9 +132,14 @@ class Explainer:
             compiled = Compiler(source, chosen, inputs, precision)
         else:
             graph = source if isinstance(source, Graph) else source.graph()
+            because = source.fixed_because if isinstance(source, Capture) else None
             shape, vocabulary = graph.input_shape, graph.vocabulary
-            inputs = _inputs(shape, vocabulary, False, low, high, lengths, check_finite)
+            inputs = _inputs(
+                shape, vocabulary, False, low, high, lengths, check_finite, because or ""
+            )
             compiled = compile_graph(graph, chosen, inputs.domain(inputs.steps), precision)
+            if inputs.only:
+                _LOGGER.info("%s takes %s", chosen, inputs.only)
         self._take(chosen, inputs, compiled, isa)
 
     def _take(self, method: methods.Method, inputs: Inputs, source: Source, isa: str) -> None:
@@ -220,10 +228,11 @@ class Explainer:
         return explainer
 
     def __repr__(self) -> str:
-        """Show method, shapes and instruction set."""
+        """Show method, shapes and instruction set, and why there is one number of steps only."""
         lengths = ", with lengths" if self.inputs.lengths else ""
         takes = f"input {self.inputs}{lengths}"
-        return f"Explainer({self.method}, {takes}, {self.classes} outputs, {self._isa})"
+        only = f", {self.inputs.only}" if self.inputs.only else ""
+        return f"Explainer({self.method}, {takes}, {self.classes} outputs, {self._isa}{only})"
 
     @property
     def flops(self) -> float:
@@ -366,6 +375,7 @@ def _inputs(
     high: Any,
     lengths: bool,
     check_finite: bool,
+    because: str = "",
 ) -> Inputs:
     """Describe what is taken, and refuse a range or lengths that make no sense with the model."""
     if vocabulary and (low is not None or high is not None):
@@ -379,11 +389,12 @@ def _inputs(
             operator="embedding",
         )
     low, high = arrays.bounds(low, high, shape) or (None, None)
-    inputs = Inputs(shape, low, high, vocabulary, any_steps, lengths, check_finite)
+    inputs = Inputs(shape, low, high, vocabulary, any_steps, lengths, check_finite, because)
     if lengths and not any_steps:
+        why = f" (what fixes their number: {because})" if because else ""
         raise UnsupportedModelError(
             f"lengths=True is for models that take any number of steps; this one takes {inputs} "
-            "only. A Python loop over the steps fixes their number, recurrent layers such as "
+            f"only{why}. A Python loop over the steps fixes their number, recurrent layers such as "
             "nn.LSTM leave it open; an exported program needs a dynamic second dimension",
             operator="lengths",
         )

@@ -134,9 +134,12 @@ class Compiler:
             If there is no rule for the model with that number.
         """
         if not self._capture.holds(steps):
+            because = self._capture.refused_because(steps)
+            why = f" ({because})" if because else ""
             raise ValueError(
                 f"x: the model was captured with {self._inputs.steps} steps, and does not take "
-                f"{steps}, or computes something else with so many"
+                f"{steps}, or computes something else with so many{why}; an Explainer with an "
+                f"example of {steps} steps may do"
             )
         if steps <= TRIED[-1]:
             return self._lowered(steps)

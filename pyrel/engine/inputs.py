@@ -33,6 +33,8 @@ class Inputs:
         Whether a call may say how long each sequence is.
     check_finite : bool
         Refuse NaN and infinity.
+    fixed_because : str
+        What in the model takes this number of steps only, and where; empty where it is not known.
     """
 
     shape: tuple[int, ...]
@@ -42,12 +44,20 @@ class Inputs:
     any_steps: bool = False
     lengths: bool = False
     check_finite: bool = True
+    fixed_because: str = ""
 
     def __str__(self) -> str:
         """Shape of a batch, such as "(n, T, 28) for any T"."""
         named = ["T", *self.shape[1:]] if self.any_steps else [*self.shape]
         shape = f"({', '.join(map(str, ['n', *named]))})"
         return f"{shape} for any T" if self.any_steps else shape
+
+    @property
+    def only(self) -> str:
+        """That a sequence has one number of steps, and why; empty where it may have any."""
+        if not self.fixed_because or (len(self.shape) < 2 and not self.vocabulary):
+            return ""  # (n, features) is no sequence
+        return f"{self.steps} steps only: {self.fixed_because}"
 
     @property
     def what(self) -> str:
@@ -149,4 +159,6 @@ class Inputs:
                 f"; the model was captured for {self.shape[0]} steps only: make an Explainer with "
                 f"an example of {shape[0 if single else 1]}"
             )
+            if self.fixed_because:
+                message += f". What fixes their number: {self.fixed_because}"
         raise ValueError(message)

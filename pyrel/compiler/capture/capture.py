@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 from pyrel.compiler.capture.export import (
     Example,
     export,
+    first_input,
     fixed,
     holds_for,
     refuse_empty,
@@ -21,6 +22,7 @@ from pyrel.compiler.capture.export import (
 )
 from pyrel.compiler.capture.interpreter import OneSampleError, functional, input_shape, walk
 from pyrel.compiler.capture.parameters import Weights
+from pyrel.compiler.capture.step_causes import Causes
 from pyrel.compiler.capture.step_growth import span, uneven
 from pyrel.compiler.graph.nodes import Graph, compact, same_graph
 from pyrel.compiler.passes.gradient_stops import simplified
@@ -83,9 +85,11 @@ def capture_at(
     if capture.dynamic and isinstance(model, torch.nn.Module) and example is not None:
         # An open size is one of two or more for torch.export, so one step needs an export of its
         # own. A model may well not take one step.
-        with contextlib.suppress(UnsupportedModelError):
+        try:
             single = export(model, example[:, :1], lengths)
             capture.add_one_step([functional(program) for program in single])
+        except UnsupportedModelError as error:
+            capture.refuse_one_step(str(error).partition("\n")[0])
     return capture
 
 
@@ -101,14 +105,15 @@ def _exported(
         raise TypeError("example: wanted an input of the model, to capture it with; got None")
     refuse_scripts(model)
     refuse_empty(model)
+    causes = Causes()
     try:
-        programs = [functional(program) for program in export(model, example, lengths)]
+        programs = [functional(program) for program in export(model, example, lengths, causes)]
     except UnsupportedModelError:
         wrong = wrong_example(model, example, lengths)
         if wrong is None:
             raise
         raise wrong from None
-    return Capture(programs, lengths, example.shape[1] if len(example.shape) > 1 else 0)
+    return Capture(programs, lengths, example.shape[1] if len(example.shape) > 1 else 0, causes)
 
 
 class Capture:
@@ -125,12 +130,18 @@ class Capture:
     """
 
     def __init__(
-        self, programs: Sequence[ExportedProgram], lengths: bool, steps: int | None = None
+        self,
+        programs: Sequence[ExportedProgram],
+        lengths: bool,
+        steps: int | None = None,
+        causes: Causes | None = None,
     ) -> None:
         self._programs = programs
         self._lengths = lengths
+        self._causes = causes
         self._weights = Weights()
         self._one_step: Sequence[ExportedProgram] = ()
+        self._no_single_step: str | None = None
         self._copy_weights(programs)
         size = _steps_of(programs[0], lengths)
         self.dynamic = fixed(size) is None
@@ -148,6 +159,10 @@ class Capture:
         self._one_step = programs
         self._copy_weights(programs)
 
+    def refuse_one_step(self, because: str) -> None:
+        """Let no graph be made for one step."""
+        self._no_single_step = because
+
     def holds(self, steps: int) -> bool:
         """Whether a graph can be made for a number of steps.
 
@@ -159,6 +174,28 @@ class Capture:
         if steps == 1 and self.dynamic:
             return bool(self._one_step)
         return self.dynamic and holds_for(self._programs[0], steps)
+
+    @functools.cached_property
+    def fixed_because(self) -> str | None:
+        """What in the model takes the number of steps of the example only, with its place.
+
+        None if the model takes any, or has none.
+        """
+        if self.dynamic or not self.steps:
+            return None
+        if self._causes is None:
+            return f"the program was exported for {self.steps} steps"
+        return self._causes.fixing(self.steps) or "torch.export does not say what fixes the number"
+
+    def refused_because(self, steps: int) -> str | None:
+        """Say what in the model does not take a number of steps, where that is known."""
+        if not self.dynamic:
+            return self.fixed_because
+        if steps == 1 and self._no_single_step is not None:
+            return self._no_single_step
+        if self._causes is None:
+            return None
+        return self._causes.refusing(first_input(self._programs[0]).shape[1], steps)
 
     @functools.cached_property
     def uneven(self) -> str | None:
@@ -195,9 +232,11 @@ class Capture:
         """
         steps = self.steps if steps is None else steps
         if not self.holds(steps):
+            because = self.refused_because(steps)
+            why = f" ({because})" if because else ""
             raise ValueError(
                 f"steps: the model was captured with {self.steps} steps, and may compute something"
-                f" else with {steps}; capture it with an example of {steps} steps"
+                f" else with {steps}{why}; capture it with an example of {steps} steps"
             )
         graphs: list[Graph] = []
         for program in self._one_step if steps == 1 and self.dynamic else self._programs:

@@ -23,6 +23,7 @@ from torch.nn.parameter import is_lazy
 from pyrel.array_kinds import refuse_unreadable
 from pyrel.compiler.capture.autograd_watch import watched
 from pyrel.compiler.capture.opaque_layers import marked
+from pyrel.compiler.capture.step_causes import Causes
 from pyrel.errors import UnsupportedModelError
 
 Example: TypeAlias = npt.NDArray[Any] | torch.Tensor
@@ -32,7 +33,7 @@ _IDS = ("int", "uint")  # how the types of an example of token ids begin
 
 
 def export(
-    model: torch.nn.Module, example: Example, lengths: bool = False
+    model: torch.nn.Module, example: Example, lengths: bool = False, causes: Causes | None = None
 ) -> list[ExportedProgram]:
     """Export ``model`` in eval mode for any batch size, and again for single sizes to compare with.
 
@@ -40,20 +41,24 @@ def export(
     example. So the model is exported for a batch of one too, if it takes one, or else of another.
     Where it makes a number of the batch size, as ``len(x)`` does, there are fixed sizes only. The
     second dimension, that of the steps, stays open where the model allows it. ``lengths`` gives a
-    model that takes two inputs the lengths of the sequences.
+    model that takes two inputs the lengths of the sequences. ``causes`` notes what the first of the
+    programs asks about sizes.
     """
+    causes = Causes() if causes is None else causes
     model = unwrapped(model)
     sample = _example_tensor(model, example)
     lengths = lengths and takes_lengths(model, sample)
     # Sizes that are equal to each other torch.export takes for one.
     sizes = (3, 2) if 2 in sample.shape[1:2] else (2, 3)
     try:
-        programs = [_export_open(model, _batch(sample, sizes[0]), lengths)]
+        programs = [_export_open(model, _batch(sample, sizes[0]), lengths, causes)]
     except Exception as error:  # torch.export raises many types, none of them documented
         if not _fixes_the_batch(error):
             raise _refusal(model, sample, error, lengths) from error
         try:
-            programs = [_export_once(model, _batch(sample, n), lengths) for n in sizes]
+            first = _export_open(model, _batch(sample, sizes[0]), lengths, causes, Dim.STATIC)
+            other = _batch(sample, sizes[1])
+            programs = [first, _export_once(model, other, lengths, steps=_freedom(first))]
         except Exception as error:
             raise _refusal(model, sample, error, lengths) from error
     if _bounds_the_batch(programs[0]):
@@ -61,12 +66,13 @@ def export(
             "what it computes for a sample depends on the size of the batch",
             operator="torch.export",
         )
+    steps = _freedom(programs[0])
     try:
-        return [*programs, _export_once(model, _batch(sample, 1), lengths)]
+        return [*programs, _export_once(model, _batch(sample, 1), lengths, steps=steps)]
     except Exception:  # a model may well not take one sample alone: that is no obstacle
         pass
     try:
-        return [*programs, _export_once(model, _batch(sample, sizes[1]), lengths)]
+        return [*programs, _export_once(model, _batch(sample, sizes[1]), lengths, steps=steps)]
     except Exception as error:
         raise _refusal(model, sample, error, lengths) from error
 
@@ -75,14 +81,27 @@ def _batch(sample: torch.Tensor, n: int) -> torch.Tensor:
     return sample[:1].expand(n, *sample.shape[1:]).clone()
 
 
-def _export_open(model: torch.nn.Module, batch: torch.Tensor, lengths: bool) -> ExportedProgram:
+def _export_open(
+    model: torch.nn.Module,
+    batch: torch.Tensor,
+    lengths: bool,
+    causes: Causes,
+    size: Any = Dim.DYNAMIC,
+) -> ExportedProgram:
     """Export for any batch size, and any number of steps unless that fails."""
     try:
-        return _export_once(model, batch, lengths, Dim.DYNAMIC)
+        with causes.noted(model):
+            return _export_once(model, batch, lengths, size)
     except Exception as error:
         if _fixes_the_batch(error) or _branches(error) or _lacks_argument(error):
             raise
-    return _export_once(model, batch, lengths, Dim.DYNAMIC, steps=Dim.STATIC)
+    return _export_once(model, batch, lengths, size, steps=Dim.STATIC)
+
+
+def _freedom(program: ExportedProgram) -> Any:
+    """Freedom of the number of steps with which a program could be exported."""
+    shape = first_input(program).shape
+    return Dim.AUTO if len(shape) < 2 or fixed(shape[1]) is None else Dim.STATIC
 
 
 def _export_once(

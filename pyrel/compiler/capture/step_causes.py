@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Why a model takes one number of steps only, or not the one that is asked for.
+
+torch.export keeps the number of steps open until something in the model asks for it, and notes what
+it asked as a guard. `Causes` notes as well where in the model that was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import sympy  # type: ignore[import-untyped]
+from torch import nn
+from torch.fx.experimental import symbolic_shapes
+
+from pyrel.compiler.capture.places import Place, paths_of, place_of_error, place_of_frames, stack
+
+_BATCHES = (2, 3, 5)  # some guards are about a batch as large as something else, by accident
+_LOOPS = frozenset({"unbind", "__iter__"})
+_RANGE = re.compile(r"\brange\(")
+
+
+class Causes:
+    """What an export asked about sizes, and where."""
+
+    def __init__(self) -> None:
+        self._guards: list[tuple[Any, Place]] = []
+        self._failure: str | None = None
+
+    @contextlib.contextmanager
+    def noted(self, model: nn.Module) -> Iterator[None]:
+        """Note what is asked while a model is exported, and where it fails if it does."""
+        self._guards.clear()
+        paths = paths_of(model)
+        namespace = vars(symbolic_shapes)
+        made = namespace["ShapeGuard"]
+
+        def noting(expression: Any, *args: Any, **kwargs: Any) -> Any:
+            place = place_of_frames(stack(sys._getframe(1)), paths)
+            self._guards.append((expression, place or Place()))
+            return made(expression, *args, **kwargs)
+
+        namespace["ShapeGuard"] = noting
+        try:
+            yield
+        except Exception as error:
+            place, line = place_of_error(error, paths), str(error).strip().partition("\n")[0]
+            self._failure = f"{_described(place)}; left open: {type(error).__name__}: {line}"
+            raise
+        finally:
+            namespace["ShapeGuard"] = made
+
+    def fixing(self, steps: int) -> str | None:
+        """Say what made the number of steps that of the example; None if that is not known."""
+        for expression, place in self._guards:
+            if _fixes(expression, steps):
+                return _described(place)
+        return self._failure
+
+    def refusing(self, size: Any, steps: int) -> str | None:
+        """Say what does not hold for a number of steps.
+
+        Parameters
+        ----------
+        size : torch.SymInt
+            The number of steps as the export knew it.
+        steps : int
+        """
+        symbol = size.node.expr
+        for expression, place in self._guards:
+            if symbol not in getattr(expression, "free_symbols", ()):
+                continue
+            if all(_holds(expression, {symbol: steps}, n) is False for n in _BATCHES):
+                asked = str(expression.subs(symbol, sympy.Symbol("T")))
+                for name, word in (("Eq(", "equal("), ("Ne(", "unequal(")):
+                    asked = asked.replace(name, word)
+                return f"{_described(place)}: it asks for {asked}"
+        return None
+
+
+def _holds(expression: Any, sizes: dict[Any, int], batch: int) -> bool | None:
+    """Whether a guard holds for sizes, the batch being of another; None if that is not known."""
+    others = {symbol: batch for symbol in expression.free_symbols - sizes.keys()}
+    try:
+        value = expression.subs({**sizes, **others})
+        return bool(value) if value in (sympy.true, sympy.false) else None
+    except (TypeError, ValueError, ArithmeticError, AttributeError):
+        return None
+
+
+def _fixes(expression: Any, steps: int) -> bool:
+    """Whether a guard holds for one number of steps and for none near it."""
+    for symbol in getattr(expression, "free_symbols", ()):
+        near = {math.floor(steps * factor) for factor in (0.5, 2, 3)} | {steps - 1, steps + 1}
+        if _holds(expression, {symbol: steps}, 2) is True and not any(
+            _holds(expression, {symbol: other}, 2) for other in near - {steps}
+        ):
+            return True
+    return False
+
+
+def _described(place: Place) -> str:
+    """Say what happens at a place that needs the number of steps."""
+    code = place.code
+    if place.function in _LOOPS or code.startswith("for ") or _RANGE.search(code):
+        what = "a Python loop over the steps"
+    elif place.function == "__getitem__":
+        what = "indexing"
+    elif place.function and not place.function.startswith("__"):
+        what = place.function.strip("_")
+    else:
+        what = "the number of steps, used as a number of Python's,"
+    return f"{what} {place}"
