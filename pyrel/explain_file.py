@@ -122,7 +122,9 @@ def explain_file(
         classes = explainer.classes
         if explainer.any_steps and lengths is None:
             classes = explainer.classes_at(x.shape[1])
-        targets = arrays.targets(target, len(x), classes)
+        # Copies, for a memory map might change before its last part is needed.
+        targets = arrays.targets(_copied(target), len(x), classes)
+        lengths = _copied(lengths)
         if lengths is not None:
             arrays.lengths(lengths, len(x), x.shape[1])
         job = _Job(explainer, source, x, targets, lengths, classes)
@@ -133,6 +135,10 @@ def explain_file(
     errors = np.abs(job.columns["conservation"] + job.columns["absorbed"])
     error = float(np.max(errors, initial=0.0))
     return FileSummary(len(x), job.empty, error, job.resumed)
+
+
+def _copied(given: Any) -> Any:
+    return np.array(given) if isinstance(given, np.ndarray) else given
 
 
 @contextmanager

@@ -254,7 +254,8 @@ class Explainer:
         Parameters
         ----------
         x : ndarray or Tensor of floats, or of integers if the model takes tokens, shape (n, ...)
-            Any batch size, zero included.
+            Any batch size, zero included. The file of a memory map has to stay as it is during the
+            call: where it is cut off, the operating system ends the process.
         target : int or integers of shape (n,), optional
             The class to explain; by default the predicted one, ties to the lowest index.
         lengths : integers of shape (n,), optional

@@ -18,12 +18,14 @@ import os
 import re
 import secrets
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
 _TRIES = 100  # names; one is enough unless someone removes or locks what was just made
+_PATIENCE = 10.0  # seconds to wait for who renames several files, which takes no time
 _LONGEST_NAME = 255  # bytes, on all usual file systems
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
@@ -64,9 +66,11 @@ def replacing(*paths: Path) -> Iterator[tuple[IO[bytes], ...]]:
                 for file in files:
                     file.flush()
                     os.fsync(file.fileno())
-            # Still open and so locked: nobody takes them for left behind.
-            for partial, place in zip(partials, places, strict=True):
-                os.replace(partial, place)
+            alone = fcntl.LOCK_EX if len(places) > 1 else None
+            with together(places[0].parent, alone):
+                # Still open and so locked: nobody takes them for left behind.
+                for partial, place in zip(partials, places, strict=True):
+                    os.replace(partial, place)
     finally:
         for partial in partials:
             partial.unlink(missing_ok=True)
@@ -82,6 +86,37 @@ def write_whole(path: Path, content: bytes) -> None:
     """
     with replacing(path) as (file,):
         file.write(content)
+
+
+@contextmanager
+def together(folder: Path, kind: int | None = fcntl.LOCK_SH) -> Iterator[None]:
+    """Read several files of a folder while no `replacing` puts several in their places.
+
+    Whoever locks the folder for long, or for ever, is not waited for but for some seconds.
+
+    Parameters
+    ----------
+    folder : Path
+    kind : int, optional
+        As `fcntl.flock` takes it; None for no lock.
+    """
+    with ExitStack() as stack:
+        with contextlib.suppress(OSError):  # no permission, or no locks there
+            if kind is not None:
+                flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+                descriptor = os.open(folder, flags)
+                stack.callback(os.close, descriptor)
+                _wait_for_lock(descriptor, kind)
+        yield
+
+
+def _wait_for_lock(descriptor: int, kind: int) -> None:
+    deadline = time.monotonic() + _PATIENCE
+    while time.monotonic() < deadline:
+        try:
+            return fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.002)
 
 
 def remove_stale(path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyrel.files.atomic import replacing
+from pyrel.files.atomic import replacing, together
 from pyrel.files.foreign import parsing, shown
 from pyrel.metrics.evaluation import Evaluation
 from pyrel.metrics.study import CellResult, ShownSamples, Study
@@ -70,8 +70,11 @@ def load_study(path: str | os.PathLike[str]) -> Study:
         If a file is damaged, of another format, or the two do not belong together.
     """
     path = _json_path(path)
-    content = _read_json(path)
-    arrays = _read_arrays(path.with_suffix(".npz"), content.get("arrays_sha256"))
+    arrays_path = path.with_suffix(".npz")
+    with together(path.parent):
+        content = _parsed(path, path.read_bytes())
+        raw = arrays_path.read_bytes()
+    arrays = _arrays(arrays_path, raw, content.get("arrays_sha256"))
     with parsing(path, "lacks a part of the evaluation, or has another in its place: {error}"):
         return _rebuild(content, arrays)
 
@@ -89,8 +92,7 @@ def _json_path(path: str | os.PathLike[str]) -> Path:
     return Path(path)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    raw = path.read_bytes()
+def _parsed(path: Path, raw: bytes) -> dict[str, Any]:
     with parsing(path, "is not a whole JSON file ({error}); evaluate again"):
         content = json.loads(raw)
     found = content.get("format") if isinstance(content, dict) else None
@@ -99,8 +101,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return dict(content)
 
 
-def _read_arrays(path: Path, expected: object) -> _Arrays:
-    raw = path.read_bytes()
+def _arrays(path: Path, raw: bytes, expected: object) -> _Arrays:
     found = hashlib.sha256(raw).hexdigest()
     if found != expected:
         raise ValueError(

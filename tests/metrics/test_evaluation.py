@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -244,3 +245,27 @@ import pyrel.metrics
 """
     folder = metrics.__path__[0].rsplit("metrics", 1)[0]
     subprocess.run([sys.executable, "-c", code, folder], check=True)
+
+
+def test_threads_that_save_to_one_path_leave_files_that_belong_together(tmp_path):
+    path = tmp_path / "evaluation.json"
+    made = [make_study(seed=seed) for seed in (1, 2)]
+    titles = {study.title for study in made}
+    metrics.save_study(path, made[0])
+    failures = []
+
+    def save(number):
+        try:
+            for _ in range(30):
+                metrics.save_study(path, made[number % 2])
+                assert metrics.load_study(path).title in titles
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=save, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["evaluation.json", "evaluation.npz"]
