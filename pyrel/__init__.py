@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pyrel.compiler.capture.capture import capture
     from pyrel.compiler.graph.nodes import Graph
     from pyrel.engine.config import set_num_threads, show_config
-    from pyrel.errors import UnsupportedModelError
+    from pyrel.errors import SelfCheckError, UnsupportedModelError
     from pyrel.explainer import Explainer
     from pyrel.explanation import Explanation
     from pyrel.one_call import explain
@@ -31,6 +31,7 @@ __all__ = [
     "Explainer",
     "Explanation",
     "Graph",
+    "SelfCheckError",
     "UnsupportedModelError",
     "capture",
     "data",
@@ -48,6 +49,7 @@ _HOMES = {
     "Explainer": "explainer",
     "Explanation": "explanation",
     "Graph": "compiler.graph.nodes",
+    "SelfCheckError": "errors",
     "UnsupportedModelError": "errors",
     "capture": "compiler.capture.capture",
     "explain": "one_call",

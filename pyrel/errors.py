@@ -44,3 +44,18 @@ def _unpickled(
     Exception.__init__(error, message)
     vars(error).update(attributes)
     return error
+
+
+class SelfCheckError(UnsupportedModelError):
+    """What was compiled computes something else than the model: an error of pyrel, found in time.
+
+    The message says which number is off, by how much, and what rounding explains.
+    """
+
+    def __init__(self, found: str) -> None:
+        super().__init__(
+            f"{found}. So explanations of this model would be wrong: please report it, with the "
+            "model. Does the model compute the same at each call? check=None compiles it all the "
+            "same",
+            operator="self-check",
+        )

@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +20,10 @@ from pyrel.compiler.program.generalise import TRIED
 from pyrel.engine import arrays
 from pyrel.engine import config as runtime
 from pyrel.engine.arrays import Array, Float32s, Int64s
+from pyrel.engine.checked import NOTHING, Checked
 from pyrel.engine.compile import AnySteps, Compiled, Compiler, Programs, Source, compile_graph
 from pyrel.engine.inputs import LARGEST_VOCABULARY, Inputs
+from pyrel.engine.model_run import ModelRun
 from pyrel.engine.precision import check_precision
 from pyrel.engine.program_file import (
     dump_program,
@@ -31,6 +33,7 @@ from pyrel.engine.program_file import (
     write_program,
 )
 from pyrel.engine.run import Results, Run
+from pyrel.engine.self_check import SelfCheck, check_option
 from pyrel.engine.stability import StabilityWarning
 from pyrel.errors import UnsupportedModelError
 from pyrel.explanation import Explanation
@@ -39,7 +42,15 @@ from pyrel.methods.options import flag
 
 _LOGGER = logging.getLogger("pyrel")
 
-Model: TypeAlias = torch.nn.Module | ExportedProgram | Graph | Capture
+
+class Captured(NamedTuple):
+    """A module that has been captured, as it is now."""
+
+    capture: Capture
+    module: torch.nn.Module
+
+
+Model: TypeAlias = torch.nn.Module | ExportedProgram | Graph | Capture | Captured
 Bound: TypeAlias = float | npt.ArrayLike | torch.Tensor
 
 
@@ -74,6 +85,12 @@ class Explainer:
         whose two largest outputs are close by the errors that those show; with 64 samples or fewer
         all are decided so, which costs more than "bf16" does. ``output`` stays what was shared out.
         Both need a processor with products of bfloat16.
+    check : {"outputs", "all", None}
+        Compare what was compiled with the model, on two samples of the example and on two made of
+        its elements in another order (and of another number of steps, where any may be taken): the
+        outputs and, for gradient methods, torch autograd's gradient; with "all" also whether
+        relevance is conserved, where the method claims that. See `checked` for what was compared;
+        None compares nothing.
     **options
         Arguments of the method, where it is given by name; such as ``squared=False``.
 
@@ -91,11 +108,16 @@ class Explainer:
     inputs : Inputs
         All that is known of the input: its range, whether it is token ids, whether calls may give
         lengths.
+    checked : str
+        What was compared with the model when compiling, such as "outputs and gradients on 2 inputs
+        × 2 samples, T = 12 and 13", and what could not be.
 
     Raises
     ------
     UnsupportedModelError
         If the model holds something that pyrel, or the method, has no rule for.
+    SelfCheckError
+        If what was compiled computes something else than the model (an `UnsupportedModelError`).
     ValueError, TypeError
         If an argument is wrong; the message names it.
 
@@ -118,11 +140,13 @@ class Explainer:
         lengths: bool = False,
         check_finite: bool = True,
         precision: str = "float32",
+        check: str | None = "outputs",
         **options: Any,
     ) -> None:
         isa = runtime.isa()
         precision = check_precision(precision, isa)
         lengths, check_finite = flag("lengths", lengths), flag("check_finite", check_finite)
+        check_option(check)
         chosen = methods.get(method, **options)
         source = captured(model, example, lengths)
         compiled: Source
@@ -140,14 +164,31 @@ class Explainer:
             compiled = compile_graph(graph, chosen, inputs.domain(inputs.steps), precision)
             if inputs.only:
                 _LOGGER.info("%s takes %s", chosen, inputs.only)
-        self._take(chosen, inputs, compiled, isa)
+        self._take(chosen, inputs, NOTHING, compiled, isa)
+        if check is not None:
+            against = model.module if isinstance(model, Captured) else model
+            if isinstance(against, torch.nn.Module | ExportedProgram):
+                assert isinstance(source, Capture)
+                run = ModelRun(against, source.called_with_lengths)
+                self.checked = str(self._check(run, example, check, precision))
 
-    def _take(self, method: methods.Method, inputs: Inputs, source: Source, isa: str) -> None:
+    def _check(self, model: ModelRun, example: Any, check: str, precision: str) -> Checked:
+        """Compare what was compiled with the model."""
+        checking = SelfCheck(self.method, self.inputs, self._programs, precision, check)
+        source = self._programs.source
+        steps = source.other_steps() if isinstance(source, Compiler) else self.inputs.steps
+        with exporting:  # no other thread switches modes meanwhile
+            return checking.against(model, example, steps)
+
+    def _take(
+        self, method: methods.Method, inputs: Inputs, checked: str, source: Source, isa: str
+    ) -> None:
         self._isa = isa
         self._programs = Programs(source, inputs, isa)
         self._stability = StabilityWarning()
         self.method = method
         self.inputs = inputs
+        self.checked = checked
         self.input_shape = inputs.shape
         self.any_steps = inputs.any_steps
         self.classes = self._programs.at(inputs.steps).classes
@@ -172,7 +213,7 @@ class Explainer:
         OSError
             If the file cannot be written.
         """
-        write_program(Path(path), self.method, self.inputs, self._compiled())
+        write_program(Path(path), self.method, self.inputs, self._compiled(), self.checked)
 
     def _compiled(self) -> Compiled | AnySteps:
         """Return what is saved; ValueError if no pattern holds for all numbers of steps."""
@@ -213,7 +254,7 @@ class Explainer:
         So an explainer travels to other processes, such as those of `multiprocessing` and of a
         ``DataLoader``. What `save` refuses for its steps is refused here, with the same words.
         """
-        data = dump_program(self.method, self.inputs, self._compiled())
+        data = dump_program(self.method, self.inputs, self._compiled(), self.checked)
         return _unpickled, (type(self), data, None if is_named(self.method) else self.method)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Explainer:
@@ -232,7 +273,10 @@ class Explainer:
         lengths = ", with lengths" if self.inputs.lengths else ""
         takes = f"input {self.inputs}{lengths}"
         only = f", {self.inputs.only}" if self.inputs.only else ""
-        return f"Explainer({self.method}, {takes}, {self.classes} outputs, {self._isa}{only})"
+        return (
+            f"Explainer({self.method}, {takes}, {self.classes} outputs, checked: {self.checked}, "
+            f"{self._isa}{only})"
+        )
 
     @property
     def flops(self) -> float:
@@ -348,6 +392,8 @@ def _unpickled(cls: type[Explainer], data: bytes, method: methods.Method | None)
 
 def captured(model: Any, example: Array | None, lengths: bool) -> Graph | Capture:
     """Capture a model that is not captured yet, one at a time."""
+    if isinstance(model, Captured):
+        return model.capture
     if isinstance(model, Graph | Capture):
         return model
     with exporting:  # torch.export is not safe to run in several threads

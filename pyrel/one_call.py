@@ -17,7 +17,7 @@ from pyrel.compiler.capture.export import refuse_empty, unwrapped
 from pyrel.compiler.capture.identity import IncomparableError, State, state_of, state_of_options
 from pyrel.engine import config as runtime
 from pyrel.engine.arrays import Array
-from pyrel.explainer import Explainer, Model, captured
+from pyrel.explainer import Captured, Explainer, Model, captured
 from pyrel.explanation import Explanation
 from pyrel.forks import RenewedLock, exporting
 from pyrel.methods.options import single
@@ -90,18 +90,21 @@ class _Kept:
         same = self.shape == shape and self.state.is_still(state)
         return same and (steps is None or self.capture.holds(steps))
 
-    def explainer(self, x: Array, method: str | methods.Method, options: Any) -> Explainer:
+    def explainer(
+        self, model: torch.nn.Module, x: Array, method: str | methods.Method, options: Any
+    ) -> Explainer:
         """Return the explainer with these options, compiled if there is none."""
+        source = Captured(self.capture, model)
         try:
             asked = state_of_options((runtime.isa(), method, options))
         except IncomparableError:
-            return Explainer(self.capture, x, method, **options)
+            return Explainer(source, x, method, **options)
         with self.lock:
             for number, (made_with, explainer) in enumerate(self.explainers):
                 if made_with.is_still(asked):
                     self.explainers.append(self.explainers.pop(number))
                     return explainer
-        explainer = Explainer(self.capture, x, method, **options)
+        explainer = Explainer(source, x, method, **options)
         with self.lock:
             self.explainers.append((asked, explainer))
             del self.explainers[:-_KEPT_EXPLAINERS]
@@ -123,7 +126,7 @@ def _explainer(
     # Another thread may be capturing the model, which changes it for that time: what is seen then
     # is no state of the model, and is not found.
     if kept is not None and kept.holds(_state(model) or State(), key, steps):
-        return kept.explainer(x, method, options)
+        return kept.explainer(model, x, method, options)
     with exporting:
         state, kept = _state(model), _kept_of(model)
         if state is None:
@@ -136,7 +139,7 @@ def _explainer(
             after = _state(model)
             if after is not None and state.is_still(after):  # nobody changed it meanwhile
                 _keep(model, kept)
-    return kept.explainer(x, method, options)
+    return kept.explainer(model, x, method, options)
 
 
 def _kept_of(model: torch.nn.Module) -> _Kept | None:

@@ -22,6 +22,8 @@ from pyrel.errors import UnsupportedModelError
 from pyrel.forks import RenewedLock
 from pyrel.methods import Method
 
+_FEW = (3, 2, 4, 5)  # steps: quickly lowered, and for most models enough
+
 _LOGGER = logging.getLogger("pyrel")
 
 
@@ -189,6 +191,22 @@ class Compiler:
         fewest, most = span
         few = {n: patterns.sharing(self._lowered(n)) for n in range(fewest, TRIED[0])}
         return AnySteps(few, patterns, most)
+
+    def other_steps(self) -> int:
+        """Find another number of steps than the example's, that takes little time to compile.
+
+        It is the example's where there is no other, or the bounds say nothing of others. A program
+        that a pattern writes is followed by another that the pattern writes.
+        """
+        steps = self._inputs.steps
+        if not self._inputs.same_at_all_steps:
+            return steps
+        tried = [*_FEW, *reversed(TRIED)]
+        if steps <= TRIED[-1]:
+            tried += [steps - 1, steps + 1]
+        elif self.patterns() is not None:
+            tried = [steps + 1, steps - 1, *tried]
+        return next((n for n in tried if n > 0 and n != steps and self._capture.holds(n)), steps)
 
     def _lowered(self, steps: int) -> Compiled:
         domain = self._inputs.domain(steps)

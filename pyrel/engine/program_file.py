@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy.typing as npt
 import torch
@@ -32,6 +32,7 @@ from pyrel.compiler.program.tensors import (
 )
 from pyrel.engine import arrays
 from pyrel.engine.arrays import Float32s
+from pyrel.engine.checked import NOTHING
 from pyrel.engine.compile import AnySteps, Compiled, Patterns, load
 from pyrel.engine.inputs import LARGEST_VOCABULARY, Inputs
 from pyrel.engine.precision import check_precision
@@ -41,6 +42,10 @@ from pyrel.files.records import decode, encode
 from pyrel.files.tensors import dump_tensors, load_tensors, version_of
 
 _DECIDER = "decider."
+_LONGEST_TEXT = 10_000  # characters
+
+# Method, inputs, what was checked when it was compiled, and the programs.
+_Content: TypeAlias = tuple[methods.Method, Inputs, str, Compiled | AnySteps]
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,7 @@ class _Header:
     lengths: bool = False
     few: tuple[int, ...] = ()
     most: int | None = None
+    checked: str = NOTHING
 
 
 def is_named(method: methods.Method) -> bool:
@@ -63,9 +69,15 @@ def is_named(method: methods.Method) -> bool:
 
 
 def write_program(
-    path: Path, method: methods.Method, inputs: Inputs, compiled: Compiled | AnySteps
+    path: Path,
+    method: methods.Method,
+    inputs: Inputs,
+    compiled: Compiled | AnySteps,
+    checked: str = NOTHING,
 ) -> None:
     """Write what a model is compiled to in one step; folders are made as needed.
+
+    ``checked`` says what of it was compared with the model.
 
     Raises
     ------
@@ -79,12 +91,14 @@ def write_program(
             f"a file names its method, and {type(method).__name__} is none of pyrel's: "
             f"{', '.join(methods.names())}"
         )
-    data = dump_program(method, inputs, compiled)
+    data = dump_program(method, inputs, compiled, checked)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, data)
 
 
-def dump_program(method: methods.Method, inputs: Inputs, compiled: Compiled | AnySteps) -> bytes:
+def dump_program(
+    method: methods.Method, inputs: Inputs, compiled: Compiled | AnySteps, checked: str = NOTHING
+) -> bytes:
     """Return what `write_program` writes; a method that has no name of pyrel's has to go beside."""
     named: Arrays = {
         name: bound.reshape(-1)
@@ -112,6 +126,7 @@ def dump_program(method: methods.Method, inputs: Inputs, compiled: Compiled | An
         inputs.lengths,
         few,
         most,
+        checked,
     )
     options = method.options if named_method else {}
     content |= {"explainer": encode(header), "options": options}
@@ -129,7 +144,7 @@ def _described(prefix: str, compiled: Compiled, named: Arrays) -> dict[str, Any]
     return content
 
 
-def read_program(path: Path, isa: str) -> tuple[methods.Method, Inputs, Compiled | AnySteps]:
+def read_program(path: Path, isa: str) -> _Content:
     """Read a file of `write_program` for use with an instruction set.
 
     Nothing in the file is executed before the engine has checked all of it.
@@ -147,7 +162,7 @@ def read_program(path: Path, isa: str) -> tuple[methods.Method, Inputs, Compiled
 
 def load_program(
     data: bytes, isa: str, source: Path | str, method: methods.Method | None = None
-) -> tuple[methods.Method, Inputs, Compiled | AnySteps]:
+) -> _Content:
     """Do what `read_program` does with bytes, which a message calls ``source``.
 
     ``method`` is the one that went beside them, if the bytes do not name it.
@@ -158,9 +173,10 @@ def load_program(
         f"{{error}}; write it anew, or install the pyrel {version_of(content)} that wrote it"
     )
     with parsing(source, refusal):
-        method, inputs, compiled = _parts(tensors, content, method)
+        parts = _parts(tensors, content, method)
+        _, inputs, _, compiled = parts
         _check(inputs, compiled, isa)
-    return method, inputs, compiled
+    return parts
 
 
 def _check(inputs: Inputs, compiled: Compiled | AnySteps, isa: str) -> None:
@@ -189,12 +205,14 @@ def _check(inputs: Inputs, compiled: Compiled | AnySteps, isa: str) -> None:
 
 def _parts(
     tensors: dict[str, Tensor], content: dict[str, Any], method: methods.Method | None
-) -> tuple[methods.Method, Inputs, Compiled | AnySteps]:
+) -> _Content:
     left = dict(tensors)
     bounds = [take(left, n, torch.float32, 1) for n in ("low", "high") if n in left]
     header = decode(_Header, content.get("explainer"))
     if min(header.input_shape, default=1) < 1:
         raise ValueError(f"samples of shape {header.input_shape} do not fit its program")
+    if len(header.checked) > _LONGEST_TEXT or not header.checked.isprintable():
+        raise ValueError("it says of what was checked something that is no line of text")
     if not 0 <= header.vocabulary <= LARGEST_VOCABULARY:
         raise ValueError(f"it has a vocabulary of {header.vocabulary}")
     compiled = _any_steps(header, left, content) if header.any_steps else _made("", left, content)
@@ -208,7 +226,12 @@ def _parts(
         header.lengths,
         header.check_finite,
     )
-    return method or _method(header.method, content.get("options")), inputs, compiled
+    return (
+        method or _method(header.method, content.get("options")),
+        inputs,
+        header.checked,
+        compiled,
+    )
 
 
 def _any_steps(header: _Header, left: dict[str, Tensor], content: dict[str, Any]) -> AnySteps:

@@ -154,6 +154,11 @@ class Capture:
                 if isinstance(stored, torch.Tensor):
                     self._weights.copy(stored)
 
+    @property
+    def called_with_lengths(self) -> bool:
+        """Whether the model's second argument is the lengths of the sequences."""
+        return len(self._programs[0].graph_signature.user_inputs) > 1
+
     def add_one_step(self, programs: Sequence[ExportedProgram]) -> None:
         """Let graphs be made for one step, by programs that hold for that only."""
         self._one_step = programs

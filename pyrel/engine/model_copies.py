@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Copies of a model in float64, exact and with parameters that are rounded at random.
+
+What a program and its model may differ by is what rounding in float32 does to either. A sum of n
+rounded terms has a relative error of at most λ √n u with probability 1 − 2n exp(−λ²/2) (Higham and
+Mary, SIAM J. Sci. Comput. 41, 2019); u is half the distance from 1 to the next number. So
+parameters are moved by up to that, with n the number of terms of the sums that they are in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyrel.engine.arrays import Float32s
+from pyrel.engine.model_run import Doubles
+
+LAMBDA = 6.0  # for which that fails once in 3e7 / n sums
+
+
+def doubled(module: torch.nn.Module) -> torch.nn.Module:
+    """Copy a module, with all its tensors in float64; the module itself is not touched."""
+    memo: dict[int, Any] = {}
+    for part in module.modules():
+        for value in vars(part).values():
+            # Tensors that were computed, as weights by weight_norm are, cannot be copied by copy.
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
+    other = copy.deepcopy(module, memo).double()
+    for part in other.modules():
+        for name, value in list(vars(part).items()):
+            vars(part)[name] = _double(value)
+    return other
+
+
+def _double(value: Any) -> Any:
+    """Return what a module holds as a plain attribute, with its tensors in float64."""
+    if isinstance(value, Tensor) and not isinstance(value, torch.nn.Parameter):
+        return value.double() if value.is_floating_point() else value
+    if type(value) in (list, tuple):
+        return type(value)(map(_double, value))
+    if type(value) is dict and not any(
+        isinstance(each, torch.nn.Module | torch.nn.Parameter) for each in value.values()
+    ):
+        return {key: _double(each) for key, each in value.items()}
+    return value
+
+
+@contextlib.contextmanager
+def default_double() -> Iterator[None]:
+    """Let what forward makes without a type be of float64."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+class Rounded:
+    """Moves the parameters of a copy at random, each time anew, by what rounding may do.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        In float64.
+    roundoff : float
+        Largest relative error of one rounding: 2^-24 for float32.
+    """
+
+    def __init__(self, module: torch.nn.Module, roundoff: float) -> None:
+        named = [*module.parameters(), *module.buffers()]
+        self._tensors = [each for each in named if each.is_floating_point()]
+        self._exact = [each.detach().clone() for each in self._tensors]
+        self._roundoff = roundoff
+        self._random = np.random.default_rng(1)
+
+    def move(self) -> None:
+        """Put other parameters in place."""
+        with torch.no_grad():
+            for each, exact in zip(self._tensors, self._exact, strict=True):
+                terms = int(np.prod(exact.shape[1:], dtype=np.int64)) + 1
+                factors = self._factors(tuple(exact.shape), terms)
+                each.copy_(exact * torch.from_numpy(factors).to(exact.device))
+
+    def restore(self) -> None:
+        """Put the exact parameters back."""
+        with torch.no_grad():
+            for each, exact in zip(self._tensors, self._exact, strict=True):
+                each.copy_(exact)
+
+    def moved(self, x: Float32s) -> Doubles:
+        """Return an input whose values are moved so, too."""
+        return np.asarray(x * self._factors(x.shape, 1))
+
+    def _factors(self, shape: tuple[int, ...], terms: int) -> Any:
+        size = LAMBDA * terms**0.5 * self._roundoff
+        return 1 + size * self._random.uniform(-1, 1, shape)

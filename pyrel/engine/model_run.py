@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a model itself says of a few samples: its outputs, and autograd's gradient of some.
+
+The model is left as it was: its mode, its buffers, what it holds as attributes, the gradients of
+its parameters and the state of the random generators.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import random
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+from torch.overrides import TorchFunctionMode
+
+from pyrel.compiler.capture.export import (
+    arguments,
+    as_it_was,
+    first_input,
+    fixed,
+    unwrapped,
+)
+from pyrel.engine.arrays import Float32s, Int64s
+from pyrel.engine.check_inputs import SAMPLES
+
+Doubles = npt.NDArray[np.float64]
+
+# From the gradient at what is read, and what is read, to relevance; elementwise.
+Finish = Callable[[Doubles, Doubles], Doubles]
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What a model says of a batch, in float64 whatever it was computed in.
+
+    Attributes
+    ----------
+    output : ndarray, shape (n, classes)
+    map : ndarray of the shape of the batch, or None
+        Of the method that is a gradient; None where it was not asked for, or cannot be had.
+    """
+
+    output: Doubles
+    map: Doubles | None
+
+
+class ModelRun:
+    """A model, as it is called with a batch.
+
+    Parameters
+    ----------
+    model : torch.nn.Module or ExportedProgram
+    lengths : bool
+        Whether a second argument is the lengths of the sequences.
+    """
+
+    def __init__(self, model: torch.nn.Module | ExportedProgram, lengths: bool) -> None:
+        self.exported = isinstance(model, ExportedProgram)
+        self.samples = SAMPLES
+        self._lengths = lengths
+        self.module: torch.nn.Module
+        if isinstance(model, ExportedProgram):
+            self.samples = fixed(first_input(model).shape[0]) or SAMPLES
+            self.module = model.module()
+        else:
+            self.module = unwrapped(model)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next((p.device for p in self.module.parameters()), torch.device("cpu"))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the parameters; that of torch's default where there are none."""
+        given = (p.dtype for p in self.module.parameters() if p.is_floating_point())
+        return next(given, torch.get_default_dtype())
+
+    def __call__(
+        self,
+        x: Float32s | Doubles,
+        ids: bool,
+        targets: Int64s,
+        finish: Finish | None,
+        module: torch.nn.Module | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Answer:
+        """Run the model once, forward and, where ``finish`` is given, backward.
+
+        Parameters
+        ----------
+        x : ndarray of floats, shape (n, ...)
+        ids : bool
+            Whether they are token ids.
+        targets : ndarray of int64, shape (n,)
+            Of which output the gradient is.
+        finish : callable or None
+            Makes the map of the gradient and what it is the gradient of; None for outputs alone.
+        module, dtype
+            What to run, and with inputs of which type, instead of the model itself.
+        """
+        module = self.module if module is None else module
+        given = torch.from_numpy(x).to(self.device, torch.int64 if ids else dtype or self.dtype)
+        with self._alone(module), torch.set_grad_enabled(finish is not None):
+            leaf = given if ids or finish is None else given.requires_grad_()
+            with _Lookups(leaf) if ids and finish is not None else contextlib.nullcontext() as seen:
+                output = module(*arguments(leaf, self._lengths))
+                scores = output.reshape(len(x), -1)
+            if finish is None:
+                return Answer(_doubles(scores), None)
+            score = scores[torch.arange(len(x)), torch.from_numpy(targets)].sum()
+            read = [leaf] if seen is None else seen.read
+            gradients = _gradients(score, read)
+            if seen is None:
+                found: Doubles | None = finish(gradients[0], _doubles(leaf))
+            else:
+                found = seen.summed(gradients, finish)
+            return Answer(_doubles(scores), found)
+
+    @contextlib.contextmanager
+    def _alone(self, module: torch.nn.Module) -> Iterator[None]:
+        """Run a module in eval mode, without a trace in it or in the generators."""
+        buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
+        devices = [self.device] if self.device.type == "cuda" else []
+        # A program of torch.export has no modes.
+        kept = contextlib.nullcontext() if self.exported else as_it_was(module)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(_generators(devices))
+            stack.enter_context(_silent())
+            # cuDNN differentiates recurrent layers in training mode only.
+            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+            stack.enter_context(kept)
+            try:
+                yield
+            finally:
+                with torch.no_grad():
+                    for buffer, before in buffers:
+                        if not torch.equal(buffer, before):
+                            buffer.copy_(before)
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Keep a model from printing and warning: the user did not call it."""
+    sink = io.StringIO()
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(sink),
+        contextlib.redirect_stderr(sink),
+    ):
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextlib.contextmanager
+def _generators(devices: list[torch.device]) -> Iterator[None]:
+    """Put the random generators of torch, NumPy and Python back as they were."""
+    numpys, pythons = np.random.get_state(), random.getstate()
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        np.random.set_state(numpys)
+        random.setstate(pythons)
+
+
+def _doubles(values: Tensor) -> Doubles:
+    return np.asarray(values.detach().double().cpu().numpy())
+
+
+def _gradients(score: Tensor, read: list[Tensor]) -> list[Doubles]:
+    """Gradients of a score, zero where none arrives; no parameter gets one."""
+    wanted = [each for each in read if each.requires_grad]
+    found: list[Tensor | None] = []
+    if score.requires_grad and wanted:
+        found = list(torch.autograd.grad(score, wanted, allow_unused=True))
+    by_number = dict(zip(map(id, wanted), found, strict=False))
+    gradients = [by_number.get(id(each)) for each in read]
+    return [
+        np.zeros(tuple(each.shape)) if gradient is None else _doubles(gradient)
+        for each, gradient in zip(read, gradients, strict=True)
+    ]
+
+
+class _Lookups(TorchFunctionMode):
+    """Notes what a model looks up for token ids, and of which of them.
+
+    Attributes
+    ----------
+    read : list of Tensor
+        The rows that were looked up, which gradients are taken of.
+    """
+
+    def __init__(self, ids: Tensor) -> None:
+        super().__init__()
+        self.read: list[Tensor] = []
+        self._ids = ids
+        self._made: dict[int, Tensor] = {id(ids): ids}  # of the ids, kept so that ids of these stay
+        self._where: list[npt.NDArray[np.int64]] = []  # of the ids, for each row looked up
+        self._unknown = False
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call the function, and look at what it reads."""
+        result = func(*args, **(kwargs or {}))
+        given = [each for each in (*args, *(kwargs or {}).values()) if id(each) in self._made]
+        if not given:
+            return result
+        for each in result if isinstance(result, tuple | list) else (result,):
+            if not isinstance(each, Tensor):
+                continue
+            if not each.is_floating_point():
+                self._made[id(each)] = each
+            elif func is torch.nn.functional.embedding:
+                self._look_up(given[0], each)
+            else:
+                self._unknown = True
+        return result
+
+    def _look_up(self, ids: Tensor, rows: Tensor) -> None:
+        where = self._positions(ids)
+        if where is None:
+            self._unknown = True
+            return
+        if torch.is_grad_enabled() and not rows.requires_grad:
+            rows.requires_grad_()
+        self.read.append(rows)
+        self._where.append(where)
+
+    def _positions(self, ids: Tensor) -> npt.NDArray[np.int64] | None:
+        """Which element of the input each of some ids is; None where that does not show."""
+        whole = self._ids
+        if ids.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr():
+            numbers = torch.arange(whole.numel())
+            shifted = ids.storage_offset() - whole.storage_offset()
+            return numbers.as_strided(ids.shape, ids.stride(), shifted).numpy().copy()
+        return None
+
+    def summed(self, gradients: list[Doubles], finish: Finish) -> Doubles | None:
+        """Sum the map over what each id was looked up as; None where that is not known."""
+        squared = float(finish(np.full(1, 2.0), np.ones(1))[0]) != 2.0  # not additive
+        if self._unknown or not self.read or (squared and len(self.read) > 1):
+            return None
+        total = np.zeros(self._ids.numel())
+        for rows, gradient, where in zip(self.read, gradients, self._where, strict=True):
+            sums = finish(gradient, _doubles(rows)).sum(axis=-1)
+            np.add.at(total, where.reshape(-1), sums.reshape(-1))
+        return total.reshape(tuple(self._ids.shape))
