@@ -22,6 +22,7 @@ from torch.nn.parameter import is_lazy
 
 from pyrel.array_kinds import refuse_unreadable
 from pyrel.compiler.capture.autograd_watch import watched
+from pyrel.compiler.capture.model_state import put_back
 from pyrel.compiler.capture.opaque_layers import marked
 from pyrel.compiler.capture.step_causes import Causes
 from pyrel.errors import UnsupportedModelError
@@ -174,15 +175,11 @@ def wrong_example(
 
 
 def _runs(model: torch.nn.Module, batch: torch.Tensor, lengths: bool) -> bool:
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    with as_it_was(model), torch.no_grad(), quiet(), torch.random.fork_rng():
+    with as_it_was(model, values=True), torch.no_grad(), quiet(), torch.random.fork_rng():
         try:
             model(*arguments(batch, lengths))
         except Exception:  # of whatever type the model raises
             return False
-        finally:
-            for buffer, before in buffers:
-                buffer.copy_(before)
     return True
 
 
@@ -317,22 +314,14 @@ def _zeros(model: torch.nn.Module, shape: Sequence[int], ids: bool) -> torch.Ten
 
 
 @contextlib.contextmanager
-def as_it_was(model: torch.nn.Module) -> Iterator[None]:
-    """Put the model in eval mode, and back; take back what forward assigned to its modules."""
-    parts = ("_parameters", "_buffers", "_modules")
-    saved = [
-        (m, dict(m.__dict__), {p: dict(getattr(m, p)) for p in parts}) for m in model.modules()
-    ]
-    model.eval()
-    try:
+def as_it_was(model: torch.nn.Module, *, values: bool = False) -> Iterator[None]:
+    """Put the model in eval mode, and back; take back all that forward changed of it.
+
+    ``values`` says that the model runs on real tensors, which it may change.
+    """
+    with put_back(model, values=values):
+        model.eval()
         yield
-    finally:
-        for module, attributes, contents in saved:
-            module.__dict__.clear()
-            module.__dict__.update(attributes)
-            for part, values in contents.items():
-                getattr(module, part).clear()
-                getattr(module, part).update(values)
 
 
 @contextlib.contextmanager

@@ -33,7 +33,7 @@ def functional(exported: ExportedProgram) -> ExportedProgram:
     with quiet():
         exported = explicit(exported)
         if any(map(mutates, exported.graph.nodes)):
-            exported = exported.run_decompositions({})
+            exported = _without_writes(exported)
     if exported.graph_signature.buffers_to_mutate:
         names = ", ".join(sorted(exported.graph_signature.buffers_to_mutate.values()))
         raise UnsupportedModelError(
@@ -42,6 +42,19 @@ def functional(exported: ExportedProgram) -> ExportedProgram:
             operator="buffer mutation",
         )
     return exported
+
+
+def _without_writes(exported: ExportedProgram) -> ExportedProgram:
+    try:
+        made: ExportedProgram = exported.run_decompositions({})
+    except Exception as error:  # of many types, none of them documented
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise UnsupportedModelError(
+            "forward changes tensors in place in a way that torch.export cannot undo. Make new "
+            f"ones; no tensor of the model itself may change: {reason}",
+            operator="torch.export",
+        ) from error
+    return made
 
 
 def input_shape(exported: ExportedProgram, lengths: bool) -> tuple[int | torch.SymInt, ...]:

@@ -1,0 +1,362 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a model holds, put back after it ran: what ``forward`` kept in a capture is not the user's.
+
+While torch.export runs a model, tensors are fake. A model may keep them: in an attribute, a list or
+a dictionary, an object, the closure of a hook, its class, a global variable. So all that can be
+changed and that can be reached from a model is written down before, by identity, and put back in
+place afterwards. Nothing is copied but containers and numbers, so a model may hold what cannot be
+copied.
+
+What cannot be put back: iterators and generators that were advanced, and queues and other objects
+of Python's own library that threads may share.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import opcode
+import operator
+import random
+import threading
+import types
+import weakref
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.modules import module as torch_module
+
+from pyrel.compiler.capture import identity_of_code as code
+from pyrel.errors import UnsupportedModelError
+
+_PLAIN = frozenset(
+    {bool, int, float, complex, str, bytes, type(None), type(...), type(NotImplemented)}
+    | {range, slice, torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Size}
+)
+_KEPT_OF_LIBRARIES = frozenset(
+    {"argparse", "collections", "dataclasses", "functools", "types", "typing", "weakref"}
+)
+_CONTAINERS = (OrderedDict, dict, list, deque, set, tuple, frozenset)
+_LARGEST_ARRAY = 1 << 24  # bytes: what is larger no model counts or caches in
+_STORE_GLOBAL = frozenset(opcode.opmap[name] for name in ("STORE_GLOBAL", "DELETE_GLOBAL"))
+_MISSING: Any = object()
+
+
+@contextlib.contextmanager
+def put_back(model: nn.Module, *, values: bool = False) -> Iterator[None]:
+    """Put back, at the end, all that a model may change while it runs.
+
+    Parameters
+    ----------
+    model : nn.Module
+    values : bool
+        Put back the contents of parameters and buffers too, which torch.export replaces; other
+        tensors it changes where the model does.
+    """
+    state = _State(() if values else [*model.parameters(), *model.buffers()])
+    state.see([model, *(v for n, v in vars(torch_module).items() if n.startswith("_global_"))])
+    drawn = random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(drawn[0])
+        np.random.set_state(drawn[1])
+        state.put_back()
+
+
+class _State:
+    """What was written down of all that can be reached: how each thing is put back."""
+
+    def __init__(self, faked: Iterable[torch.Tensor]) -> None:
+        self._faked = set(map(id, faked))
+        self._undo: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
+        self._slots: dict[type, list[types.MemberDescriptorType]] = {}
+        self._seen: set[int] = set()
+        self._alive: list[object] = []  # so that no id is used twice
+        self._left: list[Any] = []
+        self._names: set[tuple[int, str]] = set()
+
+    def see(self, values: Iterable[Any]) -> None:
+        """Write down all that can be reached from values."""
+        self._left += values
+        while self._left:
+            value = self._left.pop()
+            if type(value) not in _PLAIN and id(value) not in self._seen:
+                self._seen.add(id(value))
+                self._alive.append(value)
+                self._see(value)
+
+    def put_back(self) -> None:
+        """Put everything back that is not as it was; one failure does not keep the rest."""
+        failed: Exception | None = None
+        for function, args in self._undo:
+            try:
+                function(*args)
+            except Exception as error:  # of whatever type a class of the user's raises
+                failed = error
+        if failed is not None:
+            raise UnsupportedModelError(
+                f"what the model changed could not be put back: {failed}", operator="forward"
+            ) from failed
+
+    def _after(self, function: Callable[..., object], *args: Any) -> None:
+        self._undo.append((function, args))
+
+    def _see(self, value: Any) -> None:
+        if isinstance(value, torch.Tensor):
+            self._see_tensor(value)
+        elif isinstance(value, types.FunctionType):
+            self._see_function(value)
+        elif isinstance(value, type):
+            self._see_class(value)
+        elif isinstance(value, types.ModuleType):
+            self._see_module(value)
+        elif isinstance(value, np.ndarray):
+            if value.flags.writeable and value.nbytes <= _LARGEST_ARRAY:
+                self._after(_set_array, value, value.copy())
+        elif not self._see_generator(value) and not code.is_stateless(value):
+            self._see_container(value)
+            self._left += (part for _, part in code.parts_of(value) or ())
+            if isinstance(value, functools._lru_cache_wrapper):
+                self._after(_set_cache, value, value.cache_info().misses)
+            elif _may_have_attributes(value):
+                self._see_attributes(value)
+
+    def _see_tensor(self, tensor: torch.Tensor) -> None:
+        if tensor.is_leaf:
+            self._after(_set_gradient, tensor, tensor.requires_grad, tensor.grad)
+            self._left.append(tensor.grad)
+        self._see_container(vars(tensor))
+        plain = tensor.layout == torch.strided and not tensor.is_meta and not tensor.is_quantized
+        if plain and id(tensor) not in self._faked:
+            self._after(_set_values, tensor, tensor.detach().clone())
+
+    def _see_generator(self, value: Any) -> bool:
+        if isinstance(value, random.Random):
+            self._after(value.setstate, value.getstate())
+        elif isinstance(value, np.random.Generator):
+            self._after(setattr, value.bit_generator, "state", value.bit_generator.state)
+        elif isinstance(value, np.random.RandomState) or type(value) is torch.Generator:
+            self._after(value.set_state, value.get_state())
+        else:
+            return False
+        return True
+
+    def _see_container(self, value: Any) -> None:
+        kind: Any = next((each for each in _CONTAINERS if isinstance(value, each)), None)
+        if kind in (dict, OrderedDict):
+            keys, values = list(kind.keys(value)), list(kind.values(value))
+            self._after(_set_items, kind, value, keys, values)
+            self._left += keys
+            self._left += values
+        elif kind is not None:
+            contents = list(kind.__iter__(value))
+            self._left += contents
+            if kind in (list, deque, set):
+                self._after(_set_contents, kind, value, contents)
+
+    def _see_attributes(self, value: Any) -> None:
+        self._left.append(type(value))
+        own = _attributes(value)
+        if own is not None:
+            self._see_container(own)
+        kind = type(value)
+        if kind not in self._slots:
+            self._slots[kind] = _slots_of(kind)
+        for member in self._slots[kind]:
+            held = _slot(member, value)
+            self._after(_set_slot, member, value, held)
+            self._left.append(held)
+
+    def _see_class(self, kind: type) -> None:
+        """See what classes of the user's have been given."""
+        if code.of_library(kind.__module__):
+            return
+        self._left += kind.__mro__
+        self._left += vars(kind).values()
+        own = {name: value for name, value in vars(kind).items() if not _is_special(name)}
+        self._after(_set_class, kind, own)
+
+    def _see_module(self, module: types.ModuleType) -> None:
+        """See a Python module that is an attribute, of which anything may be used."""
+        if not code.of_library(module.__name__):
+            for name, value in list(vars(module).items()):
+                self._see_name(vars(module), name, value)
+                if not isinstance(value, types.ModuleType):
+                    self._left.append(value)
+
+    def _see_name(self, namespace: dict[str, Any], name: str, value: Any) -> None:
+        if not _is_special(name) and (id(namespace), name) not in self._names:
+            self._names.add((id(namespace), name))
+            self._after(_set_name, namespace, name, value)
+
+    def _see_function(self, function: types.FunctionType) -> None:
+        if code.of_library(function.__globals__.get("__name__")) and not function.__closure__:
+            return
+        for cell in function.__closure__ or ():
+            held = _cell(cell)
+            self._after(_set_cell, cell, held)
+            self._left.append(held)
+        self._left += (function.__defaults__, function.__kwdefaults__)
+        self._see_container(vars(function))
+        if not code.of_library(function.__globals__.get("__name__")):
+            names = code.names_in(function.__code__)
+            self._see_named(function.__globals__, names, _stores_globals(function.__code__), set())
+
+    def _see_named(
+        self, namespace: dict[str, Any], names: frozenset[str], stored: bool, visited: set[int]
+    ) -> None:
+        """See what code names of the globals of a Python module, and of modules among them."""
+        visited.add(id(namespace))
+        for name in names if stored else names & namespace.keys():
+            value = namespace.get(name, _MISSING)
+            if stored:
+                self._see_name(namespace, name, value)
+            if not isinstance(value, types.ModuleType):
+                self._left.append(value)
+            elif id(vars(value)) not in visited and not code.of_library(value.__name__):
+                self._see_named(vars(value), names, True, visited)
+
+
+def _may_have_attributes(value: Any) -> bool:
+    """Whether an object is one of the user's, or of what models keep values in."""
+    if isinstance(value, nn.Module | threading.local):
+        return True
+    if type(value) in weakref.ProxyTypes:
+        return False
+    module = type(value).__module__
+    if not code.of_library(module):
+        return True
+    return module.partition(".")[0] in _KEPT_OF_LIBRARIES or module.startswith("torch.nn.")
+
+
+def _is_special(name: str) -> bool:
+    return name.startswith("__") and name.endswith("__")
+
+
+def _attributes(value: Any) -> dict[str, Any] | None:
+    if isinstance(value, threading.local):
+        return vars(value)
+    try:
+        own = object.__getattribute__(value, "__dict__")
+    except AttributeError:
+        return None
+    return own if isinstance(own, dict) else None
+
+
+def _stores_globals(body: types.CodeType) -> bool:
+    """Whether code, or a function inside, may assign to a global variable."""
+    inner = (each for each in body.co_consts if isinstance(each, types.CodeType))
+    return not _STORE_GLOBAL.isdisjoint(body.co_code[::2]) or any(map(_stores_globals, inner))
+
+
+def _slots_of(kind: type) -> list[types.MemberDescriptorType]:
+    """Return what reads and writes the slots that classes written in Python declare."""
+    declaring = (base for base in kind.__mro__ if "__slots__" in vars(base))
+    members = (member for base in declaring for member in vars(base).values())
+    return [member for member in members if isinstance(member, types.MemberDescriptorType)]
+
+
+def _slot(member: types.MemberDescriptorType, value: Any) -> Any:
+    try:
+        return member.__get__(value)
+    except AttributeError:
+        return _MISSING
+
+
+def _cell(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return _MISSING
+
+
+def _same(now: Any, before: list[Any]) -> bool:
+    return len(now) == len(before) and all(map(operator.is_, now, before))
+
+
+# How each thing is put back, if it is not as it was.
+
+
+def _set_items(kind: Any, value: Any, keys: list[Any], values: list[Any]) -> None:
+    if _same(list(kind.keys(value)), keys) and _same(list(kind.values(value)), values):
+        return
+    kind.clear(value)
+    for key, held in zip(keys, values, strict=True):
+        kind.__setitem__(value, key, held)
+
+
+def _set_contents(kind: Any, value: Any, contents: list[Any]) -> None:
+    if not _same(list(kind.__iter__(value)), contents):
+        kind.clear(value)
+        (kind.update if kind is set else kind.extend)(value, contents)
+
+
+def _set_array(array: Any, before: Any) -> None:
+    if array.dtype.hasobject or array.tobytes() != before.tobytes():
+        array[...] = before
+
+
+def _set_cache(cached: Any, misses: int) -> None:
+    """Empty a cache that was filled meanwhile: which of its results are fake cannot be told."""
+    if cached.cache_info().misses != misses:
+        cached.cache_clear()
+
+
+def _set_class(kind: type, own: dict[str, Any]) -> None:
+    now = {name: value for name, value in vars(kind).items() if not _is_special(name)}
+    for name in now.keys() - own.keys():
+        type.__delattr__(kind, name)
+    for name, value in own.items():
+        if now.get(name, _MISSING) is not value:
+            type.__setattr__(kind, name, value)
+
+
+def _set_slot(member: types.MemberDescriptorType, value: Any, held: Any) -> None:
+    if _slot(member, value) is not held:
+        if held is _MISSING:
+            member.__delete__(value)
+        else:
+            member.__set__(value, held)
+
+
+def _set_cell(cell: types.CellType, held: Any) -> None:
+    if _cell(cell) is not held:
+        if held is _MISSING:
+            del cell.cell_contents
+        else:
+            cell.cell_contents = held
+
+
+def _set_name(namespace: dict[str, Any], name: str, value: Any) -> None:
+    now = namespace.get(name, _MISSING)
+    if now is value or isinstance(now, types.ModuleType):  # what was imported stays so
+        return
+    if value is _MISSING:
+        del namespace[name]
+    else:
+        namespace[name] = value
+
+
+def _set_gradient(tensor: torch.Tensor, needed: bool, gradient: torch.Tensor | None) -> None:
+    if tensor.requires_grad != needed:
+        with torch.inference_mode(tensor.is_inference()):
+            tensor.requires_grad_(needed)
+    if tensor.grad is not gradient:
+        tensor.grad = gradient
+
+
+def _set_values(tensor: torch.Tensor, before: torch.Tensor) -> None:
+    with torch.inference_mode(tensor.is_inference()), torch.no_grad():
+        if tensor.shape != before.shape:
+            tensor.data = before
+        elif not torch.equal(_bits(tensor), _bits(before)):
+            tensor.data.copy_(before)
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
