@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import stat
+import tempfile
 import threading
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import torch
 import pyrel
 from pyrel.files.atomic import remove_stale, replacing, write_whole
 from pyrel.files.lock import locked
+from pyrel.files.temporary import temporary_folder
 
 PARTIAL = re.compile(r"\.a\.[0-9a-f]{32}\.partial")
 
@@ -263,3 +265,21 @@ def test_a_planted_lock_overwrites_nothing(tmp_path: Path, plant: object) -> Non
     with pytest.raises(OSError, match="lock"), locked(tmp_path / ".lock", "the run"):
         pass
     assert victim.read_text() == "precious"
+
+
+def test_a_temporary_folder_that_a_killed_process_left_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    elsewhere = tmp_path / "elsewhere"
+    for folder in (elsewhere, tmp_path / "ours-left", tmp_path / "other"):
+        folder.mkdir()
+        (folder / "file").write_text("")
+    (tmp_path / "ours-link").symlink_to(elsewhere)
+    with temporary_folder("ours-") as first:
+        (first / "file").write_text("")
+        with temporary_folder("ours-") as second:
+            names = {"elsewhere", "other", "ours-link", first.name, second.name}
+            assert set(os.listdir(tmp_path)) == names
+    assert set(os.listdir(tmp_path)) == {"elsewhere", "other", "ours-link"}
+    assert os.listdir(elsewhere) == ["file"]

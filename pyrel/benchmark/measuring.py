@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +25,7 @@ from pyrel.benchmark.processes import WorkerProcess
 from pyrel.benchmark.results import Block, CaseResult, Protocol, Results, WrongAnswerError
 from pyrel.benchmark.work import cell_flops, compulsory_bytes
 from pyrel.engine import config as runtime
+from pyrel.files.temporary import temporary_folder
 from pyrel.nn import FeedbackCell
 from pyrel.report.machine import machine_facts
 
@@ -135,9 +134,12 @@ class _Field:
         self._highest = 0.0  # peak of the run
 
     def __enter__(self) -> _Field:
-        folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="pyrel-bench-"))
-        self._folder = Path(folder)
-        self._machine = self._start("the machine's peak", thread_counts(self._protocol.threads))
+        try:
+            self._folder = self._stack.enter_context(temporary_folder("pyrel-benchmark-"))
+            self._machine = self._start("the machine's peak", thread_counts(self._protocol.threads))
+        except BaseException:
+            self._stack.close()
+            raise
         return self
 
     def __exit__(self, *what: object) -> None:
