@@ -104,7 +104,7 @@ class Gather(Node):
 
 @dataclass(eq=False, kw_only=True)
 class Sum(Node):
-    """Sum of activations."""
+    """Sum of activations; of one that zeros were added to, such as a first state's share."""
 
     addends: tuple[Node, ...]
 
@@ -271,23 +271,32 @@ def scale(node: Node, coefficients: npt.ArrayLike) -> Node:
 
 
 def add(*nodes: Node) -> Node:
-    """Sum: one linear node where an addend is a pre-activation, else a sum that splits."""
+    """Sum: one linear node where an addend is a pre-activation, else a sum that splits.
+
+    Zeros beside pre-activations are nothing. Beside one activation they make a sum, c = i ⊙ g + 0,
+    whose share is c / (c + ε sign c) in Arras et al. (2017) as that of any other.
+    """
     shape = np.broadcast_shapes(*(node.shape for node in nodes))
     nodes = tuple(broadcast(node, shape) for node in nodes)
     if all(isinstance(node, Constant) for node in nodes):
         return constant(sum(node.value for node in nodes).reshape(shape))  # type: ignore[attr-defined]
-    nodes = tuple(n for n in nodes if not (isinstance(n, Constant) and (n.value == 0).all()))
     if len(nodes) == 1:
+        return nodes[0]
+    return _sum([n for n in nodes if not (isinstance(n, Constant) and (n.value == 0).all())], shape)
+
+
+def _sum(nodes: Sequence[Node], shape: Shape) -> Node:
+    if len(nodes) == 1 and _is_preactivation(nodes[0]).all():
         return nodes[0]
     merges = np.any([_is_preactivation(n) | _is_gated_preactivation(n) for n in nodes], axis=0)
     if merges.all():
         return affine(shape, [part for node in nodes for part in _parts(node)])
     if merges.any():
-        return _by_mask(merges, lambda at: add(*(_at(node, at) for node in nodes)), shape)
+        return _by_mask(merges, lambda at: _sum([_at(n, at) for n in nodes], at.shape), shape)
     low, high = (
         np.sum(ends, axis=0) for ends in zip(*((n.low, n.high) for n in nodes), strict=True)
     )
-    return Sum(shape=shape, low=low, high=high, addends=nodes)
+    return Sum(shape=shape, low=low, high=high, addends=tuple(nodes))
 
 
 def gated(gate: Node, signal: Node) -> Node:

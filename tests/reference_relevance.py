@@ -145,7 +145,10 @@ class _Walk:
         return np.divide(arrived, denominator, out=np.zeros_like(arrived), where=known)
 
     def _sum(self, node: Sum) -> None:
-        """R_i = a_i R / Σa, stabilised where an addend may be negative."""
+        """R_i = a_i R / Σa, stabilised where an addend may be negative.
+
+        So is a single addend beside zeros: R a / (a + ε sign a).
+        """
         arrived, variance = self.back.at(node)
         z, e = self.run.of(node), self.run.bound(node)
         if all((addend.low >= 0).all() for addend in node.addends):

@@ -3,8 +3,7 @@
 
 Gates get nothing, biases and stabilisers keep their shares. What does not wait for the recurrence,
 forward the products with the inputs and backward the relevance of them, is one product over all
-steps. The first state is zero: products with it are skipped, and the state after the first step
-is one addend alone, which takes all of the relevance.
+steps. The first state is zero: products with it are skipped.
 """
 
 from __future__ import annotations
@@ -157,10 +156,9 @@ class GatedByHand:
         r_c: Tensor | None = None
         for t in range(self._steps - 1, -1, -1):
             r = _sum(arriving[t], r_h, r_c)
-            r_candidate = r
+            ratio = r / self._stabilised(seen.state[t])
+            r_candidate = seen.first[t] * ratio
             if t:
-                ratio = r / self._stabilised(seen.state[t])
-                r_candidate = seen.first[t] * ratio
                 r_c = seen.kept[t] * seen.state[t - 1] * ratio
             s = r_candidate / self._stabilised(seen.candidate[t])
             shares.append(s)

@@ -4,8 +4,7 @@
 Arras, Montavon, Müller and Samek, *Explaining Recurrent Neural Network Predictions in Sentiment
 Analysis* (2017), for LSTMs; the GRU is treated likewise. One sample at a time, in float64, with a
 matrix of messages for every linear map and every sum. The bias factor is 0, so that biases and
-stabilisers keep their shares. In one thing it follows pyrel: the state after the first step
-is one addend alone, which takes all of the relevance.
+stabilisers keep their shares.
 """
 
 from __future__ import annotations
@@ -113,10 +112,8 @@ class LstmLrp:
         r_h, r_state, found = np.zeros(d), np.zeros(d), np.zeros_like(x)
         for t in reversed(range(steps)):
             r = arriving[t] + r_h + r_state
-            r_candidate = r
-            if t:
-                r_candidate = self._linear(first[t], one, none, state[t], r, 2 * d)
-                r_state = self._linear(kept[t] * state[t - 1], one, none, state[t], r, 2 * d)
+            r_candidate = self._linear(first[t], one, none, state[t], r, 2 * d)
+            r_state = self._linear(kept[t] * state[t - 1], one, none, state[t], r, 2 * d)
             found[t] = self._linear(x[t], w, b, candidate[t], r_candidate, count)
             r_h = self._linear(h[t - 1], u * scale[t], b, candidate[t], r_candidate, count)
         return found

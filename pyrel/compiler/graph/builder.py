@@ -180,13 +180,14 @@ class Builder:
         return out
 
     def add(self, addends: Addresses, *, in_order: bool = False) -> Addresses:
-        """Sum over the first axis of (addends, size); addends that are zero are left out."""
+        """Sum over the first axis of (addends, size); see `Add` for addends that are zero."""
+        first, others = addends[0], addends
         if (addends[:, 0] < 0).any():
-            addends = addends[((addends >= 0) | (self.values(addends) != 0)).any(axis=1)]
-        if len(addends) == 1:
-            return np.asarray(addends[0])
+            others = addends[((addends >= 0) | (self.values(addends) != 0)).any(axis=1)]
+        if len(addends) == 1 or not len(others):
+            return np.asarray(first)
         return self._elements(
-            addends,
+            others,
             lambda start, a, _: Add(start, a, module=self.module),
             lambda v: v.sum(axis=0),
             in_order=in_order,

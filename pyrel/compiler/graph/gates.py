@@ -158,6 +158,10 @@ def find_gates(graph: Graph) -> Gates:
             case Copy() | StopGradient():
                 is_gate[out] = picked(is_gate, node.inputs, False)
                 one_minus[out] = picked(one_minus, node.inputs, -1)
+            case Add(alone=True):
+                is_gate[out] = picked(is_gate, node.inputs[0], False)
+                one_minus[out] = picked(one_minus, node.inputs[0], -1)
+                minus[out] = picked(minus, node.inputs[0], -1)
     return Gates(graph, graph.owners(), is_gate, one_minus, _find_stopped(graph))
 
 

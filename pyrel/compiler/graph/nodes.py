@@ -93,7 +93,16 @@ class Scale(Node):
 
 @dataclass(frozen=True, eq=False)
 class Add(Node):
-    """Sum over the first axis of ``inputs``, which is (addends, size)."""
+    """Sum over the first axis of ``inputs``, which is (addends, size).
+
+    Addends of nothing but zeros are left out. A sum of one addend is what remains of one with
+    zeros, such as f ⊙ 0 + i ⊙ g: methods that stabilise sums stabilise it, too.
+    """
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is one addend."""
+        return len(self.inputs) == 1
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,16 @@ import numpy as np
 import numpy.typing as npt
 
 from pyrel._core import Function
-from pyrel.compiler.graph.nodes import Activation, Copy, Graph, MaxPool, Product, Relu, Scale
+from pyrel.compiler.graph.nodes import (
+    Activation,
+    Add,
+    Copy,
+    Graph,
+    MaxPool,
+    Product,
+    Relu,
+    Scale,
+)
 
 _LIFTING = {Function.sigmoid, Function.softplus}
 
@@ -24,7 +33,8 @@ def relevant_at_zero(
     marked = np.zeros(graph.size, dtype=bool) if boxed is None else boxed.copy()
     for node in reversed(graph.nodes):
         lifts = isinstance(node, Activation) and node.function in _LIFTING
-        if lifts or isinstance(node, Activation | Copy | MaxPool | Product | Relu | Scale):
+        hands_on = isinstance(node, Activation | Copy | MaxPool | Product | Relu | Scale)
+        if lifts or hands_on or (isinstance(node, Add) and node.alone):
             read = node.inputs[..., lifts | marked[node.addresses]]
             marked[read[read >= 0]] = True
     return marked

@@ -331,6 +331,9 @@ class Forward(Emitter):
                 self._map(self._value(node.inputs[some]), size, out, epilogue)
 
     def _forward_add(self, node: Add) -> None:
+        if node.alone:
+            self._map_runs(node.inputs[0], node.start, Epilogue())
+            return
         constants = self._graph.constant_values(node.inputs).sum(axis=0)
         self._map(None, node.size, self._value(node.start), Epilogue(bias=self._vector(constants)))
         for addend in node.inputs:

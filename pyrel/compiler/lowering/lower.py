@@ -11,6 +11,7 @@ from pyrel.compiler.lowering.backward import Backward
 from pyrel.compiler.passes.contiguous import lay_out
 from pyrel.compiler.passes.even_maxima import write_out_even_maxima
 from pyrel.compiler.passes.gradient_stops import prepared
+from pyrel.compiler.passes.lone_sums import keep_stabilised
 from pyrel.compiler.passes.pools import chain_pools, pool_before_relu
 from pyrel.compiler.program.loop_memory import plan_items
 from pyrel.compiler.program.loops import roll
@@ -75,7 +76,7 @@ def lower_forward_apart(graph: Graph, method: Method, low: Floats, high: Floats)
 
 
 def _lowering(graph: Graph, method: Method, low: Floats, high: Floats, precision: str) -> Backward:
-    graph = prepared(graph, method)
+    graph = keep_stabilised(prepared(graph, method), method, low, high)
     if method.folds:
         graph = fold(graph, low, high)
     if not method.conserves:

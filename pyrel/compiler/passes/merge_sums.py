@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from pyrel.compiler.graph.intervals import runs
 from pyrel.compiler.graph.nodes import (
     Add,
     Addresses,
@@ -21,6 +22,7 @@ from pyrel.compiler.graph.nodes import (
     Relu,
     Scale,
     compact,
+    picked,
 )
 from pyrel.compiler.graph.relevant_zeros import relevant_at_zero
 
@@ -42,15 +44,43 @@ def _merge_sums(graph: Graph) -> Graph:
     out of nothing. Activations among the addends join with an identity matrix.
     """
     owner = np.full(graph.size + 1, -1, dtype=np.int64)  # by address: index into `nodes`
+    origin = np.arange(graph.size)  # by address: the pre-activation that zeros were added to
     nodes: list[Node] = []
     made: _Made = {}
+    has_lone = any(isinstance(node, Add) and node.alone for node in graph.nodes)
     for node in graph.nodes:
-        merges = isinstance(node, Add | Scale)
-        pieces = _merged(node, owner, nodes, graph, made) if merges else [node]
-        for piece in list(pieces):
+        if has_lone:
+            node = replace(node, inputs=picked(origin, node.inputs, node.inputs))
+        for piece in list(_pieces(node, owner, origin, nodes, graph, made)):
             owner[piece.start : piece.start + piece.size] = len(nodes)
             nodes.append(piece)
-    return replace(graph, nodes=tuple(nodes))
+    outputs = picked(origin, graph.outputs, graph.outputs)
+    return replace(graph, nodes=tuple(nodes), outputs=outputs)
+
+
+def _pieces(
+    node: Node,
+    owner: Addresses,
+    origin: Addresses,
+    nodes: list[Node],
+    graph: Graph,
+    made: _Made,
+) -> Iterator[Node]:
+    """Merge a node, of whose inputs ``owner`` and ``nodes`` tell what became of them.
+
+    Zeros beside a pre-activation are nothing: readers of that sum, and ``origin``, get the latter.
+    """
+    if isinstance(node, Add) and node.alone:
+        belongs = picked(owner, node.inputs[0], -1)
+        plain = [i for i in np.unique(belongs).tolist() if i >= 0 and _is_plain(nodes[i])]
+        found = np.isin(belongs, plain)
+        origin[node.addresses[found]] = node.inputs[0, found]
+        for first, stop in runs(np.where(found, -1, np.arange(node.size))):
+            yield replace(node, start=node.start + first, inputs=node.inputs[:, first:stop])
+    elif isinstance(node, Add | Scale):
+        yield from _merged(node, owner, nodes, graph, made)
+    else:
+        yield node
 
 
 def _merged(

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sums of one addend and zeros: the methods that stabilise them keep them, others read through.
+
+A first state of zeros leaves c = f ⊙ 0 + i ⊙ g. The published code of LRP for LSTMs (Arras et al.
+2017) divides by c + ε sign c there as at every other step, and a first state that is nearly zero
+must not change the map by more than it changes the scores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from pyrel.compiler.graph.nodes import (
+    Add,
+    Floats,
+    Graph,
+    Node,
+    Product,
+    compact,
+    picked,
+)
+from pyrel.compiler.graph.ranges import propagate
+from pyrel.methods import Method
+
+
+def keep_stabilised(graph: Graph, method: Method, low: Floats, high: Floats) -> Graph:
+    """Take out the sums of one addend that a method does not stabilise.
+
+    It stabilises those that may be negative. Deep Taylor folds them into the linear nodes that read
+    them, but for states of gated cells, where a product is the addend.
+    """
+    if not any(isinstance(node, Add) and node.alone for node in graph.nodes):
+        return graph
+    signed = np.zeros(graph.size, dtype=bool)
+    if method.conserves:
+        signed = propagate(graph, low, high).low < 0
+    owner = graph.owners()
+    is_product = np.array([isinstance(node, Product) for node in graph.nodes] + [False])
+    origin = np.arange(graph.size)
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        node = replace(node, inputs=picked(origin, node.inputs, node.inputs))
+        if not (isinstance(node, Add) and node.alone):
+            nodes.append(node)
+            continue
+        gated = is_product[picked(owner, node.inputs[0], -1)].any()
+        if signed[node.addresses].any() and (gated or not method.folds):
+            nodes.append(node)
+        else:
+            origin[node.addresses] = node.inputs[0]
+    outputs = picked(origin, graph.outputs, graph.outputs)
+    return compact(replace(graph, nodes=tuple(nodes), outputs=outputs))
