@@ -133,6 +133,17 @@ def test_a_change_after_the_last_part_is_seen_too(
     assert os.listdir(tmp_path) == ["x.npy"]
 
 
+def test_a_change_right_after_another_is_seen(x: np.ndarray, tmp_path: Path) -> None:
+    # Within a tick of the clock that files get their times from.
+    for number in range(10):
+        source = tmp_path / f"{number}.npy"
+        np.save(source, x)
+        with open_array(source) as file:
+            overwrite(source)
+            with pytest.raises(OSError, match="it changed while it was read"):
+                file.piece(slice(0, 1))
+
+
 def test_an_archive_that_changes_while_it_is_read_is_refused(
     x: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

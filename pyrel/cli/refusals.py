@@ -84,7 +84,7 @@ def _line(error: BaseException) -> str:
 
 def _text(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{error.filename}: {error.strerror.lower()}"
+        return f"{error.filename}: {error.strerror[:1].lower()}{error.strerror[1:]}"
     if isinstance(error, MemoryError):
         return f"not enough memory {error}".strip()
     return " ".join(str(error).split()) or type(error).__name__

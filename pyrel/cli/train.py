@@ -348,6 +348,8 @@ def _in_words_of_options(folder: Path) -> Iterator[None]:
     try:
         yield
     except FileExistsError:
+        if not (folder / CHECKPOINT).exists():
+            raise
         raise ValueError(
             f"{folder} has a run already; add --resume to go on with it, or give another --out"
         ) from None

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import math
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedReader
@@ -23,6 +24,11 @@ import numpy.typing as npt
 from pyrel.files.foreign import ForeignFileError, parsing, shown
 
 DAMAGED = "is damaged or cut off ({error}); copy it again or write it anew"
+
+_TICK = 20_000_000  # nanoseconds, more than a tick of the clock of usual file systems
+_TICKS = 50  # a file that somebody writes to all the time is not waited for longer
+
+State = tuple[int, int, int]
 
 
 class SampleFile:
@@ -55,7 +61,7 @@ class SampleFile:
             return
         self._file = path.open("rb", buffering=0)
         try:
-            self._before = state_of(self._file)
+            self._before = settled_state_of(self._file)
             self.shape, self._by_column, self.dtype = header(self._file, path)
             self._start = self._file.tell()
             self._check_size()
@@ -173,7 +179,7 @@ def unchanged(path: Path) -> Iterator[BufferedReader]:
         The file cannot be read, or changed; then whatever else went wrong is not told.
     """
     with path.open("rb") as file:
-        before = state_of(file)
+        before = settled_state_of(file)
         try:
             yield file
         except Exception as error:
@@ -184,7 +190,22 @@ def unchanged(path: Path) -> Iterator[BufferedReader]:
             raise changed(path)
 
 
-def state_of(file: IO[bytes]) -> tuple[int, int, int]:
+def settled_state_of(file: IO[bytes]) -> State:
+    """Return the state of a file such that every later change shows.
+
+    Times of files come from a coarse clock: of two changes within one of its ticks the second does
+    not show. So a change that is younger than that is waited for to become old.
+    """
+    for _ in range(_TICKS):
+        state = state_of(file)
+        age = time.time_ns() - max(state[1:])
+        if not 0 <= age < _TICK:
+            break
+        time.sleep((_TICK - age) / 1e9)
+    return state
+
+
+def state_of(file: IO[bytes]) -> State:
     """Return what changes with a file: its size, and when it and its entry were last changed."""
     status = os.fstat(file.fileno())
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns

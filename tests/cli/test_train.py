@@ -174,6 +174,14 @@ def test_a_resumed_run_ends_with_the_same_weights(
         assert torch.equal(value, resumed[name]), name
 
 
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    out = tmp_path / "Run"
+    out.write_text("a file")
+    result = pyrel("train", "Shallow", *SMALL, "--out", out)
+    assert result.code == 1
+    assert result.err.splitlines()[-1] == f"pyrel train: {out}: file exists"
+
+
 @pytest.mark.parametrize(
     ("number", "code", "told"),
     [
