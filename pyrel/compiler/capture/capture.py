@@ -17,11 +17,12 @@ from pyrel.compiler.capture.export import (
     fixed,
     holds_for,
     refuse_empty,
-    refuse_scripts,
+    unwrapped,
     wrong_example,
 )
 from pyrel.compiler.capture.interpreter import OneSampleError, functional, input_shape, walk
 from pyrel.compiler.capture.parameters import Weights
+from pyrel.compiler.capture.refusals import depends_on_batch, is_unknown, refuse_parts
 from pyrel.compiler.capture.step_causes import Causes
 from pyrel.compiler.capture.step_growth import span, uneven
 from pyrel.compiler.graph.nodes import Graph, compact, same_graph
@@ -103,16 +104,16 @@ def _exported(
         raise TypeError(f"model: wanted {wanted}, got {type(model).__name__}")
     if example is None:
         raise TypeError("example: wanted an input of the model, to capture it with; got None")
-    refuse_scripts(model)
+    refuse_parts(unwrapped(model))
     refuse_empty(model)
     causes = Causes()
     try:
         programs = [functional(program) for program in export(model, example, lengths, causes)]
-    except UnsupportedModelError:
+    except UnsupportedModelError as error:
         wrong = wrong_example(model, example, lengths)
-        if wrong is None:
+        if wrong is None or (isinstance(wrong, UnsupportedModelError) and not is_unknown(error)):
             raise
-        raise wrong from None
+        raise wrong from wrong.__cause__
     return Capture(programs, lengths, example.shape[1] if len(example.shape) > 1 else 0, causes)
 
 
@@ -250,10 +251,7 @@ class Capture:
             with contextlib.suppress(OneSampleError):
                 graphs += self._walked(program, steps)
         if not all(_agree(graphs[0], graph) for graph in graphs[1:]):
-            raise UnsupportedModelError(
-                "what it computes for a sample depends on the size of the batch",
-                operator="torch.export",
-            )
+            raise depends_on_batch(self._causes.batch if self._causes is not None else None)
         return simplified(graphs[0])
 
     def _can_compare(self, program: ExportedProgram, steps: int) -> bool:

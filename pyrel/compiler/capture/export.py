@@ -24,6 +24,15 @@ from pyrel.array_kinds import refuse_unreadable
 from pyrel.compiler.capture.autograd_watch import watched
 from pyrel.compiler.capture.model_state import put_back
 from pyrel.compiler.capture.opaque_layers import marked
+from pyrel.compiler.capture.refusals import (
+    branches,
+    depends_on_batch,
+    lacks_argument,
+    no_draws,
+    own_failure,
+    refusal,
+    shape_of_batch,
+)
 from pyrel.compiler.capture.step_causes import Causes
 from pyrel.errors import UnsupportedModelError
 
@@ -55,18 +64,16 @@ def export(
         programs = [_export_open(model, _batch(sample, sizes[0]), lengths, causes)]
     except Exception as error:  # torch.export raises many types, none of them documented
         if not _fixes_the_batch(error):
-            raise _refusal(model, sample, error, lengths) from error
+            raise refusal(model, sample, error, lengths) from error
+        causes.keep_batch(sizes[0])
         try:
             first = _export_open(model, _batch(sample, sizes[0]), lengths, causes, Dim.STATIC)
             other = _batch(sample, sizes[1])
             programs = [first, _export_once(model, other, lengths, steps=_freedom(first))]
         except Exception as error:
-            raise _refusal(model, sample, error, lengths) from error
+            raise refusal(model, sample, error, lengths) from error
     if _bounds_the_batch(programs[0]):
-        raise UnsupportedModelError(
-            "what it computes for a sample depends on the size of the batch",
-            operator="torch.export",
-        )
+        raise depends_on_batch(causes.asking(first_input(programs[0]).shape[0]))
     steps = _freedom(programs[0])
     try:
         return [*programs, _export_once(model, _batch(sample, 1), lengths, steps=steps)]
@@ -75,7 +82,7 @@ def export(
     try:
         return [*programs, _export_once(model, _batch(sample, sizes[1]), lengths, steps=steps)]
     except Exception as error:
-        raise _refusal(model, sample, error, lengths) from error
+        raise refusal(model, sample, error, lengths) from error
 
 
 def _batch(sample: torch.Tensor, n: int) -> torch.Tensor:
@@ -94,7 +101,7 @@ def _export_open(
         with causes.noted(model):
             return _export_once(model, batch, lengths, size)
     except Exception as error:
-        if _fixes_the_batch(error) or _branches(error) or _lacks_argument(error):
+        if _fixes_the_batch(error) or branches(error) or lacks_argument(error):
             raise
     return _export_once(model, batch, lengths, size, steps=Dim.STATIC)
 
@@ -119,7 +126,8 @@ def _export_once(
     inputs = arguments(batch, lengths)
     with as_it_was(model), marked(), watched(model), quiet():
         _name_inputs(model, len(inputs))
-        return torch.export.export(model, inputs, dynamic_shapes=tuple(shapes), strict=False)
+        with no_draws():
+            return torch.export.export(model, inputs, dynamic_shapes=tuple(shapes), strict=False)
 
 
 def _name_inputs(model: torch.nn.Module, count: int) -> None:
@@ -150,37 +158,55 @@ def arguments(batch: torch.Tensor, lengths: bool) -> tuple[torch.Tensor, ...]:
 
 def wrong_example(
     model: torch.nn.Module, example: Example, lengths: bool
-) -> ValueError | TypeError | None:
-    """Say what is wrong with an example, if the model does not take it but takes one like it.
+) -> UnsupportedModelError | ValueError | TypeError | None:
+    """Say what is wrong with an example, if the model does not take it.
 
-    That is, one with another dimension in front, or with integers instead of floats, or both.
+    It may take one like it: with another dimension in front, or with integers instead of floats, or
+    both.
     """
     model = unwrapped(model)
     shape, ids = tuple(example.shape), _are_ids(example)
     lengths = lengths and takes_lengths(model, _zeros(model, shape[1:], ids))
-    if _runs(model, _zeros(model, shape[1:], ids), lengths):
+    batch = _zeros(model, shape[1:], ids)
+    failure = _failure(model, batch, lengths)
+    if failure is None:
         return None
     for of_batch, of_ids in ((shape[1:], not ids), (shape, ids), (shape, not ids)):
-        if 0 in of_batch or not _runs(model, _zeros(model, of_batch, of_ids), lengths):
+        if 0 in of_batch or _failure(model, _zeros(model, of_batch, of_ids), lengths) is not None:
             continue
         kind = "integers (token ids)" if of_ids else "floats"
         message = (
-            f"example: wanted {kind} of shape {_shape_of_batch(of_batch)}, got dtype "
+            f"example: wanted {kind} of shape {shape_of_batch(of_batch)}, got dtype "
             f"{example.dtype} and shape {shape}"
         )
         if of_batch == shape[1:]:
             return TypeError(message)
         return ValueError(f"{message}; that is one sample: give a batch of one, x[None]")
-    return None
+    own = own_failure(model, batch, failure)
+    own.__cause__ = failure
+    return own
 
 
-def _runs(model: torch.nn.Module, batch: torch.Tensor, lengths: bool) -> bool:
-    with as_it_was(model, values=True), torch.no_grad(), quiet(), torch.random.fork_rng():
+def _failure(model: torch.nn.Module, batch: torch.Tensor, lengths: bool) -> Exception | None:
+    """Run a model as it is; return what it raises, if it does with gradients and without."""
+    found = None
+    for gradients in (False, True):  # some compute gradients themselves, some write into weights
+        found = _failure_of_mode(model, batch, lengths, gradients)
+        if found is None:
+            break
+    return found
+
+
+def _failure_of_mode(
+    model: torch.nn.Module, batch: torch.Tensor, lengths: bool, gradients: bool
+) -> Exception | None:
+    mode = torch.enable_grad if gradients else torch.no_grad
+    with as_it_was(model, values=True), mode(), quiet(), torch.random.fork_rng():
         try:
             model(*arguments(batch, lengths))
-        except Exception:  # of whatever type the model raises
-            return False
-    return True
+        except Exception as error:  # of whatever type the model raises
+            return error
+    return None
 
 
 def _bounds_the_batch(program: ExportedProgram) -> bool:
@@ -252,18 +278,6 @@ def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
     return unwrapped(inner) if isinstance(inner, torch.nn.Module) else model
 
 
-def refuse_scripts(model: torch.nn.Module) -> None:
-    """Refuse modules of torch.jit, which can neither be exported nor put back as they were."""
-    for path, module in unwrapped(model).named_modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            raise UnsupportedModelError(
-                "a compiled module, which torch.export cannot take apart; give the torch.nn.Module "
-                "that it was made of, or make that anew with the same state_dict()",
-                operator="torch.jit.ScriptModule",
-                module=path,
-            )
-
-
 def refuse_empty(model: torch.nn.Module) -> None:
     """Refuse parameters and buffers without values, such as those of the meta device.
 
@@ -289,7 +303,7 @@ def takes_lengths(model: torch.nn.Module, batch: torch.Tensor) -> bool:
     arguments = [p for p in given if p.kind in _POSITIONAL]
     if len(arguments) < 2:
         takes_any = any(p.kind == Parameter.VAR_POSITIONAL for p in given)
-        return takes_any and batch.dim() > 1 and _runs(model, batch, True)
+        return takes_any and batch.dim() > 1 and _failure(model, batch, True) is None
     return arguments[1].default is Parameter.empty or "len" in arguments[1].name
 
 
@@ -352,41 +366,3 @@ def quiet() -> Iterator[None]:
 
 def _fixes_the_batch(error: Exception) -> bool:
     return "Constraints violated" in str(error) or "specialized" in str(error)
-
-
-def _branches(error: Exception) -> bool:
-    return "GuardOnDataDependent" in type(error).__name__ or "data-dependent" in str(error)
-
-
-def _lacks_argument(error: Exception) -> bool:
-    return "missing a required argument" in str(error)
-
-
-def _shape_of_batch(sample: Sequence[int]) -> str:
-    return f"({', '.join(map(str, ['n', *sample]))})"
-
-
-def _refusal(
-    model: torch.nn.Module, sample: torch.Tensor, error: Exception, lengths: bool
-) -> UnsupportedModelError:
-    if isinstance(error, UnsupportedModelError):
-        return error
-    text = str(error).strip()
-    reason = text.splitlines()[0] if text else type(error).__name__
-    kind, shape = type(model).__name__, _shape_of_batch(sample.shape[1:])
-    if _branches(error):
-        why = f"{kind} branches on the values of its input, so it has no one graph: {reason}"
-        if lengths:
-            why += "\nNor may a branch depend on the lengths of the sequences"
-    elif _lacks_argument(error):
-        why = (
-            f"{kind} takes more than one input; pyrel explains models of one, and of one with the"
-            f" lengths of its sequences (lengths=True): {reason}"
-        )
-    else:
-        ids = " of token ids" if not sample.is_floating_point() else ""
-        why = (
-            f"{kind} could not be exported for an input{ids} of shape {shape}: "
-            f"{type(error).__name__}: {reason}"
-        )
-    return UnsupportedModelError(why, operator="torch.export")

@@ -17,11 +17,13 @@ from pyrel.compiler.capture.gradient_marks import under_no_grad
 from pyrel.compiler.capture.operators.nested import leaves, mapped
 from pyrel.compiler.capture.operators.operands import NoValue
 from pyrel.compiler.capture.parameters import Weights
+from pyrel.compiler.capture.places import Place, place_of_node
+from pyrel.compiler.capture.refusals import mixed
 from pyrel.compiler.capture.tracer import MixedSamplesError, Traced, Tracer, UnwrittenError
 from pyrel.compiler.graph.nodes import Graph
 from pyrel.errors import UnsupportedModelError
 
-_RECURRENT = frozenset(operators.families()["recurrent layer"])
+_WRITTEN = {getattr(OutputKind, "PARAMETER_MUTATION", None)} - {None}
 
 
 class OneSampleError(UnsupportedModelError):
@@ -31,9 +33,7 @@ class OneSampleError(UnsupportedModelError):
 def functional(exported: ExportedProgram) -> ExportedProgram:
     """Make in-place operators functional, and refuse a model that changes its buffers."""
     with quiet():
-        exported = explicit(exported)
-        if any(map(mutates, exported.graph.nodes)):
-            exported = _without_writes(exported)
+        exported = _without_writes(exported)
     if exported.graph_signature.buffers_to_mutate:
         names = ", ".join(sorted(exported.graph_signature.buffers_to_mutate.values()))
         raise UnsupportedModelError(
@@ -41,12 +41,22 @@ def functional(exported: ExportedProgram) -> ExportedProgram:
             " mode: export a program in eval mode, and call no train() in forward",
             operator="buffer mutation",
         )
+    specs = exported.graph_signature.output_specs
+    weights = [str(spec.target) for spec in specs if spec.kind in _WRITTEN]
+    if weights:
+        raise UnsupportedModelError(
+            f"the model changes its parameters while it runs ({', '.join(sorted(weights))}): each "
+            "call has other ones. Change them before, or compute with a changed copy",
+            operator="parameter mutation",
+        )
     return exported
 
 
 def _without_writes(exported: ExportedProgram) -> ExportedProgram:
     try:
-        made: ExportedProgram = exported.run_decompositions({})
+        made = explicit(exported)
+        if any(map(mutates, made.graph.nodes)):
+            made = made.run_decompositions({})
     except Exception as error:  # of many types, none of them documented
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UnsupportedModelError(
@@ -126,7 +136,7 @@ class _Walker:
         self._bind_placeholders()
         for node in self._exported.graph.nodes:
             if node.op == "call_function":
-                self._values[node] = self._call(node)
+                self._values[node] = self._called(node)
             elif node.op not in {"placeholder", "output"}:
                 raise UnsupportedModelError(
                     "cannot be walked", operator=node.op, module=_path(node)
@@ -172,21 +182,43 @@ class _Walker:
                 "the output does not depend on the input", operator="output"
             )
         shape = tuple(output.ids.shape)
-        if len(shape) not in {1, 2} or shape[0] != self._tracer.batch:
-            wanted = "raw scores of shape (n, classes) or (n,)"
+        batch = self._tracer.batch
+        batch_first = shape[:1] == (batch,) and self._is_batch_first(node)
+        if len(shape) not in {1, 2} or not batch_first or 0 in shape:
+            wrong = f"shape (n, ...) = {shape} for n = {batch}"
+            if not batch_first:
+                wrong += (
+                    ": its first dimension is not the batch, which is probably a bug of the model,"
+                    " such as a view or a sum over samples"
+                )
             raise UnsupportedModelError(
-                f"wanted {wanted}, got shape (n, ...) = {shape} for n = {self._tracer.batch}",
-                operator="output",
+                f"wanted raw scores of shape (n, classes) or (n,), got {wrong}", operator="output"
             )
         try:
             graph = self._tracer.graph(output)
         except MixedSamplesError:
-            raise self._mixed("output", "") from None
+            assert isinstance(node, torch.fx.Node)
+            raise mixed("output", Place(), self._moved(node)) from None
         except UnwrittenError as error:
             raise self._unwritten(error) from None
         if (graph.outputs < 0).any():
             raise UnsupportedModelError("some outputs are constants", operator="output")
         return graph
+
+    def _called(self, node: torch.fx.Node) -> Any:
+        try:
+            return self._call(node)
+        except UnsupportedModelError:
+            raise
+        except Exception as error:  # of whatever type torch or NumPy raise
+            text = str(error).strip().partition("\n")[0]
+            at = place_of_node(node).at
+            raise self._unsupported(
+                node,
+                _name_of(node),
+                f"it fails for samples of shape {self._tracer.builder.input_shape}: "
+                f"{type(error).__name__}: {text}{f' ({at})' if at else ''}",
+            ) from error
 
     def _call(self, node: torch.fx.Node) -> Any:
         args, kwargs = mapped(self._value, (node.args, node.kwargs))
@@ -227,7 +259,7 @@ class _Walker:
             if off:
                 result = self._stopped(result)
         except MixedSamplesError:
-            raise self._mixed(f"aten.{name}", _path(node)) from None
+            raise mixed(f"aten.{name}", place_of_node(node), self._moved(node)) from None
         except UnwrittenError as error:
             raise self._unwritten(error) from None
         except operators.UnsupportedOperandsError as error:
@@ -289,18 +321,50 @@ class _Walker:
         )
         return UnsupportedModelError(reason, operator=error.operator, module=error.module)
 
-    @staticmethod
-    def _mixed(name: str, module: str) -> UnsupportedModelError:
-        reason = (
-            "it mixes the samples of a batch, or does not treat them alike; is the batch the first"
-            " dimension?"
-        )
-        if name.removeprefix("aten.") in _RECURRENT:
-            reason += (
-                " Recurrent layers of torch take the steps first, unless batch_first=True; one"
-                " sequence alone has to be given as x[None]"
-            )
-        return UnsupportedModelError(reason, operator=name, module=module)
+    def _is_batch_first(self, node: Any) -> bool:
+        size = self._inputs[0].meta["val"].shape[0]
+        return _grows_with(node.meta["val"].shape[0], size)
+
+    def _moved(self, last: torch.fx.Node) -> tuple[str, Place] | None:
+        """Find the first operator that made a batch dimension of elements of several samples."""
+        size = self._inputs[0].meta["val"].shape[0]
+        before = _sources(last)
+        for node in self._exported.graph.nodes:
+            value = self._values.get(node)
+            if node not in before or not isinstance(value, Traced):
+                continue
+            sizes = node.meta["val"].shape
+            same = [d for d, n in enumerate(value.ids.shape) if n == self._tracer.batch]
+            of_batch = [d for d in same if _grows_with(sizes[d], size)]
+            if of_batch and not any(self._tracer.is_batch(value, d) for d in of_batch):
+                return _name_of(node), place_of_node(node)
+        return None
+
+
+def _sources(node: torch.fx.Node) -> set[torch.fx.Node]:
+    """Return a node and all that it was computed from."""
+    found, left = {node}, [node]
+    while left:
+        more = [n for n in left.pop().all_input_nodes if n not in found]
+        found.update(more)
+        left += more
+    return found
+
+
+def _grows_with(one: Any, other: Any) -> bool:
+    """Whether a size is computed from another one, or is the other one if that is fixed."""
+    if not isinstance(other, torch.SymInt):
+        return True
+    return isinstance(one, torch.SymInt) and other.node.expr.free_symbols <= (
+        one.node.expr.free_symbols
+    )
+
+
+def _name_of(node: torch.fx.Node) -> str:
+    schema = getattr(node.target, "_schema", None)
+    if schema is None:
+        return str(getattr(node.target, "__name__", node.target))
+    return f"aten.{schema.name.split('::')[1]}"
 
 
 def _positional(target: torch._ops.OpOverload, args: Any, kwargs: Any) -> tuple[Any, Any]:

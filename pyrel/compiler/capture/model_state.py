@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.modules import module as torch_module
+from torch.nn.parameter import is_lazy
 
 from pyrel.compiler.capture import identity_of_code as code
 from pyrel.errors import UnsupportedModelError
@@ -132,7 +133,7 @@ class _State:
             self._left.append(tensor.grad)
         self._see_container(vars(tensor))
         plain = tensor.layout == torch.strided and not tensor.is_meta and not tensor.is_quantized
-        if plain and id(tensor) not in self._faked:
+        if plain and not is_lazy(tensor) and id(tensor) not in self._faked:
             self._after(_set_values, tensor, tensor.detach().clone())
 
     def _see_generator(self, value: Any) -> bool:

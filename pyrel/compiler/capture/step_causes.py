@@ -31,6 +31,7 @@ class Causes:
     def __init__(self) -> None:
         self._guards: list[tuple[Any, Place]] = []
         self._failure: str | None = None
+        self.batch: Place | None = None  # where a number is made of the size of the batch
 
     @contextlib.contextmanager
     def noted(self, model: nn.Module) -> Iterator[None]:
@@ -54,6 +55,17 @@ class Causes:
             raise
         finally:
             namespace["ShapeGuard"] = made
+
+    def keep_batch(self, size: int) -> None:
+        """Keep where the size of the batch, which was to be open, was made a number."""
+        found = (place for expression, place in self._guards if _fixes(expression, size))
+        self.batch = next(found, None)
+
+    def asking(self, size: Any) -> Place | None:
+        """Return where an open size was asked for first, and no other; None if nobody did."""
+        symbols = size.node.expr.free_symbols
+        found = (p for e, p in self._guards if getattr(e, "free_symbols", None) == symbols)
+        return next(found, None)
 
     def fixing(self, steps: int) -> str | None:
         """Say what made the number of steps that of the example; None if that is not known."""

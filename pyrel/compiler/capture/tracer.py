@@ -137,6 +137,12 @@ class Tracer:
         """Whether all elements are elements of the model's input, or constants."""
         return bool(((value.ids & _ADDRESS_MASK < self.builder.input_size) | (value.ids < 0)).all())
 
+    def is_batch(self, value: Traced, dimension: int) -> bool:
+        """Whether the elements at each place along a dimension are of the sample of that number."""
+        samples = value.ids.movedim(dimension, 0).reshape(value.ids.shape[dimension], -1)
+        numbers = torch.arange(len(samples))[:, None]
+        return bool(((samples < 0) | (samples >> _SAMPLE_SHIFT == numbers)).all())
+
     def is_gate(self, value: Traced) -> bool:
         """Whether all elements are gates (`pyrel.compiler.graph.gates`)."""
         addresses = value.ids.numpy() & _ADDRESS_MASK

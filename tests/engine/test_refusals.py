@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Only documented errors come out, which say where in the model, and what to do."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from engine.odd_models import REFUSED, Base, X, model
+from torch import Tensor, nn
+
+import pyrel
+
+DOCUMENTED = (pyrel.UnsupportedModelError, ValueError, TypeError, OSError)
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*torch.jit:DeprecationWarning",
+    "ignore:Initializing zero-element tensors",
+)
+
+
+def _refused(made: Any, example: Any = X) -> Exception:
+    with pytest.raises(Exception) as raised:
+        pyrel.Explainer(made, example, "gradient")
+    return raised.value
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_odd_models_are_refused_by_documented_errors(what: str) -> None:
+    error = _refused(REFUSED[what]())
+    assert isinstance(error, DOCUMENTED)
+    assert not isinstance(error, UnicodeError)
+    text = str(error)
+    assert len(text.splitlines()[0]) > 30  # says something
+    if isinstance(error, pyrel.UnsupportedModelError):
+        assert "in the model itself" in text or "in module '" in text
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_interrupts_pass(error: type[BaseException]) -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        raise error
+
+    made = model(forward).train()
+    with pytest.raises(error):
+        pyrel.Explainer(made, X, "gradient")
+    assert made.training
+
+
+class WrongPart(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.parts["inner"](self.out(x[:, -1]))  # here
+
+
+class Branching(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(x) if x.sum() > 0 else self.out(x[:, 0])  # here
+
+
+class FromNumpy(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.from_numpy(np.tanh(x.detach().numpy())))  # here
+
+
+def _line(kind: type) -> str:
+    lines, first = inspect.getsourcelines(kind)
+    number = next(n for n, line in enumerate(lines) if "# here" in line)
+    return f"test_refusals.py, line {first + number}: {lines[number].strip()[:40]}"
+
+
+def test_a_model_that_fails_by_itself_says_so() -> None:
+    error = _refused(WrongPart())
+    assert isinstance(error, pyrel.UnsupportedModelError)
+    assert error.module == "parts.inner.1"
+    assert "WrongPart itself raises RuntimeError for an input of shape (n, 5, 4)" in str(error)
+    assert "Give an example of the shape that the model takes" in str(error)
+    assert _line(WrongPart) in str(error)
+    assert isinstance(error.__cause__, RuntimeError)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"), [(Branching, "branches on the values"), (FromNumpy, "could not be exported")]
+)
+def test_where_export_fails_is_told(kind: type[Base], words: str) -> None:
+    error = _refused(kind())
+    assert isinstance(error, pyrel.UnsupportedModelError)
+    assert words in str(error)
+    assert _line(kind) in str(error)
+    assert error.__cause__ is not None
+
+
+def test_an_operator_that_fails_while_the_graph_is_walked_is_named() -> None:
+    made = nn.Sequential(nn.Flatten(), nn.Sequential(nn.Linear(20, 0), nn.Linear(0, 2)))
+    error = _refused(made)
+    assert isinstance(error, pyrel.UnsupportedModelError)
+    assert (error.operator, error.module) == ("aten.linear", "1.1")
+    assert "it fails for samples of shape (5, 4)" in str(error)
+    assert isinstance(error.__cause__, RuntimeError)
+
+
+class Mean(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(x - x.mean(0))  # here
+
+
+class Forgotten(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.lstm(x)[0][:, -1])  # here
+
+
+class Viewed(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        by_step = x.reshape(x.size(1), x.size(0), 4)  # here
+        return self.out(self.lstm(by_step)[0][-1])
+
+
+class Flipped(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(x.flip(0))  # here
+
+
+class Softened(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(x).amax(0, keepdim=True) - self.last(x)  # here
+
+
+class Folded(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.flat(self.front(x).view(5, -1, 4).transpose(0, 1).flatten(1))
+
+
+class Scaled(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(x) / len(x)  # here
+
+
+class Sized(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(x if x.size(0) > 7 else -x)  # here
+
+
+class OneRow(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(x)[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "operator", "module", "words"),
+    [
+        (Mean, "aten.mean", "", "left out of sums, means and maxima"),
+        (Forgotten, "aten.lstm", "lstm", "batch_first=True"),
+        (Viewed, "aten.lstm", "lstm", "aten.reshape in the model itself"),
+        (Flipped, "output", "", "aten.flip in the model itself"),
+        (Softened, "aten.amax", "", "left out of sums, means and maxima"),
+        (Folded, "aten.linear", "flat", "exchange dimensions by transpose or permute"),
+        (Scaled, "torch.export", "", "depends on the size of the batch"),
+        (Sized, "torch.export", "", "depends on the size of the batch"),
+        (OneRow, "output", "", "its first dimension is not the batch"),
+    ],
+)
+def test_a_mixed_batch_is_called_what_it_is(
+    kind: type[Base], operator: str, module: str, words: str
+) -> None:
+    error = _refused(kind())
+    assert isinstance(error, pyrel.UnsupportedModelError)
+    assert (error.operator, error.module) == (operator, module)
+    assert "probably a bug of the model" in str(error)
+    assert words in str(error)
+    if "# here" in inspect.getsource(kind):
+        assert _line(kind) in str(error)
+
+
+def test_what_folds_the_batch_into_rows_and_back_is_no_mix() -> None:
+    class Rows(Base):
+        def forward(self, x: Tensor) -> Tensor:
+            rows = self.front(x.reshape(-1, 4)).view(x.size(0), -1, 4)
+            by_step = rows.transpose(0, 1)
+            return self.out(self.lstm(by_step)[0][-1])
+
+    made, x = Rows().eval(), torch.randn(3, 5, 4)
+    e = pyrel.Explainer(made, x, "gradient")(x)
+    torch.testing.assert_close(e.output, made(x).detach(), rtol=1e-4, atol=1e-5)
