@@ -21,6 +21,7 @@ from pyrel.compiler.capture.export import (
     wrong_example,
 )
 from pyrel.compiler.capture.interpreter import OneSampleError, functional, input_shape, walk
+from pyrel.compiler.capture.leftovers import nothing_kept
 from pyrel.compiler.capture.parameters import Weights
 from pyrel.compiler.capture.refusals import depends_on_batch, is_unknown, refuse_parts
 from pyrel.compiler.capture.step_causes import Causes
@@ -65,7 +66,8 @@ def capture(
         If the example is no array or tensor, has no batch dimension, or is of floats where the
         model takes integers, or the other way round.
     """
-    return _exported(model, example, lengths).graph()
+    with nothing_kept():
+        return _exported(model, example, lengths).graph()
 
 
 def capture_at(
@@ -82,16 +84,17 @@ def capture_at(
     -------
     Capture
     """
-    capture = _exported(model, example, lengths)
-    if capture.dynamic and isinstance(model, torch.nn.Module) and example is not None:
-        # An open size is one of two or more for torch.export, so one step needs an export of its
-        # own. A model may well not take one step.
-        try:
-            single = export(model, example[:, :1], lengths)
-            capture.add_one_step([functional(program) for program in single])
-        except UnsupportedModelError as error:
-            capture.refuse_one_step(str(error).partition("\n")[0])
-    return capture
+    with nothing_kept():
+        capture = _exported(model, example, lengths)
+        if capture.dynamic and isinstance(model, torch.nn.Module) and example is not None:
+            # An open size is one of two or more for torch.export, so one step needs an export of
+            # its own. A model may well not take one step.
+            try:
+                single = export(model, example[:, :1], lengths)
+                capture.add_one_step([functional(program) for program in single])
+            except UnsupportedModelError as error:
+                capture.refuse_one_step(str(error).partition("\n")[0])
+        return capture
 
 
 def _exported(
