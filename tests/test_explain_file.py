@@ -163,6 +163,15 @@ def test_an_archive_that_changes_while_it_is_read_is_refused(
         open_array(source)
 
 
+def test_a_pipe_is_no_array(tmp_path: Path) -> None:
+    pipe = tmp_path / "x.npy"
+    os.mkfifo(pipe)
+    holder = os.open(pipe, os.O_RDWR)  # or opening it would wait
+    with pytest.raises(ValueError, match=r"x\.npy is a pipe or a device"):
+        open_array(pipe)
+    os.close(holder)
+
+
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f2", ">f8"])
 def test_any_order_and_type_is_read(

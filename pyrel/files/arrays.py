@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,6 +45,11 @@ def open_array(path: str | os.PathLike[str], key: str | None = None) -> SampleFi
     """
     path = Path(path)
     with path.open("rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError(
+                f"{shown(path)} is a pipe or a device, and arrays are read from regular files; "
+                f"write it to a file first"
+            )
         start = file.read(len(_NPY))
     if start == _NPY:
         return _open_npy(path, key)
