@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -414,6 +415,19 @@ def test_two_processes_explain_to_one_file(killed: Killed) -> None:
 
     assert killed.go_on(progress=progress).resumed == 0
     assert [killed.out.read_bytes()] == results
+    assert killed.names() == ["r.npz", "x.npy"]
+
+
+def test_a_file_system_without_locks_has_no_journal(
+    killed: Killed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    seen = []
+    killed.go_on(progress=lambda done, count: seen.append(killed.names()))
+    assert not any(".r.npz.unfinished" in names for names in seen)
     assert killed.names() == ["r.npz", "x.npy"]
 
 

@@ -217,13 +217,19 @@ def _taken(hidden: Path, make: int) -> IO[bytes] | None:
             if os.path.lexists(hidden):
                 _say_foreign(hidden, str(error.strerror))
             return None  # where it cannot be made, the file itself cannot either, and that is told
-        if not _is_own(file.fileno(), 0o077):
-            _say_foreign(hidden, "others may have written to it")
-        elif _free(file.fileno()):
-            if is_at(file.fileno(), hidden):
-                return file
-            file.close()  # another process has just removed it
-            continue
+        try:
+            if not _is_own(file.fileno(), 0o077):
+                _say_foreign(hidden, "others may have written to it")
+            elif lock(file.fileno()):
+                if is_at(file.fileno(), hidden):
+                    return file
+                file.close()  # another process has just removed it
+                continue
+        except BaseException as error:
+            if os.fstat(file.fileno()).st_size == 0:
+                _remove(hidden, file)
+            if not isinstance(error, OSError):
+                raise  # Ctrl-C; or else there are no locks
         file.close()
         return None
     return None
@@ -236,7 +242,7 @@ def _content(journal: Journal, place: Path, partials: list[Path]) -> IO[bytes]:
         with contextlib.suppress(OSError):
             flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
             file: IO[bytes] = os.fdopen(os.open(partial, flags), "r+b")
-            own = _is_own(file.fileno(), 0) and _free(file.fileno())
+            own = _is_own(file.fileno(), 0) and lock(file.fileno())
             if own and is_at(file.fileno(), partial):
                 partials.append(partial)
                 return file
@@ -249,7 +255,7 @@ def _content(journal: Journal, place: Path, partials: list[Path]) -> IO[bytes]:
 def _is_own(descriptor: int, without: int) -> bool:
     """Return whether a file is a regular one of this user alone, without some permissions."""
     status = os.fstat(descriptor)
-    own = status.st_uid == os.geteuid() and status.st_nlink == 1
+    own = status.st_uid == os.geteuid() and status.st_nlink <= 1  # 0 where it was just removed
     return own and stat.S_ISREG(status.st_mode) and not status.st_mode & without
 
 
@@ -259,13 +265,6 @@ def _say_foreign(hidden: Path, why: str) -> None:
         "next one starts anew",
         *(hidden, why),
     )
-
-
-def _free(descriptor: int) -> bool:
-    try:
-        return lock(descriptor)
-    except OSError:
-        return False
 
 
 def _remove(hidden: Path, log: IO[bytes]) -> None:
