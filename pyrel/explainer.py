@@ -22,7 +22,9 @@ from pyrel.engine import config as runtime
 from pyrel.engine.arrays import Array, Float32s, Int64s
 from pyrel.engine.checked import NOTHING, Checked
 from pyrel.engine.compile import AnySteps, Compiled, Compiler, Programs, Source, compile_graph
+from pyrel.engine.graph_reference import GraphReference
 from pyrel.engine.inputs import LARGEST_VOCABULARY, Inputs
+from pyrel.engine.model_reference import ModelReference, Reference
 from pyrel.engine.model_run import ModelRun
 from pyrel.engine.precision import check_precision
 from pyrel.engine.program_file import (
@@ -166,19 +168,16 @@ class Explainer:
                 _LOGGER.info("%s takes %s", chosen, inputs.only)
         self._take(chosen, inputs, NOTHING, compiled, isa)
         if check is not None:
-            against = model.module if isinstance(model, Captured) else model
-            if isinstance(against, torch.nn.Module | ExportedProgram):
-                assert isinstance(source, Capture)
-                run = ModelRun(against, source.called_with_lengths)
-                self.checked = str(self._check(run, example, check, precision))
+            reference = _reference(model, source, bool(vocabulary))
+            self.checked = str(self._check(reference, example, check, precision))
 
-    def _check(self, model: ModelRun, example: Any, check: str, precision: str) -> Checked:
-        """Compare what was compiled with the model."""
-        checking = SelfCheck(self.method, self.inputs, self._programs, precision, check)
+    def _check(self, reference: Reference, example: Any, check: str, precision: str) -> Checked:
+        """Compare what was compiled with a reference."""
         source = self._programs.source
         steps = source.other_steps() if isinstance(source, Compiler) else self.inputs.steps
-        with exporting:  # no other thread switches modes meanwhile
-            return checking.against(model, example, steps)
+        parts = (self.method, self.inputs, self._programs, precision, check)
+        with exporting:  # no other thread switches the model's mode meanwhile
+            return SelfCheck(reference, *parts).run(example, steps)
 
     def _take(
         self, method: methods.Method, inputs: Inputs, checked: str, source: Source, isa: str
@@ -398,6 +397,16 @@ def captured(model: Any, example: Array | None, lengths: bool) -> Graph | Captur
         return model
     with exporting:  # torch.export is not safe to run in several threads
         return capture_at(model, example, lengths=lengths)
+
+
+def _reference(model: Model, source: Graph | Capture, ids: bool) -> Reference:
+    """Return what a program is compared with: the model, or where there is none, its graph."""
+    if isinstance(model, Captured):
+        model = model.module
+    if isinstance(model, torch.nn.Module | ExportedProgram):
+        assert isinstance(source, Capture)
+        return ModelReference(ModelRun(model, source.called_with_lengths), ids)
+    return GraphReference(source)
 
 
 def _steps(source: Capture, example: Any) -> int:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 NOTHING = "nothing"
+MODEL = "the model"
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,8 @@ class Checked:
     samples : int
         Of each input.
     inputs : int
+    model : str
+        What it was compared with.
     notes : tuple of str
         What was left out, and why.
     """
@@ -29,6 +32,7 @@ class Checked:
     inputs: int = 0
     samples: int = 0
     steps: tuple[int, ...] = ()
+    model: str = MODEL
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -39,6 +43,8 @@ class Checked:
             text = f"{_listed(self.what)} on {self.inputs} input{plural} × {self.samples} samples"
             if self.steps:
                 text += f", T = {_listed([str(n) for n in dict.fromkeys(self.steps)])}"
+            if self.model != MODEL:
+                text += f", with {self.model}"
         return "; ".join([text, *self.notes])
 
 

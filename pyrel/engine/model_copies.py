@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Copies of a model in float64, exact and with parameters that are rounded at random.
 
-What a program and its model may differ by is what rounding in float32 does to either. A sum of n
-rounded terms has a relative error of at most λ √n u with probability 1 − 2n exp(−λ²/2) (Higham and
-Mary, SIAM J. Sci. Comput. 41, 2019); u is half the distance from 1 to the next number. So
-parameters are moved by up to that, with n the number of terms of the sums that they are in.
+What a program and its model may differ by is what rounding does to either. So parameters are moved
+by up to what rounding does to the sums that they are in.
 """
 
 from __future__ import annotations
@@ -20,8 +18,7 @@ from torch import Tensor
 
 from pyrel.engine.arrays import Float32s
 from pyrel.engine.model_run import Doubles
-
-LAMBDA = 6.0  # for which that fails once in 3e7 / n sums
+from pyrel.engine.rounding import Roundoff
 
 
 def doubled(module: torch.nn.Module) -> torch.nn.Module:
@@ -70,11 +67,10 @@ class Rounded:
     ----------
     module : torch.nn.Module
         In float64.
-    roundoff : float
-        Largest relative error of one rounding: 2^-24 for float32.
+    roundoff : Roundoff
     """
 
-    def __init__(self, module: torch.nn.Module, roundoff: float) -> None:
+    def __init__(self, module: torch.nn.Module, roundoff: Roundoff) -> None:
         named = [*module.parameters(), *module.buffers()]
         self._tensors = [each for each in named if each.is_floating_point()]
         self._exact = [each.detach().clone() for each in self._tensors]
@@ -100,5 +96,5 @@ class Rounded:
         return np.asarray(x * self._factors(x.shape, 1))
 
     def _factors(self, shape: tuple[int, ...], terms: int) -> Any:
-        size = LAMBDA * terms**0.5 * self._roundoff
+        size = self._roundoff.of_sum(terms)
         return 1 + size * self._random.uniform(-1, 1, shape)

@@ -109,8 +109,9 @@ class ModelRun:
             What to run, and with inputs of which type, instead of the model itself.
         """
         module = self.module if module is None else module
-        given = torch.from_numpy(x).to(self.device, torch.int64 if ids else dtype or self.dtype)
         with self._alone(module), torch.set_grad_enabled(finish is not None):
+            wanted = torch.int64 if ids else dtype or self.dtype
+            given = torch.from_numpy(x.copy()).to(self.device, wanted)
             leaf = given if ids or finish is None else given.requires_grad_()
             with _Lookups(leaf) if ids and finish is not None else contextlib.nullcontext() as seen:
                 output = module(*arguments(leaf, self._lengths))
@@ -129,10 +130,9 @@ class ModelRun:
     @contextlib.contextmanager
     def _alone(self, module: torch.nn.Module) -> Iterator[None]:
         """Run a module in eval mode, without a trace in it or in the generators."""
-        buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
         devices = [self.device] if self.device.type == "cuda" else []
         # A program of torch.export has no modes.
-        kept = contextlib.nullcontext() if self.exported else as_it_was(module)
+        kept = contextlib.nullcontext() if self.exported else as_it_was(module, values=True)
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(_generators(devices))
@@ -140,13 +140,7 @@ class ModelRun:
             # cuDNN differentiates recurrent layers in training mode only.
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))
             stack.enter_context(kept)
-            try:
-                yield
-            finally:
-                with torch.no_grad():
-                    for buffer, before in buffers:
-                        if not torch.equal(buffer, before):
-                            buffer.copy_(before)
+            yield
 
 
 @contextlib.contextmanager

@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a captured graph computes, and its gradient, node by node in NumPy.
+
+It shares no code with lowering and the engine, so that a program can be compared with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import erf, pi, sqrt
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from pyrel._core import Function
+from pyrel.compiler.graph.nodes import (
+    Activation,
+    Add,
+    Addresses,
+    Copy,
+    CustomGradient,
+    Embedding,
+    Floats,
+    Graph,
+    Linear,
+    MaxPool,
+    Node,
+    Normalise,
+    Product,
+    Relu,
+    Scale,
+    StopGradient,
+)
+
+# From the gradient at what an id looks up, and what it looks up, to relevance.
+Finish = Callable[[Floats, Floats], Floats]
+
+
+class Rounding(Protocol):
+    """Adds to values what rounding may have added."""
+
+    def __call__(self, values: Floats, sizes: Floats, terms: int) -> Floats:
+        """Move ``values``, sums of so many ``terms``, whose sizes add up to ``sizes``."""
+
+
+def exactly(values: Floats, sizes: Floats, terms: int) -> Floats:
+    """No rounding."""
+    return values
+
+
+class UnknownNodeError(Exception):
+    """A graph holds a node that capture does not make."""
+
+
+class Evaluation:
+    """The values of all addresses of a graph for a batch, in float64.
+
+    Parameters
+    ----------
+    graph : Graph
+    x : ndarray, shape (n, *input shape)
+    rounding : Rounding
+        What is done to the result of each node, and to each gradient.
+    """
+
+    def __init__(self, graph: Graph, x: npt.ArrayLike, rounding: Rounding = exactly) -> None:
+        self._graph, self._rounding = graph, rounding
+        batch = np.asarray(x, np.float64)
+        self._n = len(batch)
+        # Constants stand at the end, where their negative addresses find them. What no node writes
+        # stays NaN, and shows.
+        self.values = np.full((self._n, graph.size + graph.constants.size), np.nan)
+        self.values[:, graph.size :] = graph.constants[::-1]
+        self.values[:, : graph.input_size] = batch.reshape(self._n, -1)
+        for node in graph.nodes:
+            out = _value(node, self.values[:, node.inputs], rounding)
+            self.values[:, node.start : node.start + node.size] = out.reshape(self._n, -1)
+
+    @property
+    def output(self) -> Floats:
+        """Raw outputs, shape (n, classes)."""
+        return self.values[:, self._graph.outputs]
+
+    def map(self, targets: npt.NDArray[np.int64], finish: Finish) -> Floats:
+        """Return the map of a method that is a gradient, shape (n, *input shape).
+
+        Parameters
+        ----------
+        targets : ndarray of int64, shape (n,)
+        finish : callable
+            Makes the map of the gradient and the value of what is explained: an element of the
+            input, or of a row that a token id looks up.
+        """
+        graph = self._graph
+        gradients = np.zeros_like(self.values)
+        np.add.at(gradients, (np.arange(self._n), graph.outputs[targets]), 1.0)
+        found = np.zeros((self._n, graph.input_size))
+        for node in reversed(graph.nodes):
+            of_out = gradients[:, node.start : node.start + node.size]
+            if not of_out.any():
+                continue
+            if isinstance(node, Embedding):
+                shape = (self._n, node.inputs.size, -1)
+                rows = self.values[:, node.start : node.start + node.size].reshape(shape)
+                sums = finish(of_out.reshape(shape), rows).sum(axis=2)
+                _add(found, node.inputs, sums)
+                continue
+            given = _given(node, self.values, of_out, self._rounding)
+            if given is not None:
+                _add(gradients, node.inputs, given)
+        if not graph.vocabulary:
+            end = graph.input_size
+            found = finish(gradients[:, :end], self.values[:, :end])
+        return found.reshape(self._n, *graph.input_shape)
+
+
+def _add(totals: Floats, addresses: Addresses, values: Floats) -> None:
+    """Add values to those at some addresses, of which some may come twice."""
+    for row, given in zip(totals, values, strict=True):
+        np.add.at(row, addresses.reshape(-1), given.reshape(-1))
+
+
+def _value(node: Node, read: Floats, rounding: Rounding) -> Floats:
+    """Return outputs of a node; ``read`` is (n, *node.inputs.shape)."""
+    match node:
+        case Linear():
+            z = read @ node.weight.T + node.bias
+            sizes = np.zeros(1)
+            if rounding is not exactly:
+                sizes = np.abs(read) @ np.abs(node.weight.T) + np.abs(node.bias)
+            z = rounding(z, sizes, node.weight.shape[1] + 1)
+            return np.maximum(z, 0.0) if node.relu else z
+        case Relu():
+            return np.maximum(read, 0.0)
+        case Activation():
+            out = _FUNCTIONS[node.function](read, node.parameter)
+            return rounding(out, np.abs(out), 1)
+        case Scale():
+            out = read * node.coefficients
+            return rounding(out, np.abs(out), 1)
+        case Add():
+            return rounding(read.sum(axis=1), np.abs(read).sum(axis=1), read.shape[1])
+        case Product():
+            out = read.prod(axis=1)
+            return rounding(out, np.abs(out), 1)
+        case MaxPool():
+            return np.asarray(read.max(axis=1))
+        case Normalise():
+            centred, deviation = _standardised(node, read)
+            sizes = (np.abs(read) + np.abs(read).mean(axis=2, keepdims=True)) / deviation
+            return rounding(centred / deviation, sizes, read.shape[2])
+        case Embedding():
+            return np.asarray(node.table[read.astype(np.int64)])
+        case Copy() | StopGradient() | CustomGradient():
+            return read
+    raise UnknownNodeError(type(node).__name__)
+
+
+def _given(node: Node, values: Floats, of_out: Floats, rounding: Rounding) -> Floats | None:
+    """Return the gradient that a node gives to each of what it reads, (n, *node.inputs.shape)."""
+    read, out = values[:, node.inputs], values[:, node.start : node.start + node.size]
+    match node:
+        case Linear():
+            if node.relu:
+                of_out = np.where(out > 0, of_out, 0.0)
+            rows = of_out.reshape(len(read), -1, node.width)
+            sizes = np.zeros(1)
+            if rounding is not exactly:
+                sizes = np.abs(rows) @ np.abs(node.weight)
+            return rounding(rows @ node.weight, sizes, node.width)
+        case Relu():
+            return of_out * np.where(read > 0, 1.0, np.where(read == 0, node.at_zero, 0.0))
+        case Activation():
+            given = of_out * _SLOPES[node.function](read, node.parameter)
+            return rounding(given, np.abs(given), 1)
+        case Scale():
+            return of_out * node.coefficients
+        case Add():
+            return np.broadcast_to(of_out[:, None], read.shape)
+        case Product():
+            return of_out[:, None] * read[:, ::-1]
+        case MaxPool():
+            return _to_largest(node, read) * of_out[:, None]
+        case Normalise():
+            centred, deviation = _standardised(node, read)
+            normal, of_rows = centred / deviation, of_out.reshape(read.shape)
+            less = of_rows.mean(axis=2, keepdims=True)
+            along = normal * (of_rows * normal).mean(axis=2, keepdims=True)
+            sizes = (np.abs(of_rows) + np.abs(less) + np.abs(along)) / deviation
+            return rounding((of_rows - less - along) / deviation, sizes, read.shape[2])
+        case Copy() | CustomGradient():
+            return of_out
+        case StopGradient():
+            return None
+    raise UnknownNodeError(type(node).__name__)
+
+
+def _to_largest(node: MaxPool, read: Floats) -> Floats:
+    """Return what part of the gradient each value of a window gets."""
+    largest = read == read.max(axis=1, keepdims=True)
+    if node.even:
+        return np.asarray(largest / largest.sum(axis=1, keepdims=True))
+    return np.asarray(largest & (largest.cumsum(axis=1) == 1), np.float64)
+
+
+def _standardised(node: Normalise, read: Floats) -> tuple[Floats, Floats]:
+    """Return rows less their mean, and by what they are divided."""
+    centred = read - read.mean(axis=2, keepdims=True)
+    return centred, np.sqrt((centred**2).mean(axis=2, keepdims=True) + node.epsilon)
+
+
+def _sigmoid(z: Floats) -> Floats:
+    small = np.exp(-np.abs(z))
+    return np.where(z < 0, small, 1.0) / (1.0 + small)
+
+
+def _sigmoid_slope(z: Floats) -> Floats:
+    return _sigmoid(z) * _sigmoid(-z)
+
+
+_erf = np.vectorize(erf, otypes=[np.float64])
+_BEND = 0.044715  # of the polynomial within GELU's tanh
+
+
+def _gelu_tanh(z: Floats, _: float) -> Floats:
+    return np.asarray(0.5 * z * (1.0 + np.tanh(sqrt(2.0 / pi) * (z + _BEND * z**3))))
+
+
+def _gelu_tanh_slope(z: Floats, _: float) -> Floats:
+    t = np.tanh(sqrt(2.0 / pi) * (z + _BEND * z**3))
+    inner = sqrt(2.0 / pi) * (1.0 + 3.0 * _BEND * z**2)
+    return np.asarray(0.5 * (1.0 + t) + 0.5 * z * (1.0 - t**2) * inner)
+
+
+_FUNCTIONS: dict[Function, Callable[[Floats, float], Floats]] = {
+    Function.sigmoid: lambda z, _: _sigmoid(z),
+    Function.tanh: lambda z, _: np.tanh(z),
+    Function.softplus: lambda z, _: np.logaddexp(z, 0.0),
+    Function.leaky_relu: lambda z, slope: np.where(z > 0, z, slope * z),
+    Function.elu: lambda z, alpha: np.where(z > 0, z, alpha * np.expm1(np.minimum(z, 0.0))),
+    Function.gelu: lambda z, _: 0.5 * z * (1.0 + _erf(z / sqrt(2.0))),
+    Function.gelu_tanh: _gelu_tanh,
+    Function.silu: lambda z, _: z * _sigmoid(z),
+}
+
+_SLOPES: dict[Function, Callable[[Floats, float], Floats]] = {
+    Function.sigmoid: lambda z, _: _sigmoid_slope(z),
+    Function.tanh: lambda z, _: 4.0 * _sigmoid_slope(2.0 * z),
+    Function.softplus: lambda z, _: _sigmoid(z),
+    Function.leaky_relu: lambda z, slope: np.where(z > 0, 1.0, slope),
+    Function.elu: lambda z, alpha: np.where(z > 0, 1.0, alpha * np.exp(np.minimum(z, 0.0))),
+    Function.gelu: lambda z, _: (
+        0.5 * (1.0 + _erf(z / sqrt(2.0))) + z * np.exp(-0.5 * z**2) / sqrt(2.0 * pi)
+    ),
+    Function.gelu_tanh: _gelu_tanh_slope,
+    Function.silu: lambda z, _: _sigmoid(z) + z * _sigmoid_slope(z),
+}

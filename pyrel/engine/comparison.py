@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether rounding explains that a program's numbers differ from what they are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from pyrel.engine.arrays import Float32s, Int64s
+from pyrel.engine.model_reference import NoCopyError, Reference
+from pyrel.engine.model_run import Answer, Doubles, Finish
+from pyrel.engine.rounding import LAMBDA, TINY, Roundoff
+
+
+class Asked(NamedTuple):
+    """What a reference is asked for: samples, classes, and how a map is made of gradients."""
+
+    x: Float32s
+    targets: Int64s
+    finish: Finish | None
+
+
+class Part(NamedTuple):
+    """A part of an answer: the program's values, where an answer has its own, and the roundoff."""
+
+    values: Doubles
+    of: Callable[[Answer], Doubles]
+    roundoff: Roundoff
+
+
+class Difference(NamedTuple):
+    """The number that is furthest off: its index, both values, and what rounding explains."""
+
+    where: tuple[int, ...]
+    value: float
+    wanted: float
+    allowed: float
+    off: int
+    of: int
+    undecided: str
+
+    def __str__(self) -> str:
+        """Say by how much; the index and whose numbers these are go before."""
+        return (
+            f"they differ by {abs(self.value - self.wanted):.2g}, and rounding explains "
+            f"{self.allowed:.2g}. {self.off} of {self.of} numbers are off{self.undecided}"
+        )
+
+
+def difference(reference: Reference, asked: Asked, part: Part, answer: Answer) -> Difference | None:
+    """Find a difference that rounding does not explain.
+
+    Differences up to `Roundoff.usual`, relative to a sample's largest value, are explained. Beyond,
+    what is exact in float64 is asked: errors may be as large as those of the reference's own
+    float32, `LAMBDA` times; or as large as what rounding of its parameters and inputs moves.
+
+    Parameters
+    ----------
+    reference : Reference
+    asked : Asked
+    part : Part
+    answer : Answer
+        Of the reference.
+
+    Returns
+    -------
+    Difference or None
+    """
+    wanted = part.of(answer)
+    relative = part.roundoff.usual
+    allowed = relative * _largest(wanted) + TINY
+    if _within(part.values, wanted, allowed):
+        return None
+    try:
+        exact = part.of(reference.exact(*asked))
+        allowed = relative * _largest(exact) + LAMBDA * _largest(wanted - exact) + TINY
+        if _within(part.values, exact, allowed):
+            return None
+        moves = reference.moves(*asked, part.of, exact, part.roundoff)
+    except NoCopyError as error:
+        undecided = f"; no copy of the model runs in float64, which would decide: {error}"
+        return _furthest(part.values, wanted, allowed, undecided)
+    allowed = np.maximum(allowed, moves)
+    return None if _within(part.values, exact, allowed) else _furthest(part.values, exact, allowed)
+
+
+def _furthest(
+    values: Doubles, wanted: Doubles, allowed: Doubles, undecided: str = ""
+) -> Difference:
+    error = np.abs(values - wanted)
+    error = np.where(np.isfinite(error), error, np.inf)
+    beyond = error - allowed
+    index = tuple(int(i) for i in np.unravel_index(int(beyond.argmax()), error.shape))
+    bound = float(np.broadcast_to(allowed, error.shape)[index])
+    off = int((beyond > 0).sum())
+    return Difference(
+        index, float(values[index]), float(wanted[index]), bound, off, error.size, undecided
+    )
+
+
+def _largest(values: Doubles) -> Doubles:
+    """Largest size of each sample's values, shape (n, 1, ...)."""
+    axes = tuple(range(1, values.ndim))
+    return np.asarray(np.abs(values).max(axis=axes, keepdims=True))
+
+
+def _within(values: Doubles, wanted: Doubles, allowed: Doubles) -> bool:
+    # What overflows float32 is infinite in a program; a call refuses it.
+    over = np.abs(wanted) > np.finfo(np.float32).max
+    wanted = np.where(over, np.copysign(np.inf, wanted), wanted)
+    with np.errstate(invalid="ignore"):
+        close = np.abs(values - wanted) <= allowed
+    return bool((close | (values == wanted)).all())

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model that a program is compared with; in float64 where rounding may be why they differ."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from pyrel.engine.arrays import Float32s, Int64s
+from pyrel.engine.checked import MODEL
+from pyrel.engine.model_copies import Rounded, default_double, doubled
+from pyrel.engine.model_run import Answer, Doubles, Finish, ModelRun
+from pyrel.engine.rounding import Roundoff
+
+# Where a ReLU or a maximum lies within rounding of its kink, each draw is on the other side with
+# probability ½; all of these are on one side once in 2^15.
+DRAWS = 16
+
+
+class NoCopyError(Exception):
+    """The model can neither be copied and run in float64 nor as it is."""
+
+
+class Reference(Protocol):
+    """What a program is compared with.
+
+    Attributes
+    ----------
+    samples : int
+        How many each batch has to have.
+    name, gradient_name : str
+        What it is, and where its gradients are from.
+    """
+
+    samples: int
+    name: str
+    gradient_name: str
+
+    def answer(self, x: Float32s, targets: Int64s, finish: Finish | None) -> Answer:
+        """Return outputs and, with ``finish``, the map; as `ModelRun` does."""
+
+    def exact(self, x: Float32s, targets: Int64s, finish: Finish | None) -> Answer:
+        """Return the same in float64; NoCopyError if that cannot be had."""
+
+    def moves(
+        self,
+        x: Float32s,
+        targets: Int64s,
+        finish: Finish | None,
+        part: Callable[[Answer], Doubles],
+        exact: Doubles,
+        roundoff: Roundoff,
+    ) -> Doubles:
+        """Find how far rounding moves a part of the answer.
+
+        ``exact`` is what `exact` says of that part, ``roundoff`` that of the program.
+
+        Returns
+        -------
+        ndarray, shape (n, 1, ...)
+            The largest move of any element of each sample.
+        """
+
+
+def largest_moves(exact: Doubles, found: Iterable[Doubles]) -> Doubles:
+    """Return how far any element of each sample moves at most, shape (n, 1, ...)."""
+    axes = tuple(range(1, exact.ndim))
+    moves = np.zeros((len(exact), *(1,) * (exact.ndim - 1)))
+    for each in found:
+        moves = np.fmax(moves, np.abs(each - exact).max(axis=axes, keepdims=True))
+    return moves
+
+
+class ModelReference:
+    """A model, and a copy of it in float64, made when it is first needed.
+
+    A model that holds to a type of its own, as one that calls ``float()``, is copied as it is.
+
+    Parameters
+    ----------
+    model : ModelRun
+    ids : bool
+        Whether inputs are token ids.
+    """
+
+    name = MODEL
+    gradient_name = "torch's autograd"
+
+    def __init__(self, model: ModelRun, ids: bool) -> None:
+        self.samples = model.samples
+        self._model, self._ids = model, ids
+        self._copy: torch.nn.Module | None = None
+        self._dtype = torch.float64
+
+    def answer(self, x: Float32s, targets: Int64s, finish: Finish | None) -> Answer:
+        """Run the model itself."""
+        return self._model(x, self._ids, targets, finish)
+
+    def exact(self, x: Float32s, targets: Int64s, finish: Finish | None) -> Answer:
+        """Run the copy.
+
+        Raises
+        ------
+        NoCopyError
+        """
+        if self._copy is not None:
+            return self._run(self._copy, x, targets, finish)
+        reasons = []
+        for make, dtype in ((doubled, torch.float64), (copy.deepcopy, self._model.dtype)):
+            self._dtype = dtype
+            try:
+                module = make(self._model.module)
+                answer = self._run(module, x, targets, finish)
+            except Exception as error:  # of whatever type the model raises
+                line = str(error).partition("\n")[0]
+                reasons.append(f"{type(error).__name__}: {line}")
+                continue
+            self._copy = module
+            return answer
+        raise NoCopyError(reasons[0])
+
+    def moves(
+        self,
+        x: Float32s,
+        targets: Int64s,
+        finish: Finish | None,
+        part: Callable[[Answer], Doubles],
+        exact: Doubles,
+        roundoff: Roundoff,
+    ) -> Doubles:
+        """Move parameters and inputs by what rounding may do to them."""
+        assert self._copy is not None
+        copied, rounded = self._copy, Rounded(self._copy, roundoff)
+
+        def drawn() -> Doubles:
+            rounded.move()
+            moved = x if self._ids else rounded.moved(x)
+            return part(self._run(copied, moved, targets, finish))
+
+        try:
+            return largest_moves(exact, (drawn() for _ in range(DRAWS)))
+        finally:
+            rounded.restore()
+
+    def _run(
+        self, module: torch.nn.Module, x: Float32s | Doubles, targets: Int64s, finish: Finish | None
+    ) -> Answer:
+        exact = self._dtype == torch.float64
+        with default_double() if exact else contextlib.nullcontext():
+            return self._model(x, self._ids, targets, finish, module, self._dtype)
