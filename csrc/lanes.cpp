@@ -220,6 +220,7 @@ std::vector<Stretch> Program::find_stretches() {
         int64_t divisor = 0;
         touched.forget();
         for (end = first; end < instructions_.size() && divides(instructions_[end]); ++end) {
+            if (touched.spent()) continue;
             const int64_t rows = rows_here(instructions_[end]);
             if (rows > 1) divisor = std::gcd(divisor, rows);
             touch(instructions_[end], 1, touched);
@@ -229,7 +230,7 @@ std::vector<Stretch> Program::find_stretches() {
         const int64_t floats = touched.floats();
         while (parts < divisor && (divisor % parts != 0 || floats * bytes / parts > kCacheBytes))
             ++parts;
-        if (parts > 1) {
+        if (parts > 1 && !touched.spent()) {
             touched.forget();
             for (size_t i = first; i < end && touched.in_order(); ++i) {
                 touch(instructions_[i], parts, touched);

@@ -22,10 +22,16 @@ namespace {
 
 using Floats = py::array_t<float, py::array::c_style>;
 using Integers = py::array_t<int64_t, py::array::c_style>;
+// As sequences of integers too.
+using Offsets = py::array_t<int64_t, py::array::c_style | py::array::forcecast>;
 // (space, one offset per step); an absent operand has no offsets
-using PyRows = std::pair<pyrel::Space, std::vector<int64_t>>;
+using PyRows = std::pair<pyrel::Space, Offsets>;
 
-pyrel::Rows rows(const PyRows& r) { return {r.first, r.second}; }
+std::vector<int64_t> numbers(const Offsets& offsets) {
+    return {offsets.data(), offsets.data() + offsets.size()};
+}
+
+pyrel::Rows rows(const PyRows& r) { return {r.first, numbers(r.second)}; }
 pyrel::Rows rows(const std::optional<PyRows>& r) { return r ? rows(*r) : pyrel::Rows{}; }
 
 std::vector<pyrel::Rows> rows(const std::vector<PyRows>& listed) {
@@ -56,8 +62,15 @@ pyrel::EpilogueSpec epilogue(int bias, pyrel::Scale scale, const std::optional<P
             post, rows(post_rows), post_vector,      epsilon};
 }
 
+// Other threads go on while an instruction is looked through.
+void add(pyrel::Program& program, pyrel::Instruction instruction) {
+    const py::gil_scoped_release release;
+    program.add(std::move(instruction));
+}
+
 int add_matrix(pyrel::Program& program, const Floats& matrix, bool bf16, int64_t key) {
     if (matrix.ndim() != 2) throw std::invalid_argument("a matrix must have two dimensions");
+    const py::gil_scoped_release release;
     return program.add_matrix(matrix.data(), matrix.shape(0), matrix.shape(1), bf16, key);
 }
 
@@ -74,7 +87,7 @@ void add_gemm(pyrel::Program& program, const std::vector<std::pair<PyRows, int64
               int matrix, const PyRows& out, const pyrel::EpilogueSpec& spec) {
     pyrel::Gemm gemm{{}, matrix, rows(out), spec};
     for (const auto& [r, depth] : segments) gemm.segments.push_back({rows(r), depth});
-    program.add(std::move(gemm));
+    add(program, std::move(gemm));
 }
 
 // Called between slabs without the GIL; true where a signal handler, such as Ctrl-C's, raised.
@@ -206,12 +219,19 @@ void register_program(py::module_& m) {
     py::class_<pyrel::Program>(m, "Program",
                                "Instructions, matrices and vectors, checked as they are added.")
         .def(py::init([](int64_t input_size, int64_t arena_size, int64_t classes, bool conserves,
-                         const std::string& isa, const pyrel::Program* weights) {
+                         const std::string& isa, const pyrel::Program* weights,
+                         std::optional<int64_t> most_packed, std::optional<int64_t> most_looked_up,
+                         std::optional<double> most_work) {
+                 pyrel::Most most;
+                 most.packed = most_packed.value_or(most.packed);
+                 most.looked_up = most_looked_up.value_or(most.looked_up);
+                 most.work = most_work.value_or(most.work);
                  return pyrel::Program(input_size, arena_size, classes, conserves,
-                                       kernels_named(isa), weights);
+                                       kernels_named(isa), weights, most);
              }),
              py::kw_only(), "input_size"_a, "arena_size"_a, "classes"_a, "conserves"_a, "isa"_a,
-             "weights"_a = py::none())
+             "weights"_a = py::none(), "most_packed"_a = py::none(),
+             "most_looked_up"_a = py::none(), "most_work"_a = py::none())
         .def("add_matrix", &add_matrix, "matrix"_a, "bf16"_a = false, "key"_a = -1)
         .def("find_matrix", &pyrel::Program::find_matrix, "key"_a, "bf16"_a)
         .def("add_vector", &add_vector, "vector"_a)
@@ -221,34 +241,34 @@ void register_program(py::module_& m) {
             "map",
             [](pyrel::Program& program, const std::optional<PyRows>& source, int64_t columns,
                const PyRows& out, const pyrel::EpilogueSpec& spec) {
-                program.add(pyrel::Map{rows(source), columns, rows(out), spec});
+                add(program, pyrel::Map{rows(source), columns, rows(out), spec});
             },
             "source"_a, "columns"_a, "out"_a, "epilogue"_a)
         .def(
             "gather",
-            [](pyrel::Program& program, const PyRows& source, std::vector<int64_t> index,
+            [](pyrel::Program& program, const PyRows& source, const Offsets& index,
                const PyRows& out) {
-                program.add(pyrel::Gather{rows(source), std::move(index), rows(out)});
+                add(program, pyrel::Gather{rows(source), numbers(index), rows(out)});
             },
             "source"_a, "index"_a, "out"_a)
         .def(
             "scatter",
-            [](pyrel::Program& program, const PyRows& source, std::vector<int64_t> index,
+            [](pyrel::Program& program, const PyRows& source, const Offsets& index,
                const PyRows& out) {
-                program.add(pyrel::Scatter{rows(source), std::move(index), rows(out)});
+                add(program, pyrel::Scatter{rows(source), numbers(index), rows(out)});
             },
             "source"_a, "index"_a, "out"_a)
         .def(
             "seed",
             [](pyrel::Program& program, int64_t source, int64_t out, pyrel::Start start) {
-                program.add(pyrel::Seed{source, out, start});
+                add(program, pyrel::Seed{source, out, start});
             },
             "source"_a, "out"_a, "start"_a)
         .def(
             "absorb",
             [](pyrel::Program& program, const PyRows& source, int64_t columns, pyrel::Share share,
                const std::optional<PyRows>& operand, int vector, float epsilon) {
-                program.add(
+                add(program,
                     pyrel::Absorb{rows(source), columns, share, rows(operand), vector, epsilon});
             },
             "source"_a, "columns"_a, "share"_a, "operand"_a, "vector"_a, "epsilon"_a)
@@ -256,15 +276,16 @@ void register_program(py::module_& m) {
             "activate",
             [](pyrel::Program& program, const PyRows& source, int64_t columns, const PyRows& out,
                pyrel::Function function, float parameter) {
-                program.add(pyrel::Activate{rows(source), columns, rows(out), function, parameter});
+                add(program,
+                    pyrel::Activate{rows(source), columns, rows(out), function, parameter});
             },
             "source"_a, "columns"_a, "out"_a, "function"_a, "parameter"_a)
         .def(
             "slope",
             [](pyrel::Program& program, const PyRows& source, const PyRows& value, int64_t columns,
                const PyRows& out, pyrel::Function function, float parameter, bool accumulate) {
-                program.add(pyrel::Slope{rows(source), rows(value), columns, rows(out), function,
-                                         parameter, accumulate});
+                add(program, pyrel::Slope{rows(source), rows(value), columns, rows(out), function,
+                                          parameter, accumulate});
             },
             "source"_a, "value"_a, "columns"_a, "out"_a, "function"_a, "parameter"_a,
             "accumulate"_a)
@@ -272,7 +293,7 @@ void register_program(py::module_& m) {
             "max_pool",
             [](pyrel::Program& program, const std::vector<PyRows>& sources, int64_t columns,
                const PyRows& out) {
-                program.add(pyrel::MaxPool{rows(sources), columns, rows(out)});
+                add(program, pyrel::MaxPool{rows(sources), columns, rows(out)});
             },
             "sources"_a, "columns"_a, "out"_a)
         .def(
@@ -280,35 +301,36 @@ void register_program(py::module_& m) {
             [](pyrel::Program& program, const std::vector<PyRows>& values, int64_t columns,
                const PyRows& relevance, const std::vector<PyRows>& outs, bool shares,
                bool accumulate) {
-                program.add(pyrel::PoolRoute{rows(values), columns, rows(relevance), rows(outs),
-                                             shares, accumulate});
+                add(program, pyrel::PoolRoute{rows(values), columns, rows(relevance), rows(outs),
+                                              shares, accumulate});
             },
             "values"_a, "columns"_a, "relevance"_a, "outs"_a, "shares"_a, "accumulate"_a)
         .def(
             "normalise",
             [](pyrel::Program& program, const PyRows& source, int64_t columns, const PyRows& out,
                float epsilon) {
-                program.add(pyrel::Normalise{rows(source), columns, rows(out), epsilon});
+                add(program, pyrel::Normalise{rows(source), columns, rows(out), epsilon});
             },
             "source"_a, "columns"_a, "out"_a, "epsilon"_a)
         .def(
             "normalise_back",
             [](pyrel::Program& program, const PyRows& source, const PyRows& value, int64_t columns,
                const PyRows& out, float epsilon, bool detached, bool accumulate) {
-                program.add(pyrel::NormaliseBack{rows(source), rows(value), columns, rows(out),
-                                                 epsilon, detached, accumulate});
+                add(program, pyrel::NormaliseBack{rows(source), rows(value), columns, rows(out),
+                                                  epsilon, detached, accumulate});
             },
             "source"_a, "value"_a, "columns"_a, "out"_a, "epsilon"_a, "detached"_a, "accumulate"_a)
         .def(
             "embed",
             [](pyrel::Program& program, const PyRows& source, int table, const PyRows& out) {
-                program.add(pyrel::Embed{rows(source), table, rows(out)});
+                add(program, pyrel::Embed{rows(source), table, rows(out)});
             },
             "source"_a, "table"_a, "out"_a)
         .def("begin_repeat", &pyrel::Program::begin_repeat, "count"_a,
              "Let the instructions up to `end_repeat` be the body of one.")
-        .def("end_repeat", &pyrel::Program::end_repeat)
-        .def("finish", &pyrel::Program::finish, "End the building; a program runs only then.")
+        .def("end_repeat", &pyrel::Program::end_repeat, py::call_guard<py::gil_scoped_release>())
+        .def("finish", &pyrel::Program::finish, py::call_guard<py::gil_scoped_release>(),
+             "End the building; a program runs only then.")
         .def_property_readonly("explains", &pyrel::Program::explains)
         .def_property_readonly("vectors", &pyrel::Program::vectors)
         .def_property_readonly("tables", &pyrel::Program::tables)

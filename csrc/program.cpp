@@ -39,9 +39,7 @@ void require_function(Function function, float parameter) {
     require(std::isfinite(parameter), "an operand's function has a parameter that is not finite");
 }
 
-// The index in runs; none where these are too short to gain by it.
-std::vector<Run> runs_of(const std::vector<int64_t>& index) {
-    constexpr size_t kShortest = 8;  // on average
+std::vector<Run> all_runs_of(const std::vector<int64_t>& index) {
     std::vector<Run> runs;
     for (size_t i = 0; i < index.size(); ++i) {
         if (i > 0 && index[i] > 0 && index[i] - 1 == index[i - 1])
@@ -49,6 +47,13 @@ std::vector<Run> runs_of(const std::vector<int64_t>& index) {
         else
             runs.push_back({index[i], static_cast<int64_t>(i), 1});
     }
+    return runs;
+}
+
+// The index in runs; none where these are too short to gain by it.
+std::vector<Run> runs_of(const std::vector<int64_t>& index) {
+    constexpr size_t kShortest = 8;  // on average
+    std::vector<Run> runs = all_runs_of(index);
     if (index.size() < kShortest * runs.size()) runs.clear();
     return runs;
 }
@@ -77,6 +82,11 @@ std::vector<float> paired(const float* data, int64_t depth, int64_t columns) {
                 std::bit_cast<float>(high << 16 | low);
         }
     return pairs;
+}
+
+int64_t packed_bytes(int64_t depth, int64_t columns, const Kernels& kernels) {
+    const int64_t panels = (columns + kernels.panel - 1) / kernels.panel;
+    return panels * panel_stride(depth, kernels.panel) * static_cast<int64_t>(sizeof(float));
 }
 
 // Columns are cut into panels; a panel is contiguous, its rows in ascending k. The last one is
@@ -117,12 +127,13 @@ void pack(Matrix& matrix, const float* data, int64_t depth, int64_t columns,
 }  // namespace
 
 Program::Program(int64_t input_size, int64_t arena_size, int64_t classes, bool conserves,
-                 const Kernels& kernels, const Program* weights)
+                 const Kernels& kernels, const Program* weights, const Most& most)
     : input_size_(input_size),
       arena_size_(arena_size),
       classes_(classes),
       conserves_(conserves),
-      kernels_(kernels) {
+      kernels_(kernels),
+      most_(most) {
     require(input_size > 0 && arena_size > 0 && classes > 0,
             "input, arena and classes must each have a size above 0");
     require(std::max({input_size, arena_size, classes}) <= kLargestSpace,
@@ -134,14 +145,15 @@ Program::Program(int64_t input_size, int64_t arena_size, int64_t classes, bool c
         vectors_ = weights->vectors_;
         tables_ = weights->tables_;
         scratch_size_ = weights->scratch_size_;
+        keys_ = weights->keys_;
     }
-    for (const Space space : {Space::arena, Space::relevance})
-        written_[static_cast<size_t>(space)].resize(space_size(space));
 }
 
 int Program::add_matrix(const float* data, int64_t depth, int64_t columns, bool bf16, int64_t key) {
     require(depth > 0 && columns > 0, "a matrix must have at least one row and one column");
-    require(!finished_, "the program is finished");
+    require_open();
+    packed_ += packed_bytes(bf16 ? (depth + 1) / 2 : depth, columns, kernels_);
+    require(packed_ <= most_.packed, "its matrices take more memory than it may, as packed");
     require(!bf16 || kernels_.gemm_bf16, "this instruction set has no products of bfloat16");
     // bfloat16 itself goes no further.
     constexpr float kLargestBf16 = 0x1.fep+127f;
@@ -160,24 +172,23 @@ int Program::add_matrix(const float* data, int64_t depth, int64_t columns, bool 
     }
     matrix->key = key;
     matrices_.push_back(matrix);
+    if (key >= 0) keys_.try_emplace({key, bf16}, static_cast<int>(matrices_.size()) - 1);
     return static_cast<int>(matrices_.size()) - 1;
 }
 
 int Program::find_matrix(int64_t key, bool bf16) const {
-    const auto found = std::find_if(matrices_.begin(), matrices_.end(), [&](const auto& matrix) {
-        return key >= 0 && matrix->key == key && matrix->bf16 == bf16;
-    });
-    return found == matrices_.end() ? -1 : static_cast<int>(found - matrices_.begin());
+    const auto found = keys_.find({key, bf16});
+    return found == keys_.end() ? -1 : found->second;
 }
 
 int Program::add_vector(std::vector<float> data) {
-    require(!finished_, "the program is finished");
+    require_open();
     vectors_.push_back(std::make_shared<const std::vector<float>>(std::move(data)));
     return static_cast<int>(vectors_.size()) - 1;
 }
 
 int Program::add_table(const float* data, int64_t rows, int64_t columns) {
-    require(!finished_, "the program is finished");
+    require_open();
     require(rows > 0 && columns > 0, "a table must have at least one row and one column");
     require(rows <= kLargestTable, "a table has more rows than a float32 can number");
     tables_.push_back(
@@ -185,8 +196,15 @@ int Program::add_table(const float* data, int64_t rows, int64_t columns) {
     return static_cast<int>(tables_.size()) - 1;
 }
 
+void Program::require_open() const { require(!finished_, "the program is finished"); }
+
+void Program::count_work(int64_t rows, int64_t columns, int64_t depth) {
+    work_ += static_cast<double>(rows) * static_cast<double>(columns) * static_cast<double>(depth);
+    require(work_ <= most_.work, "its operands take more work for each sample than they may");
+}
+
 void Program::add(Instruction instruction) {
-    require(!finished_, "the program is finished");
+    require_open();
     std::visit(
         [](auto& i) {
             if constexpr (requires { i.runs; }) i.runs = runs_of(i.index);
@@ -203,17 +221,12 @@ void Program::add(Instruction instruction) {
             std::move(instruction));
         return;
     }
-    std::visit(
-        [this](const auto& i) {
-            steps_ = {rows_of(i), 0, rows_of(i)};
-            check(i);
-        },
-        instruction);
+    check_all(instruction);
     instructions_.push_back(std::move(instruction));
 }
 
 void Program::begin_repeat(int64_t count) {
-    require(!finished_, "the program is finished");
+    require_open();
     require(!open_, "no seed and no repeat may stand in a repeat's operands");
     require(count > 0, "a repeat must have an operand for at least one iteration");
     open_ = Repeat{count, {}};
@@ -223,20 +236,36 @@ void Program::end_repeat() {
     require(open_.has_value(), "no repeat's operands are being added");
     Repeat repeat = std::move(*open_);
     open_.reset();
-    const auto before = written_;
-    const bool explained = explains_;
-    const double flops = flops_;
     try {
         add(std::move(repeat));
     } catch (...) {
-        written_ = before;
-        explains_ = explained;
-        flops_ = flops;
+        forget_refused();
         throw;
     }
 }
 
+// Looks at all that was added once more, for what a refused repeat's first iterations did is
+// counted in.
+void Program::forget_refused() {
+    written_ = {};
+    explains_ = false;
+    flops_ = work_ = 0.0;
+    looked_up_ = 0;
+    seeds_ = 0;
+    for (const Instruction& instruction : instructions_) check_all(instruction);
+}
+
+void Program::check_all(const Instruction& instruction) {
+    std::visit(
+        [this](const auto& i) {
+            steps_ = {rows_of(i), 0, rows_of(i)};
+            check(i);
+        },
+        instruction);
+}
+
 void Program::finish() {
+    require_open();
     require(!open_, "a repeat has no end");
     require(seeds_ == 1, "a program must have one seed");
     require(!explains_ || written(Space::relevance, 0, input_size_),
@@ -261,6 +290,7 @@ void Program::check_rows(const Rows& rows, int64_t columns, Access access) {
             "every operand of an instruction must have one offset per step");
     require(access == Access::read || rows.space != Space::input,
             "an instruction writes to the input");
+    count_work(steps_.count, columns, 1);
     const auto begin = rows.offsets.begin() + steps_.first, end = begin + steps_.count;
     const int64_t last = space_size(rows.space) - columns;
     for (auto offset = begin; offset != end; ++offset) {
@@ -270,8 +300,8 @@ void Program::check_rows(const Rows& rows, int64_t columns, Access access) {
     }
     if (access == Access::read) return;
     explains_ |= rows.space == Space::relevance;
-    Flags& space = written_[static_cast<size_t>(rows.space)];
-    for (auto offset = begin; offset != end; ++offset) space.set(*offset, columns);
+    Spans& space = written_[static_cast<size_t>(rows.space)];
+    for (auto offset = begin; offset != end; ++offset) space.add(*offset, columns);
 }
 
 // The rows of a gather's source or a scatter's result, of which only some elements are touched.
@@ -282,13 +312,27 @@ void Program::check_index(const std::vector<int64_t>& index, const Rows& rows, b
             "every operand of an instruction must have one offset per step");
     require(!writes || rows.space != Space::input, "an instruction writes to the input");
     const int64_t size = space_size(rows.space);
+    const auto [least, largest] = std::minmax_element(index.begin(), index.end());
+    require(*least >= 0 && *largest < size, "an index reaches beyond its space");
+    count_work(steps_.count, static_cast<int64_t>(index.size()), 1);
+    std::vector<Run> runs;  // what it reaches, without what lies between; made where it is needed
     for (int64_t step = steps_.first; step < steps_.first + steps_.count; ++step) {
         const int64_t offset = rows.offsets[static_cast<size_t>(step)];
         require(offset >= 0, "an operand reaches beyond its space");
-        for (const int64_t i : index) {
-            require(i >= 0 && i < size - offset, "an index reaches beyond its space");
-            require(written(rows.space, offset + i, 1), "an operand is read before it is written");
+        require(*largest < size - offset, "an index reaches beyond its space");
+        if (written(rows.space, offset + *least, *largest - *least + 1)) continue;
+        if (runs.empty()) {
+            std::vector<int64_t> sorted = index;
+            std::sort(sorted.begin(), sorted.end());
+            sorted.erase(std::unique(sorted.begin(), sorted.end()), sorted.end());
+            runs = all_runs_of(sorted);
         }
+        looked_up_ += static_cast<int64_t>(runs.size());
+        require(looked_up_ <= most_.looked_up,
+                "an index reaches scattered places for more rows than it may");
+        for (const Run& run : runs)
+            require(written(rows.space, offset + run.start, run.size),
+                    "an operand is read before it is written");
     }
 }
 
@@ -327,6 +371,7 @@ void Program::check(const Gemm& gemm) {
     require(depth == w.depth, "the segments' depths do not add up to the matrix's");
     check_epilogue(gemm.epilogue, w.columns);
     check_rows(gemm.out, w.columns, gemm.epilogue.accumulate ? Access::update : Access::write);
+    if (!touched_) count_work(steps_.count, w.columns, depth);
     flops_ += 2.0 * static_cast<double>(steps_.count) * static_cast<double>(depth) *
               static_cast<double>(w.columns);
 }

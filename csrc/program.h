@@ -4,17 +4,20 @@
 // afterwards and shared between threads. No Python types below this line.
 #pragma once
 
-#include <algorithm>
 #include <array>
 #include <cstdint>
+#include <limits>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
+#include <utility>
 #include <variant>
 #include <vector>
 
 #include "cpu/kernels.h"
+#include "spans.h"
 
 namespace pyrel {
 
@@ -248,37 +251,12 @@ struct Table {
     std::vector<float> values;
 };
 
-// A flag for each float of a space.
-class Flags {
-  public:
-    void resize(int64_t size) { words_.assign(static_cast<size_t>((size + 63) / 64), 0); }
-    void set(int64_t first, int64_t count) {
-        for_words(first, count, [this](size_t word, uint64_t mask) {
-            words_[word] |= mask;
-            return true;
-        });
-    }
-    bool all(int64_t first, int64_t count) const {
-        return for_words(first, count, [this](size_t word, uint64_t mask) {
-            return (words_[word] & mask) == mask;
-        });
-    }
-
-  private:
-    // The words that hold these flags, with their bits, until one is not taken well.
-    template <typename Take>
-    static bool for_words(int64_t first, int64_t count, Take&& take) {
-        while (count > 0) {
-            const int64_t bit = first % 64, here = std::min<int64_t>(count, 64 - bit);
-            const uint64_t mask = ~uint64_t{0} >> (64 - here) << bit;
-            if (!take(static_cast<size_t>(first / 64), mask)) return false;
-            first += here;
-            count -= here;
-        }
-        return true;
-    }
-
-    std::vector<uint64_t> words_;
+// What grows faster than the file that a program comes from: bounded where that is a stranger's.
+struct Most {
+    int64_t packed = std::numeric_limits<int64_t>::max();  // bytes of matrices, as they are packed
+    // Elements of gathers and scatters, times their rows, that are looked at one by one.
+    int64_t looked_up = std::numeric_limits<int64_t>::max();
+    double work = std::numeric_limits<double>::infinity();  // multiply-adds and moves of a sample
 };
 
 // Programs come from files of strangers too. What is not checked while a program is built is not
@@ -286,10 +264,10 @@ class Flags {
 class Program {
   public:
     // Sizes in floats per sample. Begins with the matrices, vectors and tables of `weights`, if
-    // that is given, without a copy. Throws std::invalid_argument, as every member that adds
-    // something does.
+    // that is given, without a copy. `most` is what a program of a stranger may take; see Most.
+    // Throws std::invalid_argument, as every member that adds something does.
     Program(int64_t input_size, int64_t arena_size, int64_t classes, bool conserves,
-            const Kernels& kernels, const Program* weights = nullptr);
+            const Kernels& kernels, const Program* weights = nullptr, const Most& most = {});
 
     // Copies and packs a row-major (depth, columns) matrix for the kernels' panels, rounded to
     // bfloat16 where the products with it shall be of that; returns its index.
@@ -355,6 +333,10 @@ class Program {
     };
     class Touched;
 
+    void require_open() const;
+    void forget_refused();
+    void check_all(const Instruction& instruction);
+    void count_work(int64_t rows, int64_t columns, int64_t depth);
     void check(const Gemm& gemm);
     void check(const Map& map);
     void check(const Gather& gather);
@@ -389,6 +371,7 @@ class Program {
     const Kernels& kernels_;
     std::vector<Instruction> instructions_;
     std::vector<std::shared_ptr<const Matrix>> matrices_;
+    std::map<std::pair<int64_t, bool>, int> keys_;  // of matrices: key and bf16
     std::vector<std::shared_ptr<const std::vector<float>>> vectors_;
     std::vector<std::shared_ptr<const Table>> tables_;
     std::optional<Repeat> open_;
@@ -397,7 +380,11 @@ class Program {
     int64_t most_listed_ = 0;
     int64_t most_normalised_ = 0;
     // By space: the floats that the instructions so far write. Given back by finish().
-    std::array<Flags, kSpaces> written_;
+    std::array<Spans, kSpaces> written_;
+    Most most_;
+    int64_t packed_ = 0;
+    int64_t looked_up_ = 0;
+    double work_ = 0.0;
     int seeds_ = 0;
     bool finished_ = false;
     bool explains_ = false;

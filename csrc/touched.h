@@ -32,6 +32,7 @@ class Program::Touched {
     // What is touched from now on is by this part.
     void start(int64_t part) {
         part_ = first_ + part;
+        touches_ += kStart;
         latest_ = std::max(latest_, part_);
     }
 
@@ -79,6 +80,7 @@ class Program::Touched {
     // things are forgotten, so that nothing needs to be cleared.
     std::array<std::vector<int64_t>, kSpaces> writer_, reader_;
     static constexpr int64_t kMostTouches = int64_t{1} << 28;
+    static constexpr int64_t kStart = 32;  // touches that take about as long as starting
     int64_t absorbed_ = -1;
     int64_t touches_ = 0;
     int64_t first_ = 0;

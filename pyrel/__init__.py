@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pyrel import data, importing, methods, metrics, nn
     from pyrel.compiler.capture.capture import capture
     from pyrel.compiler.graph.nodes import Graph
+    from pyrel.compiler.program.limits import Limits
     from pyrel.engine.config import set_num_threads, show_config
     from pyrel.errors import SelfCheckError, UnsupportedModelError
     from pyrel.explainer import Explainer
@@ -31,6 +32,7 @@ __all__ = [
     "Explainer",
     "Explanation",
     "Graph",
+    "Limits",
     "SelfCheckError",
     "UnsupportedModelError",
     "capture",
@@ -49,6 +51,7 @@ _HOMES = {
     "Explainer": "explainer",
     "Explanation": "explanation",
     "Graph": "compiler.graph.nodes",
+    "Limits": "compiler.program.limits",
     "SelfCheckError": "errors",
     "UnsupportedModelError": "errors",
     "capture": "compiler.capture.capture",

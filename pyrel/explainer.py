@@ -17,6 +17,7 @@ from pyrel import methods
 from pyrel.compiler.capture.capture import Capture, capture_at
 from pyrel.compiler.graph.nodes import Graph
 from pyrel.compiler.program.generalise import TRIED
+from pyrel.compiler.program.limits import NO_LIMITS, Limits
 from pyrel.engine import arrays
 from pyrel.engine import config as runtime
 from pyrel.engine.arrays import Array, Float32s, Int64s
@@ -190,7 +191,7 @@ class Explainer:
         self.checked = checked
         self.input_shape = inputs.shape
         self.any_steps = inputs.any_steps
-        self.classes = self._programs.at(inputs.steps).classes
+        self.classes = self._programs.classes_at(inputs.steps)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the compiled program to a file, which `load` reads without the model.
@@ -220,15 +221,19 @@ class Explainer:
         return source.any_steps() if isinstance(source, Compiler) else source
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Explainer:
+    def load(cls, path: str | os.PathLike[str], *, limits: Limits | None = None) -> Explainer:
         """Read an explainer that `save` wrote.
 
         Nothing in the file is executed as code, and the engine checks every instruction before it
-        runs one: a file of a stranger can at worst explain wrongly, or need much memory.
+        runs one: a file of a stranger can at worst explain wrongly. What would take much time or
+        memory for its size is refused.
 
         Parameters
         ----------
         path : path
+        limits : Limits, optional
+            How large the program may be; ``pyrel.Limits()`` by default. For a file that you trust,
+            ``pyrel.Limits().times(10)`` allows ten times as much of everything.
 
         Returns
         -------
@@ -240,11 +245,12 @@ class Explainer:
         OSError
             If the file cannot be read.
         ValueError
-            If it is truncated, changed, foreign or of a newer pyrel; the message names the file.
+            If it is truncated, changed, foreign, of a newer pyrel, or larger than the limits allow;
+            the message names the file, and the limit.
         """
         explainer = cls.__new__(cls)
         isa = runtime.isa()
-        explainer._take(*read_program(Path(path), isa), isa)
+        explainer._take(*read_program(Path(path), isa, limits or Limits()), isa)
         return explainer
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -287,7 +293,7 @@ class Explainer:
 
     def classes_at(self, steps: int) -> int:
         """Return the number of raw outputs for a number of steps."""
-        return self._programs.at(steps).classes if self.any_steps else self.classes
+        return self._programs.classes_at(steps) if self.any_steps else self.classes
 
     def __call__(
         self, x: Array, target: Any = None, *, lengths: Any = None, out: Array | None = None
@@ -385,7 +391,7 @@ class Explainer:
 def _unpickled(cls: type[Explainer], data: bytes, method: methods.Method | None) -> Explainer:
     explainer = cls.__new__(cls)
     isa = runtime.isa()
-    explainer._take(*load_program(data, isa, "a pickled explainer", method), isa)
+    explainer._take(*load_program(data, isa, "a pickled explainer", NO_LIMITS, method), isa)
     return explainer
 
 

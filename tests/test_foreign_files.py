@@ -124,7 +124,7 @@ def test_a_model_that_makes_no_sense_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model"
     save_model(path, pyrel.nn.Shallow(2, (3,), 2, (4,), 2))
     tensors, content = read_tensors(path, "model")
-    for change in ({"steps": -1}, {"step_shape": [10**30]}, {"sizes": "\ud800"},
+    for change in ({"steps": 10**400}, {"steps": -1}, {"step_shape": [10**30]}, {"sizes": "\ud800"},
                    {"sizes": [[[]]]}, {"dropout": 10**400}, {"cell": ["\ud800"]},
                    {"classes": 2**62}, {"recurrent": None}):  # fmt: skip
         forged = json.loads(json.dumps(content))

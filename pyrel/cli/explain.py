@@ -103,6 +103,15 @@ def explain(
             "that is safe to load and can be given as MODEL.",
         ),
     ] = None,
+    limit_factor: Annotated[
+        float,
+        typer.Option(
+            metavar="X",
+            min=1.0,
+            help="Read a MODEL that is X times as large as pyrel reads from strangers, in every "
+            "number: steps, instructions, memory and others.",
+        ),
+    ] = 1.0,
     trust: Annotated[
         bool,
         typer.Option(
@@ -142,7 +151,7 @@ def explain(
     steps = None if lengths is None else read_array(lengths)
     with unchanged(model) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-        explainer = _explainer(model, method, low, high, lengths is not None, trust)
+        explainer = _explainer(model, method, low, high, lengths is not None, trust, limit_factor)
     if save_program is not None:
         explainer.save(save_program)
     name = explainer.method.name
@@ -194,31 +203,34 @@ def _explainer(
     high: float | None,
     lengths: bool,
     trust: bool,
+    limit_factor: float,
 ) -> Explainer:
     import torch
 
+    from pyrel.compiler.program.limits import Limits
     from pyrel.explainer import Explainer
     from pyrel.files.tensors import read_kind
     from pyrel.training import load_model
 
+    limits = Limits().times(limit_factor)
     wanted = method or "deep_taylor"
     if path.suffix == ".pt2":
         exported = _exported(path, trust)
         return Explainer(exported, method=wanted, low=low, high=high, lengths=lengths)
-    if read_kind(path) == "program":
+    if read_kind(path, limits) == "program":
         given = {"--method": method, "--low": low, "--high": high}
         if names := [name for name, value in given.items() if value is not None]:
             raise ValueError(
                 f"{path} is a compiled program, which has its method and range: leave out "
                 f"{', '.join(names)}, or give the model that it was made of"
             )
-        explainer = Explainer.load(path)
+        explainer = Explainer.load(path, limits=limits)
         if lengths and not explainer.inputs.lengths:
             raise ValueError(
                 f"{path} is a compiled program that takes no lengths: leave out --lengths"
             )
         return explainer
-    model, metadata = load_model(path)
+    model, metadata = load_model(path, limits=limits)
     example = torch.zeros(1, model.steps, *model.step_shape)
     return Explainer(
         model,

@@ -88,16 +88,29 @@ class AnySteps:
         Raises
         ------
         ValueError
-            If the model does not take so many steps, or so few.
+            If the model does not take so many steps, or so few, or the limits are too small.
         """
         if steps in self.few:
             return self.few[steps]
+        self._check(steps)
+        try:
+            return self.patterns.at(steps)
+        except ValueError as error:
+            raise ValueError(f"x: the program for {steps} steps: {error}") from error
+
+    def sizes(self, steps: int) -> tuple[int, int]:
+        """Return the floats of an input and the classes for a number of steps, or fail as `at`."""
+        if steps in self.few:
+            return self.few[steps].program.input_size, self.few[steps].program.classes
+        self._check(steps)
+        return self.patterns.program.sizes(steps)
+
+    def _check(self, steps: int) -> None:
         least = self.patterns.program.least
         if steps < least or (self.most is not None and steps > self.most):
             fewest = min(self.few, default=least)
             to = " or more" if self.most is None else f" to {self.most}"
             raise ValueError(f"x: the model takes {fewest}{to} steps, got {steps}")
-        return self.patterns.at(steps)
 
 
 class Compiler:
@@ -350,6 +363,14 @@ class Programs:
                 loaded = self._kept.get(steps) or self._load(steps)
         self._used[steps] = next(self._clock)
         return loaded
+
+    def classes_at(self, steps: int) -> int:
+        """Return the number of outputs for a number of steps; errors as of `at`."""
+        if isinstance(self.source, Compiled):
+            return self.source.program.classes
+        if isinstance(self.source, AnySteps):
+            return self.source.sizes(steps)[1]
+        return self.at(steps).classes
 
     def _load(self, steps: int) -> Loaded:
         compiled = self.source if isinstance(self.source, Compiled) else self.source.at(steps)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from pyrel import _core, methods
+from pyrel.compiler.program.limits import Limits
 from pyrel.compiler.program.program import Program
 from pyrel.compiler.program.tensors import (
     Arrays,
@@ -37,7 +38,7 @@ from pyrel.engine.compile import AnySteps, Compiled, Patterns, load
 from pyrel.engine.inputs import LARGEST_VOCABULARY, Inputs
 from pyrel.engine.precision import check_precision
 from pyrel.files.atomic import write_whole
-from pyrel.files.foreign import parsing
+from pyrel.files.foreign import parsing, shown
 from pyrel.files.records import decode, encode
 from pyrel.files.tensors import dump_tensors, load_tensors, version_of
 
@@ -144,10 +145,10 @@ def _described(prefix: str, compiled: Compiled, named: Arrays) -> dict[str, Any]
     return content
 
 
-def read_program(path: Path, isa: str) -> _Content:
+def read_program(path: Path, isa: str, limits: Limits) -> _Content:
     """Read a file of `write_program` for use with an instruction set.
 
-    Nothing in the file is executed before the engine has checked all of it.
+    Nothing in the file is executed before the engine has checked all of it, within the limits.
 
     Raises
     ------
@@ -157,36 +158,42 @@ def read_program(path: Path, isa: str) -> _Content:
         It is truncated, changed, foreign, of a newer pyrel, or holds no program that can run; the
         message names the file.
     """
-    return load_program(path.read_bytes(), isa, path)
+    return load_program(path.read_bytes(), isa, path, limits)
 
 
 def load_program(
-    data: bytes, isa: str, source: Path | str, method: methods.Method | None = None
+    data: bytes,
+    isa: str,
+    source: Path | str,
+    limits: Limits,
+    method: methods.Method | None = None,
 ) -> _Content:
     """Do what `read_program` does with bytes, which a message calls ``source``.
 
     ``method`` is the one that went beside them, if the bytes do not name it.
     """
-    tensors, content = load_tensors(data, "program", source)
+    tensors, content = load_tensors(data, "program", source, limits)
     refusal = (
         f"does not hold a program that this pyrel {_core.version()} can run, though it is whole: "
         f"{{error}}; write it anew, or install the pyrel {version_of(content)} that wrote it"
     )
     with parsing(source, refusal):
-        parts = _parts(tensors, content, method)
+        parts = _parts(tensors, content, method, limits)
         _, inputs, _, compiled = parts
-        _check(inputs, compiled, isa)
+        _check(inputs, compiled, isa, limits)
     return parts
 
 
-def _check(inputs: Inputs, compiled: Compiled | AnySteps, isa: str) -> None:
+def _check(inputs: Inputs, compiled: Compiled | AnySteps, isa: str, limits: Limits) -> None:
     """Let the engine look at the programs; those of patterns at the first number of steps."""
+    limits.check("inputs", math.prod(inputs.shape), "elements of an input")
     if isinstance(compiled, Compiled):
         programs = {inputs.steps: compiled}
     else:
         least = compiled.patterns.program.least
         programs = {**compiled.few, least: compiled.patterns.at(least)}
-        programs[inputs.steps] = compiled.at(inputs.steps)
+        if compiled.sizes(inputs.steps)[0] != math.prod(inputs.shape):
+            raise ValueError(f"samples of shape {inputs.shape} do not fit its program")
     for steps, each in programs.items():
         if any(getattr(i.template, "bf16", False) for i in each.program.every_instruction()):
             check_precision("bf16", isa)
@@ -199,12 +206,16 @@ def _check(inputs: Inputs, compiled: Compiled | AnySteps, isa: str) -> None:
         ):
             raise ValueError("its two programs are of different models")
         loaded = load(each, inputs, steps, isa)
+        limits.check("outputs", loaded.classes, "outputs")
         if not loaded.core.explains or (loaded.decider is not None and loaded.decider.explains):
             raise ValueError("one of its programs does not do what it is there for")
 
 
 def _parts(
-    tensors: dict[str, Tensor], content: dict[str, Any], method: methods.Method | None
+    tensors: dict[str, Tensor],
+    content: dict[str, Any],
+    method: methods.Method | None,
+    limits: Limits,
 ) -> _Content:
     left = dict(tensors)
     bounds = [take(left, n, torch.float32, 1) for n in ("low", "high") if n in left]
@@ -215,7 +226,12 @@ def _parts(
         raise ValueError("it says of what was checked something that is no line of text")
     if not 0 <= header.vocabulary <= LARGEST_VOCABULARY:
         raise ValueError(f"it has a vocabulary of {header.vocabulary}")
-    compiled = _any_steps(header, left, content) if header.any_steps else _made("", left, content)
+    limits.check("instructions", _instructions(content), "instructions")
+    compiled = (
+        _any_steps(header, left, content, limits)
+        if header.any_steps
+        else _made("", left, content, limits)
+    )
     if left:
         raise ValueError(f"it has a tensor {min(left)!r}, unknown to this pyrel")
     inputs = Inputs(
@@ -234,28 +250,49 @@ def _parts(
     )
 
 
-def _any_steps(header: _Header, left: dict[str, Tensor], content: dict[str, Any]) -> AnySteps:
+def _instructions(content: dict[str, Any]) -> int:
+    """Count those of all programs and patterns, in loops once."""
+    lists = [
+        value
+        for name, value in content.items()
+        if name.endswith(("instructions", "items")) and isinstance(value, list)
+    ]
+    bodies = (
+        entry.get("body") if isinstance(entry, dict) else None for each in lists for entry in each
+    )
+    return sum(map(len, lists)) + sum(len(body) for body in bodies if isinstance(body, list))
+
+
+def _any_steps(
+    header: _Header, left: dict[str, Tensor], content: dict[str, Any], limits: Limits
+) -> AnySteps:
     if not header.input_shape:
         raise ValueError("samples without a dimension have no steps")
     decider = None
-    pattern = make_pattern("", left, content)
+    pattern = make_pattern("", left, content, limits)
     if f"{_DECIDER}pattern" in content:
-        decider = make_pattern(_DECIDER, left, content)
+        decider = make_pattern(_DECIDER, left, content, limits)
         if decider.least != pattern.least:
             raise ValueError("its two patterns are of different numbers of steps")
     patterns = Patterns(pattern, decider)
-    few = {n: _made(f"few.{n}.", left, content, patterns) for n in header.few}
+    if not all(0 < n < pattern.least for n in header.few):
+        raise ValueError(f"it has programs for {shown(header.few, 60)} steps beside its pattern")
+    few = {n: _made(f"few.{n}.", left, content, limits, patterns) for n in header.few}
     return AnySteps(few, patterns, header.most)
 
 
 def _made(
-    prefix: str, left: dict[str, Tensor], content: dict[str, Any], patterns: Patterns | None = None
+    prefix: str,
+    left: dict[str, Tensor],
+    content: dict[str, Any],
+    limits: Limits,
+    patterns: Patterns | None = None,
 ) -> Compiled:
-    program = make(prefix, left, content, None if patterns is None else patterns.program)
+    program = make(prefix, left, content, limits, None if patterns is None else patterns.program)
     decider: Program | None = None
     if f"{prefix}{_DECIDER}program" in content:
         shared = None if patterns is None else patterns.decider
-        decider = make(f"{prefix}{_DECIDER}", left, content, shared)
+        decider = make(f"{prefix}{_DECIDER}", left, content, limits, shared)
     return Compiled(program, decider, patterns)
 
 

@@ -8,12 +8,11 @@ added is read by an older one; a field that the reader does not know is refused.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import types
 import typing
 from collections.abc import Collection, Mapping
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -76,46 +75,71 @@ def decode(
     """
     if not isinstance(entries, dict):
         raise ValueError(f"{cls.__name__}: wanted a mapping, got {_shown(entries)}")
-    known = {f.name: f for f in fields(cls) if f.name not in leave_out}
-    if unknown := sorted(entries.keys() - known.keys()):
-        raise ValueError(f"{cls.__name__} has {_shown(unknown[0])}, unknown to this pyrel")
-    if missing := [n for n, f in known.items() if n not in entries and _needed(f)]:
+    wanted, needed = _fields(cls)
+    if unknown := [name for name in entries if name not in wanted or name in leave_out]:
+        raise ValueError(f"{cls.__name__} has {_shown(min(unknown))}, unknown to this pyrel")
+    if missing := [n for n in needed if n not in entries and n not in leave_out]:
         raise ValueError(f"{cls.__name__}: {missing[0]} is missing")
-    wanted = _annotations(cls)
-    values = {n: _decode(v, wanted[n], f"{cls.__name__}.{n}") for n, v in entries.items()}
+    values = {n: _decode(v, wanted[n], cls, n) for n, v in entries.items()}
     return cls(**values, **rest)
 
 
-def _decode(value: Any, wanted: Any, where: str) -> Any:
-    choices = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
-    if isinstance(value, list) and typing.get_origin(wanted) is tuple:
-        return tuple(_decode_items(value, typing.get_args(wanted), where))
+def _decode(value: Any, wanted: _Wanted, cls: type[Any], name: str) -> Any:
+    if isinstance(value, list) and wanted.items is not None:
+        return tuple(_decode_items(value, wanted.items, cls, name))
     if isinstance(value, dict):
-        named = {c.__name__: c for c in choices if isinstance(c, type) and is_dataclass(c)}
         kind = value.get(_KIND)
-        if isinstance(kind, str) and kind in named:
-            return decode(named[kind], {n: v for n, v in value.items() if n != _KIND})
-        value = kind if named else value
-    for choice in choices:
-        if choice in _PLAIN and type(value) is choice and (choice is not int or value in _INT64):
-            return value
-        if isinstance(value, str) and isinstance(choice, type) and issubclass(choice, Enum):
-            with contextlib.suppress(KeyError):
+        if isinstance(kind, str) and kind in wanted.records:
+            return decode(wanted.records[kind], {n: v for n, v in value.items() if n != _KIND})
+        value = kind if wanted.records else value
+    if type(value) in wanted.plain and (type(value) is not int or value in _INT64):
+        return value
+    if isinstance(value, str):
+        for choice in wanted.enums:
+            if value in choice.__members__:
                 return choice[value]
-    raise ValueError(f"{where}: {_shown(value)} is unknown to this pyrel")
+    raise ValueError(f"{cls.__name__}.{name}: {_shown(value)} is unknown to this pyrel")
 
 
-def _decode_items(values: list[Any], wanted: tuple[Any, ...], where: str) -> list[Any]:
-    if len(wanted) == 2 and wanted[1] is Ellipsis:
-        wanted = (wanted[0],) * len(values)
-    if len(values) != len(wanted):
-        raise ValueError(f"{where}: wanted {len(wanted)} entries, got {len(values)}")
-    return [_decode(v, w, where) for v, w in zip(values, wanted, strict=True)]
+def _decode_items(
+    values: list[Any], items: tuple[Any, ...], cls: type[Any], name: str
+) -> list[Any]:
+    if len(items) == 2 and items[1] is Ellipsis:
+        items = (items[0],) * len(values)
+    if len(values) != len(items):
+        raise ValueError(f"{cls.__name__}.{name}: wanted {len(items)} entries, got {len(values)}")
+    return [_decode(v, _wanted(w), cls, name) for v, w in zip(values, items, strict=True)]
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What an annotation allows: items of a tuple, dataclasses by name, plain types, enums."""
+
+    items: tuple[Any, ...] | None
+    records: Mapping[str, type[Any]]
+    plain: frozenset[type[Any]]
+    enums: tuple[type[Enum], ...]
 
 
 @functools.cache
-def _annotations(cls: type[Any]) -> Mapping[str, Any]:
-    return typing.get_type_hints(cls)
+def _wanted(annotation: Any) -> _Wanted:
+    union = isinstance(annotation, types.UnionType)
+    choices = typing.get_args(annotation) if union else (annotation,)
+    classes = [c for c in choices if isinstance(c, type)]
+    return _Wanted(
+        typing.get_args(annotation) if typing.get_origin(annotation) is tuple else None,
+        {c.__name__: c for c in classes if is_dataclass(c)},
+        frozenset(c for c in classes if c in _PLAIN),
+        tuple(c for c in classes if issubclass(c, Enum)),
+    )
+
+
+@functools.cache
+def _fields(cls: type[Any]) -> tuple[Mapping[str, _Wanted], tuple[str, ...]]:
+    """Return what each field may hold, and the names of those without a default."""
+    hints = typing.get_type_hints(cls)
+    wanted = {f.name: _wanted(hints[f.name]) for f in fields(cls)}
+    return wanted, tuple(f.name for f in fields(cls) if _needed(f))
 
 
 def _needed(f: Field[Any]) -> bool:

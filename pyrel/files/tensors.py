@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import safetensors.torch
 import torch
@@ -77,7 +77,9 @@ def dump_tensors(kind: Kind, tensors: Mapping[str, Tensor], content: Mapping[str
     return safetensors.torch.save(owned, metadata={_KEY: text})
 
 
-def read_tensors(path: Path, kind: Kind) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_tensors(
+    path: Path, kind: Kind, limits: Sizes | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a file of :func:`write_tensors`.
 
     Returns
@@ -93,11 +95,11 @@ def read_tensors(path: Path, kind: Kind) -> tuple[dict[str, Tensor], dict[str, A
     ValueError
         It is truncated, changed, foreign, of another kind or of another format.
     """
-    return load_tensors(path.read_bytes(), kind, path)
+    return load_tensors(path.read_bytes(), kind, path, limits)
 
 
 def load_tensors(
-    data: bytes, kind: Kind, source: Path | str
+    data: bytes, kind: Kind, source: Path | str, limits: Sizes | None = None
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return what :func:`dump_tensors` was given; ``source`` is what a message calls the bytes.
 
@@ -106,7 +108,7 @@ def load_tensors(
     ValueError
         As of :func:`read_tensors`.
     """
-    tensors, content = _parsed(data, source)
+    tensors, content = _parsed(data, source, limits)
     _check_format(source, content, kind)
     with parsing(source, "has a damaged description ({error}); write it anew"):
         checksum = _checksum(tensors, content)
@@ -118,20 +120,43 @@ def load_tensors(
     return tensors, content
 
 
-def read_kind(path: Path) -> str:
+def read_kind(path: Path, limits: Sizes | None = None) -> str:
     """Return the kind of a file of :func:`write_tensors`; errors as of :func:`read_tensors`."""
-    return str(_parsed(path.read_bytes(), path)[1]["kind"])
+    return str(_parsed(path.read_bytes(), path, limits)[1]["kind"])
 
 
-def _parsed(data: bytes, path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _parsed(
+    data: bytes, path: Path | str, limits: Sizes | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     with parsing(path, _NOT_WHOLE):
         try:
+            if limits is not None:
+                _check_size(data, path, limits)
             tensors = safetensors.torch.load(data)
+        except ForeignFileError:
+            raise
         except Exception as error:
             if foreign := _file_of_torch(data):
                 raise ForeignFileError(f"{shown(path)} is {foreign}") from error
             raise
     return tensors, _description(path, data)
+
+
+class Sizes(Protocol):
+    """How large a description may be."""
+
+    def check(self, name: str, value: int, what: str) -> None:
+        """Raise ValueError if there are more than a limit of that name."""
+
+
+def _check_size(data: bytes, path: Path | str, limits: Sizes) -> None:
+    """Refuse a header that would take much memory to parse."""
+    header = memoryview(data)[8 : 8 + int.from_bytes(data[:8], "little")].tobytes()
+    with parsing(path, "is too large: {error}"):
+        limits.check("entries", sum(header.count(mark) for mark in b",[{"), "entries")
+    named = len(json.loads(header))
+    with parsing(path, "is too large: {error}"):
+        limits.check("tensors", named - 1, "tensors")
 
 
 def _file_of_torch(data: bytes) -> str | None:

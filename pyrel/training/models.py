@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 import pyrel.nn
+from pyrel.compiler.program.limits import Limits
 from pyrel.files.foreign import parsing
 from pyrel.files.tensors import read_tensors, write_tensors
 
@@ -67,7 +69,9 @@ def save_model(
     write_tensors(target, "model", model.state_dict(), content)
 
 
-def load_model(path: str | os.PathLike[str]) -> tuple[pyrel.nn.Cell, dict[str, Any]]:
+def load_model(
+    path: str | os.PathLike[str], *, limits: Limits | None = None
+) -> tuple[pyrel.nn.Cell, dict[str, Any]]:
     """Load a cell that :func:`save_model` wrote.
 
     Nothing in the file is executed, and torch's random state stays as it is.
@@ -75,6 +79,9 @@ def load_model(path: str | os.PathLike[str]) -> tuple[pyrel.nn.Cell, dict[str, A
     Parameters
     ----------
     path : path
+    limits : pyrel.Limits, optional
+        How large the cell may be, lest a stranger's file takes much time; ``pyrel.Limits()`` by
+        default.
 
     Returns
     -------
@@ -89,13 +96,15 @@ def load_model(path: str | os.PathLike[str]) -> tuple[pyrel.nn.Cell, dict[str, A
     OSError
         The file cannot be read.
     ValueError
-        The file is truncated, changed, foreign or of another format, or an entry has a type that
-        it should not have; the message names the file.
+        The file is truncated, changed, foreign, of another format or larger than the limits allow,
+        or an entry has a type that it should not have; the message names the file.
     """
     source = Path(path)
-    tensors, content = read_tensors(source, "model")
+    limits = limits or Limits()
+    tensors, content = read_tensors(source, "model", limits)
     with parsing(source, "does not hold a cell that this pyrel knows: {error}"):
         _check_entries(content)
+        _check_size(content["cell"], limits)
         with torch.device("meta"):  # neither memory nor random numbers before the shapes are known
             model = pyrel.nn.build(content["cell"])
         _check_shapes(model.state_dict(), tensors)
@@ -113,6 +122,16 @@ def _check_entries(content: Mapping[str, Any]) -> None:
         # An array of ragged lists is a ValueError of numpy's.
         if content[name] is not None and np.asarray(content[name]).dtype.kind not in "iuf":
             raise TypeError(f"{name} must be a number or an array of them, not {content[name]!r}")
+
+
+def _check_size(cell: Mapping[str, Any], limits: Limits) -> None:
+    """Refuse a cell that a capture would unroll for very long; other sizes show in the weights."""
+    steps, shape = cell.get("steps"), cell.get("step_shape", ())
+    if not isinstance(steps, int) or not isinstance(shape, list | tuple):
+        return  # which the cell refuses
+    limits.check("steps", steps, "steps")
+    if all(type(number) is int and number > 0 for number in shape):
+        limits.check("inputs", steps * math.prod(shape), "elements of an input")
 
 
 def _check_shapes(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:

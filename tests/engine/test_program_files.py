@@ -236,7 +236,7 @@ def unbounded(tensors: Tensors, content: Content, shape: list[int]) -> None:
 
 FORGERIES: dict[str, tuple[Callable[[Tensors, Content], object], str]] = {
     "no offsets": (lambda t, c: t.pop("offsets"), "the tensor 'offsets' is missing"),
-    "no matrix": (lambda t, c: t.pop("matrix.0"), "names no such matrix"),
+    "no matrix": (lambda t, c: t.pop("matrix.0"), r"unknown to this pyrel"),
     "last matrix gone": (lambda t, c: t.pop(max(n for n in t if "mat" in n)), "no such matrix"),
     "other tensor": (lambda t, c: t.update(more=torch.ones(1)), "a tensor 'more', unknown"),
     "double": (lambda t, c: t.update({"vector.0": t["vector.0"].double()}), "vector.0: wanted"),
@@ -305,7 +305,7 @@ def test_an_index_that_is_not_there_is_refused(tmp_path: Path) -> None:
     original = file.read_bytes()
     for index in (99, -1):
         forged(file, lambda t, c, i=index: first(c, "Gather").update(index=i))
-        refused(file, "names no such index")
+        refused(file, "names an index that is not there")
         file.write_bytes(original)
     forged(file, lambda t, c: t["index.0"].fill_(2**63 - 1))
     refused(file, "an index reaches beyond its space")

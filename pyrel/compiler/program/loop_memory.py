@@ -20,12 +20,14 @@ import numpy.typing as npt
 
 from pyrel._core import Space
 from pyrel.compiler.graph.nodes import LINE
+from pyrel.compiler.program.limits import NO_LIMITS, Limits
 from pyrel.compiler.program.memory import place_blocks
 from pyrel.compiler.program.program import Instruction, Repeat
 
 Integers = npt.NDArray[np.int64]
 Items = tuple[Instruction | Repeat, ...]
 
+_MOST_TRIED = 1 << 16  # pairs of families, that one might leave its places to the other
 _MOST_BEHIND = 4  # iterations between the last use of a place and its next one
 
 
@@ -64,13 +66,15 @@ class _Line:
     held: list[tuple[Integers, Integers]] = field(default_factory=list)  # blocks, their places
 
 
-def plan_items(items: Items) -> tuple[Items, int]:
+def plan_items(items: Items, limits: Limits = NO_LIMITS) -> tuple[Items, int]:
     """Let operands in the arena share memory, as `pyrel.compiler.program.memory.plan` does.
 
     Parameters
     ----------
     items : tuple of Instruction or Repeat
         In the order in which they will run, with a place of its own for every value.
+    limits : Limits
+        Of the number of families.
 
     Returns
     -------
@@ -81,7 +85,7 @@ def plan_items(items: Items) -> tuple[Items, int]:
     """
     touches = _touches(items)
     first = _edges(touches)
-    place, arena_size = _placed(touches, first)
+    place, arena_size = _placed(touches, first, limits)
     start = touches.start[first]
     shift = place - start
 
@@ -133,7 +137,7 @@ def _edges(touches: _Touches) -> Integers:
     return np.flatnonzero(np.append(True, touches.start[1:] >= reach[:-1]))
 
 
-def _placed(touches: _Touches, first: Integers) -> tuple[Integers, int]:
+def _placed(touches: _Touches, first: Integers, limits: Limits) -> tuple[Integers, int]:
     """Return where each block goes, and the size of the whole."""
     floats = np.maximum.reduceat(touches.stop, first) - touches.start[first]
     sizes = -(-floats // LINE) * LINE
@@ -146,7 +150,7 @@ def _placed(touches: _Touches, first: Integers) -> tuple[Integers, int]:
     begins = np.minimum.reduceat(np.where(at_birth, touches.iteration, far), first)
     ends = np.maximum.reduceat(np.where(at_death, touches.iteration, -1), first)
     families = []
-    for alike in _alike(touches, first, block):
+    for alike in _alike(touches, first, block, limits):
         blocks = alike[np.argsort(begins[alike], kind="stable")]
         born, dead = int(birth[blocks[0]]), int(death[blocks[0]])
         ring = _ring(begins[blocks], ends[blocks]) if born == dead else blocks.size
@@ -164,7 +168,9 @@ def _placed(touches: _Touches, first: Integers) -> tuple[Integers, int]:
     return place, arena_size
 
 
-def _alike(touches: _Touches, first: Integers, block: Integers) -> Iterator[Integers]:
+def _alike(
+    touches: _Touches, first: Integers, block: Integers, limits: Limits
+) -> Iterator[Integers]:
     """Yield the blocks of each family: those that the same operands touch at the same places."""
     within = touches.start - touches.start[first[block]]
     length = touches.stop - touches.start
@@ -172,36 +178,43 @@ def _alike(touches: _Touches, first: Integers, block: Integers) -> Iterator[Inte
     marks = np.add.reduceat(touch, first)
     order = np.argsort(marks, kind="stable")
     edges = np.flatnonzero(np.diff(marks[order])) + 1
+    limits.check("values", edges.size + 1, "families of values")
     yield from np.split(order, edges)
 
 
 def _ring(begins: Integers, ends: Integers) -> int:
     """How many places blocks need of which each is needed in one loop, for some iterations."""
-    for places in range(1, begins.size):
-        if (ends[:-places] < begins[places:]).all():
-            return places
-    return int(begins.size)
+    # Block i may leave its place to the first that begins after it ends, and to all behind that.
+    behind = np.searchsorted(begins, ends, "right") - np.arange(begins.size)
+    return max(1, int(behind.max()))
 
 
 def _lines(families: list[_Family], begins: Integers, ends: Integers) -> list[_Line]:
     """Give places to families, those that others leave to them where they can."""
     lines: list[_Line] = []
+    dying: dict[int, set[int]] = {}  # numbers of lines, by the item in which they do
+    tried = 0
     for family in sorted(families, key=lambda f: (f.birth, -f.size)):
         blocks = family.blocks
-        if family.ring == blocks.size > 1:
-            heirs = (
-                (behind, line)
-                for line in lines
-                if line.held_from < line.death == family.birth
+        if family.ring == blocks.size > 1 and tried < _MOST_TRIED:
+            dies = dying.get(family.birth, set())
+            tried += len(dies)
+            heirs = [
+                (behind, line.size, number)
+                for number in dies
+                if (line := lines[number]).held_from < family.birth
                 and line.size // 2 < family.size <= line.size
-                if (behind := _behind(ends[line.last], begins[blocks]))
-            )
-            best = min(heirs, key=lambda heir: (heir[0], heir[1].size), default=None)
-            if best is not None:
-                _inherit(best[1], best[0], family, ends)
+                and (behind := _behind(ends[line.last], begins[blocks]))
+            ]
+            if heirs:
+                behind, _, number = min(heirs)
+                dies.remove(number)
+                _inherit(lines[number], behind, family, ends)
+                dying.setdefault(family.death, set()).add(number)
                 continue
         line = _Line(family.size, family.birth, family.death, family.ring, family.birth)
         _hold(line, family, np.arange(blocks.size) % family.ring, ends)
+        dying.setdefault(line.death, set()).add(len(lines))
         lines.append(line)
     return lines
 

@@ -18,9 +18,11 @@ import numpy.typing as npt
 
 from pyrel import _core
 from pyrel._core import Function, Post, Scale, Share, Space, Start
+from pyrel.compiler.program.limits import NO_LIMITS, Limits
 
 Float32s = npt.NDArray[np.float32]
 Offsets = npt.NDArray[np.int64]
+_Rows: TypeAlias = list[tuple[Space, Offsets]]
 _Stored = TypeVar("_Stored", Float32s, Offsets)
 
 
@@ -347,6 +349,8 @@ class Program:
         Floats per sample of the input, the working memory and the output.
     conserves : bool
         Whether relevance is propagated, so that its sum can be compared with what was put in.
+    limits : Limits
+        Of what loading it may take.
     """
 
     input_size: int
@@ -358,6 +362,7 @@ class Program:
     vectors: list[Float32s] = field(default_factory=list)
     indices: list[Offsets] = field(default_factory=list)
     tables: list[Float32s] = field(default_factory=list)
+    limits: Limits = NO_LIMITS
     _interned: dict[tuple[str, bytes, tuple[int, ...]], int] = field(default_factory=dict)
 
     def matrix(self, values: npt.ArrayLike) -> int:
@@ -408,7 +413,9 @@ class Program:
             conserves=self.conserves,
             isa=isa,
             weights=weights,
+            **self.limits.of_core(self.matrices),
         )
+        self.limits.check("memory", self.arena_size, "floats of working memory")
         for vector in self.vectors[core.vectors :]:
             core.add_vector(vector)
         for table in self.tables[core.tables :]:
@@ -427,7 +434,8 @@ class Program:
     def _load(self, core: _core.Program, instruction: Instruction) -> None:
         template = instruction.template
         spaces = [operand.space for operand in template.operands()]
-        rows = list(zip(spaces, instruction.offsets.tolist(), strict=True))
+        offsets = np.ascontiguousarray(instruction.offsets)
+        rows: _Rows = list(zip(spaces, offsets, strict=True))
         match template:
             case Gemm():
                 count = len(template.segments)
@@ -447,11 +455,11 @@ class Program:
                 epilogue = _epilogue(template.epilogue, rows[out + 1 :])
                 core.map(source, template.columns, rows[out], epilogue)
             case Gather():
-                core.gather(rows[0], self.indices[template.index].tolist(), rows[1])
+                core.gather(rows[0], self.indices[template.index], rows[1])
             case Scatter():
-                core.scatter(rows[0], self.indices[template.index].tolist(), rows[1])
+                core.scatter(rows[0], self.indices[template.index], rows[1])
             case Seed():
-                core.seed(rows[0][1][0], rows[1][1][0], template.start)
+                core.seed(int(offsets[0, 0]), int(offsets[1, 0]), template.start)
             case Absorb():
                 operand = None if template.operand is None else rows[1]
                 core.absorb(
@@ -510,7 +518,7 @@ def content_of(array: npt.NDArray[Any]) -> tuple[bytes, tuple[int, ...]]:
     return hashlib.blake2b(array.data).digest(), array.shape
 
 
-def _epilogue(epilogue: Epilogue, rows: list[tuple[Space, list[int]]]) -> _core.Epilogue:
+def _epilogue(epilogue: Epilogue, rows: _Rows) -> _core.Epilogue:
     left = iter(rows)
     scale_rows = next(left) if epilogue.scale_space is not None else None
     post_rows = next(left) if epilogue.post_space is not None else None

@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from pyrel import _core
+from pyrel.compiler.program.limits import NO_LIMITS, Limits
 from pyrel.compiler.program.loop_memory import plan_items
 from pyrel.compiler.program.program import (
     Float32s,
@@ -56,6 +57,11 @@ class Rows:
     starts: Offsets
     strides: Offsets
 
+    def count(self, more: int) -> int:
+        """Count them for so many steps more than the least, those of all columns."""
+        lengths = self.lengths[:, 0].astype(object) + more * self.lengths[:, 1].astype(object)
+        return int(lengths.sum()) * len(self.starts)
+
     def at(self, more: int, count: int | None = None) -> Offsets:
         """Write them for so many steps more than the least, (columns, rows).
 
@@ -63,16 +69,17 @@ class Rows:
         """
         starts = self.starts[..., 0] + more * self.starts[..., 1]
         strides = self.strides[..., 0] + more * self.strides[..., 1]
-        lengths = (self.lengths[:, 0] + more * self.lengths[:, 1]).tolist()
-        if min(lengths) < 1 or (count is not None and set(lengths) != {count}):
-            raise ValueError(f"a pattern has runs of {sorted(set(lengths))} rows, in {count} turns")
-        rows = [
-            starts[:, [run]] + strides[:, [run]] * np.arange(length)
-            for run, length in enumerate(lengths)
-        ]
-        if count is None:
-            return np.concatenate(rows, axis=1)
-        return np.stack(rows, axis=2).reshape(starts.shape[0], -1)
+        lengths = self.lengths[:, 0] + more * self.lengths[:, 1]
+        if lengths.min() < 1 or (count is not None and (lengths != count).any()):
+            shortest, longest = lengths.min(), lengths.max()
+            turns = "" if count is None else f", in {count} turns"
+            raise ValueError(f"a pattern has runs of {shortest} to {longest} rows{turns}")
+        if count is not None:
+            iterations = starts[:, None] + strides[:, None] * np.arange(count)[:, None]
+            return np.asarray(iterations.reshape(starts.shape[0], -1))
+        run = np.repeat(np.arange(lengths.size), lengths)
+        row = np.arange(run.size) - (np.cumsum(lengths) - lengths)[run]
+        return np.asarray(starts[:, run] + strides[:, run] * row)
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,6 +155,8 @@ class Pattern:
         Those that depend on T; templates name them behind ``matrices`` and ``vectors``.
     growing : list of Rows
         Indices that depend on T; templates name them behind ``indices``.
+    limits : Limits
+        Of what its programs may take.
     """
 
     least: int
@@ -162,6 +171,7 @@ class Pattern:
     matrix_shares: list[Share] = field(default_factory=list)
     vector_shares: list[Share] = field(default_factory=list)
     growing: list[Rows] = field(default_factory=list)
+    limits: Limits = NO_LIMITS
     _packed: dict[str, _core.Program] = field(default_factory=dict)
 
     def apart(self, steps: int) -> Program:
@@ -169,16 +179,32 @@ class Pattern:
         more = steps - self.least
         if more < 0:
             raise ValueError(f"the pattern begins at {self.least} steps, got {steps}")
+        self._check_rows(steps)
         return Program(
-            _at(self.input_size, more),
-            _at(self.classes, more),
+            *self.sizes(steps),
             self.conserves,
             instructions=tuple(item.at(more) for item in self.items),
             matrices=[*self.matrices, *(share.at(steps) for share in self.matrix_shares)],
             vectors=[*self.vectors, *(share.at(steps) for share in self.vector_shares)],
             indices=[*self.indices, *(rows.at(more)[0] for rows in self.growing)],
             tables=self.tables,
+            limits=self.limits,
         )
+
+    def sizes(self, steps: int) -> tuple[int, int]:
+        """Return the floats of an input and the classes for a number of steps."""
+        more = steps - self.least
+        return _at(self.input_size, more), _at(self.classes, more)
+
+    def _check_rows(self, steps: int) -> None:
+        """Refuse to write out more than the limits allow."""
+        if self.limits is NO_LIMITS:
+            return
+        more = steps - self.least
+        written = sum(part.rows.count(more) for item in self.items for part in item.body)
+        written += sum(rows.count(more) for rows in self.growing)
+        self.limits.check("rows", -(-written // steps), f"places for each of {steps} steps")
+        self.limits.check("all_rows", written, f"places for {steps} steps")
 
     def at(self, steps: int) -> Program:
         """Make the program of ``steps``; its values share memory.
@@ -189,14 +215,21 @@ class Pattern:
             If there are fewer steps than ``least``, or the pattern makes no sense.
         """
         program = self.apart(steps)
-        program.instructions, program.arena_size = plan_items(program.instructions)
+        program.instructions, program.arena_size = plan_items(program.instructions, self.limits)
         return program
 
     def weights(self, isa: str) -> _core.Program:
         """Pack what the programs of all T share, for `Program.load`."""
         if isa in self._packed:
             return self._packed[isa]
-        core = _core.Program(input_size=1, arena_size=1, classes=1, conserves=False, isa=isa)
+        core = _core.Program(
+            input_size=1,
+            arena_size=1,
+            classes=1,
+            conserves=False,
+            isa=isa,
+            **self.limits.of_core(self.matrices),
+        )
         for vector in self.vectors:
             core.add_vector(vector)
         for table in self.tables:
@@ -247,6 +280,7 @@ class Pattern:
             stores[1],
             stores[2],
             stores[3],
+            self.limits,
         )
 
 

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pyrel.compiler.program.limits import Limits
 from pyrel.compiler.program.program import Instruction, Offsets, Program, Repeat, Template
 from pyrel.compiler.program.step_pattern import (
     STORED,
@@ -34,13 +35,14 @@ from pyrel.files.records import decode, encode
 
 Arrays: TypeAlias = dict[str, npt.NDArray[Any]]
 
-_APART = ("instructions", "matrices", "vectors", "indices", "tables", "_interned")
+_APART = ("instructions", "matrices", "vectors", "indices", "tables", "limits", "_interned")
 _PATTERN_APART = (
     *("items", "matrices", "vectors", "indices", "tables"),
-    *("matrix_shares", "vector_shares", "growing", "_packed"),
+    *("matrix_shares", "vector_shares", "growing", "limits", "_packed"),
 )
 _NAMES = ("matrix", "vector", "index", "table")  # by the numbers in `STORED`
 _VECTOR = 1
+_MOST_LEAST = 64  # steps from which a pattern holds
 _KINDS = {
     "matrix": (torch.float32, 2),
     "vector": (torch.float32, 1),
@@ -126,7 +128,11 @@ def _item_entry(item: Item) -> dict[str, Any]:
 
 
 def make(
-    prefix: str, left: dict[str, Tensor], content: Mapping[str, Any], shared: Pattern | None = None
+    prefix: str,
+    left: dict[str, Tensor],
+    content: Mapping[str, Any],
+    limits: Limits,
+    shared: Pattern | None = None,
 ) -> Program:
     """Make a program of what `describe` returned, and take its tensors from those that are left.
 
@@ -137,11 +143,10 @@ def make(
     """
     stores = _stores(prefix, left, shared)
     numbers = _Numbers(take(left, f"{prefix}offsets", torch.int64, 1))
-    counts = [len(store) for store in stores.values()]
     entries = content.get(f"{prefix}instructions")
     instructions: list[Instruction | Repeat] = []
     for entry, body in _bodies(entries):
-        inner = tuple(_instruction(part, numbers, counts) for part in body)
+        inner = tuple(_instruction(part, numbers, len(stores["indices"])) for part in body)
         if body[0] is entry:
             instructions += inner
         else:
@@ -151,7 +156,7 @@ def make(
             instructions.append(Repeat(inner, count))
     numbers.assert_none_left()
     found = content.get(f"{prefix}program")
-    return decode(Program, found, _APART, instructions=tuple(instructions), **stores)
+    return decode(Program, found, _APART, instructions=tuple(instructions), limits=limits, **stores)
 
 
 def _stores(prefix: str, left: dict[str, Tensor], shared: Pattern | None) -> dict[str, list[Any]]:
@@ -198,10 +203,16 @@ class _Numbers:
             raise ValueError("its offsets are more than instructions ask for")
 
 
-def _instruction(entry: Any, numbers: _Numbers, counts: Sequence[int]) -> Instruction:
+def _instruction(entry: Any, numbers: _Numbers, indices: int) -> Instruction:
     step = decode(_Step, entry)
-    _check_stored(step.template, counts)
+    _check_index(step.template, indices)
     return Instruction(step.template, numbers.take(len(step.template.operands()), step.steps))
+
+
+def _check_index(template: Template, indices: int) -> None:
+    """Refuse an index that is not there, for it decides how many operands there are."""
+    if getattr(template, "index", 0) not in range(max(1, indices)):
+        raise ValueError("an instruction names an index that is not there")
 
 
 def _check_stored(record: Any, counts: Sequence[int]) -> None:
@@ -220,10 +231,12 @@ def _check_stored(record: Any, counts: Sequence[int]) -> None:
             _check_stored(value, counts)
 
 
-def make_pattern(prefix: str, left: dict[str, Tensor], content: Mapping[str, Any]) -> Pattern:
+def make_pattern(
+    prefix: str, left: dict[str, Tensor], content: Mapping[str, Any], limits: Limits
+) -> Pattern:
     """Make a pattern of what `describe_pattern` returned; see `make`.
 
-    It has been written out for two numbers of steps.
+    It has been written out for the second number of steps that it is for.
     """
     stores = _stores(prefix, left, None)
     numbers = _Numbers(take(left, f"{prefix}offsets", torch.int64, 1))
@@ -247,10 +260,12 @@ def make_pattern(prefix: str, left: dict[str, Tensor], content: Mapping[str, Any
         growing=growing,
         matrix_shares=shares[0],
         vector_shares=shares[1],
+        limits=limits,
         **stores,
     )
-    for more in (0, 1):
-        pattern.at(pattern.least + more)
+    if not 0 < pattern.least <= _MOST_LEAST:
+        raise ValueError(f"it is for {pattern.least} steps or more; wanted 1 to {_MOST_LEAST}")
+    pattern.at(pattern.least + 1)
     return pattern
 
 

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much a program or a model from a file may take, whatever the file says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What reading a file, and then using what it holds, may take at most.
+
+    Files are safe to read from strangers: a small file that would take much time or memory is
+    refused. The limits leave room for models of usual size; give larger ones for a file that you
+    trust, and that is refused for its size.
+
+    Attributes
+    ----------
+    entries : int
+        Values in the description of a file: numbers, texts, lists.
+    tensors : int
+    instructions : int
+        Of a program or a pattern, those in loops once.
+    inputs, outputs : int
+        Elements of one sample, and scores.
+    memory : int
+        Floats of working memory for one sample.
+    packed : int
+        Bytes of the matrices as the engine packs them, beyond twice those of the file.
+    steps : int
+        Of a cell in a model's file.
+    rows : int
+        Places in memory that a pattern names for each step.
+    all_rows : int
+        Those that it names for all steps of a call; each takes about 200 bytes for a moment.
+    values : int
+        Families of values of a pattern, which are placed in memory one by one.
+    lookups : int
+        Scattered elements that are looked up where they are moved.
+    work : float
+        Multiply-adds, and floats that are moved, for one sample.
+
+    Examples
+    --------
+    >>> pyrel.Explainer.load("large.program", limits=pyrel.Limits().times(10))
+    """
+
+    entries: int = 1 << 18
+    tensors: int = 1 << 13
+    instructions: int = 1 << 14
+    inputs: int = 1 << 23
+    outputs: int = 1 << 20
+    memory: int = 1 << 28
+    packed: int = 1 << 27
+    steps: int = 1 << 10
+    rows: int = 1 << 15
+    all_rows: int = 1 << 23
+    values: int = 1 << 12
+    lookups: int = 1 << 22
+    work: float = 2.0**42
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises
+        ------
+        TypeError, ValueError
+            One is no number above 0; the message names it.
+        """
+        for name in (f.name for f in fields(self)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise TypeError(f"{name}: wanted a number, got {type(value).__name__}")
+            if not value > 0:
+                raise ValueError(f"{name}: wanted a number above 0, got {value}")
+
+    def times(self, factor: float) -> Self:
+        """Return limits that are so many times as large; ``math.inf`` sets none."""
+        larger = {f.name: getattr(self, f.name) * factor for f in fields(self)}
+        whole = {n: int(v) if n != "work" and math.isfinite(v) else v for n, v in larger.items()}
+        return type(self)(**whole)
+
+    def of_core(self, matrices: Sequence[npt.NDArray[Any]]) -> dict[str, Any]:
+        """Return them as the engine takes them, for a program with these matrices."""
+        packed = self.packed + 2 * sum(matrix.nbytes for matrix in matrices)
+        wanted = {"packed": packed, "looked_up": self.lookups, "work": self.work}
+        return {f"most_{n}": v for n, v in wanted.items() if math.isfinite(v)}
+
+    def check(self, name: str, value: int, what: str) -> None:
+        """Refuse what is more than a limit.
+
+        Raises
+        ------
+        ValueError
+            The message says what, how much and what the limit is called.
+        """
+        limit = getattr(self, name)
+        if value > limit:
+            raise ValueError(f"it has {value:,} {what}, more than limits.{name}, {limit:,}")
+
+
+NO_LIMITS = Limits().times(math.inf)

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small files that ask for much are loaded or refused soon, in little memory."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from engine import bombs
+from engine.sequences import Last, batch, explainer
+
+import pyrel
+from pyrel.compiler.program.limits import NO_LIMITS, Limits
+from pyrel.compiler.program.loop_memory import _ring
+from pyrel.files.tensors import read_tensors, write_tensors
+from pyrel.training import load_model, save_model
+
+CHILD = Path(__file__).with_name("bomb_child.py")
+SECONDS, BYTES = 2.0, 256 << 20
+NAMES = [
+    *(f"fixed {name}" for name in bombs.FIXED),
+    *(f"pattern {name}" for name in bombs.PATTERNS),
+    *(f"model {name}" for name in bombs.MODELS),
+]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """Load all of them in processes of their own."""
+    folder = tmp_path_factory.mktemp("bombs")
+    bombs.write(folder)
+    done = subprocess.run(
+        [sys.executable, CHILD, folder], capture_output=True, text=True, timeout=500, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    answers = map(json.loads, done.stdout.splitlines())
+    return {answer["name"]: answer for answer in answers}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_bomb_is_loaded_or_refused_soon(name: str, found: dict[str, dict[str, Any]]) -> None:
+    answer = found[name]
+    outcome = answer["outcome"]
+    assert outcome == "loaded" or name in outcome, outcome
+    assert not any(word in outcome for word in ("MemoryError", "bad_alloc", "allocate"))
+    # Of this process: what others do on a busy machine does not count.
+    assert answer["seconds"] < SECONDS
+    assert answer["bytes"] < BYTES
+
+
+def test_limits_can_be_raised(tmp_path: Path) -> None:
+    path = tmp_path / "program"
+    saved = explainer(Last, "gradient")
+    saved.save(path)
+    x = batch(Last, 2, 20)
+    for name in ("entries", "tensors", "instructions", "inputs", "rows", "values", "work"):
+        with pytest.raises(ValueError, match=f"{path}.*(limits.{name}|more work)"):
+            pyrel.Explainer.load(path, limits=Limits(**{name: 1}))
+    for limits in (None, NO_LIMITS, Limits().times(0.5)):
+        loaded = pyrel.Explainer.load(path, limits=limits)
+        assert (loaded(x).relevance == saved(x).relevance).all()
+
+
+def test_a_call_for_many_steps_is_bounded_too(tmp_path: Path) -> None:
+    path = tmp_path / "program"
+    explainer(Last, "gradient").save(path)
+    loaded = pyrel.Explainer.load(path, limits=Limits(all_rows=3000))
+    assert loaded(batch(Last, 1, 12)).relevance.shape[1] == 12
+    with pytest.raises(ValueError, match=r"x: the program for 500 steps: .*limits\.all_rows"):
+        loaded(batch(Last, 1, 500))
+
+
+def test_a_models_steps_can_be_raised(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    save_model(path, pyrel.nn.Shallow(2, (3,), 2, (4,), 2))
+    tensors, content = read_tensors(path, "model")
+    content["cell"]["steps"] = 2000
+    write_tensors(path, "model", tensors, content)
+    with pytest.raises(ValueError, match=r"model .*2,000 steps, more than limits\.steps, 1,024"):
+        load_model(path)
+    assert load_model(path, limits=Limits().times(2))[0].steps == 2000
+
+
+def test_limits_are_numbers_above_zero() -> None:
+    with pytest.raises(ValueError, match="rows: wanted a number above 0, got 0"):
+        Limits(rows=0)
+    with pytest.raises(TypeError, match="work: wanted a number, got str"):
+        Limits(work="1")  # type: ignore[arg-type]
+    assert Limits().times(math.inf) == NO_LIMITS
+
+
+def test_rings_are_those_found_one_by_one() -> None:
+    def one_by_one(begins: np.ndarray[Any, Any], ends: np.ndarray[Any, Any]) -> int:
+        for places in range(1, begins.size):
+            if (ends[:-places] < begins[places:]).all():
+                return places
+        return int(begins.size)
+
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        begins = np.sort(rng.integers(0, 12, rng.integers(1, 9)))
+        ends = begins + rng.integers(0, 6, begins.size)
+        assert _ring(begins, ends) == one_by_one(begins, ends)
