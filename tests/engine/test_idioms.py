@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from engine import idiom_models as idioms
+from engine import reweighted_models
 from engine.checks import RELATIVE, assert_within, norms, rows
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -141,3 +144,176 @@ def test_wrappers_hand_on_lengths(wrapper: Any) -> None:
     model = wrapper(idioms.Model(idioms.by_keyword)).eval()
     made = pyrel.Explainer(model, x, method="gradient", lengths=True)
     assert_autograd(made(x, lengths=lengths), model, x)
+
+
+FRESH = ("weight drop", "row drop", "weight norm")  # these hold no weights before they run
+REWEIGHTED = [
+    *((FRESH, number, False) for number in range(len(FRESH))),
+    *((tuple(reweighted_models.LAYERS), n, True) for n in range(len(reweighted_models.NAMES))),
+]
+
+
+@functools.cache
+def reweighted(names: tuple[str, ...], runs_before: bool) -> tuple[pyrel.Explainer, nn.Module]:
+    model = reweighted_models.Reweighted(*names).eval()
+    if runs_before:
+        model(torch.from_numpy(batch()))
+    return pyrel.Explainer(model, batch()[:1], method="gradient"), model
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+@pytest.mark.parametrize(("names", "target", "runs_before"), REWEIGHTED)
+def test_weights_that_are_made_anew(names: tuple[str, ...], target: int, runs_before: bool) -> None:
+    x = batch()
+    made, model = reweighted(names, runs_before)
+    assert_autograd(made(x, target=target), model, x)
+
+
+@contextlib.contextmanager
+def settings(*entered: Any) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        for each in entered:
+            stack.enter_context(each)
+        yield
+
+
+def under(*settings_of: Any) -> idioms.Forward:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        with settings(*(make() for make in settings_of)):
+            h = torch.tanh(m.into(m.lstm(x)[0][:, -1] @ m.out.weight.T @ m.out.weight[:, :4]))
+        return h + m.into(x[:, 0])
+
+    return forward
+
+
+def rounding(dtype: torch.dtype = torch.bfloat16, device: str = "cpu") -> Any:
+    return lambda: torch.autocast(device, dtype=dtype)
+
+
+def exact() -> Any:
+    return torch.autocast("cpu", enabled=False)
+
+
+def only_elementwise(m: Any, x: Tensor) -> Tensor:
+    h = m.into(x[:, 0])
+    with rounding()():
+        return torch.tanh(h) * 2.0
+
+
+HARMLESS = {
+    "off": under(exact),
+    "off within on": under(rounding(), exact),
+    "of another device": under(rounding(device="cuda")),
+    "decorator": torch.autocast("cpu", enabled=False)(under()),
+    "nothing is rounded": only_elementwise,
+    "off, with no gradients": under(exact, torch.no_grad),
+    "off, within inference mode": under(torch.inference_mode, exact),
+}
+
+
+@functools.cache
+def harmless() -> pyrel.Explainer:
+    model = idioms.Model(*HARMLESS.values()).eval()
+    return pyrel.Explainer(model, batch(), method="gradient")
+
+
+@pytest.mark.filterwarnings("ignore:.*CUDA is not available:UserWarning")
+@pytest.mark.parametrize("name", HARMLESS)
+def test_autocast_that_rounds_nothing(name: str) -> None:
+    x = batch()
+    e = harmless()(x, target=list(HARMLESS).index(name))
+    assert_autograd(e, idioms.Model(*HARMLESS.values()).eval(), x)
+
+
+def whole(m: Any, x: Tensor) -> Tensor:
+    return m.into(x[:, 0])
+
+
+def layer_only(m: Any, x: Tensor) -> Tensor:
+    with rounding()():
+        out = m.lstm(x)[0]
+    return out[:, -1].to(x.dtype)
+
+
+def cell_only(m: Any, x: Tensor) -> Tensor:
+    with rounding(torch.float16)(), torch.no_grad():
+        return m.gru_cell(x[:, 0]).to(x.dtype)
+
+
+@pytest.mark.parametrize(
+    ("forward", "operator", "module"),
+    [
+        (rounding()()(whole), "aten.linear", "into"),
+        (layer_only, "aten.lstm", "lstm"),
+        (cell_only, "aten.gru_cell", "gru_cell"),
+    ],
+)
+def test_autocast_that_rounds_is_refused(
+    forward: idioms.Forward, operator: str, module: str
+) -> None:
+    with pytest.raises(pyrel.UnsupportedModelError, match=r"autocast rounds .*enabled=False") as e:
+        pyrel.capture(idioms.Model(forward), batch())
+    assert (e.value.operator, e.value.module) == (operator, module)
+
+
+def test_autocast_around_the_call_is_not_the_models() -> None:
+    x = batch()
+    model = idioms.Model(idioms.by_keyword).eval()
+    with rounding()():
+        e = pyrel.explain(model, x, method="gradient")
+        again = pyrel.Explainer(model, x, method="gradient")(x)
+    assert_autograd(e, model, x)
+    np.testing.assert_array_equal(again.relevance, e.relevance)
+
+
+def exported(model: nn.Module, batch_size: Any) -> nn.Module:
+    x = torch.from_numpy(batch(3))
+    program = torch.export.export(model, (x,), dynamic_shapes=(({0: batch_size},),))
+    return program.module()
+
+
+@pytest.mark.filterwarnings("ignore:.*were assigned during export:UserWarning")
+def test_modules_of_exported_programs() -> None:
+    x, model = batch(), idioms.Model(idioms.by_keyword, idioms.by_slice).eval()
+    module = exported(model, torch.export.Dim.DYNAMIC)
+    within = nn.Sequential(module, nn.Linear(2, 2))
+    hooks = list(module._forward_pre_hooks.items())
+    e = pyrel.Explainer(module, x, method="gradient")(x)
+    assert_autograd(e, model, x)
+    np.testing.assert_array_equal(pyrel.explain(module, x, "gradient").relevance, e.relevance)
+    with pytest.raises(NotImplementedError):
+        module.eval()
+    assert list(module._forward_pre_hooks.items()) == hooks
+    pyrel.Explainer(within, x, method="gradient")
+    assert within.training
+    with pytest.raises(pyrel.UnsupportedModelError, match="certain sizes only.*open batch"):
+        pyrel.Explainer(exported(idioms.Model(whole), torch.export.Dim.STATIC), x)
+
+
+def asking(m: Any, x: Tensor) -> Tensor:
+    asked = torch.compiler.is_compiling() or torch.compiler.is_exporting()
+    if asked or torch.jit.is_scripting() or torch.jit.is_tracing():
+        return torch.zeros_like(m.into(x[:, 0]))
+    return m.into(x[:, 0])
+
+
+def test_models_that_ask_whether_they_are_compiled() -> None:
+    x, model = batch(), idioms.Model(asking).eval()
+    functions = torch.compiler.is_compiling, torch.compiler.is_exporting
+    assert_autograd(pyrel.Explainer(model, x, method="gradient")(x), model, x)
+    assert (torch.compiler.is_compiling, torch.compiler.is_exporting) == functions
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_compiled_modules() -> None:
+    x, model = batch(), idioms.Model(idioms.by_keyword, asking).eval()
+    wanted = pyrel.Explainer(model, x, method="gradient")(x).relevance
+    assert_autograd(pyrel.Explainer(model, x, method="gradient")(x), model, x)
+    model.float()
+    outer = torch.compile(model)
+    np.testing.assert_array_equal(pyrel.Explainer(outer, x, method="gradient")(x).relevance, wanted)
+    model.lstm = torch.compile(model.lstm)  # type: ignore[assignment]
+    model.compile()
+    np.testing.assert_array_equal(
+        pyrel.Explainer(model, x, method="gradient", check=None)(x).relevance, wanted
+    )

@@ -142,6 +142,9 @@ def watched(model: nn.Module) -> Iterator[None]:
 
     @functools.wraps(call)
     def watching(*args: Any, **kwargs: Any) -> Any:
+        # What stands for a parameter may be assigned as one, as weights with dropout are.
+        for parameter in root.parameters():
+            parameter._is_param = True
         # Inside the modes of torch.export, so that this one is called first.
         with Watch(pytree.tree_leaves((args, kwargs))), _no_inference_mode():
             return call(*args, **kwargs)

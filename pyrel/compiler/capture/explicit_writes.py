@@ -16,6 +16,7 @@ import torch
 from torch.export import ExportedProgram
 from torch.fx import Node
 
+from pyrel.compiler.capture.blocks import inline_blocks, is_block
 from pyrel.compiler.capture.gradient_marks import gave_back, set_under_no_grad, under_no_grad
 
 _aten = torch.ops.aten
@@ -48,7 +49,7 @@ def explicit(exported: ExportedProgram) -> ExportedProgram:
     module = copy.deepcopy(exported.graph_module)
     for node, original in zip(module.graph.nodes, exported.graph.nodes, strict=True):
         node.name = original.name  # that of an input may not be one that torch.fx would give
-    _inline_blocks(module)
+    inline_blocks(module)
     changed = any(map(mutates, module.graph.nodes))
     for node in list(module.graph.nodes):
         if node.target is torch.ops.pyrel.hooked.default:
@@ -67,37 +68,7 @@ def explicit(exported: ExportedProgram) -> ExportedProgram:
 
 
 def _is_rewritten(node: Node) -> bool:
-    return node.target in _MARKS or _is_block(node) or any(_sources(node))
-
-
-def _is_block(node: Node) -> bool:
-    return node.target is torch.ops.higher_order.wrap_with_set_grad_enabled
-
-
-def _inline_blocks(module: torch.fx.GraphModule) -> None:
-    """Put the operators of no_grad blocks in the place of the calls, as torch.export found them."""
-    graph = module.graph
-    for node in list(graph.nodes):
-        if not _is_block(node):
-            continue
-        enabled, block, *operands = node.args
-        inner = getattr(module, str(block.target))
-        _inline_blocks(inner)
-        given = [n for n in inner.graph.nodes if n.op == "placeholder"]
-        known = dict(zip(given, operands, strict=True))
-        with graph.inserting_before(node):
-            for each in inner.graph.nodes:
-                if each.op not in {"placeholder", "output"}:
-                    known[each] = graph.node_copy(each, known.__getitem__)
-                    if not enabled:
-                        set_under_no_grad(known[each], True)
-        returned = next(n for n in inner.graph.nodes if n.op == "output").args[0]
-        for user in list(node.users):  # they pick one of the values
-            user.replace_all_uses_with(known[returned[user.args[1]]])
-            graph.erase_node(user)
-        graph.erase_node(node)
-        if not block.users:
-            graph.erase_node(block)
+    return node.target in _MARKS or is_block(node) or any(_sources(node))
 
 
 def _called(near: Node, target: Any, args: tuple[Any, ...], like: Node) -> Node:

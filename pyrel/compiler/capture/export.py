@@ -34,6 +34,7 @@ from pyrel.compiler.capture.refusals import (
     shape_of_batch,
 )
 from pyrel.compiler.capture.step_causes import Causes
+from pyrel.compiler.capture.told_eager import told_eager
 from pyrel.errors import UnsupportedModelError
 
 Example: TypeAlias = npt.NDArray[Any] | torch.Tensor
@@ -124,7 +125,7 @@ def _export_once(
     if lengths:
         shapes.append({0: size})
     inputs = arguments(batch, lengths)
-    with as_it_was(model), marked(), watched(model), quiet():
+    with as_it_was(model), told_eager(), marked(), watched(model), quiet():
         _name_inputs(model, len(inputs))
         with no_draws():
             return torch.export.export(model, inputs, dynamic_shapes=tuple(shapes), strict=False)
@@ -333,8 +334,28 @@ def as_it_was(model: torch.nn.Module, *, values: bool = False) -> Iterator[None]
 
     ``values`` says that the model runs on real tensors, which it may change.
     """
-    with put_back(model, values=values):
+    with put_back(model, values=values), _no_autocast():
+        for module in model.modules():
+            if isinstance(module, torch.fx.GraphModule):
+                _without_modes(module)
         model.eval()
+        yield
+
+
+def _without_modes(module: torch.fx.GraphModule) -> None:
+    """Let an exported program, given as a module, take ``train`` and ``eval``, which it refuses.
+
+    The caller takes back what this assigns to the module.
+    """
+    for name in ("train", "eval"):
+        if name in vars(module):
+            setattr(module, name, lambda *_: module)
+
+
+@contextlib.contextmanager
+def _no_autocast() -> Iterator[None]:
+    """Turn autocast around a call off: it is none of the model's."""
+    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
         yield
 
 

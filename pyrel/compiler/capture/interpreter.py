@@ -11,6 +11,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
 from pyrel.compiler.capture import operators
+from pyrel.compiler.capture.blocks import path_of
 from pyrel.compiler.capture.explicit_writes import explicit, mutates
 from pyrel.compiler.capture.export import quiet
 from pyrel.compiler.capture.gradient_marks import under_no_grad
@@ -57,6 +58,8 @@ def _without_writes(exported: ExportedProgram) -> ExportedProgram:
         made = explicit(exported)
         if any(map(mutates, made.graph.nodes)):
             made = made.run_decompositions({})
+    except UnsupportedModelError:
+        raise
     except Exception as error:  # of many types, none of them documented
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UnsupportedModelError(
@@ -139,7 +142,7 @@ class _Walker:
                 self._values[node] = self._called(node)
             elif node.op not in {"placeholder", "output"}:
                 raise UnsupportedModelError(
-                    "cannot be walked", operator=node.op, module=_path(node)
+                    "cannot be walked", operator=node.op, module=path_of(node)
                 )
         return self._graph()
 
@@ -233,7 +236,7 @@ class _Walker:
         name = node.target._schema.name.split("::")[1]
         if not traced and not _undefined(node.target, name):
             return self._constant(node, name, args, kwargs)
-        self._tracer.builder.module = _path(node)
+        self._tracer.builder.module = path_of(node)
         return self._apply(node, name, *_positional(node.target, args, kwargs))
 
     def _value(self, argument: Any) -> Any:
@@ -311,7 +314,9 @@ class _Walker:
         node: torch.fx.Node, name: str, reason: str = operators.NO_RULE
     ) -> UnsupportedModelError:
         supported = operators.supported()
-        return UnsupportedModelError(reason, operator=name, module=_path(node), supported=supported)
+        return UnsupportedModelError(
+            reason, operator=name, module=path_of(node), supported=supported
+        )
 
     @staticmethod
     def _unwritten(error: UnwrittenError) -> UnsupportedModelError:
@@ -382,9 +387,3 @@ def _positional(target: torch._ops.OpOverload, args: Any, kwargs: Any) -> tuple[
 def _undefined(target: torch._ops.OpOverload, name: str) -> bool:
     """Whether an operator's result is random, or whatever was in memory."""
     return torch.Tag.nondeterministic_seeded in target.tags or name in operators.UNINITIALISED
-
-
-def _path(node: torch.fx.Node) -> str:
-    """Path of the innermost module that a node of the exported graph belongs to."""
-    stack = node.meta.get("nn_module_stack") or {}
-    return str(list(stack.values())[-1][0]) if stack else ""

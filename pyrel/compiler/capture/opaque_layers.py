@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -40,6 +41,8 @@ _SCHEMAS = {
         ["gru_cell", "rnn_tanh_cell", "rnn_relu_cell"], f"({_CELL.format('Tensor')}) -> Tensor"
     ),
 }
+
+RECURRENT = frozenset(_SCHEMAS)
 
 
 def _layer_shapes(
@@ -125,11 +128,37 @@ def _pad(
     return by_step.transpose(0, 1) if batch_first else by_step, lengths
 
 
+def _giving_back(dropout: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """Return a dropout that gives back its very operand if it has nothing to do, as torch's does.
+
+    A weight is then the parameter that it was, and may be assigned as one.
+    """
+    signature = inspect.signature(dropout)
+
+    def dropped(*args: Any, **kwargs: Any) -> torch.Tensor:
+        given = signature.bind(*args, **kwargs)
+        given.apply_defaults()
+        operand: torch.Tensor = given.arguments["input"]
+        return dropout(*args, **kwargs) if given.arguments["training"] else operand
+
+    return dropped
+
+
+_DROPOUTS = (
+    nn.functional.dropout,
+    nn.functional.dropout1d,
+    nn.functional.dropout2d,
+    nn.functional.dropout3d,
+    nn.functional.alpha_dropout,
+    nn.functional.feature_alpha_dropout,
+)
+
 # What is called in place of torch's functions while a model is exported.
 _SWAPPED: dict[Callable[..., Any], Callable[..., Any]] = {
     torch._VF._pack_padded_sequence: _pack,
     torch._VF._pad_packed_sequence: _pad,
     **{getattr(torch._VF, name): getattr(torch.ops.pyrel, name) for name in _SCHEMAS},
+    **{dropout: _giving_back(dropout) for dropout in _DROPOUTS},
 }
 
 

@@ -114,6 +114,11 @@ def refusal(
             f"{kind} takes more than one input; pyrel explains models of one, and of one with the"
             f" lengths of its sequences (lengths=True): {reason}"
         )
+    elif "Guard failed" in reason:
+        why = (
+            "the module is an exported program that holds for certain sizes only; export it with"
+            f" an open batch dimension, and that of the steps open if it can be: {reason}"
+        )
     else:
         why = (
             f"{kind} could not be exported for an input{_of_ids(sample)} of shape "
