@@ -114,11 +114,6 @@ def refusal(
             f"{kind} takes more than one input; pyrel explains models of one, and of one with the"
             f" lengths of its sequences (lengths=True): {reason}"
         )
-    elif "Guard failed" in reason:
-        why = (
-            "the module is an exported program that holds for certain sizes only; export it with"
-            f" an open batch dimension, and that of the steps open if it can be: {reason}"
-        )
     else:
         why = (
             f"{kind} could not be exported for an input{_of_ids(sample)} of shape "
@@ -135,6 +130,11 @@ def own_failure(model: nn.Module, batch: torch.Tensor, error: Exception) -> Unsu
         f"{_of_ids(batch)} of shape {shape_of_batch(batch.shape[1:])}: {_first_line(error)}. Give "
         "an example of the shape that the model takes, batch first, or mend the model"
     )
+    if "Guard failed" in str(error):
+        why = (
+            "the module is an exported program that holds for certain sizes only. Export it with an"
+            f" open batch dimension, and that of the steps open if it can be: {_first_line(error)}"
+        )
     return _located(why, "forward", place_of_error(error, paths_of(model)))
 
 
