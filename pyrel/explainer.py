@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import operator
 import os
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -292,7 +293,19 @@ class Explainer:
         return self._programs.at(self.inputs.steps).core.flops
 
     def classes_at(self, steps: int) -> int:
-        """Return the number of raw outputs for a number of steps."""
+        """Return the number of raw outputs for a number of steps.
+
+        Raises
+        ------
+        TypeError
+            If ``steps`` is no whole number.
+        ValueError
+            If the model does not take so many.
+        """
+        try:
+            steps = operator.index(steps)
+        except TypeError:
+            raise TypeError(f"steps: wanted a whole number, got {type(steps).__name__}") from None
         return self._programs.classes_at(steps) if self.any_steps else self.classes
 
     def __call__(

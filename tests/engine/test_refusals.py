@@ -50,6 +50,58 @@ def test_interrupts_pass(error: type[BaseException]) -> None:
     assert made.training
 
 
+def _program(forward: Any, *args: Any) -> Any:
+    return torch.export.export(model(forward), args, strict=False)
+
+
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        (lambda: _program(lambda s, x: s.out.weight * x, torch.tensor(2.0)), "takes a number"),
+        (lambda: _program(lambda s, x, n: s.last(x) * n, X, 3), "takes 2 inputs"),
+        (lambda: _program(lambda s: s.out.weight), "takes 0 inputs"),
+        (lambda: _program(lambda s, x: s.last(x[0]), (X, X)), "takes 2 inputs"),
+        (lambda: _program(lambda s, x: {"a": s.last(x)}, X), "a tuple or dictionary"),
+        (lambda: _program(lambda s, x: s.last(x), X[:1]), "batch of one"),
+    ],
+)
+def test_odd_programs_are_refused(program: Any, words: str) -> None:
+    with pytest.raises(pyrel.UnsupportedModelError, match=words):
+        pyrel.Explainer(program(), method="gradient")
+
+
+def test_programs_with_sparse_weights_are_refused() -> None:
+    made = model(lambda s, x: s.last(x) @ s.w.to_dense(), w=nn.Buffer(torch.eye(2).to_sparse()))
+    program = torch.export.export(made, (X,), strict=False)
+    with pytest.raises(TypeError, match=r"model: w: .* sparse tensor"):
+        pyrel.Explainer(program, method="gradient")
+
+
+def test_flags_and_numbers_of_other_types_are_refused() -> None:
+    made = nn.Linear(4, 2)
+    with pytest.raises(TypeError, match="lengths: wanted True or False"):
+        pyrel.capture(made, X[:, 0], lengths=torch.zeros(2, dtype=torch.bool))  # type: ignore[arg-type]
+    explainer = pyrel.Explainer(Branchless().eval(), X, "gradient")
+    with pytest.raises(TypeError, match="steps: wanted a whole number"):
+        explainer.classes_at(torch.zeros(0))  # type: ignore[arg-type]
+    assert explainer.classes_at(np.int64(3)) == 2
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile])
+def test_hooks_of_wrappers_are_not_left_out(wrap: Any) -> None:
+    wrapped = wrap(nn.Linear(4, 2))
+    pyrel.explain(wrapped, X[:, 0], "gradient")
+    wrapped.register_forward_hook(lambda *a: a[-1] * 2)
+    for call in (pyrel.explain, pyrel.Explainer):
+        with pytest.raises(pyrel.UnsupportedModelError, match="hooks of a wrapper"):
+            call(wrapped, X[:, 0], "gradient")
+
+
+class Branchless(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(x)
+
+
 class WrongPart(Base):
     def forward(self, x: Tensor) -> Tensor:
         return self.parts["inner"](self.out(x[:, -1]))  # here

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch.export import ExportedProgram
 
+from pyrel.array_kinds import refuse_unreadable
 from pyrel.compiler.capture.export import (
     Example,
     export,
@@ -29,6 +30,7 @@ from pyrel.compiler.capture.step_growth import span, uneven
 from pyrel.compiler.graph.nodes import Graph, compact, same_graph
 from pyrel.compiler.passes.gradient_stops import simplified
 from pyrel.errors import UnsupportedModelError
+from pyrel.methods.options import flag
 
 
 def capture(
@@ -67,7 +69,7 @@ def capture(
         model takes integers, or the other way round.
     """
     with nothing_kept():
-        return _exported(model, example, lengths).graph()
+        return _exported(model, example, flag("lengths", lengths)).graph()
 
 
 def capture_at(
@@ -154,8 +156,9 @@ class Capture:
     def _copy_weights(self, programs: Sequence[ExportedProgram]) -> None:
         """Keep weights as they are now, for graphs that are made later."""
         for program in programs:
-            for stored in (*program.state_dict.values(), *program.constants.values()):
+            for name, stored in (*program.state_dict.items(), *program.constants.items()):
                 if isinstance(stored, torch.Tensor):
+                    refuse_unreadable(f"model: {name}", stored, "a tensor with values")
                     self._weights.copy(stored)
 
     @property

@@ -40,6 +40,7 @@ from pyrel.errors import UnsupportedModelError
 Example: TypeAlias = npt.NDArray[Any] | torch.Tensor
 
 _POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 _IDS = ("int", "uint")  # how the types of an example of token ids begin
 
 
@@ -202,11 +203,11 @@ def _failure_of_mode(
     model: torch.nn.Module, batch: torch.Tensor, lengths: bool, gradients: bool
 ) -> Exception | None:
     mode = torch.enable_grad if gradients else torch.no_grad
-    with as_it_was(model, values=True), mode(), quiet(), torch.random.fork_rng():
-        try:
+    try:
+        with as_it_was(model, values=True), mode(), quiet(), torch.random.fork_rng():
             model(*arguments(batch, lengths))
-        except Exception as error:  # of whatever type the model raises
-            return error
+    except Exception as error:  # of whatever type the model raises
+        return error
     return None
 
 
@@ -272,11 +273,24 @@ def _true(guard: str, shape: tuple[int, ...]) -> bool:
 
 
 def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
-    """Return the user's module inside torch.compile's or DataParallel's."""
-    if isinstance(model, torch.nn.DataParallel):
-        return unwrapped(model.module)
-    inner = getattr(model, "_orig_mod", None)
-    return unwrapped(inner) if isinstance(inner, torch.nn.Module) else model
+    """Return the user's module inside torch.compile's or DataParallel's.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If the wrapper has hooks, which the module inside does not call.
+    """
+    parallel = isinstance(model, torch.nn.DataParallel)
+    inner = model.module if parallel else getattr(model, "_orig_mod", None)
+    if not isinstance(inner, torch.nn.Module):
+        return model
+    if any(getattr(model, hooks) for hooks in _HOOKS):
+        raise UnsupportedModelError(
+            "hooks of a wrapper, which pyrel takes off; register them on the "
+            f"{type(inner).__name__} inside",
+            operator=type(model).__name__,
+        )
+    return unwrapped(inner)
 
 
 def refuse_empty(model: torch.nn.Module) -> None:

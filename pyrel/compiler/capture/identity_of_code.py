@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import _thread
+import contextvars
 import functools
 import logging
 import operator
@@ -41,7 +42,7 @@ _STATELESS = (
     np.ufunc,
 )
 _GETTERS = (operator.itemgetter, operator.attrgetter, operator.methodcaller)
-_LIBRARIES = frozenset({"torch", "numpy", "pyrel", *sys.stdlib_module_names})
+_LIBRARIES = frozenset({"torch", "numpy", "pyrel", "sympy", *sys.stdlib_module_names})
 # What a class has of itself, and what decides nothing that it computes.
 _OF_ITSELF = frozenset(
     """
@@ -50,11 +51,12 @@ _OF_ITSELF = frozenset(
     __annotate__ __annotate_func__ __annotations_cache__
     """.split()
 )
+_COMPILED = ("pybind11", "PyCapsule")  # types of what C++ functions are bound to
 _WORD = 8  # bytes
 
 
 def of_library(module: object) -> bool:
-    """Whether a Python module, by name, is of Python, NumPy, torch or pyrel."""
+    """Whether a Python module, by name, is of Python, NumPy, torch with its sympy, or pyrel."""
     return isinstance(module, str) and module.partition(".")[0] in _LIBRARIES
 
 
@@ -62,7 +64,8 @@ def is_stateless(value: object) -> bool:
     """Whether what an object decides cannot change."""
     if isinstance(value, types.BuiltinFunctionType | types.MethodWrapperType):
         owner = value.__self__
-        return owner is None or isinstance(owner, types.ModuleType | type)
+        of_nothing = owner is None or isinstance(owner, types.ModuleType | type)
+        return of_nothing or type(owner).__name__.startswith(_COMPILED)
     return isinstance(value, _STATELESS) or type(value).__module__ == "typing"
 
 
@@ -81,6 +84,8 @@ def parts_of(value: Any) -> list[tuple[str, Any]] | None:
         return [("fget", value.fget), ("fset", value.fset), ("fdel", value.fdel)]
     if isinstance(value, functools._lru_cache_wrapper):
         return [*vars(value).items()]
+    if isinstance(value, contextvars.ContextVar):
+        return [("name", value.name), ("value", value.get(None))]
     if isinstance(value, weakref.ref):
         return [("target", value())]
     if isinstance(value, types.MappingProxyType):

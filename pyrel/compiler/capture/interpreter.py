@@ -86,6 +86,12 @@ def _inputs(exported: ExportedProgram, lengths: bool) -> list[torch.fx.Node]:
             f"the model takes {len(names)} inputs; pyrel explains models of one{beside}",
             operator="input",
         )
+    value = nodes[0].meta["val"]
+    if not isinstance(value, torch.Tensor) or not value.dim():
+        raise UnsupportedModelError(
+            "the model takes a number; wanted a tensor of shape (n, ...), batch first",
+            operator="input",
+        )
     return nodes
 
 
