@@ -43,6 +43,7 @@ from pyrel.files.records import decode, encode
 from pyrel.files.tensors import dump_tensors, load_tensors, version_of
 
 _DECIDER = "decider."
+_MOST_FEW = 64  # steps for which there is a program beside a pattern
 _LONGEST_TEXT = 10_000  # characters
 
 # Method, inputs, what was checked when it was compiled, and the programs.
@@ -275,7 +276,7 @@ def _any_steps(
         if decider.least != pattern.least:
             raise ValueError("its two patterns are of different numbers of steps")
     patterns = Patterns(pattern, decider)
-    if not all(0 < n < pattern.least for n in header.few):
+    if not all(0 < n <= _MOST_FEW for n in header.few):
         raise ValueError(f"it has programs for {shown(header.few, 60)} steps beside its pattern")
     few = {n: _made(f"few.{n}.", left, content, limits, patterns) for n in header.few}
     return AnySteps(few, patterns, header.most)
@@ -288,11 +289,11 @@ def _made(
     limits: Limits,
     patterns: Patterns | None = None,
 ) -> Compiled:
-    program = make(prefix, left, content, limits, None if patterns is None else patterns.program)
+    program = make(prefix, left, content, None if patterns is None else patterns.program, limits)
     decider: Program | None = None
     if f"{prefix}{_DECIDER}program" in content:
         shared = None if patterns is None else patterns.decider
-        decider = make(f"{prefix}{_DECIDER}", left, content, limits, shared)
+        decider = make(f"{prefix}{_DECIDER}", left, content, shared, limits)
     return Compiled(program, decider, patterns)
 
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pyrel.compiler.program.limits import Limits
+from pyrel.compiler.program.limits import NO_LIMITS, Limits
 from pyrel.compiler.program.program import Instruction, Offsets, Program, Repeat, Template
 from pyrel.compiler.program.step_pattern import (
     STORED,
@@ -131,8 +131,8 @@ def make(
     prefix: str,
     left: dict[str, Tensor],
     content: Mapping[str, Any],
-    limits: Limits,
     shared: Pattern | None = None,
+    limits: Limits = NO_LIMITS,
 ) -> Program:
     """Make a program of what `describe` returned, and take its tensors from those that are left.
 
