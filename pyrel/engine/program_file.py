@@ -146,7 +146,7 @@ def _described(prefix: str, compiled: Compiled, named: Arrays) -> dict[str, Any]
     return content
 
 
-def read_program(path: Path, isa: str, limits: Limits) -> _Content:
+def read_program(path: Path, isa: str, limits: Limits | None = None) -> _Content:
     """Read a file of `write_program` for use with an instruction set.
 
     Nothing in the file is executed before the engine has checked all of it, within the limits.
@@ -159,7 +159,7 @@ def read_program(path: Path, isa: str, limits: Limits) -> _Content:
         It is truncated, changed, foreign, of a newer pyrel, or holds no program that can run; the
         message names the file.
     """
-    return load_program(path.read_bytes(), isa, path, limits)
+    return load_program(path.read_bytes(), isa, path, limits or Limits())
 
 
 def load_program(
