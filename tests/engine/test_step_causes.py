@@ -248,6 +248,17 @@ def test_what_does_not_hold_for_a_number_of_steps_is_named(
     assert asked in str(raised.value)
 
 
+def test_the_line_of_what_grows_unevenly_is_named() -> None:
+    class Shifted(Model):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(torch.roll(x, 11, 1))  # here
+
+    found = capture_at(Shifted().eval(), X)
+    assert found.uneven is not None
+    assert found.uneven.startswith("roll reads steps that are more than")
+    assert _here(Shifted) in found.uneven
+
+
 def test_why_one_step_is_not_taken_is_told() -> None:
     explainer = pyrel.Explainer(Narrow().eval(), X, "gradient")
     with pytest.raises(ValueError, match=r"does not take 1, .*\(.*Kernel size.*\)"):

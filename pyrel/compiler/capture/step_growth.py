@@ -21,6 +21,7 @@ from torch.fx import Node
 
 from pyrel.compiler.capture.export import first_input, guards_of, holds_for
 from pyrel.compiler.capture.operators.nested import leaves
+from pyrel.compiler.capture.places import place_of_node
 
 # Operators that make of constants which are the same at all steps constants which are so too. Those
 # with a threshold are missing, and those that count the steps, as arange and cumsum.
@@ -90,10 +91,11 @@ def uneven(program: ExportedProgram) -> str | None:
 
 
 def _named(node: Node, fault: str) -> str:
-    """Say which operator, in which module, has a fault."""
-    stack = list((node.meta.get("nn_module_stack") or {}).values())
-    within = f" in module {stack[-1][0]!r}" if stack and stack[-1][0] else ""
-    return f"{_operator(node)}{within} {fault}"
+    """Say which operator, in which module and line, has a fault."""
+    place = place_of_node(node)
+    within = f" in module {place.module!r}" if place.module else ""
+    at = f" ({place.at})" if place.at else ""
+    return f"{_operator(node)}{within} {fault}{at}"
 
 
 def _of_even_constants(node: Node, steps: sympy.Symbol, checked: set[Node]) -> bool:
