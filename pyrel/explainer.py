@@ -154,16 +154,21 @@ class Explainer:
         chosen = methods.get(method, **options)
         source = captured(model, example, lengths)
         compiled: Source
+        sample = None
         if isinstance(source, Capture) and source.dynamic:
-            shape, vocabulary = _sample(source, example)
-            inputs = _inputs(shape, vocabulary, True, low, high, lengths, check_finite)
+            sample = _sample(source, example)
+        if isinstance(source, Capture) and sample is not None:
+            shape, vocabulary, own = sample
+            inputs = _inputs(shape, vocabulary, own, True, low, high, lengths, check_finite)
             compiled = Compiler(source, chosen, inputs, precision)
         else:
-            graph = source if isinstance(source, Graph) else source.graph()
+            graph = source if isinstance(source, Graph) else source.graph(_steps(source, example))
             because = source.fixed_because if isinstance(source, Capture) else None
-            shape, vocabulary = graph.input_shape, graph.vocabulary
+            if isinstance(source, Capture) and source.dynamic:
+                because = "token ids have other bounds at some steps than at others"
+            shape, vocabulary, own = graph.input_shape, graph.vocabulary, graph.bounds
             inputs = _inputs(
-                shape, vocabulary, False, low, high, lengths, check_finite, because or ""
+                shape, vocabulary, own, False, low, high, lengths, check_finite, because or ""
             )
             compiled = compile_graph(graph, chosen, inputs.domain(inputs.steps), precision)
             if inputs.only:
@@ -434,17 +439,36 @@ def _steps(source: Capture, example: Any) -> int:
     return shape[1] if source.dynamic and len(shape) > 1 else source.steps
 
 
-def _sample(source: Capture, example: Any) -> tuple[tuple[int, ...], int]:
-    """Shape of a sample with the steps of the example, and how many tokens there are."""
+def _sample(source: Capture, example: Any) -> tuple[tuple[int, ...], int, Int64s | None] | None:
+    """Shape of a sample with the steps of the example; how many tokens there are, by element too.
+
+    A step that no table reads, as the last where the next token is predicted, counts as the others.
+    None where others differ, as in (n, columns): no number of them says what another would take.
+    """
     steps = _steps(source, example)
     few = next((n for n in TRIED if n < steps and source.holds(n)), steps)  # that takes less time
     graph = source.graph(few)
-    return (steps, *graph.input_shape[1:]), graph.vocabulary
+    shape = (steps, *graph.input_shape[1:])
+    if graph.bounds is None:
+        return shape, graph.vocabulary, None
+    bounds = _alike_at_all_steps(graph.bounds)
+    if bounds is None:
+        return None
+    uniform = bool((bounds == graph.vocabulary).all())
+    own = None if uniform else np.broadcast_to(bounds, shape).copy()
+    return shape, graph.vocabulary, own
+
+
+def _alike_at_all_steps(bounds: Int64s) -> Int64s | None:
+    """Return the bounds of one step, if all steps have these or none."""
+    highest = bounds.max(axis=0, keepdims=True)
+    return highest if ((bounds == highest) | (bounds == 0)).all() else None
 
 
 def _inputs(
     shape: tuple[int, ...],
     vocabulary: int,
+    own: Int64s | None,
     any_steps: bool,
     low: Any,
     high: Any,
@@ -464,7 +488,7 @@ def _inputs(
             operator="embedding",
         )
     low, high = arrays.bounds(low, high, shape) or (None, None)
-    inputs = Inputs(shape, low, high, vocabulary, any_steps, lengths, check_finite, because)
+    inputs = Inputs(shape, low, high, vocabulary, any_steps, lengths, check_finite, because, own)
     if lengths and not any_steps:
         why = f" (what fixes their number: {because})" if because else ""
         raise UnsupportedModelError(

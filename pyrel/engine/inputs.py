@@ -10,7 +10,7 @@ import torch
 
 from pyrel.array_kinds import refuse_unreadable
 from pyrel.compiler.graph.nodes import Floats
-from pyrel.engine.arrays import Array, Float32s
+from pyrel.engine.arrays import Array, Float32s, Int64s
 
 LARGEST_VOCABULARY = 1 << 24  # float32, in which the engine takes token ids, is exact up to here
 
@@ -27,6 +27,10 @@ class Inputs:
         Smallest and largest value of every element.
     vocabulary : int
         The elements are token ids, integers from 0 on below this; 0 where they are floats.
+    vocabularies : ndarray of int64 of that shape, or None
+        Where token ids have bounds of their own: that of each element, 0 where the model does not
+        read it, so that it may be any number. ``vocabulary`` is the largest. The same at all steps
+        where ``any_steps``.
     any_steps : bool
         Whether a sample may have any number of steps, which is the first axis of its shape.
     lengths : bool
@@ -45,6 +49,7 @@ class Inputs:
     lengths: bool = False
     check_finite: bool = True
     fixed_because: str = ""
+    vocabularies: Int64s | None = None
 
     def __str__(self) -> str:
         """Shape of a batch, such as "(n, T, 28) for any T"."""
@@ -63,6 +68,10 @@ class Inputs:
     def what(self) -> str:
         """The elements and their shape, for messages."""
         kind = f"token ids below {self.vocabulary}" if self.vocabulary else "floats"
+        if self.vocabularies is not None:
+            least = self.vocabularies[self.vocabularies > 0].min()
+            if least < self.vocabulary:
+                kind = f"token ids below {least} to {self.vocabulary}, by element,"
         return f"{kind} of shape {self}"
 
     @property
@@ -84,8 +93,7 @@ class Inputs:
         """
         shape = self.of_steps(steps)
         if self.vocabulary:
-            highest = np.full(shape, self.vocabulary - 1, np.float32).reshape(-1)
-            return np.zeros_like(highest), highest
+            return self._bounds_of_ids(shape)
         if self.low is None or self.high is None:
             return None
         if shape == self.shape:
@@ -99,6 +107,15 @@ class Inputs:
             np.ascontiguousarray(np.broadcast_to(bound[:1], shape)).reshape(-1)
             for bound in (self.low, self.high)
         )
+
+    def _bounds_of_ids(self, shape: tuple[int, ...]) -> tuple[Float32s, Float32s]:
+        if self.vocabularies is None:
+            highest = np.full(shape, self.vocabulary - 1, np.float32).reshape(-1)
+            return np.zeros_like(highest), highest
+        own = self.vocabularies if shape == self.shape else self.vocabularies[:1]
+        rows = np.broadcast_to(own, shape).reshape(-1)
+        low = np.where(rows > 0, 0, -LARGEST_VOCABULARY).astype(np.float32)
+        return low, np.where(rows > 0, rows - 1, LARGEST_VOCABULARY).astype(np.float32)
 
     @property
     def same_at_all_steps(self) -> bool:

@@ -6,7 +6,8 @@ their places in memory, and what a call checks its input against. Neither the mo
 is needed to use it. The layout is that of `pyrel.files.tensors`, what it holds of a program that of
 `pyrel.compiler.program.tensors`; the program that decides the class has the prefix ``decider.``.
 For any number of steps there are patterns instead, and programs of few steps, with prefixes such as
-``few.3.``. The bounds are ``low`` and ``high``, where there are any.
+``few.3.``. The bounds are ``low`` and ``high``, where there are any; ``vocabulary`` holds those of
+token ids, where they differ from element to element.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from pyrel.compiler.program.tensors import (
     take,
 )
 from pyrel.engine import arrays
-from pyrel.engine.arrays import Float32s
+from pyrel.engine.arrays import Float32s, Int64s
 from pyrel.engine.checked import NOTHING
 from pyrel.engine.compile import AnySteps, Compiled, Patterns, load
 from pyrel.engine.inputs import LARGEST_VOCABULARY, Inputs
@@ -107,6 +108,8 @@ def dump_program(
         for name, bound in (("low", inputs.low), ("high", inputs.high))
         if bound is not None
     }
+    if inputs.vocabularies is not None:
+        named["vocabulary"] = inputs.vocabularies.reshape(-1)
     few: tuple[int, ...] = ()
     most = None
     if isinstance(compiled, Compiled):
@@ -223,6 +226,7 @@ def _parts(
     header = decode(_Header, content.get("explainer"))
     if min(header.input_shape, default=1) < 1:
         raise ValueError(f"samples of shape {header.input_shape} do not fit its program")
+    vocabularies = _vocabularies(left, header)
     if len(header.checked) > _LONGEST_TEXT or not header.checked.isprintable():
         raise ValueError("it says of what was checked something that is no line of text")
     if not 0 <= header.vocabulary <= LARGEST_VOCABULARY:
@@ -242,6 +246,7 @@ def _parts(
         header.any_steps,
         header.lengths,
         header.check_finite,
+        vocabularies=vocabularies,
     )
     return (
         method or _method(header.method, content.get("options")),
@@ -249,6 +254,22 @@ def _parts(
         header.checked,
         compiled,
     )
+
+
+def _vocabularies(left: dict[str, Tensor], header: _Header) -> Int64s | None:
+    """Take the bounds of token ids by element, if there are such."""
+    if "vocabulary" not in left:
+        return None
+    own = take(left, "vocabulary", torch.int64, 1)
+    whole = own.size == math.prod(header.input_shape) > 0
+    if not whole or own.min() < 0 or own.max() != header.vocabulary:
+        raise ValueError("its vocabularies do not fit its input")
+    if not own.any():
+        raise ValueError("it has vocabularies for an input of floats")
+    own = own.reshape(header.input_shape)
+    if header.any_steps and (own != own[:1]).any():
+        raise ValueError("its vocabularies differ from step to step")
+    return own
 
 
 def _instructions(content: dict[str, Any]) -> int:

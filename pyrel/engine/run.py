@@ -166,14 +166,14 @@ class Run:
                 f"x: wanted finite float32 values, got {where} = {value}; "
                 "check_finite=False lets it pass"
             )
-        if self._inputs.vocabulary:
-            return ValueError(
-                f"x: wanted token ids from 0 to {self._inputs.vocabulary - 1}, got {where} = "
-                f"{int(self._x[(number, *within)])}"
-            )
         assert self._loaded.low is not None
         assert self._loaded.high is not None
         low, high = self._loaded.low[status.element], self._loaded.high[status.element]
+        if self._inputs.vocabulary:
+            return ValueError(
+                f"x: wanted token ids from {low:.0f} to {high:.0f}, got {where} = "
+                f"{int(self._x[(number, *within)])}"
+            )
         return ValueError(
             f"x: wanted values in [low, high] = [{low}, {high}], got {where} = {value}"
         )

@@ -66,7 +66,8 @@ class Builder:
         self._next = self.input_size
         self._constants: dict[float, int] = {}
         self._table = np.empty(64)  # their values, and room for more
-        self._vocabulary = 0
+        # Of token ids: how many rows the smallest table has that reads them; 0 if none does.
+        self._bounds = np.zeros(self.input_size, dtype=np.int64)
         # By address, empty as long as nothing is stopped: what it is where no gradient goes
         # through it (itself, if none does anyway), else −1.
         self._stopped = np.empty(0, dtype=np.int64)
@@ -77,8 +78,13 @@ class Builder:
 
     def graph(self, outputs: Addresses) -> Graph:
         """Finish the graph, given the addresses of the outputs."""
-        constants, vocabulary = self._table[: len(self._constants)].copy(), self._vocabulary
-        return Graph(self.input_shape, tuple(self._nodes), outputs, constants, vocabulary)
+        constants, vocabulary = self._table[: len(self._constants)].copy(), 0
+        bounds = None
+        if self._bounds.any():
+            vocabulary = int(self._bounds.max())
+            if (self._bounds != vocabulary).any():
+                bounds = self._bounds.reshape(self.input_shape).copy()
+        return Graph(self.input_shape, tuple(self._nodes), outputs, constants, vocabulary, bounds)
 
     # Constants
 
@@ -130,7 +136,9 @@ class Builder:
         if not fixed.all():
             node = Embedding(self._next, ids[~fixed], table, module=self.module)
             out[~fixed] = self._added(node).reshape(-1, table.shape[1])
-            self._vocabulary = min(len(table), self._vocabulary or len(table))
+            read, rows = ids[~fixed], len(table)
+            known = self._bounds[read]
+            self._bounds[read] = np.where(known > 0, np.minimum(known, rows), rows)
         return out
 
     def copy(self, addresses: Addresses) -> Addresses:

@@ -223,6 +223,9 @@ class Graph:
     vocabulary : int
         The input's elements are whole numbers from 0 on below this, that only `Embedding` reads;
         0 where they are any numbers.
+    bounds : ndarray of int64, shape ``input_shape``, or None
+        Where elements are read by tables of different sizes: each one's own bound, that of the
+        smallest table which reads it; 0 where none does. ``vocabulary`` is the largest of them.
     """
 
     input_shape: tuple[int, ...]
@@ -230,6 +233,7 @@ class Graph:
     outputs: Addresses
     constants: Floats
     vocabulary: int = 0
+    bounds: Addresses | None = None
 
     @property
     def input_size(self) -> int:
@@ -298,6 +302,8 @@ def same_graph(one: Graph, other: Graph) -> bool:
         return False
     if one.vocabulary != other.vocabulary or not np.array_equal(one.outputs, other.outputs):
         return False
+    if not _same_bounds(one.bounds, other.bounds):
+        return False
     numbered_alike = np.array_equal(one.constants, other.constants)
 
     def same_inputs(left: Addresses, right: Addresses) -> bool:
@@ -311,6 +317,12 @@ def same_graph(one: Graph, other: Graph) -> bool:
         type(a) is type(b) and same_inputs(a.inputs, b.inputs) and _same_node(a, b)
         for a, b in pairs
     )
+
+
+def _same_bounds(one: Addresses | None, other: Addresses | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return np.array_equal(one, other)
 
 
 def _same_node(a: Node, b: Node) -> bool:
