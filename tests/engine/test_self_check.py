@@ -119,7 +119,9 @@ def test_faults_are_found(name: str, options: dict[str, Any], monkeypatch: Any) 
         pyrel.Explainer(seeded(fault.model), batch(steps=fault.steps), **options)
 
 
-@pytest.mark.parametrize(("model", "steps"), {(f.model, f.steps) for f in FAULTS.values()})
+@pytest.mark.parametrize(
+    ("model", "steps"), dict.fromkeys((f.model, f.steps) for f in FAULTS.values())
+)
 @pytest.mark.parametrize("options", [ON_GRADIENTS, ON_OUTPUTS])
 def test_without_faults_nothing_is_found(model: Any, steps: int, options: dict[str, Any]) -> None:
     explainer = pyrel.Explainer(seeded(model), batch(steps=steps), **options)
