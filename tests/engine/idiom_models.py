@@ -126,7 +126,14 @@ def packed_into_derived(m: Any, x: Tensor, lengths: Tensor) -> Tensor:
     return packed("derived", x, lengths, m)[1][0][-1]
 
 
-PACKED = (packed_by_keyword, packed_with_state, packed_into_derived)
+def sorted_by_hand(m: Any, x: Tensor, lengths: Tensor) -> Tensor:
+    longest, order = lengths.sort(0, descending=True)
+    sequences = pack_padded_sequence(x[order], longest.cpu(), batch_first=True)
+    out, _ = pad_packed_sequence(m.lstm(sequences)[0], batch_first=True, total_length=x.size(1))
+    return out[torch.argsort(order)][torch.arange(x.size(0)), lengths - 1]
+
+
+PACKED = (packed_by_keyword, packed_with_state, packed_into_derived, sorted_by_hand)
 
 
 def steps_viewed(m: Any, x: Tensor) -> Tensor:

@@ -333,8 +333,9 @@ class _Walker:
         return UnsupportedModelError(reason, operator=error.operator, module=error.module)
 
     def _is_batch_first(self, node: Any) -> bool:
-        size = self._inputs[0].meta["val"].shape[0]
-        return _grows_with(node.meta["val"].shape[0], size)
+        # The size of the lengths has a symbol of its own, which what they sort may have.
+        sizes = [each.meta["val"].shape[0] for each in self._inputs]
+        return any(_grows_with(node.meta["val"].shape[0], size) for size in sizes)
 
     def _moved(self, last: torch.fx.Node) -> tuple[str, Place] | None:
         """Find the first operator that made a batch dimension of elements of several samples."""
