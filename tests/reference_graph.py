@@ -322,8 +322,6 @@ def _product(gate: Node, signal: Node, *, two_signals: bool) -> Node:
     gate, signal = broadcast(gate, shape), broadcast(signal, shape)
     if isinstance(gate, Constant):
         return scale(signal, gate.value.reshape(shape))
-    if isinstance(signal, Constant) and not signal.value.any():
-        return signal
     with np.errstate(invalid="ignore"):
         ends = [a * b for a in (gate.low, gate.high) for b in (signal.low, signal.high)]
     ends = np.nan_to_num(ends, nan=0.0, posinf=np.inf, neginf=-np.inf)  # 0 · ∞

@@ -41,11 +41,9 @@ class LinearRecurrence(Units):
 
     @staticmethod
     def graph(m: LinearRecurrence, x: ref.Node) -> ref.Node:
-        h, *others = (apply(m.w, step) for step in steps_of(x))
-        for t, new in enumerate(others, 1):
-            # No gate was before the first state, which is like any other candidate.
-            product = ref.gated if t == 1 else ref.carried
-            h = ref.add(product(sigmoid(apply(m.a, ref.take(x, t))), h), new)
+        h: ref.Node = ref.zeros(UNITS)
+        for step in steps_of(x):
+            h = ref.add(ref.carried(sigmoid(apply(m.a, step)), h), apply(m.w, step))
         return apply(m.out, tanh(h))
 
 

@@ -83,6 +83,13 @@ class ByHand(nn.Module):
         z = torch.sigmoid(u)
         return (1 - z) * h + z * x, c
 
+    def linear(self, x: Tensor, u: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """A state that was carried on, even of zeros, is no pre-activation."""
+        return torch.sigmoid(u) * h + x, c
+
+    def relu(self, x: Tensor, u: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.relu(torch.sigmoid(u) * h + x), c
+
 
 LAYERS: list[tuple[dict[str, Any], str]] = [
     ({}, "last"),
@@ -99,7 +106,7 @@ MODELS: dict[str, Callable[[float], nn.Module]] = {
     **{variant.name: lambda first, v=variant: started(v, first) for variant in VARIANTS},  # type: ignore[misc]
     **{
         kind: lambda first, k=kind: seeded(lambda: ByHand(k, first), 3)  # type: ignore[misc]
-        for kind in ("lstm", "gru", "leaky", "minimal")
+        for kind in ("lstm", "gru", "leaky", "minimal", "linear", "relu")
     },
 }
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -108,12 +115,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "deep_taylor": {"method": "deep_taylor", "low": -3.0, "high": 3.0},
 }
 # Deep Taylor has no rule for states that may be any number and are read as such.
-EXPLAINED = [
-    (name, rule)
-    for name in MODELS
-    for rule in OPTIONS
-    if (name, rule) != ("minimal", "deep_taylor")
-]
+UNEXPLAINED = [("minimal", "deep_taylor"), ("linear", "deep_taylor")]
+EXPLAINED = [(n, rule) for n in MODELS for rule in OPTIONS if (n, rule) not in UNEXPLAINED]
 
 
 @functools.cache

@@ -64,7 +64,8 @@ class Builder:
         self.module = ""  # path of the module that nodes are made for
         self._nodes: list[Node] = []
         self._next = self.input_size
-        self._constants: dict[float, int] = {}
+        self._constants: dict[tuple[float, bool], int] = {}
+        self._gated_zero: int | None = None
         self._table = np.empty(64)  # their values, and room for more
         # Of token ids: how many rows the smallest table has that reads them; 0 if none does.
         self._bounds = np.zeros(self.input_size, dtype=np.int64)
@@ -97,12 +98,18 @@ class Builder:
         addresses = np.array([self._constant(v) for v in unique.tolist()], dtype=np.int64)
         return np.asarray(addresses[inverse.reshape(numbers.shape)])
 
-    def _constant(self, value: float) -> int:
-        index = self._constants.setdefault(value, len(self._constants))
+    def _constant(self, value: float, of_gate: bool = False) -> int:
+        index = self._constants.setdefault((value, of_gate), len(self._constants))
         if index == self._table.size:
             self._table = np.append(self._table, np.empty_like(self._table))
         self._table[index] = value
         return -1 - index
+
+    def _zero_of_gate(self) -> int:
+        """Address of a zero of its own, for what a gate leaves of zeros."""
+        if self._gated_zero is None:
+            self._gated_zero = self._constant(0.0, of_gate=True)
+        return self._gated_zero
 
     def values(self, addresses: Addresses) -> Floats:
         """Values of constant addresses, 0 elsewhere."""
@@ -190,28 +197,31 @@ class Builder:
     def add(self, addends: Addresses, *, in_order: bool = False) -> Addresses:
         """Sum over the first axis of (addends, size); see `Add` for addends that are zero."""
         first, others = addends[0], addends
+        gated = self._gated_zero is not None and bool((addends == self._gated_zero).any())
         if (addends[:, 0] < 0).any():
             others = addends[((addends >= 0) | (self.values(addends) != 0)).any(axis=1)]
         if len(addends) == 1 or not len(others):
             return np.asarray(first)
         return self._elements(
             others,
-            lambda start, a, _: Add(start, a, module=self.module),
+            lambda start, a, _: Add(start, a, module=self.module, gated=gated),
             lambda v: v.sum(axis=0),
             in_order=in_order,
         )
 
     def product(self, left: Addresses, right: Addresses) -> Addresses:
-        """Elementwise product; 0 where a factor is the constant 0."""
+        """Elementwise product of a gate and a signal; where one is 0, a zero that `add` notes."""
         operands = np.stack([left, right])
+        zero: Mask | None = None
         if (operands < 0).any():
             zero = ((operands < 0) & (self.values(operands) == 0)).any(axis=0)
             operands = np.where(zero, self._constant(0.0), operands)
-        return self._elements(
+        out = self._elements(
             operands,
             lambda start, a, _: Product(start, a, module=self.module),
             lambda v: v.prod(axis=0),
         )
+        return out if zero is None or not zero.any() else np.where(zero, self._zero_of_gate(), out)
 
     def maximum(
         self, window: Addresses, *, even: bool = False, in_order: bool = False

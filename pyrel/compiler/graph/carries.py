@@ -99,7 +99,7 @@ class _Carries:
             case Add():
                 # A constant zero beside others is what a gate left of a first state.
                 zero = (node.inputs < 0) & (self._graph.constant_values(node.inputs) == 0)
-                zero |= node.alone
+                zero |= node.alone or node.gated
                 state = _any(picked(self._state, node.inputs, False) | zero)
                 new = _any(picked(self._new, node.inputs, False))
             case Linear():

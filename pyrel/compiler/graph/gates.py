@@ -202,7 +202,8 @@ def _parts(node: Add, gates: Gates) -> Iterator[Add]:
     cuts = (np.diff(belongs, axis=1) != 0) | (np.diff(rows, axis=1) != 0)
     edges = [0, *(np.flatnonzero(cuts.any(axis=0)) + 1).tolist(), node.size]
     kinds = [gates.graph.nodes[i] for i in np.unique(belongs[belongs >= 0]).tolist()]
-    if len(edges) == 2 or not any(isinstance(kind, Product) for kind in kinds):
+    gated = node.gated or any(isinstance(kind, Product) for kind in kinds)
+    if len(edges) == 2 or not gated:
         yield node
         return
     for first, stop in zip(edges[:-1], edges[1:], strict=True):
@@ -230,13 +231,14 @@ def _rows_of(addresses: Addresses, gates: Gates) -> Addresses:
 def _gated_sum(node: Add, gates: Gates, position: int) -> list[Node] | None:
     """Return the members and their sum, or None if no addend is a gated pre-activation.
 
-    A gated constant beside pre-activations is a gated bias, as GRU's is at the first step.
+    A gated constant beside pre-activations is a gated bias, as GRU's is at the first step; so is a
+    gated zero, of which the sum says itself.
     """
     products = [gates.product_at(addend) for addend in node.inputs]
     plain = [gates.linear_at(addend) for addend in node.inputs]
     gated = [None if p is None else gates.linear_at(p[1]) for p in products]
     constant = [p is not None and bool((p[1] < 0).all()) for p in products]
-    if not any(gated) and not (any(constant) and any(plain)):
+    if not any(gated) and not ((any(constant) or node.gated) and any(plain)):
         return None
     read = next(linear.inputs[:, :1] for linear in (*gated, *plain) if linear is not None)
     members: list[Linear] = []

@@ -96,8 +96,11 @@ class Add(Node):
     """Sum over the first axis of ``inputs``, which is (addends, size).
 
     Addends of nothing but zeros are left out. A sum of one addend is what remains of one with
-    zeros, such as f ⊙ 0 + i ⊙ g: methods that stabilise sums stabilise it, too.
+    zeros, such as f ⊙ 0 + i ⊙ g: methods that stabilise sums stabilise it, too. ``gated`` says that
+    one that was left out was a gate times zero, as of a first state.
     """
+
+    gated: bool = field(default=False, kw_only=True)
 
     @property
     def alone(self) -> bool:

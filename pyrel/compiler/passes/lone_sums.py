@@ -16,12 +16,14 @@ from pyrel.compiler.graph.nodes import (
     Add,
     Floats,
     Graph,
+    Linear,
     Node,
     Product,
     compact,
     picked,
 )
 from pyrel.compiler.graph.ranges import propagate
+from pyrel.compiler.passes.merge_sums import simplify
 from pyrel.methods import Method
 
 
@@ -31,6 +33,8 @@ def keep_stabilised(graph: Graph, method: Method, low: Floats, high: Floats) -> 
     It stabilises those that may be negative. Deep Taylor folds them into the linear nodes that read
     them, but for states of gated cells, where a product is the addend.
     """
+    if not method.conserves or method.folds:
+        graph = _without_gated_zeros(graph)
     if not any(isinstance(node, Add) and node.alone for node in graph.nodes):
         return graph
     signed = np.zeros(graph.size, dtype=bool)
@@ -52,3 +56,14 @@ def keep_stabilised(graph: Graph, method: Method, low: Floats, high: Floats) -> 
             origin[node.addresses] = node.inputs[0]
     outputs = picked(origin, graph.outputs, graph.outputs)
     return compact(replace(graph, nodes=tuple(nodes), outputs=outputs))
+
+
+def _without_gated_zeros(graph: Graph) -> Graph:
+    """Merge sums of pre-activations as if no gated zero had been beside them."""
+    owner = graph.owners()
+    is_linear = np.array([isinstance(node, Linear) for node in graph.nodes] + [False])
+    sums = [node for node in graph.nodes if isinstance(node, Add) and node.gated]
+    if not any(is_linear[picked(owner, node.inputs, -1)].any() for node in sums):
+        return graph
+    nodes = (replace(n, gated=False) if isinstance(n, Add) else n for n in graph.nodes)
+    return simplify(replace(graph, nodes=tuple(nodes)))

@@ -69,11 +69,13 @@ def _pieces(
     """Merge a node, of whose inputs ``owner`` and ``nodes`` tell what became of them.
 
     Zeros beside a pre-activation are nothing: readers of that sum, and ``origin``, get the latter.
+    But a gate times zero beside it is a state carried on, which is left as it is (`_gates_linear`).
     """
-    if isinstance(node, Add) and node.alone:
-        belongs = picked(owner, node.inputs[0], -1)
-        plain = [i for i in np.unique(belongs).tolist() if i >= 0 and _is_plain(nodes[i])]
-        found = np.isin(belongs, plain)
+    belongs = picked(owner, node.inputs, -1)
+    if isinstance(node, Add) and node.gated and _are_plain(belongs, nodes).any():
+        yield node
+    elif isinstance(node, Add) and node.alone:
+        found = _are_plain(belongs[0], nodes)
         origin[node.addresses[found]] = node.inputs[0, found]
         for first, stop in runs(np.where(found, -1, np.arange(node.size))):
             yield replace(node, start=node.start + first, inputs=node.inputs[:, first:stop])
@@ -113,6 +115,12 @@ def _merged(
             )
         else:
             yield replace(node, start=node.start + int(part[0]), inputs=piece)
+
+
+def _are_plain(belongs: Addresses, nodes: list[Node]) -> npt.NDArray[np.bool_]:
+    """Mark what belongs to a plain linear node; −1 belongs to none."""
+    found = np.unique(belongs).tolist()
+    return np.isin(belongs, [index for index in found if index >= 0 and _is_plain(nodes[index])])
 
 
 def _is_plain(node: Node) -> bool:

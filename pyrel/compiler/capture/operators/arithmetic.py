@@ -111,10 +111,10 @@ def multiply(tracer: Tracer, left: Any, right: Any) -> Any:
     factor = number(right)
     array(tracer, factor)
     shape = np.broadcast_shapes(left.ids.shape, factor.shape)
-    if (factor == 0).all():
-        return torch.zeros(shape)
     if factor.shape == left.ids.shape and tracer.is_gate(left):
         return tracer.product(left, Traced(tracer.ids(factor)))
+    if (factor == 0).all():
+        return torch.zeros(shape)
     if (factor == 1).all() and shape == left.ids.shape:
         return left
     return tracer.scale(left, factor)
