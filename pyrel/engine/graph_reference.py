@@ -14,7 +14,7 @@ from pyrel.engine.arrays import Float32s, Int64s
 from pyrel.engine.check_inputs import SAMPLES
 from pyrel.engine.model_reference import DRAWS, largest_moves
 from pyrel.engine.model_run import Answer, Doubles, Finish
-from pyrel.engine.rounding import Roundoff
+from pyrel.engine.rounding import LEAST, Roundoff
 
 
 class GraphReference:
@@ -60,8 +60,8 @@ class GraphReference:
         random = np.random.default_rng(1)
 
         def rounded(values: Doubles, sizes: Doubles, terms: int) -> Doubles:
-            moved = roundoff.of_sum(terms) * random.uniform(-1, 1, values.shape)
-            return np.asarray(values + moved * sizes)
+            size = roundoff.of_sum(terms) * sizes + LEAST
+            return np.asarray(values + size * random.uniform(-1, 1, values.shape))
 
         return largest_moves(
             exact,

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pyrel.engine.arrays import Float32s
 from pyrel.engine.model_run import Doubles
-from pyrel.engine.rounding import Roundoff
+from pyrel.engine.rounding import LEAST, Roundoff
 
 
 def doubled(module: torch.nn.Module) -> torch.nn.Module:
@@ -82,8 +82,8 @@ class Rounded:
         with torch.no_grad():
             for each, exact in zip(self._tensors, self._exact, strict=True):
                 terms = int(np.prod(exact.shape[1:], dtype=np.int64)) + 1
-                factors = self._factors(tuple(exact.shape), terms)
-                each.copy_(exact * torch.from_numpy(factors).to(exact.device))
+                factors, shifts = map(torch.from_numpy, self._drawn(tuple(exact.shape), terms))
+                each.copy_(exact * factors.to(exact.device) + shifts.to(exact.device))
 
     def restore(self) -> None:
         """Put the exact parameters back."""
@@ -93,8 +93,10 @@ class Rounded:
 
     def moved(self, x: Float32s) -> Doubles:
         """Return an input whose values are moved so, too."""
-        return np.asarray(x * self._factors(x.shape, 1))
+        factors, shifts = self._drawn(x.shape, 1)
+        return np.asarray(x * factors + shifts)
 
-    def _factors(self, shape: tuple[int, ...], terms: int) -> Any:
-        size = self._roundoff.of_sum(terms)
-        return 1 + size * self._random.uniform(-1, 1, shape)
+    def _drawn(self, shape: tuple[int, ...], terms: int) -> tuple[Doubles, Doubles]:
+        """Draw what rounding multiplies by, and adds to numbers too small for float32."""
+        factors = 1 + self._roundoff.of_sum(terms) * self._random.uniform(-1, 1, shape)
+        return np.asarray(factors), np.asarray(LEAST * self._random.uniform(-1, 1, shape))

@@ -16,8 +16,10 @@ LAMBDA = 6.0  # for which that fails once in 3e7 / n sums
 # What the project promises in float32: 80 roundings in a row, each by at most half of 2^-23.
 RELATIVE = 1e-5
 
-# Numbers on the way that are below 2^-126 have fewer digits than float32 has.
-TINY = 2.0**-102
+# Below this, float32 has fewer digits, or the engine takes a number for zero.
+LEAST = 2.0**-126
+# So numbers are as exact as float32 is down to this, if no number on the way is smaller.
+TINY = LEAST * 2.0**24
 
 
 @dataclass(frozen=True)
