@@ -244,3 +244,60 @@ def test_one_bound_for_all_is_saved_as_before() -> None:
     data = dump_program(explainer.method, explainer.inputs, compiled)
     assert b'"vocabulary"' not in data[: data.index(b"__metadata__")]
     assert explainer.inputs.vocabularies is None
+
+
+class Masked(nn.Module):
+    """What people make of the ids of padding."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.what = what
+        self.table, self.core = nn.Embedding(7, 5, padding_idx=0), nn.LSTM(5, 5, batch_first=True)
+        self.out = nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        embedded = self.table(x)
+        states, _ = self.core(embedded)
+        match self.what:
+            case "times":
+                pooled = (embedded * x.ne(0).unsqueeze(-1)).sum(1)
+            case "mean":
+                weights = (x != 0).unsqueeze(-1).float()
+                pooled = (states * weights).sum(1) / weights.sum(1)
+            case "fill":
+                pooled = states.masked_fill((x == 0).unsqueeze(-1), -1e9).amax(1)
+            case "where":
+                pooled = torch.where((x > 0).unsqueeze(-1), states, 0.0).sum(1)
+            case "last":
+                pooled = states[torch.arange(len(x)), (x != 0).sum(1) - 1]
+            case _:
+                if self.what in ("constant", "full"):
+                    steps = 3 if self.what == "constant" else x.shape[1]
+                    lengths = torch.full((x.shape[0],), steps)
+                else:
+                    lengths = (x != 0).sum(1).cpu()
+                packed = nn.utils.rnn.pack_padded_sequence(
+                    embedded, lengths, batch_first=True, enforce_sorted=self.what != "unsorted"
+                )
+                pooled = self.core(packed)[1][0][-1]
+        return self.out(pooled)
+
+
+@pytest.mark.parametrize(
+    "what", ["times", "mean", "fill", "where", "last", "sorted", "unsorted", "constant"]
+)
+def test_masks_and_lengths_made_of_ids_are_refused_by_name(what: str) -> None:
+    """Also where no id of the example is that of the padding, so that no comparison would tell."""
+    x = np.array([[1, 2, 3, 4, 5], [2, 3, 4, 5, 6], [1, 1, 2, 3, 4]])
+    with pytest.raises(pyrel.UnsupportedModelError, match="lengths as its second argument") as r:
+        pyrel.Explainer(Masked(what).eval(), x, "gradient", check=None)
+    names = {"aten.ne", "aten.eq", "aten.gt"}
+    assert r.value.operator in ({"aten.packed_lengths"} if what == "constant" else names)
+
+
+def test_constant_lengths_that_are_full_are_packed() -> None:
+    model, x = Masked("full").eval(), np.array([[1, 0, 3, 4, 5], [2, 3, 4, 0, 0]])
+    e = pyrel.explain(model, x, "gradient")
+    with torch.no_grad():
+        wanted = model(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(e.output, wanted, rtol=0, atol=100 * 2.0**-23)

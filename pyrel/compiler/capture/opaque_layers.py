@@ -80,7 +80,22 @@ def _define() -> Any:
         library.impl(name, getattr(torch._VF, name), "CompositeExplicitAutograd")
         shapes = _cell_shapes if name.endswith("_cell") else _layer_shapes
         torch.library.register_fake(f"pyrel::{name}", shapes, lib=library)
+    # It does nothing, but keeps in the graph what lengths are made of.
+    library.define("packed_lengths(Tensor lengths, SymInt steps) -> ()")
+    library.impl("packed_lengths", _check_lengths, "CompositeExplicitAutograd")
+    torch.library.register_fake("pyrel::packed_lengths", lambda lengths, steps: None, lib=library)
+    torch.fx.node.has_side_effect(torch.ops.pyrel.packed_lengths.default)
     return library
+
+
+def _check_lengths(lengths: torch.Tensor, steps: int) -> None:
+    """Refuse constant lengths that are not full: it is sequences of full length that are packed."""
+    if bool((lengths != steps).any()):
+        raise ValueError(
+            f"sequences of {steps} steps are packed with lengths of {sorted(set(lengths.tolist()))}"
+            "; let forward take the lengths as its second argument, and give them to an Explainer "
+            "made with lengths=True"
+        )
 
 
 LIBRARY = _define()  # the operators last as long as it does
@@ -104,9 +119,11 @@ def _is_packed(args: Any) -> bool:
 
 
 def _pack(
-    x: torch.Tensor, lengths: torch.Tensor, batch_first: bool
+    x: torch.Tensor, lengths: torch.Tensor | None, batch_first: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     by_step = x.transpose(0, 1) if batch_first else x
+    if lengths is not None:
+        torch.ops.pyrel.packed_lengths(lengths, by_step.shape[0])
     sizes = torch.full((by_step.shape[0],), by_step.shape[1], dtype=torch.int64)
     return by_step.flatten(0, 1), sizes
 
@@ -173,7 +190,7 @@ def _unpacking(forward: Callable[..., Any]) -> Callable[..., Any]:
         data, sizes, order, back = input
         padded, _ = _pad(data, sizes, layer.batch_first, 0.0, sizes.shape[0])
         out, state = forward(layer, padded, None if hx is None else _permuted(hx, order))
-        packed, _ = _pack(out, sizes, layer.batch_first)
+        packed, _ = _pack(out, None, layer.batch_first)
         return PackedSequence(packed, sizes, order, back), _permuted(state, back)
 
     return unpacking

@@ -194,7 +194,9 @@ _RAW_SCORES = (
 )
 _COMPARED = (
     "it compares values of the input; masks must be constant, or made from the lengths of sequences"
-    " (lengths=True)"
+    " (lengths=True). Where token ids are compared with that of the padding, let forward take the "
+    "lengths as its second argument in place of counting ids, and give them to the Explainer: what "
+    "lies beyond the end of a sequence is then left out, and needs no mask"
 )
 _HINTS = {
     **dict.fromkeys(["softmax", "log_softmax", "_softmax", "_log_softmax"], _RAW_SCORES),
