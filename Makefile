@@ -23,11 +23,12 @@ CXX_SOURCES = $(shell find csrc tests/native -name '*.h' -o -name '*.cpp' -o -na
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test lint lint-python lint-stub lint-cpp lint-docs build clean same-python
+.PHONY: help demo test fuzz lint lint-python lint-stub lint-cpp lint-docs build clean same-python
 
 help:
 	@echo 'make demo    train two recurrent cells on shipped digits, explain and judge them, write report.html'
 	@echo 'make test    run all tests, on all processors (eight at most)'
+	@echo 'make fuzz    load and run changed files for FUZZ_SECONDS (60) with the address and undefined behaviour sanitizers'
 	@echo 'make lint    run ruff, mypy, stubtest, clang-format and the checks of links and licence lines'
 	@echo 'make build   install pyrel for development; compiles the extension again after a change in csrc/'
 	@echo 'make clean   remove .venv, build/ and caches'
@@ -39,6 +40,21 @@ demo: $(BUILT)
 # Idle workers take tests from busy ones. More than eight of them would need much memory: each loads torch.
 test: $(BUILT)
 	$(RUN) -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal
+
+# The engine apart from the installed one, in build/fuzz. FUZZ_SEED=N repeats one file, which a failure prints.
+FUZZ_SECONDS := 60
+FUZZ_SEED :=
+FUZZ_CORE := build/fuzz/.built
+
+fuzz: $(BUILT) $(FUZZ_CORE)
+	$(RUN) tools/fuzz.py --seconds=$(FUZZ_SECONDS) $(FUZZ_SEED:%=--seed=%)
+
+$(FUZZ_CORE): $(BUILT) $(ENGINE)
+	.venv/bin/cmake -S . -B build/fuzz -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath .venv/bin/ninja) -DPYREL_SANITIZE=ON \
+	  -DSKBUILD_PROJECT_VERSION=0.0.0 -DSKBUILD_PROJECT_VERSION_FULL=0.0.0 -DPython_EXECUTABLE=$(abspath .venv/bin/python) \
+	  -Dpybind11_DIR=$$($(RUN) -m pybind11 --cmakedir) -DCMAKE_BUILD_TYPE=Release >build/fuzz.log 2>&1 || { cat build/fuzz.log; exit 1; }
+	.venv/bin/cmake --build build/fuzz
+	@touch $@
 
 lint: lint-python lint-stub lint-cpp lint-docs
 
