@@ -377,11 +377,12 @@ def _no_autocast() -> Iterator[None]:
 def quiet() -> Iterator[None]:
     """Keep torch.export from warning, and from printing graphs when it fails: we raise instead.
 
-    Of loggers, only torch's are silenced: other threads and pyrel may go on logging.
+    Of loggers, only torch's are silenced: other threads and pyrel may go on logging. Those
+    without a level of their own have that of ``torch``.
     """
     known = list(logging.root.manager.loggerDict.items())
     torchs = [each for name, each in known if name.startswith("torch.")]
-    loggers = [each for each in torchs if isinstance(each, logging.Logger)]
+    loggers = [each for each in torchs if isinstance(each, logging.Logger) and each.level]
     levels = {each: each.level for each in (logging.getLogger("torch"), *loggers)}
     for logger in levels:
         logger.setLevel(logging.CRITICAL + 1)
