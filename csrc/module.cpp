@@ -180,6 +180,7 @@ void register_enums(py::module_& m) {
         .value("gelu", pyrel::Function::gelu)
         .value("gelu_tanh", pyrel::Function::gelu_tanh)
         .value("silu", pyrel::Function::silu)
+        .value("reciprocal", pyrel::Function::reciprocal)
         .finalize();
     py::native_enum<pyrel::Share>(m, "Share", "enum.Enum", "Which part of a source is absorbed.")
         .value("weighted", pyrel::Share::weighted)

@@ -51,6 +51,7 @@ class Function(enum.Enum):
     gelu = 5
     gelu_tanh = 6
     silu = 7
+    reciprocal = 8
 
 class Start(enum.Enum):
     one = 0

@@ -147,6 +147,7 @@ inline Vector apply(Vector x, Vector parameter) {
         return inner * sigmoid(gauss_argument(inner));
     }
     if constexpr (F == Function::silu) return at_least(x, -kSigmoidEnd) * sigmoid(x);
+    if constexpr (F == Function::reciprocal) return constant(1.0f) / x;
 }
 
 template <Function F>
@@ -179,6 +180,7 @@ inline Vector slope(Vector x, Vector parameter) {
         const Vector e = exponential(negative(magnitude(inner)));
         return sigmoid_from(inner, e) * multiply_add(inner, sigmoid_from(negative(inner), e), one);
     }
+    if constexpr (F == Function::reciprocal) return negative(one / x) * (one / x);
 }
 
 }  // namespace

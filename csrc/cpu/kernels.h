@@ -52,6 +52,7 @@ enum class Function : int32_t {
     gelu,        // v·Φ(v)
     gelu_tanh,   // its approximation by tanh
     silu,        // v·sigmoid(v)
+    reciprocal,  // 1 / v
 };
 
 // What happens to a result while it is still in a register, in this order:

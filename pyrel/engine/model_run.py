@@ -186,6 +186,14 @@ def _gradients(score: Tensor, read: list[Tensor]) -> list[Doubles]:
     ]
 
 
+# What is made of token ids by these depends on them as a mask does: there is no row to look up.
+_OF_MASKS = frozenset(
+    """__mul__ __rmul__ __imul__ mul mul_ multiply __add__ __radd__ add __sub__ __rsub__ sub rsub
+    __truediv__ __rtruediv__ __rdiv__ reciprocal div divide true_divide float double to
+    type type_as where masked_fill masked_fill_""".split()
+)
+
+
 class _Lookups(TorchFunctionMode):
     """Notes what a model looks up for token ids, and of which of them.
 
@@ -218,7 +226,7 @@ class _Lookups(TorchFunctionMode):
                 self._made[id(each)] = each
             elif func is torch.nn.functional.embedding:
                 self._look_up(given[0], each)
-            else:
+            elif getattr(func, "__name__", "") not in _OF_MASKS:
                 self._unknown = True
         return result
 

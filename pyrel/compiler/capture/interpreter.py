@@ -21,9 +21,12 @@ from pyrel.compiler.capture.parameters import Weights
 from pyrel.compiler.capture.places import Place, place_of_node
 from pyrel.compiler.capture.refusals import mixed
 from pyrel.compiler.capture.tracer import MixedSamplesError, Traced, Tracer, UnwrittenError
+from pyrel.compiler.graph.lookups import UnboundedIdsError
 from pyrel.compiler.graph.nodes import Graph
 from pyrel.errors import UnsupportedModelError
 
+_WIDE = {torch.int32, torch.int64}  # of token ids, and of numbers of them
+_WHOLE = {*_WIDE, torch.bool}
 _WRITTEN = {getattr(OutputKind, "PARAMETER_MUTATION", None)} - {None}
 
 
@@ -210,6 +213,13 @@ class _Walker:
             raise mixed("output", Place(), self._moved(node)) from None
         except UnwrittenError as error:
             raise self._unwritten(error) from None
+        except UnboundedIdsError as error:
+            raise UnsupportedModelError(
+                "numbers are made of token ids that no embedding reads, so it is not known how "
+                "many ids there are. Give them as floats, or as an input that is embedded",
+                operator="token ids",
+                module=error.module,
+            ) from None
         if (graph.outputs < 0).any():
             raise UnsupportedModelError("some outputs are constants", operator="output")
         return graph
@@ -264,7 +274,8 @@ class _Walker:
         try:
             if off:
                 args, kwargs = self._stopped((args, kwargs))
-            result = operators.apply(self._tracer, node.target, name, args, kwargs)
+            dtype = getattr(node.meta.get("val"), "dtype", None)
+            result = operators.apply(self._tracer, node.target, name, args, kwargs, dtype)
             if off:
                 result = self._stopped(result)
         except MixedSamplesError:
@@ -308,12 +319,24 @@ class _Walker:
             if not isinstance(value, Traced) or self._is_partly_constant(value):
                 continue
             if not self._tracer.dtype.is_floating_point and self._tracer.holds_inputs(value):
-                wide = meta.dtype in {torch.int32, torch.int64}
+                wide = meta.dtype in _WIDE
                 reason = None if wide else f"token ids become numbers of type {meta.dtype}"
+            elif self._counts(node, value, meta.dtype):
+                reason = None
             else:
                 reason = None if meta.dtype in exact else f"the value is rounded to {meta.dtype}"
             if reason is not None:
                 raise self._unsupported(node, f"aten.{name}", reason)
+
+    def _counts(self, node: torch.fx.Node, value: Traced, dtype: torch.dtype) -> bool:
+        """Whether a value is made of token ids alone, by torch itself or of whole numbers."""
+        if not self._tracer.builder.lookups:
+            return False
+        if self._tracer.is_of_ids(value):
+            return True
+        read = (n.meta["val"] for n in node.all_input_nodes)
+        whole = all(isinstance(v, torch.Tensor) and v.dtype in _WHOLE for v in read)
+        return dtype in _WIDE and whole and self._tracer.is_of_ids_alone(value)
 
     @staticmethod
     def _unsupported(

@@ -9,7 +9,7 @@ the batch into rows and back need no code of their own, and an operator that mix
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -137,6 +137,26 @@ class Tracer:
         """Whether all elements are elements of the model's input, or constants."""
         return bool(((value.ids & _ADDRESS_MASK < self.builder.input_size) | (value.ids < 0)).all())
 
+    def is_of_ids(self, value: Traced) -> bool:
+        """Whether all elements are token ids, functions of one, or constants."""
+        addresses = self._addresses(value)
+        known = self.builder.lookups.are(addresses)
+        if not self.dtype.is_floating_point:
+            known = known | ((addresses >= 0) & (addresses < self.builder.input_size))
+        return bool((known | (addresses < 0)).all())
+
+    def is_of_ids_alone(self, value: Traced) -> bool:
+        """Whether all elements were computed of token ids, without an embedding, or are constant.
+
+        The ids themselves are not.
+        """
+        addresses = self._addresses(value)
+        return bool((self.builder.lookups.are_alone(addresses) | (addresses < 0)).all())
+
+    def _addresses(self, value: Traced) -> Addresses:
+        ids = value.ids.numpy()
+        return np.where(ids >= 0, ids & _ADDRESS_MASK, ids)
+
     def is_batch(self, value: Traced, dimension: int) -> bool:
         """Whether the elements at each place along a dimension are of the sample of that number."""
         samples = value.ids.movedim(dimension, 0).reshape(value.ids.shape[dimension], -1)
@@ -187,6 +207,18 @@ class Tracer:
     def add(self, *values: Traced | torch.Tensor) -> Traced:
         """Elementwise sum of values that broadcast to each other."""
         return self._elementwise([self.ids(value) for value in values], self.builder.add)
+
+    def look_up(
+        self,
+        values: Sequence[Traced | torch.Tensor],
+        function: Callable[[Sequence[torch.Tensor]], torch.Tensor],
+        key: Hashable,
+    ) -> Traced:
+        """Elementwise function of values that broadcast; see `Builder.look_up`."""
+        return self._elementwise(
+            [self.ids(value) for value in values],
+            lambda a: self.builder.look_up(a, function, key),
+        )
 
     def maximum(self, *values: Traced, even: bool) -> Traced:
         """Elementwise largest of values that broadcast to each other.

@@ -7,7 +7,7 @@ every operation takes constants, and gives constants back where there is nothing
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ import torch
 from torch.nn import functional
 
 from pyrel._core import Function
+from pyrel.compiler.graph.lookups import IdFunction, Lookups
 from pyrel.compiler.graph.nodes import (
     Activation,
     Add,
@@ -25,6 +26,7 @@ from pyrel.compiler.graph.nodes import (
     Floats,
     Graph,
     Linear,
+    Lookup,
     MaxPool,
     Node,
     Normalise,
@@ -32,6 +34,7 @@ from pyrel.compiler.graph.nodes import (
     Relu,
     Scale,
     StopGradient,
+    live_nodes,
     picked,
 )
 
@@ -46,6 +49,7 @@ _FUNCTIONS: dict[Function, Callable[[torch.Tensor, float], torch.Tensor]] = {
     Function.gelu: lambda x, _: functional.gelu(x),
     Function.gelu_tanh: lambda x, _: functional.gelu(x, approximate="tanh"),
     Function.silu: lambda x, _: functional.silu(x),
+    Function.reciprocal: lambda x, _: 1.0 / x,
 }
 
 
@@ -69,6 +73,7 @@ class Builder:
         self._table = np.empty(64)  # their values, and room for more
         # Of token ids: how many rows the smallest table has that reads them; 0 if none does.
         self._bounds = np.zeros(self.input_size, dtype=np.int64)
+        self.lookups = Lookups(self.input_size)
         # By address, empty as long as nothing is stopped: what it is where no gradient goes
         # through it (itself, if none does anyway), else −1.
         self._stopped = np.empty(0, dtype=np.int64)
@@ -85,7 +90,11 @@ class Builder:
             vocabulary = int(self._bounds.max())
             if (self._bounds != vocabulary).any():
                 bounds = self._bounds.reshape(self.input_shape).copy()
-        return Graph(self.input_shape, tuple(self._nodes), outputs, constants, vocabulary, bounds)
+        nodes = self._nodes
+        if self.lookups:
+            live = {node.start for node in live_nodes(tuple(nodes), outputs, self._next)}
+            nodes = self.lookups.resolved(nodes, live, self._bounds)
+        return Graph(self.input_shape, tuple(nodes), outputs, constants, vocabulary, bounds)
 
     # Constants
 
@@ -147,6 +156,76 @@ class Builder:
             known = self._bounds[read]
             self._bounds[read] = np.where(known > 0, np.minimum(known, rows), rows)
         return out
+
+    def look_up(
+        self,
+        operands: Addresses,
+        function: Callable[[Sequence[torch.Tensor]], torch.Tensor],
+        key: Hashable,
+    ) -> Addresses:
+        """Take a function of each element, of one token id: (operands, size) to (size,).
+
+        The operands are token ids, functions of them, and constants. ``function`` gets each as a
+        tensor of equal length, constants of float64; those of one ``key`` are the same.
+
+        Raises
+        ------
+        SeveralIdsError
+            An element is computed of two ids.
+        """
+        ids, parts = self.lookups.parts(operands)
+        columns, group = np.unique(parts, axis=1, return_inverse=True)
+        group = group.reshape(-1)
+        out = np.empty(ids.size, dtype=np.int64)
+        for index, column in enumerate(columns.T.tolist()):
+            here = group == index
+            whole = self._composed(function, column)
+            if (ids[here] < 0).all():  # nothing but constants
+                value = whole(torch.zeros(1, dtype=torch.int64)).to(torch.float64)
+                out[here] = self.constants(value.numpy()[0])
+            else:
+                number = self.lookups.number((key, tuple(column)), whole)
+                out[here] = self._looked_up(ids[here], number)
+        return out
+
+    def _composed(
+        self, function: Callable[[Sequence[torch.Tensor]], torch.Tensor], column: list[int]
+    ) -> IdFunction:
+        """Make a function of ids of one of operands, given by functions' numbers and constants."""
+        values = self.values(np.array(column))
+        parts = [None if number < 0 else self.lookups.function(number) for number in column]
+
+        def whole(ids: torch.Tensor) -> torch.Tensor:
+            given = [
+                torch.full(ids.shape, value, dtype=torch.float64) if part is None else part(ids)
+                for part, value in zip(parts, values.tolist(), strict=True)
+            ]
+            return function(given)
+
+        return whole
+
+    def _looked_up(self, ids: Addresses, number: int) -> Addresses:
+        new = np.unique(ids[self.lookups.made(number, ids) < 0])
+        if new.size:
+            node = Lookup(self._next, new, np.zeros((1, 1)), module=self.module)
+            self._added(node)
+            self.lookups.add(node, number)
+        return self.lookups.made(number, ids)
+
+    def _laid_out(self, operand: Addresses) -> Addresses:
+        """Let functions of ids that are repeated lie side by side, as what they multiply does."""
+        found = self.lookups.repeated(operand) if self.lookups else None
+        if found is None:
+            return operand
+        number, ids, width = found
+        key = number, ids.tobytes(), width
+        kept = self.lookups.wide(key)
+        if kept is None:
+            node = Lookup(self._next, ids, np.zeros((1, width)), module=self.module)
+            kept = self._added(node)
+            self.lookups.add(node, number)
+            self.lookups.keep_wide(key, kept)
+        return kept
 
     def copy(self, addresses: Addresses) -> Addresses:
         """Put the same values side by side, in a place of their own."""
@@ -211,7 +290,7 @@ class Builder:
 
     def product(self, left: Addresses, right: Addresses) -> Addresses:
         """Elementwise product of a gate and a signal; where one is 0, a zero that `add` notes."""
-        operands = np.stack([left, right])
+        operands = np.stack([self._laid_out(left), self._laid_out(right)])
         zero: Mask | None = None
         if (operands < 0).any():
             zero = ((operands < 0) & (self.values(operands) == 0)).any(axis=0)
@@ -242,6 +321,9 @@ class Builder:
         """Return the same values, (size,), without gradients."""
         if self._stopped.size < self._next:
             self._stopped = _grown(self._stopped, self._next)
+        # What depends on token ids alone has no gradient anyway.
+        alone = self.lookups.are_alone(addresses)
+        self._stopped[addresses[alone]] = addresses[alone]
         left = np.unique(addresses[(addresses >= 0) & (picked(self._stopped, addresses, 0) < 0)])
         if left.size:
             made = self._added(StopGradient(self._next, left, module=self.module))
@@ -268,7 +350,8 @@ class Builder:
         return out
 
     def _is_stopped(self, addresses: Addresses) -> Mask:
-        return np.asarray(self._stops_of(addresses) == addresses)
+        stopped = self._stops_of(addresses) == addresses
+        return np.asarray(stopped | self.lookups.are_alone(addresses))
 
     def _stops_of(self, addresses: Addresses) -> Addresses:
         """Return what `stop` made of addresses, or −1 where it has not been called."""
@@ -306,6 +389,7 @@ class Builder:
     def _added(self, node: Node) -> Addresses:
         self._nodes.append(node)
         self._next += node.size
+        self.lookups.noted(node)
         if self._stopped.size:
             self._stopped = _grown(self._stopped, self._next)
             reads = node.inputs[node.inputs >= 0]

@@ -24,6 +24,7 @@ from pyrel.compiler.graph.nodes import (
     Floats,
     Graph,
     Linear,
+    Lookup,
     MaxPool,
     Node,
     Normalise,
@@ -99,6 +100,8 @@ class Evaluation:
         for node in reversed(graph.nodes):
             of_out = gradients[:, node.start : node.start + node.size]
             if not of_out.any():
+                continue
+            if isinstance(node, Lookup):
                 continue
             if isinstance(node, Embedding):
                 shape = (self._n, node.inputs.size, -1)
@@ -242,6 +245,7 @@ _FUNCTIONS: dict[Function, Callable[[Floats, float], Floats]] = {
     Function.gelu: lambda z, _: 0.5 * z * (1.0 + _erf(z / sqrt(2.0))),
     Function.gelu_tanh: _gelu_tanh,
     Function.silu: lambda z, _: z * _sigmoid(z),
+    Function.reciprocal: lambda z, _: 1.0 / z,
 }
 
 _SLOPES: dict[Function, Callable[[Floats, float], Floats]] = {
@@ -255,4 +259,5 @@ _SLOPES: dict[Function, Callable[[Floats, float], Floats]] = {
     ),
     Function.gelu_tanh: _gelu_tanh_slope,
     Function.silu: lambda z, _: _sigmoid(z) + z * _sigmoid_slope(z),
+    Function.reciprocal: lambda z, _: -1.0 / z**2,
 }

@@ -2,7 +2,8 @@
 """Which values are gates, and the sums of pre-activations that gates stand in.
 
 LRP hands all relevance of a product of a gate and a signal to the signal (Arras et al. 2017), so it
-has to know which factor is the gate: a sigmoid's output, 1 − a gate, or a product of gates.
+has to know which factor is the gate: a sigmoid's output, 1 − a gate, or a product of gates. A mask
+that is made of token ids is a gate whose value is known.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from pyrel.compiler.graph.nodes import (
     Activation,
     Add,
     Addresses,
+    AtMaximum,
     Copy,
     Embedding,
     Floats,
     Graph,
     Linear,
+    Lookup,
     Node,
     Normalise,
     Product,
@@ -139,6 +142,7 @@ def find_gates(graph: Graph) -> Gates:
     is_gate = np.zeros(graph.size, dtype=bool)
     minus = np.full(graph.size, -1, dtype=np.int64)  # the gate that an address is −1 times
     one_minus = minus.copy()
+    masks: dict[tuple[bytes, bytes], Lookup] = {}
     for node in graph.nodes:
         out = slice(node.start, node.start + node.size)
         match node:
@@ -153,6 +157,12 @@ def find_gates(graph: Graph) -> Gates:
                     gate = np.where(known, picked(minus, other, -1), -1)
                     one_minus[out] = np.where(gate >= 0, gate, one_minus[out])
                 is_gate[out] = one_minus[out] >= 0
+            case Lookup():
+                is_gate[out] = bool((node.table >= 0).all())
+                opposite = masks.get((node.inputs.tobytes(), (1.0 - node.table).tobytes()))
+                masks[node.inputs.tobytes(), node.table.tobytes()] = node
+                if opposite is not None and is_gate[out].all() and (node.table <= 1).all():
+                    one_minus[out] = opposite.addresses
             case Product():
                 is_gate[out] = picked(is_gate, node.inputs, False).all(axis=0)
             case Copy() | StopGradient():
@@ -165,14 +175,17 @@ def find_gates(graph: Graph) -> Gates:
     return Gates(graph, graph.owners(), is_gate, one_minus, _find_stopped(graph))
 
 
+_BY_ROW = Linear | Normalise | Embedding | AtMaximum  # an output is of more than one column
+
+
 def _find_stopped(graph: Graph) -> Mask:
-    """Mark what depends on the input through `StopGradient` only."""
+    """Mark what depends on the input through `StopGradient` and `Lookup` only."""
     stopped = np.zeros(graph.size, dtype=bool)
     for node in graph.nodes:
-        if isinstance(node, StopGradient):
+        if isinstance(node, StopGradient | Lookup):
             stopped[node.addresses] = True
         elif stopped.any():
-            axes = None if isinstance(node, Linear | Normalise | Embedding) else 0
+            axes = None if isinstance(node, _BY_ROW) else 0
             reads = np.atleast_2d(node.inputs)
             alike = picked(stopped, reads, True).all(axis=axes)
             stopped[node.addresses] = alike & (reads >= 0).any(axis=axes)
@@ -263,7 +276,9 @@ def _gated_sum(node: Add, gates: Gates, position: int) -> list[Node] | None:
             member = Linear(0, addend[None], identity, zeros, module=node.module)
         members.append(replace(member, start=position))
         factors.append(factor)
-        carried.append(gates.carried_at(addend) & (factor >= 0) & (not constant[index]))
+        # A known factor, such as a mask, leaves all to its member, as a carried state's gate does.
+        whole = gates.carried_at(addend) | picked(gates.is_stopped, factor, False)
+        carried.append(whole & (factor >= 0) & (not constant[index]))
         position += member.size
     inputs = np.stack([member.addresses for member in members] + factors)
     total = GatedSum(node.start, inputs, bias, np.stack(carried), module=node.module)

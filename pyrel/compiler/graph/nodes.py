@@ -190,6 +190,19 @@ class Embedding(Node):
 
 
 @dataclass(frozen=True, eq=False)
+class Lookup(Embedding):
+    """Numbers that a model makes of token ids alone, as a mask is: no embedding.
+
+    No gradient goes to the ids. What relevance a conserving method gives them is absorbed.
+    """
+
+    @property
+    def width(self) -> int:
+        """How often each number is repeated."""
+        return int(self.table.shape[1])
+
+
+@dataclass(frozen=True, eq=False)
 class Copy(Node):
     """``inputs`` laid side by side, so that a product can read them in one run."""
 

@@ -87,6 +87,8 @@ def propagate(graph: Graph, low: Floats, high: Floats) -> Domains:
         match node:
             case Linear(relu=True) | Relu():
                 domains.low[out] = 0.0
+            case Activation(function=Function.reciprocal):
+                domains.low[out] = np.where(low >= 0, 0.0, -np.inf)
             case Activation():
                 domains.low[out], domains.high[out] = _range(node)
             case Scale():

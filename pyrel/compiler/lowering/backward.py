@@ -28,6 +28,7 @@ from pyrel.compiler.graph.nodes import (
     Floats,
     Graph,
     Linear,
+    Lookup,
     MaxPool,
     Node,
     Normalise,
@@ -95,6 +96,8 @@ class Backward(Forward):
                     self._backward_even_maximum(node)
                 case Normalise():
                     self._backward_normalise(node)
+                case Lookup():
+                    self._absorb_weighted(node, np.ones(node.size))
                 case Embedding():
                     self._backward_embedding(node)
                 case Copy():
@@ -491,8 +494,10 @@ class Backward(Forward):
 
     def _backward_product(self, node: Product) -> None:
         if not self._method.conserves:
-            self._pass_on(node, node.inputs[0], operands=node.inputs[1])
-            self._pass_on(node, node.inputs[1], operands=node.inputs[0])
+            constant = picked(self._gates.is_stopped, node.inputs, False)
+            live = np.where(constant, -1, node.inputs)
+            self._pass_on(node, live[0], operands=node.inputs[1])
+            self._pass_on(node, live[1], operands=node.inputs[0])
             return
         stopped = self._gates.split_stopped(node)
         signal = self._gates.split(node) if stopped is None else stopped

@@ -27,6 +27,7 @@ from pyrel.compiler.graph.nodes import (
     Floats,
     Graph,
     Linear,
+    Lookup,
     MaxPool,
     Node,
     Normalise,
@@ -96,7 +97,7 @@ class Forward(Emitter):
         whole = not self._method.conserves or self._method.gates == "half"
         for node in reversed(self._graph.nodes):
             here = reached[node.start : node.start + node.size].any()
-            if not here or isinstance(node, StopGradient):
+            if not here or isinstance(node, StopGradient | Lookup):
                 continue
             inputs = node.inputs
             if isinstance(node, Product) and self._method.conserves:
@@ -105,8 +106,14 @@ class Forward(Emitter):
                 inputs = node.members
             if isinstance(node, EvenMaximum):
                 inputs = node.values
-            reached[inputs[inputs >= 0]] = True
+            reached[self._live(inputs[inputs >= 0])] = True
         return reached
+
+    def _live(self, addresses: Addresses) -> Addresses:
+        """Leave out what no gradient goes through to the input."""
+        if self._method.conserves:
+            return addresses
+        return addresses[~self._gates.is_stopped[addresses]]
 
     def _shares(self, node: Product) -> list[tuple[Addresses, Floats | None]]:
         """Return what gets relevance of a product, and its share; None is all.

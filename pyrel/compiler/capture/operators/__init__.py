@@ -19,6 +19,7 @@ from pyrel.compiler.capture.operators import (
     arithmetic,
     gradients,
     normalisation,
+    of_ids,
     recurrence,
     selection,
     windows,
@@ -80,7 +81,11 @@ _FAMILIES: dict[str, dict[str, Handler]] = {
         "sum": arithmetic.total,
     },
     "product": {"mul": arithmetic.multiply},
-    "multiple": {"div": arithmetic.divide, "neg": arithmetic.negate},
+    "multiple": {
+        "div": arithmetic.divide,
+        "neg": arithmetic.negate,
+        "reciprocal": arithmetic.reciprocal,
+    },
     "maximum": {
         "adaptive_max_pool1d": windows.adaptive_max_pool(1),
         "adaptive_max_pool2d": windows.adaptive_max_pool(2),
@@ -193,10 +198,14 @@ _RAW_SCORES = (
     "explain the raw scores: leave out the softmax. Inside a model, as in attention, it has no rule"
 )
 _COMPARED = (
-    "it compares values of the input; masks must be constant, or made from the lengths of sequences"
-    " (lengths=True). Where token ids are compared with that of the padding, let forward take the "
-    "lengths as its second argument in place of counting ids, and give them to the Explainer: what "
-    "lies beyond the end of a sequence is then left out, and needs no mask"
+    "it compares values of the input; masks must be constant, or made from token ids or from the "
+    "lengths of sequences (lengths=True)"
+)
+_OF_IDS = (
+    "What is made of token ids can weigh values, as masks do, and no more. Where it is the lengths "
+    "of sequences, let forward take the lengths as its second argument in place of counting ids, "
+    "and give them to an Explainer made with lengths=True: what lies beyond the end of a sequence "
+    "is then left out"
 )
 _HINTS = {
     **dict.fromkeys(["softmax", "log_softmax", "_softmax", "_log_softmax"], _RAW_SCORES),
@@ -250,8 +259,35 @@ def hint(name: str) -> str:
     return f"{NO_RULE}; there is one for {', '.join(alike)}" if alike else NO_RULE
 
 
-def apply(tracer: Tracer, target: Any, name: str, args: Any, kwargs: Any) -> Any:
-    """Run operator ``name`` on traced operands; ``NotImplemented`` where it is unknown."""
+def apply(
+    tracer: Tracer, target: Any, name: str, args: Any, kwargs: Any, dtype: torch.dtype | None
+) -> Any:
+    """Run operator ``name`` on traced operands; ``NotImplemented`` where it is unknown.
+
+    ``dtype`` is the result's, None where there is not one tensor.
+    """
+    try:
+        result = _applied(tracer, target, name, args, kwargs, dtype)
+    except UnsupportedOperandsError as error:
+        if not _reads_made_of_ids(tracer, (args, kwargs)):
+            raise
+        raise UnsupportedOperandsError(f"{error}. {_OF_IDS}") from None
+    if result is NotImplemented and _reads_made_of_ids(tracer, (args, kwargs)):
+        raise UnsupportedOperandsError(f"{hint(name)}. {_OF_IDS}")
+    return result
+
+
+def _reads_made_of_ids(tracer: Tracer, values: Any) -> bool:
+    """Whether something among nested values was made of token ids, as a mask is."""
+    if not tracer.builder.lookups:
+        return False
+    traced = (v for v in leaves(values) if isinstance(v, Traced))
+    return any(tracer.is_of_ids_alone(v) and bool((v.ids >= 0).any()) for v in traced)
+
+
+def _applied(
+    tracer: Tracer, target: Any, name: str, args: Any, kwargs: Any, dtype: torch.dtype | None
+) -> Any:
     values = list(leaves((args, kwargs)))
     for leaf in values:
         if isinstance(leaf, NoValue):
@@ -269,6 +305,10 @@ def apply(tracer: Tracer, target: Any, name: str, args: Any, kwargs: Any) -> Any
     if name in _MOVES:
         plain = mapped(lambda v: tracer.ids(v) if _is_tensor(v) else v, (args, kwargs))
         return mapped(Traced, _MOVED.get(target, target)(*plain[0], **_without_dtype(plain[1])))
+    if name in of_ids.NAMES and dtype is not None and not tracer.dtype.is_floating_point:
+        made = of_ids.apply(tracer, target, name, args, kwargs, dtype)
+        if made is not None:
+            return made
     if name not in _COMPUTE:
         return NotImplemented
     if name not in _TAKE_IDS and any(_holds_ids(tracer, leaf) for leaf in values):

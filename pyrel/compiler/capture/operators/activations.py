@@ -24,10 +24,18 @@ def relu(tracer: Tracer, value: Traced) -> Traced:
 
 
 def clamp(tracer: Tracer, value: Traced, low: Any = None, high: Any = None) -> Traced:
-    """``aten.clamp``, as far as it is a ReLU."""
+    """``aten.clamp``, as far as it is a ReLU; of numbers of token ids from any number on."""
+    number = isinstance(low, int | float) and low != 0 and high is None
+    if number and tracer.is_of_ids_alone(value):
+        return at_least(tracer, value, torch.as_tensor(float(low)))
     if low is None or isinstance(low, Traced | torch.Tensor) or low != 0 or high is not None:
         raise UnsupportedOperandsError("only clamp(min=0), which is a ReLU, is supported")
     return tracer.relu(value, at_zero=1.0)
+
+
+def at_least(tracer: Tracer, value: Traced, low: torch.Tensor) -> Traced:
+    """Return the larger of each element and a constant, of what has no gradient."""
+    return tracer.add(tracer.relu(tracer.add(value, -low.double())), low.double())
 
 
 def simple(function: Function) -> Callable[[Tracer, Traced], Traced]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pyrel._core import Function
 from pyrel.compiler.capture.operators.operands import (
     UnsupportedOperandsError,
     array,
@@ -126,11 +127,20 @@ def times(tracer: Tracer, value: Traced, factor: float) -> Traced:
 
 
 def divide(tracer: Tracer, left: Any, right: Any, *, rounding_mode: str | None = None) -> Any:
-    """``aten.div`` by a constant."""
+    """``aten.div`` by a constant, or by what is made of token ids alone, such as a count."""
     if rounding_mode is not None:
         raise UnsupportedOperandsError("the quotient is rounded")
+    if isinstance(right, Traced) and tracer.is_of_ids_alone(right):
+        return multiply(tracer, left, reciprocal(tracer, right))
     divisor = constant(right, "divisor").to(torch.float64)
     return multiply(tracer, traced(left, "dividend"), 1.0 / divisor)
+
+
+def reciprocal(tracer: Tracer, value: Traced) -> Traced:
+    """``aten.reciprocal`` of what is made of token ids alone."""
+    if not tracer.is_of_ids_alone(value):
+        raise UnsupportedOperandsError("the divisor depends on the input, it must be constant")
+    return tracer.activation(value, Function.reciprocal)
 
 
 def negate(tracer: Tracer, value: Traced) -> Any:

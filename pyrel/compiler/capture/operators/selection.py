@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from pyrel.compiler.capture.operators.activations import at_least
 from pyrel.compiler.capture.operators.arithmetic import kept, over
 from pyrel.compiler.capture.operators.operands import (
     NoValue,
@@ -39,7 +40,10 @@ def maximum(tracer: Tracer, value: Any, other: Any = None, keepdim: bool = False
     if isinstance(value, Traced) and isinstance(other, Traced):
         return tracer.maximum(value, other, even=True)
     value, other = (value, other) if isinstance(value, Traced) else (other, value)
-    if (constant(other, "operand") != 0).any():
+    low = constant(other, "operand")
+    if (low != 0).any() and tracer.is_of_ids_alone(value):
+        return at_least(tracer, value, low)
+    if (low != 0).any():
         raise UnsupportedOperandsError("of a value and a constant only the maximum with 0, a ReLU")
     ids = value.ids
     shape = np.broadcast_shapes(ids.shape, other.shape)
@@ -47,13 +51,40 @@ def maximum(tracer: Tracer, value: Any, other: Any = None, keepdim: bool = False
 
 
 def where(tracer: Tracer, condition: Any, value: Any, other: Any) -> Traced:
-    """``aten.where`` by a constant condition."""
+    """``aten.where`` by a condition that is constant, or made of token ids."""
+    if isinstance(condition, Traced) and tracer.is_of_ids_alone(condition):
+        return _chosen(tracer, condition, value, other)
     mask = constant(condition, "condition")
     return Traced(torch.where(mask, tracer.ids(either(value)), tracer.ids(either(other))))
 
 
+def _chosen(tracer: Tracer, mask: Traced, value: Any, other: Any) -> Traced:
+    """Choose by a mask made of token ids: the sum of both, each times 1 or 0."""
+    opposite = tracer.look_up([mask], lambda given: ~given[0], "not")
+    parts = []
+    for part, weight in ((value, mask), (other, opposite)):
+        if isinstance(part, Traced):
+            parts.append(tracer.product(weight, part))
+            continue
+        numbers = constant(part, "operand").to(torch.float64)
+        if not bool(torch.isfinite(numbers).all()):
+            raise UnsupportedOperandsError(
+                f"a mask made of token ids chooses {numbers.flatten()[0].item()}, times which "
+                "other numbers are none; take a finite number, such as -1e9"
+            )
+        if bool((numbers != 0).any()):
+            parts.append(_constants_where(tracer, weight, numbers))
+    shape = np.broadcast_shapes(*(tracer.ids(either(v)).shape for v in (mask, value, other)))
+    return Traced(tracer.add(*parts).ids.expand(shape))
+
+
+def _constants_where(tracer: Tracer, mask: Traced, numbers: torch.Tensor) -> Traced:
+    """Return constants where a mask made of token ids is true, and 0 elsewhere."""
+    return tracer.look_up([mask, numbers], lambda given: given[0] * given[1], "constants")
+
+
 def masked_fill(tracer: Tracer, value: Any, mask: Any, filler: Any) -> Traced:
-    """``aten.masked_fill`` by a constant mask."""
+    """``aten.masked_fill`` by a mask that is constant, or made of token ids."""
     return where(tracer, mask, filler, value)
 
 

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Masks made of token ids: tables by id, that no gradient and no relevance goes through."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from engine.mask_models import MODELS, Gated, Largest, Layers, Masked, Mean, Steps, Times
+from engine.sequences import assert_same, made
+from torch import Tensor, nn
+
+import pyrel
+
+# Padded at the end, in between, not at all, everywhere.
+IDS = np.array([[1, 2, 3, 4, 0, 0], [5, 0, 6, 0, 4, 1], [3, 1, 5, 6, 2, 4], [0, 0, 0, 0, 0, 0]])
+LOOPS = {make for make in MODELS if issubclass(make, Steps)}
+
+
+def reference(model: Masked, x: Any, target: Any) -> tuple[Any, Any]:
+    """Outputs, and autograd's gradients summed over the dimensions of the embedding."""
+    model = copy.deepcopy(model).double()
+    ids = torch.from_numpy(x)
+    e = model.table(ids).detach().requires_grad_()
+    out = model.scores(e, ids)
+    chosen = out.gather(1, torch.as_tensor(target)[:, None]).sum()
+    (gradient,) = torch.autograd.grad(chosen, e)
+    return out.detach().numpy(), gradient.sum(-1).numpy()
+
+
+def assert_gradients(explainer: pyrel.Explainer, model: Masked, x: Any) -> None:
+    e = explainer(x)
+    output, relevance = reference(model, x, e.target)
+    # Some hundred terms of size one or less, of float32; −1e9 is an output where all is padding.
+    size = np.maximum(1, np.abs(output).max(1, keepdims=True))
+    assert (np.abs(e.output - output) <= 200 * 2.0**-23 * size).all()
+    np.testing.assert_allclose(e.relevance, relevance, rtol=0, atol=200 * 2.0**-23)
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_outputs_and_gradients_are_torchs(make: type[Masked]) -> None:
+    model = made(make)
+    explainer = pyrel.Explainer(model, IDS, "gradient")
+    assert "gradients" in str(explainer.checked) and "no gradients" not in str(explainer.checked)
+    assert_gradients(explainer, model, IDS)
+    assert_gradients(explainer, model, IDS[:1])
+
+
+@pytest.mark.parametrize("make", [m for m in MODELS if m not in LOOPS])
+def test_any_number_of_steps(make: type[Masked]) -> None:
+    model = made(make)
+    explainer = pyrel.Explainer(model, IDS, "gradient")
+    assert explainer.any_steps
+    rng = np.random.default_rng(0)
+    for steps in (3, 7, 19):
+        assert_gradients(explainer, model, rng.integers(0, 7, (3, steps)))
+
+
+def start_of(e: pyrel.Explanation, method: str) -> Any:
+    start = np.take_along_axis(e.output, e.target[:, None], 1)[:, 0]
+    return np.maximum(start, 0) if method == "deep_taylor" else start
+
+
+@functools.cache
+def graph(make: type[Masked], steps: int) -> Any:
+    return pyrel.capture(made(make), IDS[:, :steps])
+
+
+@pytest.mark.parametrize("options", [{}, {"gates": "half"}, {"detach": "stop"}], ids=str)
+@pytest.mark.parametrize("method", ["lrp_epsilon", "deep_taylor"])
+@pytest.mark.parametrize("make", MODELS)
+def test_relevance_is_conserved(make: type[Masked], method: str, options: dict[str, Any]) -> None:
+    x = IDS[:3]
+    if method == "deep_taylor" and not make.bounded:
+        with pytest.raises(pyrel.UnsupportedModelError, match="may be negative; try lrp_epsilon"):
+            pyrel.Explainer(graph(make, 6), method=method, **options)
+        return
+    e = pyrel.Explainer(graph(make, 6), method=method, check="all", **options)(x)
+    total = e.relevance.sum(1) + e.absorbed
+    np.testing.assert_allclose(total, start_of(e, method), rtol=1e-4, atol=1e-5)
+    assert np.abs(e.relevance).max() > 1e-3
+    if method == "lrp_epsilon" and make in {Times, Gated, *LOOPS}:
+        np.testing.assert_array_equal(e.relevance[x == 0], 0)
+
+
+@pytest.mark.parametrize("make", [m for m in MODELS if m.as_alone])
+def test_padding_at_the_end_changes_nothing(make: type[Masked]) -> None:
+    """A sequence with padding behind it is explained as the sequence alone is."""
+    padded = np.array([[2, 5, 1, 3, 0, 0]])
+    for method, tolerance in (("gradient", 1e-5), ("lrp_epsilon", 1e-3)):
+        e = pyrel.Explainer(graph(make, 6), method=method)(padded)
+        alone = pyrel.Explainer(graph(make, 4), method=method)(padded[:, :4])
+        np.testing.assert_allclose(e.output, alone.output, rtol=0, atol=1e-6)
+        # The stabiliser takes some of each sum, of which there are more.
+        allowed = tolerance * np.abs(alone.relevance).max()
+        np.testing.assert_allclose(e.relevance[:, :4], alone.relevance, rtol=0, atol=allowed)
+        np.testing.assert_array_equal(e.relevance[:, 4:], 0)
+
+
+@pytest.mark.parametrize("method", ["gradient", "lrp_epsilon"])
+@pytest.mark.parametrize("make", [Times, Mean, Largest, Steps, Gated])
+def test_saved_and_copied(make: type[Masked], method: str, tmp_path: Path) -> None:
+    model = made(make)
+    follows_steps = make in {Times, Mean}  # and so is saved for any number of them
+    explainer = (
+        pyrel.Explainer(model, IDS, method)
+        if follows_steps
+        else pyrel.Explainer(graph(make, 6), method=method)
+    )
+    explainer.save(tmp_path / "program")
+    wanted = explainer(IDS[:3])
+    assert_same(pyrel.Explainer.load(tmp_path / "program")(IDS[:3]), wanted)
+    assert_same(copy.deepcopy(explainer)(IDS[:3]), wanted)
+
+
+def test_columns_with_bounds_of_their_own() -> None:
+    class Columns(Masked):
+        def __init__(self) -> None:
+            super().__init__()
+            self.second = nn.Embedding(12, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            m = (x != 0).float()
+            one, two = self.table(x[..., 0]) * m[..., :1], self.second(x[..., 1]) * m[..., 1:]
+            return self.out((one + two).sum(1))
+
+    model, x = made(Columns), np.array([[[1, 11], [0, 8], [6, 0]], [[3, 2], [1, 0], [0, 0]]])
+    e = pyrel.Explainer(model, x, "lrp_epsilon", check="all")(x)
+    with torch.no_grad():
+        np.testing.assert_allclose(e.output, model(torch.from_numpy(x)), rtol=0, atol=1e-5)
+    assert ((e.relevance == 0) == (x == 0)).all()
+
+
+class Odd(Layers):
+    """What is refused."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.what = what
+
+    def reduced(self, h: Tensor, x: Tensor) -> Tensor:
+        m = (x != 0)[..., None]
+        match self.what:
+            case "infinite":
+                return h.masked_fill(~m, -torch.inf).amax(1)
+            case "neighbours":
+                return (h[:, 1:] * (x[:, 1:] == x[:, :-1])[..., None]).sum(1)
+            case "logic":
+                return (h[:, 1:] * (m[:, 1:] & m[:, :-1])).sum(1)
+            case "count":
+                return h.sum(1) * (m.sum(1) > 2)
+            case "score":
+                return h.sum(1) / h.abs().sum(1)
+            case _:
+                return h[torch.arange(len(x)), m.sum((1, 2)) - 1]
+
+
+@pytest.mark.parametrize(
+    ("what", "operator", "why"),
+    [
+        ("infinite", "masked_fill", "take a finite number, such as -1e9"),
+        ("neighbours", "eq", "combines several token ids.*Multiply masks"),
+        ("logic", "__and__", "combines several token ids.*Multiply masks"),
+        ("count", "gt", "compares values of the input.*lengths"),
+        ("score", "abs", "no rule"),
+        ("last", "index", "the index depends on the input"),
+    ],
+)
+def test_refused_by_name(what: str, operator: str, why: str) -> None:
+    with pytest.raises(pyrel.UnsupportedModelError, match=why) as r:
+        pyrel.Explainer(Odd(what).eval(), IDS, "gradient")
+    assert r.value.operator == f"aten.{operator}"
+
+
+def test_ids_that_no_embedding_reads() -> None:
+    class Kinds(Masked):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.out(self.table(x[..., 0]) * (x[..., 1] == 3)[..., None]).sum(1)
+
+    with pytest.raises(pyrel.UnsupportedModelError, match="ids that no embedding reads"):
+        pyrel.Explainer(made(Kinds), np.zeros((2, 4, 2), int), "gradient")
+
+
+def test_a_mask_of_floats_is_still_refused() -> None:
+    class Floats(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * (x != 0)
+
+    with pytest.raises(pyrel.UnsupportedModelError, match="compares values of the input"):
+        pyrel.Explainer(Floats(), np.ones((2, 3), np.float32), "gradient")
