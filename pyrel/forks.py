@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Locks across `os.fork`: of a parent's threads its child has one, which would wait for others."""
+"""Locks and threads across `os.fork`: a child has only that thread of its parent which forked."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import weakref
+from collections.abc import Iterator
 from types import TracebackType
 
 
@@ -49,8 +51,32 @@ _renewed: weakref.WeakSet[RenewedLock] = weakref.WeakSet()
 # a child in which nothing undoes that would capture wrongly for ever.
 exporting = threading.RLock()
 
+_forked = False
+
+
+@contextlib.contextmanager
+def one_thread_if_forked() -> Iterator[None]:
+    """Let operators of torch run on one thread where this process is a forked child.
+
+    The child's OpenMP counts on the threads that the parent's operators have started, and an
+    operator that shares its work out would wait for them for ever.
+    """
+    if not _forked:
+        yield
+        return
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
 
 def _in_child() -> None:
+    global _forked
+    _forked = True
     for lock in list(_renewed):
         if lock._holder != threading.get_ident():  # the thread that forked goes on, and releases
             lock._renew()

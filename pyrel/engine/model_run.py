@@ -31,6 +31,7 @@ from pyrel.compiler.capture.export import (
 )
 from pyrel.engine.arrays import Float32s, Int64s
 from pyrel.engine.check_inputs import SAMPLES
+from pyrel.forks import one_thread_if_forked
 
 Doubles = npt.NDArray[np.float64]
 
@@ -134,6 +135,7 @@ class ModelRun:
         # A program of torch.export has no modes.
         kept = contextlib.nullcontext() if self.exported else as_it_was(module, values=True)
         with contextlib.ExitStack() as stack:
+            stack.enter_context(one_thread_if_forked())
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(_generators(devices))
             stack.enter_context(_silent())

@@ -128,10 +128,28 @@ def test_a_fork_waits_for_a_capture_which_patches_torch() -> None:
     assert inside.wait(SECONDS)
 
     def captures() -> bool:
-        torch.set_num_threads(1)
         return rnn.invert_permutation is ORIGINAL and pyrel.capture(nn.Flatten(), x) is not None
 
     try:
         assert in_child(captures)
     finally:
         thread.join()
+
+
+def test_a_child_compiles_though_the_threads_of_torch_are_the_parents() -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        large = torch.ones(1000, 1000)
+        large.add(large).sum()  # starts threads, which a child's operators would wait for
+        wide = nn.Sequential(nn.Linear(64, 2000), nn.ReLU(), nn.Linear(2000, 3)).eval()
+        x = np.ones((2, 64), np.float32)
+        wanted = pyrel.Explainer(wide, x, "gradient")(x).relevance
+
+        def compiles() -> bool:
+            found = pyrel.Explainer(wide, x, "gradient")(x).relevance
+            return np.array_equal(found, wanted) and torch.get_num_threads() == 2
+
+        assert in_child(compiles)
+    finally:
+        torch.set_num_threads(threads)

@@ -30,6 +30,7 @@ from pyrel.compiler.capture.step_growth import span, uneven
 from pyrel.compiler.graph.nodes import Graph, compact, same_graph
 from pyrel.compiler.passes.gradient_stops import simplified
 from pyrel.errors import UnsupportedModelError
+from pyrel.forks import one_thread_if_forked
 from pyrel.methods.options import flag
 
 
@@ -68,7 +69,7 @@ def capture(
         If the example is no array or tensor, has no batch dimension, or is of floats where the
         model takes integers, or the other way round.
     """
-    with nothing_kept():
+    with one_thread_if_forked(), nothing_kept():
         return _exported(model, example, flag("lengths", lengths)).graph()
 
 
@@ -86,7 +87,7 @@ def capture_at(
     -------
     Capture
     """
-    with nothing_kept():
+    with one_thread_if_forked(), nothing_kept():
         capture = _exported(model, example, lengths)
         if capture.dynamic and isinstance(model, torch.nn.Module) and example is not None:
             # An open size is one of two or more for torch.export, so one step needs an export of
@@ -254,7 +255,7 @@ class Capture:
         for program in self._one_step if steps == 1 and self.dynamic else self._programs:
             if graphs and not self._can_compare(program, steps):
                 continue
-            with contextlib.suppress(OneSampleError):
+            with contextlib.suppress(OneSampleError), one_thread_if_forked():
                 graphs += self._walked(program, steps)
         if not all(_agree(graphs[0], graph) for graph in graphs[1:]):
             raise depends_on_batch(self._causes.batch if self._causes is not None else None)
