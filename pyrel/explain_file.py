@@ -72,8 +72,9 @@ def explain_file(
 
     An .npy file is read part by part, an array of an .npz file whole. A file that changes meanwhile
     is refused, so that a result does not mix two contents; but what another process writes through
-    a memory map of its own shows in no time stamp, and is not seen. The relevance is written part by part too. The
-    output file is there when it is complete, never before; an existing one is replaced then.
+    a memory map of its own shows in no time stamp, and is not seen. The relevance is written part
+    by part too. The output file is there when it is complete, never before; an existing one is
+    replaced then.
 
     Parameters
     ----------
