@@ -7,6 +7,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <exception>
 #include <map>
 #include <optional>
 #include <utility>
@@ -90,7 +91,7 @@ void add_gemm(pyrel::Program& program, const std::vector<std::pair<PyRows, int64
     add(program, std::move(gemm));
 }
 
-// Called between slabs without the GIL; true where a signal handler, such as Ctrl-C's, raised.
+// Called without the GIL; true where a signal handler, such as Ctrl-C's, raised.
 bool signal_raised() {
     const py::gil_scoped_acquire acquire;
     return PyErr_CheckSignals() != 0;
@@ -228,7 +229,7 @@ void register_program(py::module_& m) {
                  most.looked_up = most_looked_up.value_or(most.looked_up);
                  most.work = most_work.value_or(most.work);
                  return pyrel::Program(input_size, arena_size, classes, conserves,
-                                       kernels_named(isa), weights, most);
+                                       kernels_named(isa), weights, most, signal_raised);
              }),
              py::kw_only(), "input_size"_a, "arena_size"_a, "classes"_a, "conserves"_a, "isa"_a,
              "weights"_a = py::none(), "most_packed"_a = py::none(),
@@ -382,6 +383,13 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
     module.def(
         "has_bf16", [](const std::string& isa) { return kernels_named(isa).gemm_bf16 != nullptr; },
         "isa"_a, "Whether an instruction set has products of bfloat16.");
+    py::register_local_exception_translator([](std::exception_ptr thrown) {
+        try {
+            std::rethrow_exception(std::move(thrown));
+        } catch (const pyrel::Interruption&) {
+            // What the signal's handler raised is set.
+        }
+    });
     register_enums(module);
     register_program(module);
 }

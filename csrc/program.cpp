@@ -127,13 +127,15 @@ void pack(Matrix& matrix, const float* data, int64_t depth, int64_t columns,
 }  // namespace
 
 Program::Program(int64_t input_size, int64_t arena_size, int64_t classes, bool conserves,
-                 const Kernels& kernels, const Program* weights, const Most& most)
+                 const Kernels& kernels, const Program* weights, const Most& most,
+                 Interrupted interrupted)
     : input_size_(input_size),
       arena_size_(arena_size),
       classes_(classes),
       conserves_(conserves),
       kernels_(kernels),
-      most_(most) {
+      most_(most),
+      interrupted_(interrupted) {
     require(input_size > 0 && arena_size > 0 && classes > 0,
             "input, arena and classes must each have a size above 0");
     require(std::max({input_size, arena_size, classes}) <= kLargestSpace,
@@ -196,7 +198,21 @@ int Program::add_table(const float* data, int64_t rows, int64_t columns) {
     return static_cast<int>(tables_.size()) - 1;
 }
 
-void Program::require_open() const { require(!finished_, "the program is finished"); }
+void Program::require_open() const {
+    require(!finished_, "the program is finished");
+    require(!stopped_, "the building of the program was interrupted");
+}
+
+// Called for so many numbers that are looked at: Ctrl-C is heard soon, however many there are.
+void Program::looks(int64_t numbers) {
+    constexpr int64_t kBetweenPolls = int64_t{1} << 16;
+    looks_ += numbers;
+    if (looks_ < kBetweenPolls) return;
+    looks_ = 0;
+    if (!interrupted_ || !interrupted_()) return;
+    stopped_ = true;
+    throw Interruption();
+}
 
 void Program::count_work(int64_t rows, int64_t columns, int64_t depth) {
     work_ += static_cast<double>(rows) * static_cast<double>(columns) * static_cast<double>(depth);
@@ -238,6 +254,8 @@ void Program::end_repeat() {
     open_.reset();
     try {
         add(std::move(repeat));
+    } catch (const Interruption&) {
+        throw;
     } catch (...) {
         forget_refused();
         throw;
@@ -256,6 +274,7 @@ void Program::forget_refused() {
 }
 
 void Program::check_all(const Instruction& instruction) {
+    reaches_.clear();
     std::visit(
         [this](const auto& i) {
             steps_ = {rows_of(i), 0, rows_of(i)};
@@ -273,6 +292,7 @@ void Program::finish() {
     gain_in_lanes_ = compare_with_lanes();
     if (gain_in_lanes_ > 1.0) stretches_ = find_stretches();
     written_ = {};
+    reaches_.clear();
     finished_ = true;
 }
 
@@ -284,6 +304,27 @@ bool Program::written(Space space, int64_t first, int64_t count) const {
     return space == Space::input || written_[static_cast<size_t>(space)].all(first, count);
 }
 
+// Those of `steps_`: take(offset). In order, many at a time: where rows are scattered, each would
+// else be looked for in another place of memory.
+template <typename Take>
+void Program::for_offsets(const Rows& rows, Take&& take) {
+    constexpr int64_t kTogether = int64_t{1} << 20;
+    std::vector<int64_t> sorted;
+    for (int64_t first = 0; first < steps_.count; first += kTogether) {
+        const int64_t together = std::min(kTogether, steps_.count - first);
+        const int64_t* offsets = rows.offsets.data() + steps_.first + first;
+        if (!std::is_sorted(offsets, offsets + together)) {
+            sorted.assign(offsets, offsets + together);
+            std::sort(sorted.begin(), sorted.end());
+            offsets = sorted.data();
+        }
+        for (int64_t n = 0; n < together; ++n) {
+            looks(1);
+            take(offsets[n]);
+        }
+    }
+}
+
 void Program::check_rows(const Rows& rows, int64_t columns, Access access) {
     if (touched_) return touched_->rows(rows, steps_, columns, access);
     require(steps_.all > 0 && rows.offsets.size() == static_cast<size_t>(steps_.all),
@@ -291,17 +332,24 @@ void Program::check_rows(const Rows& rows, int64_t columns, Access access) {
     require(access == Access::read || rows.space != Space::input,
             "an instruction writes to the input");
     count_work(steps_.count, columns, 1);
-    const auto begin = rows.offsets.begin() + steps_.first, end = begin + steps_.count;
     const int64_t last = space_size(rows.space) - columns;
-    for (auto offset = begin; offset != end; ++offset) {
-        require(*offset >= 0 && *offset <= last, "an operand reaches beyond its space");
-        require(access == Access::write || written(rows.space, *offset, columns),
+    for_offsets(rows, [&](int64_t offset) {
+        require(offset >= 0 && offset <= last, "an operand reaches beyond its space");
+        require(access == Access::write || written(rows.space, offset, columns),
                 "an operand is read before it is written");
-    }
+    });
     if (access == Access::read) return;
     explains_ |= rows.space == Space::relevance;
     Spans& space = written_[static_cast<size_t>(rows.space)];
-    for (auto offset = begin; offset != end; ++offset) space.add(*offset, columns);
+    for_offsets(rows, [&](int64_t offset) { space.add(offset, columns); });
+}
+
+Program::Reach& Program::reach_of(const std::vector<int64_t>& index) {
+    const auto found = reaches_.find(&index);
+    if (found != reaches_.end()) return found->second;
+    looks(static_cast<int64_t>(index.size()));
+    const auto [least, largest] = std::minmax_element(index.begin(), index.end());
+    return reaches_[&index] = {*least, *largest, {}};
 }
 
 // The rows of a gather's source or a scatter's result, of which only some elements are touched.
@@ -312,15 +360,15 @@ void Program::check_index(const std::vector<int64_t>& index, const Rows& rows, b
             "every operand of an instruction must have one offset per step");
     require(!writes || rows.space != Space::input, "an instruction writes to the input");
     const int64_t size = space_size(rows.space);
-    const auto [least, largest] = std::minmax_element(index.begin(), index.end());
-    require(*least >= 0 && *largest < size, "an index reaches beyond its space");
+    auto& [least, largest, runs] = reach_of(index);
+    require(least >= 0 && largest < size, "an index reaches beyond its space");
     count_work(steps_.count, static_cast<int64_t>(index.size()), 1);
-    std::vector<Run> runs;  // what it reaches, without what lies between; made where it is needed
     for (int64_t step = steps_.first; step < steps_.first + steps_.count; ++step) {
         const int64_t offset = rows.offsets[static_cast<size_t>(step)];
+        looks(1);
         require(offset >= 0, "an operand reaches beyond its space");
-        require(*largest < size - offset, "an index reaches beyond its space");
-        if (written(rows.space, offset + *least, *largest - *least + 1)) continue;
+        require(largest < size - offset, "an index reaches beyond its space");
+        if (written(rows.space, offset + least, largest - least + 1)) continue;
         if (runs.empty()) {
             std::vector<int64_t> sorted = index;
             std::sort(sorted.begin(), sorted.end());
@@ -330,6 +378,7 @@ void Program::check_index(const std::vector<int64_t>& index, const Rows& rows, b
         looked_up_ += static_cast<int64_t>(runs.size());
         require(looked_up_ <= most_.looked_up,
                 "an index reaches scattered places for more rows than it may");
+        looks(static_cast<int64_t>(runs.size()));
         for (const Run& run : runs)
             require(written(rows.space, offset + run.start, run.size),
                     "an operand is read before it is written");

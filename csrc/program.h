@@ -259,15 +259,23 @@ struct Most {
     double work = std::numeric_limits<double>::infinity();  // multiply-adds and moves of a sample
 };
 
+// Polled where something takes long; returns true to stop.
+using Interrupted = bool (*)();
+
+// What building a program throws where it was interrupted.
+struct Interruption {};
+
 // Programs come from files of strangers too. What is not checked while a program is built is not
 // checked at all: a finished one reads and writes only what is its own.
 class Program {
   public:
     // Sizes in floats per sample. Begins with the matrices, vectors and tables of `weights`, if
     // that is given, without a copy. `most` is what a program of a stranger may take; see Most.
-    // Throws std::invalid_argument, as every member that adds something does.
+    // Throws std::invalid_argument, as every member that adds something does; and those that look
+    // through instructions throw Interruption, after which nothing can be added.
     Program(int64_t input_size, int64_t arena_size, int64_t classes, bool conserves,
-            const Kernels& kernels, const Program* weights = nullptr, const Most& most = {});
+            const Kernels& kernels, const Program* weights = nullptr, const Most& most = {},
+            Interrupted interrupted = nullptr);
 
     // Copies and packs a row-major (depth, columns) matrix for the kernels' panels, rounded to
     // bfloat16 where the products with it shall be of that; returns its index.
@@ -332,11 +340,20 @@ class Program {
         int64_t all = 0, first = 0, count = 0;
     };
     class Touched;
+    // What an index reaches in a row.
+    struct Reach {
+        int64_t least, largest;
+        std::vector<Run> runs;  // without what lies between; made where it is needed
+    };
 
     void require_open() const;
     void forget_refused();
     void check_all(const Instruction& instruction);
     void count_work(int64_t rows, int64_t columns, int64_t depth);
+    void looks(int64_t numbers);
+    Reach& reach_of(const std::vector<int64_t>& index);
+    template <typename Take>
+    void for_offsets(const Rows& rows, Take&& take);
     void check(const Gemm& gemm);
     void check(const Map& map);
     void check(const Gather& gather);
@@ -382,6 +399,11 @@ class Program {
     // By space: the floats that the instructions so far write. Given back by finish().
     std::array<Spans, kSpaces> written_;
     Most most_;
+    Interrupted interrupted_;
+    bool stopped_ = false;
+    int64_t looks_ = 0;  // since it was last polled
+    // Of the instruction that is looked through, whatever its iterations.
+    std::map<const std::vector<int64_t>*, Reach> reaches_;
     int64_t packed_ = 0;
     int64_t looked_up_ = 0;
     double work_ = 0.0;

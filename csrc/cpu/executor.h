@@ -43,11 +43,8 @@ struct Status {
     int64_t element = -1;  // within the sample
 };
 
-// Polled by the calling thread between slabs; returns true to stop.
-using Interrupted = bool (*)();
-
 // Starts at most `threads` − 1 threads for the call, fewer where the work would not repay them.
-// Never throws.
+// `interrupted` is polled by the calling thread between slabs. Never throws.
 Status run(const Program& program, const Batch& batch, int threads, std::optional<bool> in_lanes,
            Interrupted interrupted) noexcept;
 

@@ -96,6 +96,19 @@ def zeros(rows: int, columns: int, arena: int, stride: int = 1) -> Bomb:
     return change
 
 
+def scattered(rows: int) -> Bomb:
+    """Write and read single floats, apart from each other and in no order."""
+
+    def change(t: Tensors, c: Content) -> None:
+        entries = [{"template": ZERO | {"source": s}, "steps": rows} for s in (None, "arena")]
+        c["instructions"] = entries + c["instructions"]
+        c["program"].update(arena_size=2 * rows)
+        rng = np.random.default_rng(0)
+        t["offsets"] = numbers(*(2 * rng.permutation(rows) for _ in range(3)), t["offsets"])
+
+    return change
+
+
 def loops(count: int, arena: int) -> Bomb:
     """Write zeros in many loops of one iteration."""
 
@@ -217,6 +230,7 @@ FIXED: dict[str, Bomb] = {
     "15,000 instructions": repeats(15_000),
     "wide rows": zeros(100_000, 2**27, 2**28),
     "scattered rows": zeros(500_000, 1, 2**21, 2),
+    "rows in no order": scattered(1_000_000),
     "many rows": zeros(4_000_000, 1, 2**22),
     "many loops": loops(30_000, 2**28),
     "some loops": loops(15_000, 2**28),
