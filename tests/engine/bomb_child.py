@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import resource
-import signal
 import sys
 import time
 from pathlib import Path
@@ -55,7 +54,7 @@ def in_child(path: Path) -> dict[str, object]:
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        signal.alarm(SECONDS)
+        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
         os.write(writing, json.dumps(measured(path)).encode())
         os._exit(0)
     os.close(writing)

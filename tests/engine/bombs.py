@@ -166,6 +166,20 @@ def more_items(count: int, columns: int = 1, runs: int = 1) -> Bomb:
     return change
 
 
+def plain_runs(*growths: Any, repeat: list[int] | None = None, least: int = 0) -> Bomb:
+    """Put instructions of one run each before those of a pattern, or loops of one instruction."""
+
+    def change(t: Tensors, c: Content) -> None:
+        one = {"template": ZERO, "runs": 1}
+        item = one if repeat is None else {"repeat": repeat, "body": [one]}
+        c["items"] = [item] * len(growths) + c["items"]
+        mine = [numbers(growth, [10**9, 0], [64, 0]) for growth in growths]
+        t["offsets"] = torch.cat([*mine, t["offsets"]])
+        c["pattern"]["least"] = least or c["pattern"]["least"]
+
+    return change
+
+
 def more_loops(count: int, body: int) -> Bomb:
     """Put loops before those of a pattern, each with values that live until the next."""
 
@@ -249,6 +263,11 @@ PATTERNS: dict[str, Bomb] = {
     "growth of a run": first_run(1, 2 * 10**8),
     "enormous run": first_run(0, 2**62),
     "negative run": first_run(0, -(2**62)),
+    "runs that cancel": plain_runs([2 * 10**8, 0], [-2 * 10**8, 0]),
+    "run that wraps": plain_runs([-(2**63), -(2**63) + 2 * 10**8]),
+    "run that wraps in a loop": plain_runs(
+        [-(2**63), -(2**63) + 2 * 10**8], repeat=[2 * 10**8, 0]
+    ),
     "300 columns": in_pattern(lambda t: t.update(columns=300)),
     "300 columns of activations": in_pattern(lambda t: t.update(columns=300), "Activate"),
     "enormous columns": in_pattern(lambda t: t.update(columns=2**40)),

@@ -18,6 +18,8 @@ from engine.sequences import Last, batch, explainer
 import pyrel
 from pyrel.compiler.program.limits import NO_LIMITS, Limits
 from pyrel.compiler.program.loop_memory import _ring
+from pyrel.compiler.program.program import Map
+from pyrel.compiler.program.step_pattern import Item, Part, Pattern, Rows
 from pyrel.files.tensors import read_tensors, write_tensors
 from pyrel.training import load_model, save_model
 
@@ -74,6 +76,42 @@ def test_a_call_for_many_steps_is_bounded_too(tmp_path: Path) -> None:
     assert loaded(batch(Last, 1, 12)).relevance.shape[1] == 12
     with pytest.raises(ValueError, match=r"x: the program for 500 steps: .*limits\.all_rows"):
         loaded(batch(Last, 1, 500))
+
+
+def zeros(*growths: list[int], limits: Limits = NO_LIMITS) -> Pattern:
+    """Make a pattern of instructions of one run each, for one step or more."""
+    numbers = [np.array([growth], np.int64) for growth in growths]
+    none = np.zeros((1, 1, 2), np.int64)
+    template = Map(None, 1, "arena")
+    items = tuple(Item((Part(template, (), Rows(lengths, none, none)),)) for lengths in numbers)
+    return Pattern(1, (1, 0), (1, 0), False, items, limits=limits)
+
+
+@pytest.mark.parametrize("limits", [Limits(), NO_LIMITS])
+@pytest.mark.parametrize(
+    "growths",
+    [
+        [[90_001, 40_000], [11, -1]],  # the second has no row at 12 steps
+        [[2**62 - 2, 2**59]],
+        [[-(2**62), 2**62 // 11 + 1]],
+        [[5, 2**63 - 1]],
+        [[-(2**63), -(2**63)]],  # 0 if it wrapped
+    ],
+)
+def test_no_run_of_a_later_number_of_steps_is_negative_or_wraps(
+    growths: list[list[int]], limits: Limits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if limits is not NO_LIMITS:
+        monkeypatch.setattr(np, "repeat", None)  # nothing is written out
+    with pytest.raises(ValueError, match=r"a pattern has runs of|a number of a pattern grows to"):
+        zeros(*growths, limits=limits).apart(12)
+
+
+def test_rows_that_run_out_of_an_integer_are_refused() -> None:
+    far = np.array([[[2**61, 0]]], np.int64)
+    rows = Rows(np.array([[2, 0]], np.int64), far, far)
+    with pytest.raises(ValueError, match="a number of a pattern grows to"):
+        rows.at(0)
 
 
 def test_a_models_steps_can_be_raised(tmp_path: Path) -> None:

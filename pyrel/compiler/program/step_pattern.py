@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from pyrel import _core
 from pyrel.compiler.program.limits import NO_LIMITS, Limits
@@ -32,6 +33,8 @@ from pyrel.compiler.program.program import (
 )
 
 Growth: TypeAlias = tuple[int, int]  # a number at the least T, and what each further step adds
+
+_LARGEST = 2.0**62  # of offsets and lengths: half of what an integer holds, so rounding is harmless
 
 # Fields of templates that are numbers of matrices (0), vectors (1), indices (2) and tables (3).
 STORED = {
@@ -57,23 +60,32 @@ class Rows:
     starts: Offsets
     strides: Offsets
 
-    def count(self, more: int) -> int:
-        """Count them for so many steps more than the least, those of all columns."""
-        lengths = self.lengths[:, 0].astype(object) + more * self.lengths[:, 1].astype(object)
-        return int(lengths.sum()) * len(self.starts)
-
-    def at(self, more: int, count: int | None = None) -> Offsets:
-        """Write them for so many steps more than the least, (columns, rows).
+    def lengths_at(self, more: int, count: int | None = None) -> Offsets:
+        """Compute the rows of each run for so many steps more than the least.
 
         In a loop of ``count`` iterations a run is a row of the body at all of them.
+
+        Raises
+        ------
+        ValueError
+            A run has no row, another number than iterations, or more than an integer holds.
         """
-        starts = self.starts[..., 0] + more * self.starts[..., 1]
-        strides = self.strides[..., 0] + more * self.strides[..., 1]
-        lengths = self.lengths[:, 0] + more * self.lengths[:, 1]
+        lengths = _grown(self.lengths, more)
         if lengths.min() < 1 or (count is not None and (lengths != count).any()):
             shortest, longest = lengths.min(), lengths.max()
             turns = "" if count is None else f", in {count} turns"
             raise ValueError(f"a pattern has runs of {shortest} to {longest} rows{turns}")
+        return lengths
+
+    def count(self, more: int, count: int | None = None) -> int:
+        """Count the rows of all columns; arguments and errors as of `lengths_at`."""
+        return int(sum(self.lengths_at(more, count).tolist())) * len(self.starts)
+
+    def at(self, more: int, count: int | None = None) -> Offsets:
+        """Write them, (columns, rows); arguments and errors as of `lengths_at`."""
+        lengths = self.lengths_at(more, count)
+        starts, strides = _grown(self.starts, more), _grown(self.strides, more)
+        _check_largest(np.abs(starts) + np.abs(strides).astype(np.float64) * lengths)
         if count is not None:
             iterations = starts[:, None] + strides[:, None] * np.arange(count)[:, None]
             return np.asarray(iterations.reshape(starts.shape[0], -1))
@@ -117,10 +129,18 @@ class Item:
 
     def at(self, more: int) -> Instruction | Repeat:
         """Write what a program with so many steps more than the least has here."""
-        if self.count is None:
+        count = self._count_at(more)
+        if count is None:
             return self.body[0].at(more)
-        count = _at(self.count, more)
         return Repeat(tuple(part.at(more, count) for part in self.body), count)
+
+    def rows(self, more: int) -> int:
+        """Count the offsets of what `at` writes; errors as of `Rows.lengths_at`."""
+        count = self._count_at(more)
+        return sum(part.rows.count(more, count) for part in self.body)
+
+    def _count_at(self, more: int) -> int | None:
+        return None if self.count is None else _at(self.count, more)
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,11 +217,11 @@ class Pattern:
         return _at(self.input_size, more), _at(self.classes, more)
 
     def _check_rows(self, steps: int) -> None:
-        """Refuse to write out more than the limits allow."""
+        """Refuse to write out more than the limits allow, or runs that make no sense."""
         if self.limits is NO_LIMITS:
             return
         more = steps - self.least
-        written = sum(part.rows.count(more) for item in self.items for part in item.body)
+        written = sum(item.rows(more) for item in self.items)
         written += sum(rows.count(more) for rows in self.growing)
         self.limits.check("rows", -(-written // steps), f"places for each of {steps} steps")
         self.limits.check("all_rows", written, f"places for {steps} steps")
@@ -306,6 +326,19 @@ def _at(growth: Growth, more: int) -> int:
     if not -(2**63) <= value < 2**63:
         raise ValueError(f"a number of a pattern grows to {value}")
     return value
+
+
+def _grown(growth: Offsets, more: int) -> Offsets:
+    """Compute numbers, given as `Growth` along the last axis, or refuse those that would wrap."""
+    sizes = np.abs(growth.astype(np.float64))
+    _check_largest(sizes[..., 0] + more * sizes[..., 1])
+    return np.asarray(growth[..., 0] + more * growth[..., 1])
+
+
+def _check_largest(sizes: npt.NDArray[np.float64]) -> None:
+    largest = sizes.max(initial=0.0)
+    if largest >= _LARGEST:
+        raise ValueError(f"a number of a pattern grows to about {largest:.3g}")
 
 
 def number_at(record: Any, path: str) -> int:
