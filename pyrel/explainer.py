@@ -254,6 +254,9 @@ class Explainer:
             If it is truncated, changed, foreign, of a newer pyrel, or larger than the limits allow;
             the message names the file, and the limit.
         """
+        if limits is not None and not isinstance(limits, Limits):
+            kind = type(limits).__name__
+            raise TypeError(f"limits: wanted pyrel.Limits, as pyrel.Limits().times(10), got {kind}")
         explainer = cls.__new__(cls)
         isa = runtime.isa()
         explainer._take(*read_program(Path(path), isa, limits or Limits()), isa)

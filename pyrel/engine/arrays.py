@@ -77,7 +77,8 @@ def targets(target: Any, n: int, classes: int) -> Int64s | None:
     values = as_array("target", target, f"an int or integers of shape ({n},)")
     if values.size and values.dtype.kind not in "iu":
         raise TypeError(
-            f"target: wanted an int or integers of shape ({n},), got dtype {values.dtype}"
+            f"target: wanted an int or integers of shape ({n},), got dtype "
+            f"{getattr(target, 'dtype', values.dtype)}"
         )
     if values.shape not in {(), (n,)}:
         raise ValueError(f"target: wanted an int or shape ({n},), got shape {values.shape}")
@@ -98,7 +99,7 @@ def lengths(given: Any, n: int, steps: int) -> Int64s | None:
     if isinstance(given, bool):
         raise TypeError(f"{wanted}, how many steps each sequence has; got {given}")
     if values.size and values.dtype.kind not in "iu":
-        raise TypeError(f"{wanted}, got dtype {values.dtype}")
+        raise TypeError(f"{wanted}, got dtype {getattr(given, 'dtype', values.dtype)}")
     if values.shape != (n,):
         raise ValueError(f"{wanted}, got shape {values.shape}")
     wrong = np.flatnonzero((values < 1) | (values > steps))
@@ -156,10 +157,12 @@ def _bound(name: str, value: Any, shape: tuple[int, ...]) -> Float32s:
         ) from None
     if np.isnan(full).any():
         raise ValueError(f"{name}: wanted numbers, got NaN")
-    if (np.isfinite(full) & (np.abs(full) > LARGEST_BOUND)).any():
+    # In float64 at least: a narrower type cannot hold the largest bound.
+    size = np.abs(full.astype(np.promote_types(full.dtype, np.float64)))
+    if (np.isfinite(size) & (size > LARGEST_BOUND)).any():
         raise ValueError(
             f"{name}: wanted values up to {LARGEST_BOUND:.0e} in size, or infinity for no bound; "
-            f"got {np.max(np.abs(full)):.0e}"
+            f"got {np.max(size):.0e}"
         )
     return np.array(full, dtype=np.float32, order="C")
 

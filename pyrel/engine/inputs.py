@@ -148,16 +148,17 @@ class Inputs:
             is_float = x.is_floating_point()
             is_integer = not is_float and x.dtype != torch.bool
         if not (is_integer if self.vocabulary else is_float):
-            advice = self._other_type(is_float, is_integer)
+            advice = self._other_type(x, is_float, is_integer)
             raise TypeError(f"{name}: wanted {self.what}, got dtype {x.dtype}{advice}")
         if x.shape[1:] != self.shape:
             self._check_shape(tuple(x.shape), name)
 
-    def _other_type(self, is_float: bool, is_integer: bool) -> str:
+    def _other_type(self, x: Array, is_float: bool, is_integer: bool) -> str:
         if self.vocabulary and is_float:
             return "; the model looks its input up in a table: give integers"
         if not self.vocabulary and is_integer:
-            return "; convert it with astype('float32'), scaled as the model was trained"
+            way = "x.astype('float32')" if isinstance(x, np.ndarray) else "x.float()"
+            return f"; convert it with {way}, scaled as the model was trained"
         return ""
 
     def _check_shape(self, shape: tuple[int, ...], name: str) -> None:

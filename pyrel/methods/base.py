@@ -158,6 +158,10 @@ class GuidedBackprop(Gradient):
         return {"squared": self.squared, **super().options}
 
 
+# Of an epsilon: float32 holds it, and what it is added to, with room to spare.
+SMALLEST_EPSILON, LARGEST_EPSILON = 1e-30, 1e30
+
+
 class _Conserving(Method):
     """What methods share that hand relevance down and keep count of it."""
 
@@ -174,8 +178,11 @@ class _Conserving(Method):
         pooling: str | None = None,
     ) -> None:
         self.epsilon = number("epsilon", epsilon, "a number above 0")
-        if not 0 < self.epsilon < float("inf"):
-            raise ValueError(f"epsilon: wanted a number above 0, got {epsilon!r}")
+        if not SMALLEST_EPSILON <= self.epsilon <= LARGEST_EPSILON:
+            raise ValueError(
+                f"epsilon: wanted a number above 0, got {epsilon!r}; the engine computes in "
+                f"float32, which allows {SMALLEST_EPSILON:.0e} to {LARGEST_EPSILON:.0e}"
+            )
         self.gates = word("gates", gates, "signal", "half")
         self.detach = word("detach", detach, "pass", "stop")
         self.pooling = self.default_pooling

@@ -254,3 +254,52 @@ def test_models_without_values() -> None:
             make(empty, X, "gradient")
         with pytest.raises(TypeError, match="^model: weight is not made yet, .* is lazy"):
             make(nn.LazyLinear(3), Z, "gradient")
+
+
+@pytest.mark.parametrize("epsilon", [1e300, 1e38, 1e-40, 1e-300])
+def test_epsilons_that_float32_cannot_hold(epsilon: float) -> None:
+    with pytest.raises(ValueError, match=r"epsilon: .* float32, which allows 1e-30 to 1e\+30"):
+        pyrel.methods.LrpEpsilon(epsilon=epsilon)
+
+
+def test_bounds_in_half_precision_raise_no_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pyrel.Explainer(MODEL, Z, "deep_taylor", low=np.float16(0), high=1.0)
+
+
+def test_what_is_no_limits() -> None:
+    with pytest.raises(TypeError, match=r"limits: wanted pyrel\.Limits.*got int"):
+        pyrel.Explainer.load("no.program", limits=3)  # type: ignore[arg-type]
+
+
+def test_limits_times_a_number_of_any_type() -> None:
+    assert pyrel.Limits().times(np.float32(10)) == pyrel.Limits().times(10)
+
+
+@pytest.mark.parametrize(("factor", "error"), [("a", TypeError), (-1, ValueError), (0, ValueError)])
+def test_limits_times_what_is_no_factor(factor: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="factor: wanted a number above 0"):
+        pyrel.Limits().times(factor)
+
+
+def test_integers_in_a_tensor_are_converted_as_tensors_are() -> None:
+    with pytest.raises(TypeError, match=r"x\.float\(\)"):
+        pyrel.Explainer(MODEL, Z, "gradient")(torch.zeros(3, 4, dtype=torch.int64))
+
+
+def test_batch_statistics_are_refused_by_the_option_that_asks_for_them() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4, track_running_stats=False)).eval()
+    with pytest.raises(pyrel.UnsupportedModelError, match="track_running_stats=False"):
+        pyrel.Explainer(model, Z, "gradient")
+
+
+def test_gated_linear_units_are_advised_by_their_formula() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.GLU())
+    with pytest.raises(pyrel.UnsupportedModelError, match=r"a \* torch\.sigmoid\(b\)"):
+        pyrel.Explainer(model, Z, "gradient")
+
+
+def test_a_target_of_floats_is_refused_by_its_own_type() -> None:
+    with pytest.raises(TypeError, match=r"^target: .* got dtype torch\.float32"):
+        pyrel.Explainer(MODEL, Z, "gradient")(Z, target=torch.zeros(3))

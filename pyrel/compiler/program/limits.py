@@ -10,6 +10,8 @@ from typing import Any, Self
 
 import numpy.typing as npt
 
+from pyrel.methods.options import number
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -80,7 +82,16 @@ class Limits:
                 raise ValueError(f"{name}: wanted a number above 0, got {value}")
 
     def times(self, factor: float) -> Self:
-        """Return limits that are so many times as large; ``math.inf`` sets none."""
+        """Return limits that are so many times as large; ``math.inf`` sets none.
+
+        Raises
+        ------
+        TypeError, ValueError
+            The factor is no number above 0.
+        """
+        factor = number("factor", factor, "a number above 0")
+        if not factor > 0:
+            raise ValueError(f"factor: wanted a number above 0, got {factor}")
         larger = {f.name: getattr(self, f.name) * factor for f in fields(self)}
         whole = {n: int(v) if n != "work" and math.isfinite(v) else v for n, v in larger.items()}
         return type(self)(**whole)

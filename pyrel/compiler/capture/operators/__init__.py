@@ -208,6 +208,7 @@ _OF_IDS = (
     "is then left out"
 )
 _HINTS = {
+    "glu": "write it as a * torch.sigmoid(b), with a, b = x.chunk(2, dim)",
     **dict.fromkeys(["softmax", "log_softmax", "_softmax", "_log_softmax"], _RAW_SCORES),
     **dict.fromkeys(
         ["scaled_dot_product_attention", "_native_multi_head_attention"],

@@ -27,7 +27,8 @@ def batch_norm(
     """``aten.batch_norm`` in eval mode: a factor and a shift for each channel."""
     if training or mean is None:
         raise UnsupportedOperandsError(
-            "it normalises by the batch; export the model in eval mode, with running statistics"
+            "it normalises by the batch, which mixes the samples: the model is in training mode, "
+            "or has track_running_stats=False; give one in eval mode, with running statistics"
         )
     channels = (-1, *[1] * (value.ids.dim() - 2))
 
