@@ -392,3 +392,26 @@ def test_all_ids_have_rows(example: Any) -> None:
     for each in check_inputs(example, inputs, 6):
         assert np.isin(each, np.arange(7)).all()
     assert np.unique(each).size > 1
+
+
+class Steep(nn.Module):
+    """A recurrent model with large parameters: relevance grows over steps until it overflows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.core, self.out = nn.RNN(8, 16, batch_first=True), nn.Linear(16, 4)
+        with torch.no_grad():
+            for each in self.parameters():
+                each.mul_(30)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.core(x)[0][:, -1])
+
+
+def test_relevance_that_overflows_is_noted_and_refused_by_a_call() -> None:
+    torch.manual_seed(3)
+    model, x = Steep(), torch.randn(4, 200, 8)
+    explainer = pyrel.Explainer(model, x, "lrp_epsilon", check="all")
+    assert "relevance for the example overflows in float32" in explainer.checked
+    with pytest.raises(ValueError, match="overflows in float32"):
+        explainer(x)
