@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import operator
 import os
@@ -151,7 +152,7 @@ class Explainer:
         precision = check_precision(precision, isa)
         lengths, check_finite = flag("lengths", lengths), flag("check_finite", check_finite)
         check_option(check)
-        chosen = methods.get(method, **options)
+        chosen = methods.get(method, _own_options(), **options)
         source = captured(model, example, lengths)
         compiled: Source
         sample = None
@@ -503,3 +504,9 @@ def _inputs(
     if lengths and not inputs.same_at_all_steps:
         raise ValueError("low, high: with lengths=True they have to be the same for all steps")
     return inputs
+
+
+def _own_options() -> list[str]:
+    """Name the options of an explainer that are not of its method."""
+    parameters = inspect.signature(Explainer.__init__).parameters.values()
+    return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from pyrel._core import Post, Start
@@ -298,8 +299,10 @@ def named(name: str) -> type[Method] | None:
     return _METHODS.get(name)
 
 
-def get(method: str | Method, **options: Any) -> Method:
+def get(method: str | Method, others: Iterable[str] = (), /, **options: Any) -> Method:
     """Make the method of a name, with its options, or return the object itself.
+
+    ``others`` are the options that are not of a method, for a message.
 
     Raises
     ------
@@ -322,8 +325,10 @@ def get(method: str | Method, **options: Any) -> Method:
     known = inspect.signature(made).parameters
     unknown = [name for name in options if name not in known]
     if unknown:
+        explained = ", ".join(others)
+        also = f" nor of Explainer ({explained})" if explained else ""
         raise TypeError(
-            f"{', '.join(unknown)}: neither options of {method} ({', '.join(known) or 'none'}) nor "
-            "of Explainer (low, high, check_finite, precision)"
+            f"{', '.join(unknown)}: {'neither' if also else 'not among the'} options of {method} "
+            f"({', '.join(known) or 'none'}){also}"
         )
     return made(**options)

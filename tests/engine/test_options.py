@@ -137,7 +137,11 @@ def test_no_such_method(method: Any) -> None:
 def test_an_unknown_option_is_named_with_those_that_there_are() -> None:
     with pytest.raises(TypeError, match="^epsilonn: neither options of lrp_epsilon .epsilon, "):
         pyrel.Explainer(MODEL, Z, "lrp_epsilon", epsilonn=1e-3)
-    with pytest.raises(TypeError, match="^epsilon: neither options of gradient .autograd. nor "):
+    with pytest.raises(
+        TypeError,
+        match="^epsilon: neither options of gradient .autograd. nor of Explainer .low, high, "
+        "lengths, check_finite, precision, check.$",
+    ):
         pyrel.Explainer(MODEL, Z, "gradient", epsilon=1e-3)
 
 

@@ -256,7 +256,7 @@ FORGERIES: dict[str, tuple[Callable[[Tensors, Content], object], str]] = {
     "negative shape": (lambda t, c: c["explainer"].update(input_shape=[-4, -7]), "do not fit"),
     "method": (lambda t, c: c["explainer"].update(method="magic"), "no 'magic'; there are"),
     "method's type": (lambda t, c: c["explainer"].update(method=1), "_Header.method: 1 is unknown"),
-    "option": (lambda t, c: c.update(options={"a": 1}), "a: neither options of deep_taylor"),
+    "option": (lambda t, c: c.update(options={"a": 1}), "a: not among the options of deep_taylor"),
     "options": (lambda t, c: c.update(options=[]), "options: wanted a mapping"),
     "explainer": (lambda t, c: c.pop("explainer"), "wanted a mapping, got None"),
     "instructions": (lambda t, c: c.update(instructions={}), "instructions: wanted a list"),
