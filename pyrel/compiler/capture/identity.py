@@ -11,6 +11,7 @@ alive.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import types
 import weakref
@@ -22,6 +23,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.nn.modules import module as torch_module
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
@@ -34,6 +36,7 @@ _PLAIN = frozenset({bool, int, str, bytes, type(None), type(...), type(NotImplem
 _VALUES = frozenset({torch.dtype, torch.device, torch.layout, torch.memory_format, range, slice})
 _TENSORS = frozenset({torch.Tensor, nn.Parameter, nn.Buffer})
 _NUMBERS = (int, float, complex, str, bytes)
+_FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType)
 _MOST_TOKENS = 200_000  # a tenth of a second
 _TOO_MUCH = "with it there is too much to compare at each call"
 # Attributes of modules that decide nothing: of a GraphModule what its forward was written from, of
@@ -115,6 +118,7 @@ class _Walk:
         self._kept: list[object] = []  # so that no id is used twice during the walk
         self._named: set[tuple[int, str]] = set()
         self._layers: set[int] = set()  # classes of torch
+        self._builders: set[int] = set()  # what makes modules, before they run
         # Capture puts these in eval mode, whatever mode they are in.
         self._switched = _switched(model) if model is not None else set()
 
@@ -127,6 +131,10 @@ class _Walk:
         for name, value in vars(torch_module).items():
             if name.startswith("_global_"):
                 self.see(value)
+        for namespace in (vars(functional), vars(torch)):  # what torch's own modules call
+            named = {n: v for n, v in namespace.items() if isinstance(v, _FUNCTIONS)}
+            self._tokens.append({name: id(value) for name, value in named.items()})
+            self.state.alive.extend(map(weakref.ref, named.values()))
         functions: list[Any] = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
         self.see([*functions, *_get_current_dispatch_mode_stack()])
 
@@ -166,6 +174,7 @@ class _Walk:
         elif isinstance(value, np.ndarray | np.generic):
             self._see_array(value)
         else:
+            _check_cache(value)
             parts = code.parts_of(value)
             if parts is not None:
                 self._tokens.append(kind.__name__)
@@ -254,28 +263,57 @@ class _Walk:
         if vars(function):
             self._see_all(list(vars(function).items()))
         if not code.of_library(function.__globals__.get("__name__")):
-            names = code.names_in(function.__code__)
-            self._see_named(function.__globals__, names, False, set())
+            self._see_what_code_names(function)
+
+    def _see_what_code_names(self, function: types.FunctionType) -> None:
+        body = function.__code__
+        unseen = code.unseen_in(body)
+        if unseen is not None and id(function) not in self._builders:
+            raise IncomparableError(function, f"it uses {unseen}, and what that reads may change")
+        attributes, visited = code.names_in(body), set[int]()
+        every = code.uses_names(body)
+        self._see_named(
+            function.__globals__, code.globals_in(body), attributes, visited, every=every
+        )
+        for module in code.modules_imported(function):
+            self._see_module_named(module, attributes, visited, every)
 
     def _see_named(
-        self, namespace: dict[str, Any], names: frozenset[str], library: bool, visited: set[int]
+        self,
+        namespace: dict[str, Any],
+        names: frozenset[str],
+        attributes: frozenset[str],
+        visited: set[int],
+        *,
+        every: bool,
+        library: bool = False,
     ) -> None:
         """See what code names of the globals of a Python module, and of modules among them."""
-        visited.add(id(namespace))
         for name in sorted(names & namespace.keys()):
             value = namespace[name]
             if isinstance(value, types.ModuleType):
                 self._tokens.append(name)
-                self.same(value)
-                if id(vars(value)) not in visited:
-                    of_library = code.of_library(value.__name__)
-                    self._see_named(vars(value), names, of_library, visited)
+                self._see_module_named(value, attributes, visited, every)
             elif (id(namespace), name) not in self._named:
                 self._named.add((id(namespace), name))
                 if library:
                     self._see_of_library(name, value)
                 else:
                     self._see_all([(name, value)])
+
+    def _see_module_named(
+        self, module: types.ModuleType, names: frozenset[str], visited: set[int], every: bool
+    ) -> None:
+        """See what code names of a Python module; of the user's all, if it computes names."""
+        self.same(module)
+        if id(module) in visited:
+            return
+        visited.add(id(module))
+        library = code.of_library(module.__name__)
+        if every and not library:
+            self.see(module)
+        else:
+            self._see_named(vars(module), names, names, visited, every=every, library=library)
 
     def _see_of_library(self, name: str, value: Any) -> None:
         self._tokens.append(name)
@@ -292,6 +330,8 @@ class _Walk:
 
     def _see_class(self, kind: type) -> None:
         self.same(kind)
+        if issubclass(kind, nn.Module):
+            self._builders.add(id(vars(kind).get("__init__")))
         for base in kind.__mro__:
             if not code.of_library(base.__module__):
                 if base is kind:
@@ -302,6 +342,13 @@ class _Walk:
                 self._layers.add(id(base))
                 for name, value in list(vars(base).items()):
                     self._see_of_library(name, value)
+
+
+def _check_cache(value: object) -> None:
+    """Refuse a function that keeps results, once it does: they may be changed."""
+    keeps = isinstance(value, functools._lru_cache_wrapper) and value.cache_info().currsize > 0
+    if keeps and not code.of_library(getattr(value, "__module__", None)):
+        raise IncomparableError(value, "the results it keeps may change")
 
 
 def _switched(model: nn.Module) -> set[int]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import _thread
 import contextvars
+import dis
 import functools
+import importlib.util
 import logging
 import operator
 import re
@@ -53,6 +55,15 @@ _OF_ITSELF = frozenset(
 )
 _COMPILED = ("pybind11", "PyCapsule")  # types of what C++ functions are bound to
 _WORD = 8  # bytes
+# What reads that which cannot be compared: as globals, and as attributes too.
+_UNSEEN_GLOBALS = frozenset({"globals", "eval", "exec", "__import__"})
+_UNSEEN = frozenset(
+    """
+    open environ environb getenv import_module read_text read_bytes load fromfile loadtxt genfromtxt
+    """.split()
+)
+_BY_NAME = frozenset({"getattr", "setattr", "delattr", "hasattr", "vars", "__dict__"})
+_GLOBAL = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "STORE_GLOBAL", "DELETE_GLOBAL"})
 
 
 def of_library(module: object) -> bool:
@@ -66,7 +77,10 @@ def is_stateless(value: object) -> bool:
         owner = value.__self__
         of_nothing = owner is None or isinstance(owner, types.ModuleType | type)
         return of_nothing or type(owner).__name__.startswith(_COMPILED)
-    return isinstance(value, _STATELESS) or type(value).__module__ == "typing"
+    kind = type(value)
+    if kind.__name__ in {"Explainer", "Program"} and kind.__module__.partition(".")[0] == "pyrel":
+        return True
+    return isinstance(value, _STATELESS) or kind.__module__ == "typing"
 
 
 def parts_of(value: Any) -> list[tuple[str, Any]] | None:
@@ -110,6 +124,64 @@ def names_in(code: types.CodeType) -> frozenset[str]:
     """Names that code, and the functions inside, look up: globals, and attributes of any object."""
     inner = [names_in(c) for c in code.co_consts if isinstance(c, types.CodeType)]
     return frozenset(code.co_names).union(*inner)
+
+
+@functools.lru_cache(maxsize=4096)
+def globals_in(code: types.CodeType) -> frozenset[str]:
+    """Names of global variables that code, and the functions inside, read or assign to."""
+    own = {str(i.argval) for i in dis.get_instructions(code) if i.opname in _GLOBAL}
+    inner = [globals_in(c) for c in code.co_consts if isinstance(c, types.CodeType)]
+    return frozenset(own).union(*inner)
+
+
+@functools.lru_cache(maxsize=4096)
+def _imports_in(code: types.CodeType) -> frozenset[tuple[str, int]]:
+    found: set[tuple[str, int]] = set()
+    before: list[Any] = [0, 0]  # what was put on the stack: the level, and the names
+    for each in dis.get_instructions(code):
+        if each.opname == "IMPORT_NAME":
+            level = before[0] if isinstance(before[0], int) else 0
+            found.add((str(each.argval), level))
+        before = [before[1], each.argval]
+    inner = [_imports_in(c) for c in code.co_consts if isinstance(c, types.CodeType)]
+    return frozenset(found).union(*inner)
+
+
+def modules_imported(function: types.FunctionType) -> list[types.ModuleType]:
+    """Return the Python modules, of those loaded, that a function imports while it runs."""
+    found = []
+    for name, level in sorted(_imports_in(function.__code__)):
+        if level:
+            package = function.__globals__.get("__package__") or ""
+            try:
+                name = importlib.util.resolve_name("." * level + name, package)
+            except ImportError:  # as the function itself will say
+                continue
+        parts = name.split(".")
+        for end in range(1, len(parts) + 1):
+            module = sys.modules.get(".".join(parts[:end]))
+            if isinstance(module, types.ModuleType):
+                found.append(module)
+    return found
+
+
+def unseen_in(code: types.CodeType) -> str | None:
+    """Return what code uses that reads what cannot be compared, as files; None if nothing."""
+    names = names_in(code)
+    found = (names & _UNSEEN) | (globals_in(code) & _UNSEEN_GLOBALS)
+    if "modules" in names and "sys" in names:
+        found |= {"sys.modules"}
+    return min(found, default=None)
+
+
+def uses_names(code: types.CodeType) -> bool:
+    """Whether code may read or write attributes whose names it computes."""
+    return not names_in(code).isdisjoint(_BY_NAME)
+
+
+def uses_globals(code: types.CodeType) -> bool:
+    """Whether code may read or write global variables whose names it computes."""
+    return not globals_in(code).isdisjoint(_UNSEEN_GLOBALS)
 
 
 def attributes_of_class(kind: type) -> list[tuple[str, Any]]:

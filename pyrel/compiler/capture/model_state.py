@@ -185,10 +185,7 @@ class _State:
     def _see_module(self, module: types.ModuleType) -> None:
         """See a Python module that is an attribute, of which anything may be used."""
         if not code.of_library(module.__name__):
-            for name, value in list(vars(module).items()):
-                self._see_name(vars(module), name, value)
-                if not isinstance(value, types.ModuleType):
-                    self._left.append(value)
+            self._see_all_of(vars(module))
 
     def _see_name(self, namespace: dict[str, Any], name: str, value: Any) -> None:
         if not _is_special(name) and (id(namespace), name) not in self._names:
@@ -205,22 +202,56 @@ class _State:
         self._left += (function.__defaults__, function.__kwdefaults__)
         self._see_container(vars(function))
         if not code.of_library(function.__globals__.get("__name__")):
-            names = code.names_in(function.__code__)
-            self._see_named(function.__globals__, names, _stores_globals(function.__code__), set())
+            self._see_what_code_names(function)
+
+    def _see_what_code_names(self, function: types.FunctionType) -> None:
+        body, namespace = function.__code__, function.__globals__
+        attributes, visited = code.names_in(body), set[int]()
+        every = code.uses_names(body)
+        if code.uses_globals(body):
+            self._see_all_of(namespace, deeply=False)
+        names, stored = code.globals_in(body), _stores_globals(body)
+        self._see_named(namespace, names, attributes, visited, stored=stored, every=every)
+        for module in code.modules_imported(function):
+            self._see_module_named(module, attributes, visited, every)
 
     def _see_named(
-        self, namespace: dict[str, Any], names: frozenset[str], stored: bool, visited: set[int]
+        self,
+        namespace: dict[str, Any],
+        names: frozenset[str],
+        attributes: frozenset[str],
+        visited: set[int],
+        *,
+        stored: bool,
+        every: bool,
     ) -> None:
         """See what code names of the globals of a Python module, and of modules among them."""
-        visited.add(id(namespace))
         for name in names if stored else names & namespace.keys():
             value = namespace.get(name, _MISSING)
             if stored:
                 self._see_name(namespace, name, value)
-            if not isinstance(value, types.ModuleType):
+            if isinstance(value, types.ModuleType):
+                self._see_module_named(value, attributes, visited, every)
+            else:
                 self._left.append(value)
-            elif id(vars(value)) not in visited and not code.of_library(value.__name__):
-                self._see_named(vars(value), names, True, visited)
+
+    def _see_module_named(
+        self, module: types.ModuleType, names: frozenset[str], visited: set[int], every: bool
+    ) -> None:
+        if id(module) in visited or code.of_library(module.__name__):
+            return
+        visited.add(id(module))
+        if every:
+            self._left.append(module)
+        self._see_named(vars(module), names, names, visited, stored=True, every=every)
+
+    def _see_all_of(self, namespace: dict[str, Any], *, deeply: bool = True) -> None:
+        """See all global variables of a Python module, and which there are."""
+        self._after(_drop_names, namespace, set(namespace))
+        for name, value in list(namespace.items()):
+            self._see_name(namespace, name, value)
+            if deeply and not isinstance(value, types.ModuleType):
+                self._left.append(value)
 
 
 def _may_have_attributes(value: Any) -> bool:
@@ -341,6 +372,12 @@ def _set_name(namespace: dict[str, Any], name: str, value: Any) -> None:
         del namespace[name]
     else:
         namespace[name] = value
+
+
+def _drop_names(namespace: dict[str, Any], before: set[str]) -> None:
+    for name in namespace.keys() - before:
+        if not _is_special(name) and not isinstance(namespace[name], types.ModuleType):
+            del namespace[name]
 
 
 def _set_gradient(tensor: torch.Tensor, needed: bool, gradient: torch.Tensor | None) -> None:
