@@ -60,6 +60,8 @@ NPY = {
     "no type": npy(header(descr="magic")),
     "type of a number": npy(header(descr=7)),
     "objects": npy(header(descr="|O"), bytes(48)),
+    "no bytes": npy(header(descr="<U0", shape=(9999999999999,))),
+    "void": npy(header(descr="|V0", shape=(9999999999999,))),
     "fields of objects": npy(header(descr=[("a", "|O")]), bytes(48)),
     "wide item": npy(header(descr="|V2147483647")),
     "overlong item": npy(header(descr=f"|S{BIG}")),

@@ -190,7 +190,6 @@ def load_program(
 
 def _check(inputs: Inputs, compiled: Compiled | AnySteps, isa: str, limits: Limits) -> None:
     """Let the engine look at the programs; those of patterns at the first number of steps."""
-    limits.check("inputs", math.prod(inputs.shape), "elements of an input")
     if isinstance(compiled, Compiled):
         programs = {inputs.steps: compiled}
     else:
@@ -226,6 +225,7 @@ def _parts(
     header = decode(_Header, content.get("explainer"))
     if min(header.input_shape, default=1) < 1:
         raise ValueError(f"samples of shape {header.input_shape} do not fit its program")
+    limits.check_shape("inputs", header.input_shape, "elements of an input")
     vocabularies = _vocabularies(left, header)
     if len(header.checked) > _LONGEST_TEXT or not header.checked.isprintable():
         raise ValueError("it says of what was checked something that is no line of text")

@@ -25,6 +25,8 @@ from pyrel.files.foreign import ForeignFileError, parsing, shown
 
 DAMAGED = "is damaged or cut off ({error}); copy it again or write it anew"
 
+_NUMBERS = "biufc"  # kinds of dtypes; an element of others may take no byte
+
 _TICK = 20_000_000  # nanoseconds, more than a tick of the clock of usual file systems
 _TICKS = 50  # a file that somebody writes to all the time is not waited for longer
 
@@ -247,6 +249,8 @@ def header(file: IO[bytes], path: Path) -> tuple[tuple[int, ...], bool, np.dtype
                 f"{shown(path)} holds Python objects, which are not read because that could "
                 f"execute code; save an array of numbers"
             )
+        if dtype.kind not in _NUMBERS:
+            raise ForeignFileError(f"{shown(path)} holds {shown(dtype)}; save an array of numbers")
         if not all(type(number) is int and number >= 0 for number in shape):
             raise _refusal(path, f"its shape is {shown(shape)}")
     return shape, by_column and len(shape) > 1, dtype

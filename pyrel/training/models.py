@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -131,7 +130,7 @@ def _check_size(cell: Mapping[str, Any], limits: Limits) -> None:
         return  # which the cell refuses
     limits.check("steps", steps, "steps")
     if all(type(number) is int and number > 0 for number in shape):
-        limits.check("inputs", steps * math.prod(shape), "elements of an input")
+        limits.check_shape("inputs", (steps, *shape), "elements of an input")
 
 
 def _check_shapes(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:

@@ -292,6 +292,8 @@ MODELS: dict[str, Content] = {
     "steps": {"steps": 10**8},
     "steps beyond all": {"steps": 10**400},
     "step shape": {"step_shape": [10**9, 1]},
+    "enormous numbers": {"step_shape": [10**4000] * 1000, "steps": 2},
+    "enormous product": {"step_shape": [10**4000, 10**4000], "steps": 2},
     "steps and shape": {"steps": 10**3, "step_shape": [10**3, 10**3]},
     "classes": {"classes": 2**62},
     "sizes": {"sizes": [10**9]},

@@ -12,6 +12,8 @@ import numpy.typing as npt
 
 from pyrel.methods.options import number
 
+_LARGEST_TOLD = 10**18  # a number may have thousands of digits
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -112,7 +114,24 @@ class Limits:
         """
         limit = getattr(self, name)
         if value > limit:
-            raise ValueError(f"it has {value:,} {what}, more than limits.{name}, {limit:,}")
+            told = f"{value:,}" if value < _LARGEST_TOLD else f"more than {_LARGEST_TOLD:,}"
+            raise ValueError(f"it has {told} {what}, more than limits.{name}, {limit:,}")
+
+    def check_shape(self, name: str, shape: Sequence[int], what: str) -> None:
+        """Refuse an array, of a shape of any numbers above 0, with more elements than a limit.
+
+        Raises
+        ------
+        ValueError
+            As of `check`.
+        """
+        limit, size = getattr(self, name), 1
+        for extent in shape:
+            self.check(name, extent, what)
+            size *= extent
+            if size > limit:  # the product of all could take long
+                break
+        self.check(name, size, f"or more {what}" if size > limit else what)
 
 
 NO_LIMITS = Limits().times(math.inf)
