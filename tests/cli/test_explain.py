@@ -182,7 +182,7 @@ def spoiled(x: np.ndarray, kind: str) -> np.ndarray:
         ("too bright", "x: wanted values in [low, high] = [0.0, 1.0], got x[23, 1, 2, 3] = 1.5"),
         ("flat", "x.npy: wanted floats of shape (n, 12, 28, 7), got shape (30, 2352)"),
         ("number", "got shape ()"),
-        ("integers", "got dtype uint8; convert it with astype('float32')"),
+        ("integers", "got dtype uint8; convert it with x.astype('float32')"),
     ],
 )
 def test_inputs_that_do_not_fit(
