@@ -131,10 +131,10 @@ class _Walk:
         for name, value in vars(torch_module).items():
             if name.startswith("_global_"):
                 self.see(value)
-        for namespace in (vars(functional), vars(torch)):  # what torch's own modules call
-            named = {n: v for n, v in namespace.items() if isinstance(v, _FUNCTIONS)}
-            self._tokens.append({name: id(value) for name, value in named.items()})
-            self.state.alive.extend(map(weakref.ref, named.values()))
+        # What torch's own modules call.
+        named = {n: v for n, v in list(vars(functional).items()) if isinstance(v, _FUNCTIONS)}
+        self._tokens.append({name: id(value) for name, value in named.items()})
+        self.state.alive.extend(map(weakref.ref, named.values()))
         functions: list[Any] = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
         self.see([*functions, *_get_current_dispatch_mode_stack()])
 
