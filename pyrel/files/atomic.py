@@ -208,7 +208,7 @@ def new_partial(place: Path, partials: list[Path]) -> IO[bytes]:
             partials.pop()  # another's
             continue
         # Between these two lines another writer may have taken it for left behind.
-        if _locked(file.fileno()) and is_at(file.fileno(), partial):
+        if lock_if_possible(file.fileno()) and is_at(file.fileno(), partial):
             return file
         file.close()
         partials.pop().unlink(missing_ok=True)
@@ -226,7 +226,8 @@ def _made(partial: Path, place: Path) -> int:
         raise OSError(error.errno, error.strerror, str(place)) from None
 
 
-def _locked(descriptor: int) -> bool:
+def lock_if_possible(descriptor: int) -> bool:
+    """Lock a file or folder; False if another process has, True where there are no locks."""
     try:
         return lock(descriptor)
     except OSError:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from pyrel.files.atomic import is_at, lock
+from pyrel.files.atomic import is_at, lock, lock_if_possible
 
 _TRIES = 100
 
@@ -50,18 +50,11 @@ def _locked_folder(prefix: str, stack: ExitStack) -> tuple[int, Path]:
         folder = Path(stack.enter_context(made))
         with contextlib.suppress(FileNotFoundError):
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            if _locked(descriptor) and is_at(descriptor, folder):
+            if lock_if_possible(descriptor) and is_at(descriptor, folder):
                 return descriptor, folder
             os.close(descriptor)
         # Another process has taken it for left behind, before it was locked.
     raise FileExistsError(errno.EEXIST, "others keep taking the temporary folders", prefix)
-
-
-def _locked(descriptor: int) -> bool:
-    try:
-        return lock(descriptor)
-    except OSError:
-        return True  # a file system without locks, where nobody removes what is not locked either
 
 
 def _remove_if_unlocked(folder: Path) -> None:
