@@ -7,6 +7,7 @@ import inspect
 import logging
 import operator
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -19,7 +20,7 @@ from pyrel import methods
 from pyrel.compiler.capture.capture import Capture, capture_at
 from pyrel.compiler.graph.nodes import Graph
 from pyrel.compiler.program.generalise import TRIED
-from pyrel.compiler.program.limits import NO_LIMITS, Limits
+from pyrel.compiler.program.limits import Limits
 from pyrel.engine import arrays
 from pyrel.engine import config as runtime
 from pyrel.engine.arrays import Array, Float32s, Int64s
@@ -269,8 +270,10 @@ class Explainer:
         So an explainer travels to other processes, such as those of `multiprocessing` and of a
         ``DataLoader``. What `save` refuses for its steps is refused here, with the same words.
         """
-        data = dump_program(self.method, self.inputs, self._compiled(), self.checked)
-        return _unpickled, (type(self), data, None if is_named(self.method) else self.method)
+        compiled = self._compiled()
+        data = dump_program(self.method, self.inputs, compiled, self.checked)
+        method = None if is_named(self.method) else self.method
+        return _unpickled, (type(self), data, method, asdict(limits_of(compiled)))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Explainer:
         """Return an explainer with the same programs, which nothing changes."""
@@ -410,10 +413,17 @@ class Explainer:
         return self(inputs, target).relevance
 
 
-def _unpickled(cls: type[Explainer], data: bytes, method: methods.Method | None) -> Explainer:
+def limits_of(compiled: Compiled | AnySteps) -> Limits:
+    """Return the limits that programs were made with."""
+    return (compiled if isinstance(compiled, Compiled) else compiled.patterns).program.limits
+
+
+def _unpickled(
+    cls: type[Explainer], data: bytes, method: methods.Method | None, limits: dict[str, Any]
+) -> Explainer:
     explainer = cls.__new__(cls)
-    isa = runtime.isa()
-    explainer._take(*load_program(data, isa, "a pickled explainer", NO_LIMITS, method), isa)
+    isa, source = runtime.isa(), "a pickled explainer"
+    explainer._take(*load_program(data, isa, source, Limits(**limits), method), isa)
     return explainer
 
 

@@ -6,8 +6,10 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import resource
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,8 @@ import torch
 import pyrel
 from pyrel.benchmark.results import load_results
 from pyrel.data.idx import read_idx
-from pyrel.files.arrays import read_array
+from pyrel.files import samples
+from pyrel.files.arrays import open_array, read_array
 from pyrel.files.foreign import shown
 from pyrel.files.tensors import read_tensors, write_tensors
 from pyrel.metrics import load_study
@@ -64,7 +67,10 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["npy", "npz", "idx", "gz"])
-def test_files_with_changed_bytes_are_read_or_refused(kind: str, tmp_path: Path) -> None:
+def test_files_with_changed_bytes_are_read_or_refused(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(samples, "_TICK", 0)  # a young file is not waited for
     array, buffer = others.array(), io.BytesIO()
     np.save(buffer, array) if kind == "npy" else np.savez_compressed(buffer, x=array)
     whole = buffer.getvalue()
@@ -173,3 +179,36 @@ def test_other_json_files_are_refused(tmp_path: Path) -> None:
 def test_a_text_is_shown_on_one_line() -> None:
     assert shown("a\n\x1b\ud800é\u2028") == "a\\n\\x1b\\ud800é\\u2028"
     assert shown("a" * 1000, 3) == "aaa…"
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_file_larger_than_memory_is_an_error_of_the_system(order: str, tmp_path: Path) -> None:
+    size, path = 1 << 32, tmp_path / "x"
+    form = {"descr": "<f4", "fortran_order": order == "F", "shape": (4, size // 16)}
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, form)
+        start = file.tell()
+        file.truncate(start + size)  # takes no room on the disk
+    with open_array(path) as large, little_memory():
+        for part, wanted in ((slice(0, 4), size), (slice(0, 2), size // 2)):
+            with pytest.raises(OSError, match=f"no memory for {wanted:,} bytes") as caught:
+                large.piece(part)
+            assert caught.value.filename == str(path)
+        with pytest.raises(OSError, match=f"no memory for {size:,} bytes"):
+            large.whole()
+        for read in (pyrel.Explainer.load, load_model, load_results):
+            with pytest.raises(OSError, match=f"no memory for {start + size:,} bytes") as caught:
+                read(path)
+            assert caught.value.filename == str(path)
+
+
+@contextmanager
+def little_memory() -> Iterator[None]:
+    """Allow this process 256 MB more than it has."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (1 << 28), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

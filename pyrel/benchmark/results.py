@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from pyrel.benchmark.contestants import PYREL
 from pyrel.files.atomic import write_whole
-from pyrel.files.foreign import parsing
+from pyrel.files.foreign import parsing, read_whole
 
 FORMAT_VERSION = 1
 
@@ -247,7 +247,7 @@ def load_results(path: Path) -> Results:
     ValueError
         If it is something else.
     """
-    raw = path.read_bytes()
+    raw = read_whole(path)
     with parsing(path, "is no file of results of this pyrel's bench: {error}"):
         content = json.loads(raw)
         if content.pop("format") != FORMAT_VERSION:

@@ -39,7 +39,7 @@ from pyrel.engine.compile import AnySteps, Compiled, Patterns, load
 from pyrel.engine.inputs import LARGEST_VOCABULARY, Inputs
 from pyrel.engine.precision import check_precision
 from pyrel.files.atomic import write_whole
-from pyrel.files.foreign import parsing, shown
+from pyrel.files.foreign import parsing, read_whole, shown
 from pyrel.files.records import decode, encode
 from pyrel.files.tensors import dump_tensors, load_tensors, version_of
 
@@ -162,7 +162,7 @@ def read_program(path: Path, isa: str, limits: Limits | None = None) -> _Content
         It is truncated, changed, foreign, of a newer pyrel, or holds no program that can run; the
         message names the file.
     """
-    return load_program(path.read_bytes(), isa, path, limits or Limits())
+    return load_program(read_whole(path), isa, path, limits or Limits())
 
 
 def load_program(

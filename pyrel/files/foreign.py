@@ -7,9 +7,11 @@ file, from SyntaxError to OverflowError, and repeat what it holds.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike, fspath
+from pathlib import Path
 
 _LONGEST = 600  # characters of a text that is repeated
 
@@ -27,6 +29,26 @@ def shown(text: object, longest: int = _LONGEST) -> str:
 
 def _escaped(character: str) -> str:
     return character.encode("unicode_escape", "surrogatepass").decode()
+
+
+def read_whole(path: Path) -> bytes:
+    """Return what a file holds.
+
+    Raises
+    ------
+    OSError
+        It cannot be read, or does not fit in memory.
+    """
+    try:
+        return path.read_bytes()
+    except MemoryError:
+        raise too_large(path, path.stat().st_size) from None
+
+
+def too_large(path: Path, size: int) -> OSError:
+    """Return the error for a file of which so many bytes do not fit in memory."""
+    told = f"there is no memory for {size:,} bytes of it"
+    return OSError(errno.ENOMEM, told, str(path))
 
 
 class ForeignFileError(ValueError):

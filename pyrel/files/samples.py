@@ -16,12 +16,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from pyrel.files.foreign import ForeignFileError, parsing, shown
+from pyrel.files.foreign import ForeignFileError, parsing, shown, too_large
 
 DAMAGED = "is damaged or cut off ({error}); copy it again or write it anew"
 
@@ -101,7 +101,8 @@ class SampleFile:
         Raises
         ------
         OSError
-            They cannot be read, or the file is not as it was when it was opened.
+            They cannot be read, have no room in memory, or the file is not as it was when it was
+            opened.
         """
         if self._values is not None:
             return self._values[part]
@@ -110,7 +111,7 @@ class SampleFile:
         if self._by_column and count < len(self):
             values = self._some_of_each_column(part)
         else:
-            values = np.empty((count, *self.shape[1:]), self.dtype, "F" if self._by_column else "C")
+            values = self._room((count, *self.shape[1:]), "F" if self._by_column else "C")
             self._read(values.reshape(-1, order="A"), part.start * self.sample_bytes)
         self.check_unchanged()
         return values
@@ -140,10 +141,17 @@ class SampleFile:
     def _some_of_each_column(self, part: slice) -> npt.NDArray[Any]:
         """Read samples of an array in Fortran order, in which samples do not lie together."""
         count, rest = part.stop - part.start, math.prod(self.shape[1:])
-        columns = np.empty((rest, count), self.dtype)
+        columns = self._room((rest, count))
         for i, column in enumerate(columns):
             self._read(column, (i * len(self) + part.start) * self.dtype.itemsize)
         return columns.T.reshape((count, *self.shape[1:]), order="F")
+
+    def _room(self, shape: tuple[int, ...], order: Literal["C", "F"] = "C") -> npt.NDArray[Any]:
+        """Make an array to read to."""
+        try:
+            return np.empty(shape, self.dtype, order)
+        except MemoryError:
+            raise too_large(self._path, math.prod(shape) * self.dtype.itemsize) from None
 
     def _read(self, values: npt.NDArray[Any], offset: int) -> None:
         """Fill an array of one axis with what lies at an offset into the array of the file."""

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pyrel._core import version
 from pyrel.files.atomic import write_whole
-from pyrel.files.foreign import ForeignFileError, parsing, shown
+from pyrel.files.foreign import ForeignFileError, parsing, read_whole, shown
 
 Kind = Literal["model", "checkpoint", "program"]
 # Of models and checkpoints, version 1 had no checksum of the description.
@@ -95,7 +95,7 @@ def read_tensors(
     ValueError
         It is truncated, changed, foreign, of another kind or of another format.
     """
-    return load_tensors(path.read_bytes(), kind, path, limits)
+    return load_tensors(read_whole(path), kind, path, limits)
 
 
 def load_tensors(
@@ -122,7 +122,7 @@ def load_tensors(
 
 def read_kind(path: Path, limits: Sizes | None = None) -> str:
     """Return the kind of a file of :func:`write_tensors`; errors as of :func:`read_tensors`."""
-    return str(_parsed(path.read_bytes(), path, limits)[1]["kind"])
+    return str(_parsed(read_whole(path), path, limits)[1]["kind"])
 
 
 def _parsed(
@@ -151,8 +151,10 @@ class Sizes(Protocol):
 
 def _check_size(data: bytes, path: Path | str, limits: Sizes) -> None:
     """Refuse a header that would take much memory to parse."""
-    header = memoryview(data)[8 : 8 + int.from_bytes(data[:8], "little")].tobytes()
+    text = memoryview(data)[8 : 8 + int.from_bytes(data[:8], "little")]
     with parsing(path, "is too large: {error}"):
+        limits.check("text", len(text), "bytes of description")
+        header = text.tobytes()
         limits.check("entries", sum(header.count(mark) for mark in b",[{"), "entries")
     named = len(json.loads(header))
     with parsing(path, "is too large: {error}"):

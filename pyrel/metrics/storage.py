@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyrel.files.atomic import replacing, together
-from pyrel.files.foreign import parsing, shown
+from pyrel.files.foreign import parsing, read_whole, shown
 from pyrel.metrics.evaluation import Evaluation
 from pyrel.metrics.study import CellResult, ShownSamples, Study
 from pyrel.metrics.summary import Summary
@@ -72,8 +72,8 @@ def load_study(path: str | os.PathLike[str]) -> Study:
     path = _json_path(path)
     arrays_path = path.with_suffix(".npz")
     with together(path.parent):
-        content = _parsed(path, path.read_bytes())
-        raw = arrays_path.read_bytes()
+        content = _parsed(path, read_whole(path))
+        raw = read_whole(arrays_path)
     arrays = _arrays(arrays_path, raw, content.get("arrays_sha256"))
     with parsing(path, "lacks a part of the evaluation, or has another in its place: {error}"):
         return _rebuild(content, arrays)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from pyrel.compiler.program.limits import NO_LIMITS, Limits
 from pyrel.compiler.program.loop_memory import _ring
 from pyrel.compiler.program.program import Map
 from pyrel.compiler.program.step_pattern import Item, Part, Pattern, Rows
+from pyrel.explainer import limits_of
 from pyrel.files.tensors import read_tensors, write_tensors
 from pyrel.training import load_model, save_model
 
@@ -45,6 +47,14 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
     return {answer["name"]: answer for answer in answers}
 
 
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Save a program for any number of steps."""
+    path = tmp_path_factory.mktemp("saved") / "program"
+    explainer(Last, "gradient", check=None).save(path)
+    return path
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_bomb_is_loaded_or_refused_soon(name: str, found: dict[str, dict[str, Any]]) -> None:
     answer = found[name]
@@ -56,12 +66,11 @@ def test_a_bomb_is_loaded_or_refused_soon(name: str, found: dict[str, dict[str, 
     assert answer["bytes"] < BYTES
 
 
-def test_limits_can_be_raised(tmp_path: Path) -> None:
-    path = tmp_path / "program"
-    saved = explainer(Last, "gradient")
-    saved.save(path)
+def test_limits_can_be_raised(path: Path) -> None:
+    saved = explainer(Last, "gradient", check=None)
     x = batch(Last, 2, 20)
-    for name in ("entries", "tensors", "instructions", "inputs", "rows", "values", "work"):
+    for name in ("entries", "text", "tensors", "instructions", "inputs", "rows", "first_rows",
+                 "values", "work"):  # fmt: skip
         with pytest.raises(ValueError, match=f"{path}.*(limits.{name}|more work)"):
             pyrel.Explainer.load(path, limits=Limits(**{name: 1}))
     for limits in (None, NO_LIMITS, Limits().times(0.5)):
@@ -69,9 +78,7 @@ def test_limits_can_be_raised(tmp_path: Path) -> None:
         assert (loaded(x).relevance == saved(x).relevance).all()
 
 
-def test_a_call_for_many_steps_is_bounded_too(tmp_path: Path) -> None:
-    path = tmp_path / "program"
-    explainer(Last, "gradient").save(path)
+def test_a_call_for_many_steps_is_bounded_too(path: Path) -> None:
     loaded = pyrel.Explainer.load(path, limits=Limits(all_rows=3000))
     assert loaded(batch(Last, 1, 12)).relevance.shape[1] == 12
     with pytest.raises(ValueError, match=r"x: the program for 500 steps: .*limits\.all_rows"):
@@ -145,3 +152,16 @@ def test_rings_are_those_found_one_by_one() -> None:
         begins = np.sort(rng.integers(0, 12, rng.integers(1, 9)))
         ends = begins + rng.integers(0, 6, begins.size)
         assert _ring(begins, ends) == one_by_one(begins, ends)
+
+
+def test_a_pickled_explainer_keeps_its_limits(path: Path) -> None:
+    loaded = pyrel.Explainer.load(path, limits=Limits(all_rows=3000))
+    for _ in range(2):
+        loaded = pickle.loads(pickle.dumps(loaded))
+        with pytest.raises(ValueError, match=r"x: the program for 500 steps: .*limits\.all_rows"):
+            loaded(batch(Last, 1, 500))
+
+
+def test_what_was_compiled_here_has_no_limits_when_pickled() -> None:
+    compiled = explainer(Last, "gradient", check=None)
+    assert limits_of(pickle.loads(pickle.dumps(compiled))._compiled()) == NO_LIMITS

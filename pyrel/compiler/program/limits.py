@@ -27,6 +27,8 @@ class Limits:
     ----------
     entries : int
         Values in the description of a file: numbers, texts, lists.
+    text : int
+        Bytes of that description.
     tensors : int
     instructions : int
         Of a program or a pattern, those in loops once.
@@ -41,7 +43,11 @@ class Limits:
     rows : int
         Places in memory that a pattern names for each step.
     all_rows : int
-        Those that it names for all steps of a call; each takes about 200 bytes for a moment.
+        Those that it names for all steps of a call; each takes about 200 bytes for a moment. So
+        the steps of a call are limited, some 100,000 for a small model, which are not where the
+        explainer was compiled here.
+    first_rows : int
+        Those that it names for its fewest steps, which are written out when the file is read.
     values : int
         Families of values of a pattern, which are placed in memory one by one.
     lookups : int
@@ -55,6 +61,7 @@ class Limits:
     """
 
     entries: int = 1 << 18
+    text: int = 1 << 24
     tensors: int = 1 << 13
     instructions: int = 1 << 14
     inputs: int = 1 << 23
@@ -64,6 +71,7 @@ class Limits:
     steps: int = 1 << 10
     rows: int = 1 << 15
     all_rows: int = 1 << 23
+    first_rows: int = 1 << 19
     values: int = 1 << 12
     lookups: int = 1 << 22
     work: float = 2.0**42

@@ -199,7 +199,7 @@ class Pattern:
         more = steps - self.least
         if more < 0:
             raise ValueError(f"the pattern begins at {self.least} steps, got {steps}")
-        self._check_rows(steps)
+        self.check_rows(steps)
         return Program(
             *self.sizes(steps),
             self.conserves,
@@ -216,14 +216,16 @@ class Pattern:
         more = steps - self.least
         return _at(self.input_size, more), _at(self.classes, more)
 
-    def _check_rows(self, steps: int) -> None:
+    def check_rows(self, steps: int) -> None:
         """Refuse to write out more than the limits allow, or runs that make no sense."""
-        if self.limits is NO_LIMITS:
+        if self.limits == NO_LIMITS:
             return
         more = steps - self.least
         written = sum(item.rows(more) for item in self.items)
         written += sum(rows.count(more) for rows in self.growing)
         self.limits.check("rows", -(-written // steps), f"places for each of {steps} steps")
+        if more == 0:
+            self.limits.check("first_rows", written, f"places for {steps} steps")
         self.limits.check("all_rows", written, f"places for {steps} steps")
 
     def at(self, steps: int) -> Program:

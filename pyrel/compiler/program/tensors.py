@@ -265,6 +265,7 @@ def make_pattern(
     )
     if not 0 < pattern.least <= _MOST_LEAST:
         raise ValueError(f"it is for {pattern.least} steps or more; wanted 1 to {_MOST_LEAST}")
+    pattern.check_rows(pattern.least)  # which are fewer than those of a call may be
     pattern.at(pattern.least + 1)
     return pattern
 
