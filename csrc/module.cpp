@@ -200,6 +200,7 @@ void register_enums(py::module_& m) {
         .value("input_out_of_bounds", pyrel::Outcome::input_out_of_bounds)
         .value("output_not_finite", pyrel::Outcome::output_not_finite)
         .value("relevance_not_finite", pyrel::Outcome::relevance_not_finite)
+        .value("relevance_lost", pyrel::Outcome::relevance_lost)
         .value("interrupted", pyrel::Outcome::interrupted)
         .value("out_of_memory", pyrel::Outcome::out_of_memory)
         .finalize();

@@ -420,6 +420,7 @@ void Program::check(const Gemm& gemm) {
     require(depth == w.depth, "the segments' depths do not add up to the matrix's");
     check_epilogue(gemm.epilogue, w.columns);
     check_rows(gemm.out, w.columns, gemm.epilogue.accumulate ? Access::update : Access::write);
+    multiplies_bf16_ |= w.bf16;
     if (!touched_) count_work(steps_.count, w.columns, depth);
     flops_ += 2.0 * static_cast<double>(steps_.count) * static_cast<double>(depth) *
               static_cast<double>(w.columns);

@@ -314,6 +314,7 @@ class Program {
     int64_t scratch_size() const { return scratch_size_; }  // floats, whatever the samples
     int64_t classes() const { return classes_; }
     bool conserves() const { return conserves_; }
+    bool multiplies_bf16() const { return multiplies_bf16_; }
     double flops() const { return flops_; }
     const Kernels& kernels() const { return kernels_; }
     const std::vector<Instruction>& instructions() const { return instructions_; }
@@ -384,6 +385,7 @@ class Program {
     int64_t scratch_size_ = 0;
     int64_t classes_;
     bool conserves_;
+    bool multiplies_bf16_ = false;
     double flops_ = 0.0;  // multiply-adds of the gemms count twice
     const Kernels& kernels_;
     std::vector<Instruction> instructions_;

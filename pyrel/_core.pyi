@@ -64,8 +64,9 @@ class Outcome(enum.Enum):
     input_out_of_bounds = 2
     output_not_finite = 3
     relevance_not_finite = 4
-    interrupted = 5
-    out_of_memory = 6
+    relevance_lost = 5
+    interrupted = 6
+    out_of_memory = 7
 
 class Status:
     @property

@@ -43,6 +43,10 @@ constexpr int64_t kCacheBytes = int64_t{768} << 10;
 // So many rows of a sample repay reading the weights once for these samples alone.
 constexpr int64_t kManyRows = 96;
 constexpr int64_t kLineFloats = 16;
+// What rounding may make of Σ relevance + absorbed, of the most relevance that passed: thousands of
+// errors of float32 in a row, and far more than a few layers of bfloat16. Numbers near the ends of
+// the range of float32 lose more: R / d is 0 where d is infinite, or 1e38 times as large.
+constexpr double kLost = 1e-3, kLostInBf16 = 0.5;
 
 // Sets "denormals are zero" for this thread: they cost a hundred cycles each and carry nothing.
 // Restored on leaving.
@@ -643,15 +647,22 @@ class SlabRunner {
             if (!program_.explains()) continue;
             const float* relevance = batch_.relevance + sample * size;
             const auto [sum, end] = program_.kernels().totals(relevance, size);
-            if (batch_.check_finite && !std::isfinite(sum))
-                return {Outcome::relevance_not_finite, sample, -1};
             batch_.conservation[sample] = program_.conserves()
                                               ? static_cast<float>(sum - put_in)
                                               : std::numeric_limits<float>::quiet_NaN();
             batch_.amplification[sample] = amplification(put_in, largest, end);
+            if (!batch_.check_finite) continue;
+            if (!std::isfinite(sum) || (put_in != 0.0 && !std::isfinite(largest)))
+                return {Outcome::relevance_not_finite, sample, -1};
+            const double gap = sum + absorbed_[static_cast<size_t>(s)] - put_in;
+            const double passed = std::max({std::fabs(put_in), largest, end});
+            if (program_.conserves() && !(std::fabs(gap) <= lost() * passed))
+                return {Outcome::relevance_lost, sample, -1};
         }
         return {};
     }
+
+    double lost() const { return program_.multiplies_bf16() ? kLostInBf16 : kLost; }
 
     // The largest of Σ|relevance| put in, on the way and at the end, over the first.
     static float amplification(double put_in, double on_the_way, double end) {

@@ -33,6 +33,7 @@ enum class Outcome {
     input_out_of_bounds,
     output_not_finite,
     relevance_not_finite,
+    relevance_lost,  // Σ relevance + absorbed is not what was put in, by more than rounding does
     interrupted,
     out_of_memory
 };

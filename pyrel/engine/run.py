@@ -112,6 +112,8 @@ class Run:
         status = core.run(values, targets, low, high, check, threads, *results, first)
         if status.outcome != Outcome.done:
             number = first + status.sample if numbers is None else int(numbers[status.sample])
+            if status.outcome == Outcome.relevance_lost:
+                raise _lost(number, results.part(first + status.sample, 1))
             raise self._failure(status, number, values)
 
     def _decide(
@@ -177,3 +179,13 @@ class Run:
         return ValueError(
             f"x: wanted values in [low, high] = [{low}, {high}], got {where} = {value}"
         )
+
+
+def _lost(number: int, results: Results) -> ValueError:
+    """Say by how much the relevance of ``x[number]`` misses what was put in."""
+    gap = abs(float(results.conservation[0] + results.absorbed[0]))
+    return ValueError(
+        f"the relevance of x[{number}] is not conserved: ΣR + absorbed is {gap:.3g} off what was "
+        "put in. The computation overflows in float32 or comes near it: a share R / z is 0 where "
+        "z is too large"
+    )

@@ -231,7 +231,7 @@ class SelfCheck:
             total = relevance.sum(axis=1) + results.absorbed
             scale = np.abs(start) * results.amplification
             passed = np.maximum(np.abs(relevance).sum(axis=1), scale)
-        finite = np.isfinite(total) & np.isfinite(start)
+        finite = np.isfinite(total) & np.isfinite(start) & np.isfinite(results.amplification)
         if not finite.all():  # which a call refuses
             self._note(f"relevance for {batch.name} overflows in float32")
         self._conserved |= bool(finite.any())

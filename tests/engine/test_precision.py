@@ -216,7 +216,7 @@ def test_same_bits_for_batches_threads_and_files(precision: str, tmp_path: Path)
 
 def test_unknown_precision() -> None:
     model, _ = layers((4, 2), seed=8)
-    with pytest.raises(ValueError, match="precision: wanted float32, bf16, bf16_all, got 'half'"):
+    with pytest.raises(ValueError, match="precision: wanted .*bf16_all.*, got 'half'"):
         pyrel.Explainer(model, np.zeros((1, 4), np.float32), precision="half")
 
 

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from pyrel import _core
 from pyrel._core import Function, Post, Scale, Share, Space, Start
 from pyrel.compiler.program.limits import NO_LIMITS, Limits
+from pyrel.compiler.program.single import single
 
 Float32s = npt.NDArray[np.float32]
 Offsets = npt.NDArray[np.int64]
@@ -367,11 +368,11 @@ class Program:
 
     def matrix(self, values: npt.ArrayLike) -> int:
         """Index of a (depth, columns) matrix, stored once for equal contents."""
-        return self._intern("matrix", self.matrices, np.array(values, dtype=np.float32, order="C"))
+        return self._intern("matrix", self.matrices, single(values))
 
     def vector(self, values: npt.ArrayLike) -> int:
         """Index of a vector, stored once for equal contents."""
-        return self._intern("vector", self.vectors, np.array(values, dtype=np.float32))
+        return self._intern("vector", self.vectors, single(values))
 
     def index(self, values: npt.ArrayLike) -> int:
         """Index of a gather or scatter index, stored once for equal contents."""
@@ -379,7 +380,7 @@ class Program:
 
     def table(self, values: npt.ArrayLike) -> int:
         """Index of a (rows, columns) table to embed by, stored once for equal contents."""
-        return self._intern("table", self.tables, np.array(values, dtype=np.float32, order="C"))
+        return self._intern("table", self.tables, single(values))
 
     def _intern(self, kind: str, store: list[_Stored], array: _Stored) -> int:
         key = kind, *content_of(array)
