@@ -8,7 +8,7 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from pyrel.cli import app
+from pyrel.cli.commands import app
 
 TINY = ("--training-images", "100", "--test-samples", "40", "--epochs", "1")
 

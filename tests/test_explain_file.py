@@ -405,17 +405,24 @@ def test_what_was_left_is_damaged(
     killed.check(resumed)
 
 
-def test_two_processes_explain_to_one_file(killed: Killed) -> None:
-    results = []
+@pytest.mark.parametrize("resumed", [0, 3])
+def test_a_second_process_that_explains_to_one_file_is_refused(
+    killed: Killed, resumed: int
+) -> None:
+    refused = []
 
     def progress(done: int, _: int) -> None:
         if done == 9:  # as another process would
-            assert killed.go_on().resumed == 0
-            results.append(killed.out.read_bytes())
+            with pytest.raises(BlockingIOError, match="another process is writing this file") as no:
+                killed.go_on()
+            refused.append(no.value.filename)
 
-    assert killed.go_on(progress=progress).resumed == 0
-    assert [killed.out.read_bytes()] == results
+    if resumed:
+        killed.leave(resumed)
+    assert killed.go_on(progress=progress).resumed == resumed
+    assert refused == [str(killed.out)]
     assert killed.names() == ["r.npz", "x.npy"]
+    killed.check(0)
 
 
 def test_a_file_system_without_locks_has_no_journal(

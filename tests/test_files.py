@@ -84,9 +84,12 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
-    for path in (Path("."), tmp_path / ".."):
-        with pytest.raises(IsADirectoryError):
+    (tmp_path / "folder").mkdir()
+    for path in (Path("."), tmp_path / "..", tmp_path / "folder"):
+        with pytest.raises(IsADirectoryError, match="a file is to be written") as caught:
             write_whole(path, b"new")
+        assert (caught.value.filename, caught.value.filename2) == (str(path), None)
+    assert os.listdir(tmp_path) == ["folder"]
 
 
 def test_a_long_name_has_a_partial_file_too(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from pyrel.methods import Method, rules
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"
 BEGIN, END = "<!-- operators: begin -->", "<!-- operators: end -->"
 REFUSED = "refused"
+ONLY = {"clamp": "with `min=0` and no `max`", "clamp_min": "with 0"}
 
 STEPS, FEATURES, WIDTH, VOCABULARY = 4, 6, 5, 7
 
@@ -402,7 +403,10 @@ def table() -> str:
 
 def _listed(row: Row) -> str:
     first = next(each for each in ROWS if operators_of(each) == operators_of(row))
-    return _names(operators_of(row)) if first is row else f"as “{first.title}”"
+    names = _names(operators_of(row))
+    for name, only in ONLY.items():
+        names = names.replace(f"`{name}`", f"`{name}` ({only})")
+    return names if first is row else f"as “{first.title}”"
 
 
 def _names(names: tuple[str, ...]) -> str:

@@ -167,6 +167,8 @@ def explain(
             resume=json.dumps([digest, name, low, high, lengths is not None]),
         )
     typer.echo(f"Wrote {out}: {done.samples:,} samples, {name}")
+    if save_program is not None:
+        typer.echo(f"Wrote {save_program}: the compiled program, which can be given as MODEL")
     if done.resumed:
         typer.echo(f"{done.resumed:,} of them were done before, by a run that was killed")
     if done.empty:

@@ -6,11 +6,13 @@ from __future__ import annotations
 import contextlib
 import dis
 import functools
+import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import ParamSpec
+from typing import ParamSpec, get_type_hints
 
 import typer
+from typer.models import OptionInfo
 
 from pyrel.cli.stopping import Stopped
 from pyrel.errors import UnsupportedModelError
@@ -50,7 +52,7 @@ def refusing(command: Callable[_P, None]) -> Callable[_P, None]:
         except (*_ALWAYS, *_WHERE_CHECKED) as error:
             if not is_refusal(error):
                 raise
-            _say(command.__name__, _line(error))
+            _say(command.__name__, in_words_of_options(command, _line(error)))
             raise typer.Exit(REFUSED) from None
 
     return run
@@ -72,6 +74,22 @@ def is_refusal(error: BaseException) -> bool:
     code = origin.tb_frame.f_code
     raised = dis.opname[code.co_code[origin.tb_lasti]] == "RAISE_VARARGS"
     return raised and Path(code.co_filename).is_relative_to(_PACKAGE)
+
+
+def in_words_of_options(command: Callable[..., None], text: str) -> str:
+    """Call the library's arguments by the options of a command that give them.
+
+    An argument stands before a colon at the start of a message, or before an equals sign.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    options = [
+        name
+        for name, kind in hints.items()
+        if any(isinstance(part, OptionInfo) for part in getattr(kind, "__metadata__", ()))
+    ]
+    argument = "|".join(map(re.escape, options))
+    named = rf"(?<![\w.=-])({argument})=(?:True\b|(?=[ ,;:)]|$))|^({argument})(?=: )"
+    return re.sub(named, lambda m: f"--{(m[1] or m[2]).replace('_', '-')}", text)
 
 
 def _say(name: str, text: str) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Annotated
 
@@ -45,6 +46,14 @@ def report(
     from pyrel.metrics import load_study
 
     source = study / STUDY if study.is_dir() else study
+    if not source.exists():
+        told = "there is no such evaluation; pyrel evaluate writes one"
+        raise FileNotFoundError(errno.ENOENT, told, str(source))
+    if source.suffix != ".json":
+        raise ValueError(
+            f"{source} is not an evaluation, which is the file {STUDY} of pyrel evaluate, or the "
+            f"folder it is in"
+        )
     arrays = source.with_suffix(".npz")
     refuse_overwriting(out, {"the evaluation": source, "a file of the evaluation": arrays})
     make_writable(out)

@@ -249,6 +249,7 @@ def train(
     """
     from pyrel.experiment import Problem, accuracy_on, new_cell, recipe, train_cell
     from pyrel.experiment.training import MODEL
+    from pyrel.training.loop import CHECKPOINT
 
     folder = out or Path("runs") / cell.lower()
     task = Problem.of(dataset, problem, steps)  # type: ignore[arg-type]
@@ -297,6 +298,8 @@ def train(
     )
     images = task.images("train", data_root)
     test_images = task.images("test", data_root)
+    if resume and not (folder / CHECKPOINT).exists():
+        typer.echo(f"{folder} has no run to go on with: starting a new one")
     with _in_words_of_options(folder):
         trained, _ = train_cell(
             model,

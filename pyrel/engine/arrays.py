@@ -77,8 +77,7 @@ def targets(target: Any, n: int, classes: int) -> Int64s | None:
     values = as_array("target", target, f"an int or integers of shape ({n},)")
     if values.size and values.dtype.kind not in "iu":
         raise TypeError(
-            f"target: wanted an int or integers of shape ({n},), got dtype "
-            f"{getattr(target, 'dtype', values.dtype)}"
+            f"target: wanted an int or integers of shape ({n},), got {_kind_of(target, values)}"
         )
     if values.shape not in {(), (n,)}:
         raise ValueError(f"target: wanted an int or shape ({n},), got shape {values.shape}")
@@ -99,7 +98,7 @@ def lengths(given: Any, n: int, steps: int) -> Int64s | None:
     if isinstance(given, bool):
         raise TypeError(f"{wanted}, how many steps each sequence has; got {given}")
     if values.size and values.dtype.kind not in "iu":
-        raise TypeError(f"{wanted}, got dtype {getattr(given, 'dtype', values.dtype)}")
+        raise TypeError(f"{wanted}, got {_kind_of(given, values)}")
     if values.shape != (n,):
         raise ValueError(f"{wanted}, got shape {values.shape}")
     wrong = np.flatnonzero((values < 1) | (values > steps))
@@ -134,7 +133,9 @@ def as_array(name: str, value: Any, wanted: str) -> npt.NDArray[Any]:
     TypeError, ValueError
         If it is of a kind that cannot be read as one; the message has ``name`` and ``wanted``.
     """
-    if isinstance(value, np.ndarray | torch.Tensor | Mapping):
+    if isinstance(value, Mapping):
+        raise TypeError(f"{name}: wanted {wanted}, got {type(value).__name__}")
+    if isinstance(value, np.ndarray | torch.Tensor):
         refuse_unreadable(name, value, wanted)
     if isinstance(value, torch.Tensor):
         values = value.detach().cpu()
@@ -145,10 +146,21 @@ def as_array(name: str, value: Any, wanted: str) -> npt.NDArray[Any]:
         raise ValueError(f"{name}: wanted {wanted}, got {type(value).__name__}: {error}") from None
 
 
+def _kind_of(given: Any, values: npt.NDArray[Any]) -> str:
+    """Say what was given, that is read as an array of a type that is not wanted."""
+    if hasattr(given, "dtype"):
+        return f"dtype {given.dtype}"
+    kind = type(given).__name__
+    if type(given) is int:
+        return "an int of more than 64 bits"
+    return kind if values.ndim == 0 or values.dtype.kind == "O" else f"{kind} of {values.dtype}"
+
+
 def _bound(name: str, value: Any, shape: tuple[int, ...]) -> Float32s:
     array = as_array(name, value, "a number or an array of numbers")
     if array.dtype.kind not in "fiu":
-        raise TypeError(f"{name}: wanted a number or an array of numbers, got dtype {array.dtype}")
+        kind = _kind_of(value, array)
+        raise TypeError(f"{name}: wanted a number or an array of numbers, got {kind}")
     try:
         full = np.broadcast_to(array, shape)
     except ValueError:

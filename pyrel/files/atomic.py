@@ -147,13 +147,16 @@ def real_place(path: Path) -> Path:
         `path` names a folder, or its folder is not there.
     """
     folder = os.path.realpath(path.parent)
-    if path.name in ("", ".."):
-        raise IsADirectoryError(errno.EISDIR, "a file is to be written, and this is a folder", path)
+    place = Path(folder, path.name)
+    if path.name in ("", "..") or (place.is_dir() and not place.is_symlink()):
+        raise IsADirectoryError(
+            errno.EISDIR, "a file is to be written, and this is a folder", str(path)
+        )
     if not os.path.isdir(folder):
         raise FileNotFoundError(
             errno.ENOENT, "there is no such folder to write in", str(path.parent)
         )
-    return Path(folder, path.name)
+    return place
 
 
 def hidden_name(name: str, end: str) -> str:

@@ -6,16 +6,17 @@ and which pieces are done. After an error, Ctrl-C or SIGTERM both are removed; o
 catch leaves them, such as SIGKILL. The next writer of the same content then takes over the pieces
 that are whole.
 
-The journal is its owner's alone, and locked while a process works. Where that cannot be, the file
-is written without one, as `pyrel.files.atomic.replacing` does, and nothing can be taken over:
-because another process writes the same file now, somebody else put a file there, or the file system
-has no locks.
+The journal is its owner's alone, and locked while a process works: another one that is to write the
+same file meanwhile is refused. Where there can be no journal, the file is written without one, as
+`pyrel.files.atomic.replacing` does, and nothing can be taken over: because somebody else put a file
+there, or the file system has no locks.
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -167,11 +168,15 @@ def resumable(path: Path, identity: str) -> Iterator[tuple[IO[bytes], Journal]]:
     Raises
     ------
     OSError
-        A file cannot be written.
+        A file cannot be written, or another process is writing it.
     """
     place = real_place(path)
     hidden = _hidden(place)
-    log = _taken(hidden, os.O_CREAT)
+    try:
+        log = _taken(hidden, os.O_CREAT)
+    except BlockingIOError as error:
+        told = "another process is writing this file; wait for its end, or write to another one"
+        raise BlockingIOError(error.errno, told, str(path)) from None
     if log is None:
         with replacing(path) as (file,):
             yield file, Journal()
@@ -196,9 +201,10 @@ def resumable(path: Path, identity: str) -> Iterator[tuple[IO[bytes], Journal]]:
 def remove_unfinished(path: Path) -> None:
     """Remove the journal that a killed process left of a file; not one that is in use."""
     hidden = _hidden(real_place(path))
-    log = _taken(hidden, 0)
-    if log is not None:
-        _remove(hidden, log)
+    with contextlib.suppress(BlockingIOError):
+        log = _taken(hidden, 0)
+        if log is not None:
+            _remove(hidden, log)
 
 
 def _hidden(place: Path) -> Path:
@@ -206,32 +212,50 @@ def _hidden(place: Path) -> Path:
 
 
 def _taken(hidden: Path, make: int) -> IO[bytes] | None:
-    """Open the journal and lock it; None if it is not to be used, or there is none."""
-    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    """Open the journal and lock it; None if it is not to be used, or there is none.
+
+    Raises
+    ------
+    BlockingIOError
+        Another process has locked it.
+    """
     for _ in range(_TRIES):
-        try:
-            file = os.fdopen(os.open(hidden, flags | make, 0o600), "r+b")
-        except FileNotFoundError:
+        file = _opened(hidden, make)
+        if file is None:
             return None
-        except OSError as error:
-            if os.path.lexists(hidden):
-                _say_foreign(hidden, str(error.strerror))
-            return None  # where it cannot be made, the file itself cannot either, and that is told
         try:
-            if not _is_own(file.fileno(), 0o077):
-                _say_foreign(hidden, "others may have written to it")
-            elif lock(file.fileno()):
-                if is_at(file.fileno(), hidden):
-                    return file
-                file.close()  # another process has just removed it
-                continue
+            free, there = lock(file.fileno()), is_at(file.fileno(), hidden)
         except BaseException as error:
             if os.fstat(file.fileno()).st_size == 0:
                 _remove(hidden, file)
-            if not isinstance(error, OSError):
-                raise  # Ctrl-C; or else there are no locks
+            file.close()
+            if isinstance(error, OSError):
+                return None  # there are no locks
+            raise
+        if free and there:
+            return file
         file.close()
+        if there:
+            raise BlockingIOError(errno.EAGAIN, "another process has locked it", str(hidden))
+        # Another process has just removed it.
+    return None
+
+
+def _opened(hidden: Path, make: int) -> IO[bytes] | None:
+    """Open the journal; None if there is none, or it is not this user's alone."""
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        file = os.fdopen(os.open(hidden, flags | make, 0o600), "r+b")
+    except FileNotFoundError:
         return None
+    except OSError as error:
+        if os.path.lexists(hidden):
+            _say_foreign(hidden, str(error.strerror))
+        return None  # where it cannot be made, the file itself cannot either, and that is told
+    if _is_own(file.fileno(), 0o077):
+        return file
+    _say_foreign(hidden, "others may have written to it")
+    file.close()
     return None
 
 

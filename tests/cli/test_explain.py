@@ -208,11 +208,11 @@ def test_inputs_that_do_not_fit(
     ("arguments", "code", "message"),
     [
         (["--method", "lrp"], 2, "'lrp' is not one of gradient"),
-        (["--target", "10"], 1, "target: wanted classes 0 to 9, got 10"),
+        (["--target", "10"], 1, "--target: wanted classes 0 to 9, got 10"),
         (["--target", "ten"], 2, "'ten' is neither 'predicted' nor a class"),
         (["--target", "²"], 2, "'²' is neither 'predicted' nor a class"),
         (["--target", "none.npy"], 1, "none.npy: no such file"),
-        (["--low", "0.5"], 1, "low: wanted values <= 0, got 0.5"),
+        (["--low", "0.5"], 1, "--low: wanted values <= 0, got 0.5"),
         (["--key", "x"], 1, "is an .npy file, which holds one array"),
     ],
 )
@@ -294,6 +294,7 @@ def test_a_saved_program_stands_for_the_model(
         "--save-program", program,
     )  # fmt: skip
     assert made.code == 0, made.err
+    assert f"Wrote {program}: the compiled program" in made.out
     used = pyrel("explain", program, x_file, "--out", second)
     assert used.code == 0, used.err
     assert "30 samples, guided_backprop" in used.out
@@ -483,7 +484,7 @@ def test_lengths_for_what_takes_none(
     command = ("--lengths", tmp_path / "lengths.npy", "--out", out)
     made = pyrel("explain", workshop.deep, x_file, *command)
     assert made.code == 1
-    assert "lengths=True is for models that take any number of steps" in made.err
+    assert "--lengths is for models that take any number of steps" in made.err
     used = pyrel("explain", program, x_file, *command)
     assert used.code == 1
     assert f"{program} is a compiled program that takes no lengths" in used.err

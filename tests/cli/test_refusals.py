@@ -13,7 +13,8 @@ import typer
 from commands import Workshop, pyrel
 
 from pyrel import explain_file as module
-from pyrel.cli.refusals import refusing
+from pyrel.cli.explain import explain
+from pyrel.cli.refusals import in_words_of_options, refusing
 from pyrel.data import DataError, majority, read_images
 from pyrel.engine.arrays import targets
 
@@ -63,3 +64,34 @@ def test_checks_are_told_in_a_line(
     told = capsys.readouterr().err
     assert told.startswith("pyrel <lambda>: ")
     assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("give low= and high=, the range", "give --low and --high, the range"),
+        ("high: wanted values >= 0", "--high: wanted values >= 0"),
+        ("masks may be of lengths (lengths=True)", "masks may be of lengths (--lengths)"),
+        ("x.npy: its low: 3 is low", "x.npy: its low: 3 is low"),
+        ("runs/low=1.npy: no such file", "runs/low=1.npy: no such file"),
+        ("deep-low= 3, source= 4", "deep-low= 3, source= 4"),
+        ("give limit_factor=", "give --limit-factor"),
+    ],
+)
+def test_arguments_are_called_as_options(text: str, told: str) -> None:
+    assert in_words_of_options(explain, text) == told
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_what_is_no_evaluation_is_told(tmp_path: Path, there: bool) -> None:
+    study = tmp_path / "nope"
+    wanted = f"pyrel report: {study}: there is no such evaluation; pyrel evaluate writes one\n"
+    if there:
+        study.touch()
+        wanted = (
+            f"pyrel report: {study} is not an evaluation, which is the file evaluation.json of "
+            f"pyrel evaluate, or the folder it is in\n"
+        )
+    result = pyrel("report", study, "--out", tmp_path / "page.html")
+    assert (result.code, result.err) == (1, wanted)
+    assert not (tmp_path / "page.html").exists()

@@ -150,7 +150,9 @@ def test_a_resumed_run_ends_with_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = ("train", "Shallow", *SMALL, "--epochs", 2, "--dropout", 0.2, "--out")
-    assert pyrel(*command, tmp_path / "whole").code == 0
+    started = pyrel(*command, tmp_path / "whole", "--resume")
+    assert started.code == 0
+    assert f"{tmp_path / 'whole'} has no run to go on with: starting a new one" in started.out
     with monkeypatch.context() as during:
         count = itertools.count(1)
 
@@ -164,7 +166,9 @@ def test_a_resumed_run_ends_with_the_same_weights(
     assert stopped.code == 130
     assert "interrupted in epoch 2; " in stopped.err
     assert not (tmp_path / "resumed" / "model.safetensors").exists()
-    assert pyrel(*command, tmp_path / "resumed", "--resume").code == 0
+    gone_on = pyrel(*command, tmp_path / "resumed", "--resume")
+    assert gone_on.code == 0
+    assert "no run to go on with" not in gone_on.out
     whole, resumed = (
         load_cell(tmp_path / name / "model.safetensors").model.state_dict()
         for name in ("whole", "resumed")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -229,6 +230,24 @@ def test_targets(explainer: Any, target: Any, x: Floats) -> None:
 )  # fmt: skip
 def test_bad_targets(explainer: Any, target: Any, x: Floats) -> None:
     with pytest.raises((ValueError, TypeError), match="target"):
+        explainer(x, target=target)
+
+
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        ({}, "dict"), ({"a": 1}, "dict"), (set(), "set"), ("cat", "str"), (1.0, "float"),
+        (True, "bool"), ([0.5] * 6, "list of float64"), ([None] * 6, "list"),
+        (np.zeros(6), "dtype float64"), (torch.zeros(6), "dtype torch.float32"),
+        (2**20_000, "an int of more than 64 bits"),
+    ],
+    ids=lambda each: each if isinstance(each, str) else type(each).__name__,
+)  # fmt: skip
+def test_a_target_of_another_type_is_named(
+    explainer: Any, target: Any, told: str, x: Floats
+) -> None:
+    wanted = f"target: wanted an int or integers of shape (6,), got {told}"
+    with pytest.raises(TypeError, match=f"^{re.escape(wanted)}$"):
         explainer(x, target=target)
 
 

@@ -13,7 +13,7 @@ from engine.cases import sample
 from torch import Tensor, nn
 
 import pyrel
-from pyrel.compiler.capture.operators import hint
+from pyrel.compiler.capture.operators import NO_RULE, hint
 
 SHAPE = (4, 6)
 
@@ -93,16 +93,69 @@ def test_unsupported_operator_is_named(
     assert all(name in listed for name in raised.value.supported)
 
 
-def test_operators_of_similar_names_are_told() -> None:
+def test_what_to_write_instead_is_told() -> None:
     with pytest.raises(
-        pyrel.UnsupportedModelError, match=r"no rule .*; there is one for maximum\n"
+        pyrel.UnsupportedModelError,
+        match=r"aten\.minimum .*write it as -torch\.maximum\(-a, -b\)\n",
     ):
         pyrel.capture(Outputs(lambda z: torch.minimum(z[:, 0], z[:, 1])), sample(SHAPE, 3))
     with pytest.raises(
         pyrel.UnsupportedModelError, match=r"aten\.sin .*no rule for this operator\n"
     ):
         pyrel.capture(Outputs(lambda z: z[:, 0].sin()), sample(SHAPE, 3))
-    assert "there is one for mean" not in hint("mean")
+    for name in ("atan", "tan", "clip", "tril", "greater", "median", "real", "argwhere"):
+        assert hint(name) == NO_RULE  # and no operator of a similar name
+
+
+@pytest.mark.parametrize(
+    ("wanted", "written"),
+    [
+        (lambda z: torch.minimum(z[0], z[1]), lambda z: -torch.maximum(-z[0], -z[1])),
+        (lambda z: z.amin(1), lambda z: -(-z).amax(1)),
+        (lambda z: z.clamp_max(0.3), lambda z: 0.3 - torch.relu(0.3 - z)),
+    ],
+)
+def test_what_is_to_be_written_instead_is_the_same(
+    wanted: Callable[..., torch.Tensor], written: Callable[..., torch.Tensor]
+) -> None:
+    z = torch.randn(2, 5)
+    torch.testing.assert_close(written(z), wanted(z))
+
+
+class Step(torch.autograd.Function):
+    """Zero or one, with the gradient of another function."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return (x > 0).float()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return gradient
+
+
+class SetUpStep(Step):
+    """The same, by `setup_context`."""
+
+    @staticmethod
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        return (x > 0).float()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize("function", [Step, SetUpStep])
+def test_an_operator_in_a_custom_function_is_placed_there(function: Any) -> None:
+    told = (
+        rf"aten\.gt .*compares values of the input.* It is in the torch\.autograd\.Function "
+        rf"[\w.]*\b{function.__name__}, whose forward is explained as it computes"
+    )
+    with pytest.raises(pyrel.UnsupportedModelError, match=told):
+        pyrel.capture(Outputs(lambda z: function.apply(z[:, 0])), sample(SHAPE, 3))
+    with pytest.raises(pyrel.UnsupportedModelError, match=r"compares values.*\)\n"):
+        pyrel.capture(Outputs(lambda z: (z[:, 0] > 0).float()), sample(SHAPE, 3))
 
 
 def test_a_known_operator_points_to_no_others() -> None:

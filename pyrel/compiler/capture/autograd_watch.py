@@ -21,7 +21,9 @@ from torch.fx import traceback
 from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import CheckpointFunction
 
-from pyrel.compiler.capture.gradient_marks import Watch, marked_gradient, name_of
+from pyrel.compiler.capture.gradient_marks import Watch, marked_gradient, name_of, within_function
+
+_SETS_UP_NOTHING = _SingleLevelFunction.setup_context
 
 
 class _Context(FunctionCtx):
@@ -41,10 +43,9 @@ def _applied(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> An
     if function is CheckpointFunction:
         return args[0](*args[2:])
     context = _Context(args)
-    if function.setup_context is _SingleLevelFunction.setup_context:
-        outputs = function.forward(context, *args, **kwargs)
-    else:
-        outputs = function.forward(*args, **kwargs)
+    given = (context, *args) if function.setup_context is _SETS_UP_NOTHING else args
+    with within_function(name_of(function)):
+        outputs = function.forward(*given, **kwargs)
     what = f"the torch.autograd.Function {name_of(function)}"
     for tensor in context.dirty_tensors:
         tensor.copy_(torch.ops.pyrel.custom_gradient(tensor, what))

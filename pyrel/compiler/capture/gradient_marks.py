@@ -23,7 +23,7 @@ from torch.utils.hooks import RemovableHandle
 from pyrel.compiler.capture.opaque_layers import LIBRARY
 from pyrel.errors import UnsupportedModelError
 
-_NO_GRAD = "pyrel_no_grad"  # in the metadata of operators
+_NO_GRAD, _FUNCTION = "pyrel_no_grad", "pyrel_function"  # in the metadata of operators
 
 
 def _define() -> None:
@@ -50,6 +50,16 @@ _define()
 def under_no_grad(node: torch.fx.Node) -> bool:
     """Whether gradients were off when an operator of an exported graph ran."""
     return bool((node.meta.get("custom") or {}).get(_NO_GRAD))
+
+
+def within_function(name: str) -> Any:
+    """Note of the operators in a ``with`` statement that they are of a custom function."""
+    return traceback.annotate({_FUNCTION: name})
+
+
+def function_of(node: torch.fx.Node) -> str | None:
+    """Return the name of the ``torch.autograd.Function`` in whose ``forward`` an operator ran."""
+    return (node.meta.get("custom") or {}).get(_FUNCTION)
 
 
 _GIVE_BACK = frozenset(

@@ -14,7 +14,7 @@ from pyrel.compiler.capture import operators
 from pyrel.compiler.capture.blocks import path_of
 from pyrel.compiler.capture.explicit_writes import explicit, mutates
 from pyrel.compiler.capture.export import quiet
-from pyrel.compiler.capture.gradient_marks import under_no_grad
+from pyrel.compiler.capture.gradient_marks import function_of, under_no_grad
 from pyrel.compiler.capture.operators.nested import leaves, mapped
 from pyrel.compiler.capture.operators.operands import NoValue
 from pyrel.compiler.capture.parameters import Weights
@@ -343,6 +343,11 @@ class _Walker:
         node: torch.fx.Node, name: str, reason: str = operators.NO_RULE
     ) -> UnsupportedModelError:
         supported = operators.supported()
+        if function := function_of(node):
+            reason += (
+                f". It is in the torch.autograd.Function {function}, whose forward is explained as "
+                "it computes, whatever its backward does"
+            )
         return UnsupportedModelError(
             reason, operator=name, module=path_of(node), supported=supported
         )

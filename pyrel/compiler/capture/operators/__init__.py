@@ -7,7 +7,6 @@ where it only moves elements, or to `_FACTORIES` where it makes a constant.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from typing import Any
 
@@ -24,11 +23,12 @@ from pyrel.compiler.capture.operators import (
     selection,
     windows,
 )
+from pyrel.compiler.capture.operators.hints import NO_RULE, hint
 from pyrel.compiler.capture.operators.nested import leaves, mapped
 from pyrel.compiler.capture.operators.operands import NoValue, UnsupportedOperandsError
 from pyrel.compiler.capture.tracer import Traced, Tracer
 
-__all__ = ["UnsupportedOperandsError", "apply", "families", "hint", "supported"]
+__all__ = ["NO_RULE", "UnsupportedOperandsError", "apply", "families", "hint", "supported"]
 
 Handler = Callable[..., Any]
 
@@ -193,45 +193,12 @@ _IGNORED = frozenset(
 
 UNINITIALISED = frozenset(["empty", "new_empty", "empty_like", "empty_strided", "empty_permuted"])
 
-NO_RULE = "no rule for this operator"
-_RAW_SCORES = (
-    "explain the raw scores: leave out the softmax. Inside a model, as in attention, it has no rule"
-)
-_COMPARED = (
-    "it compares values of the input; masks must be constant, or made from token ids or from the "
-    "lengths of sequences (lengths=True)"
-)
 _OF_IDS = (
     "What is made of token ids can weigh values, as masks do, and no more. Where it is the lengths "
     "of sequences, let forward take the lengths as its second argument in place of counting ids, "
     "and give them to an Explainer made with lengths=True: what lies beyond the end of a sequence "
     "is then left out"
 )
-_HINTS = {
-    "glu": "write it as a * torch.sigmoid(b), with a, b = x.chunk(2, dim)",
-    **dict.fromkeys(["softmax", "log_softmax", "_softmax", "_log_softmax"], _RAW_SCORES),
-    **dict.fromkeys(
-        ["scaled_dot_product_attention", "_native_multi_head_attention"],
-        "attention has no rule: its weights depend on the input, and are divided by their sum",
-    ),
-    **dict.fromkeys(["eq", "ne", "gt", "ge", "lt", "le", "isnan", "sign"], _COMPARED),
-    **dict.fromkeys(
-        ["conv3d", "max_pool3d", "avg_pool3d"],
-        "convolutions and pooling over one or two axes are supported; fold an axis into the batch",
-    ),
-    **dict.fromkeys(
-        ["conv_transpose1d", "conv_transpose2d", "conv_transpose3d"],
-        "convolutions are supported if they are not transposed",
-    ),
-    **dict.fromkeys(
-        ["group_norm", "instance_norm", "rms_norm"], "batch_norm and layer_norm are supported"
-    ),
-    **dict.fromkeys(
-        ["hardtanh", "relu6", "hardsigmoid", "hardswish", "mish", "prelu", "rrelu", "log_sigmoid"],
-        "relu, leaky_relu, elu, gelu, silu, sigmoid, tanh and softplus are supported",
-    ),
-    "embedding_renorm": "an embedding with max_norm changes its table while it runs",
-}
 
 
 def supported() -> list[str]:
@@ -249,15 +216,6 @@ def families() -> dict[str, tuple[str, ...]]:
     names["move"] |= _MOVES
     names["constant"] |= _FACTORIES
     return {family: tuple(sorted(members)) for family, members in names.items()}
-
-
-def hint(name: str) -> str:
-    """Say what would help a user whose model holds the unsupported operator ``name``."""
-    if name in _HINTS:
-        return _HINTS[name]
-    others = [other for other in supported() if other != name]
-    alike = difflib.get_close_matches(name, others, cutoff=0.7)
-    return f"{NO_RULE}; there is one for {', '.join(alike)}" if alike else NO_RULE
 
 
 def apply(
