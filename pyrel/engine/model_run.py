@@ -29,6 +29,7 @@ from pyrel.compiler.capture.export import (
     fixed,
     unwrapped,
 )
+from pyrel.compiler.capture.operators.nested import leaves
 from pyrel.engine.arrays import Float32s, Int64s
 from pyrel.engine.check_inputs import SAMPLES
 from pyrel.forks import one_thread_if_forked
@@ -192,7 +193,14 @@ def _gradients(score: Tensor, read: list[Tensor]) -> list[Doubles]:
 _OF_MASKS = frozenset(
     """__mul__ __rmul__ __imul__ mul mul_ multiply __add__ __radd__ add __sub__ __rsub__ sub rsub
     __truediv__ __rtruediv__ __rdiv__ reciprocal div divide true_divide float double to
-    type type_as where masked_fill masked_fill_""".split()
+    type type_as where masked_fill masked_fill_ zeros ones""".split()
+)
+
+
+# These take some of the values, or steps, that a count of token ids says; of what was looked up.
+_OF_COUNTS = frozenset(
+    """index_select gather take_along_dim __getitem__ _pack_padded_sequence _pad_packed_sequence
+    lstm gru rnn_tanh rnn_relu""".split()
 )
 
 
@@ -211,6 +219,7 @@ class _Lookups(TorchFunctionMode):
         self._ids = ids
         self._made: dict[int, Tensor] = {id(ids): ids}  # of the ids, kept so that ids of these stay
         self._where: list[npt.NDArray[np.int64]] = []  # of the ids, for each row looked up
+        self._of_rows: dict[int, Tensor] = {}  # what was made of such rows, likewise
         self._unknown = False
 
     def __torch_function__(
@@ -218,19 +227,28 @@ class _Lookups(TorchFunctionMode):
     ) -> Any:
         """Call the function, and look at what it reads."""
         result = func(*args, **(kwargs or {}))
-        given = [each for each in (*args, *(kwargs or {}).values()) if id(each) in self._made]
-        if not given:
-            return result
-        for each in result if isinstance(result, tuple | list) else (result,):
+        operands = [*args, *(kwargs or {}).values()]
+        given = [each for each in operands if id(each) in self._made]
+        of_rows = any(id(each) in self._of_rows for each in leaves(operands))
+        for each in leaves(result):
             if not isinstance(each, Tensor):
                 continue
             if not each.is_floating_point():
-                self._made[id(each)] = each
-            elif func is torch.nn.functional.embedding:
+                if given:
+                    self._made[id(each)] = each
+                continue
+            if of_rows:
+                self._of_rows[id(each)] = each
+            if given and func is torch.nn.functional.embedding:
                 self._look_up(given[0], each)
-            elif getattr(func, "__name__", "") not in _OF_MASKS:
+            elif given and not self._is_weighted(func, operands[0]):
                 self._unknown = True
         return result
+
+    def _is_weighted(self, func: Any, value: Any) -> bool:
+        """Whether a function weighs or chooses values by what is made of ids: no lookup."""
+        name = getattr(func, "__name__", "")
+        return name in _OF_MASKS or (name in _OF_COUNTS and id(value) in self._of_rows)
 
     def _look_up(self, ids: Tensor, rows: Tensor) -> None:
         where = self._positions(ids)
@@ -240,6 +258,7 @@ class _Lookups(TorchFunctionMode):
         if torch.is_grad_enabled() and not rows.requires_grad:
             rows.requires_grad_()
         self.read.append(rows)
+        self._of_rows[id(rows)] = rows
         self._where.append(where)
 
     def _positions(self, ids: Tensor) -> npt.NDArray[np.int64] | None:

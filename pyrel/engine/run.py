@@ -145,6 +145,15 @@ class Run:
             here.relevance[some] = relevance
             here.put(some, again)
 
+    def _of_ids(self) -> str:
+        """Say what else it may be that torch refuses as well."""
+        if not self._inputs.vocabulary:
+            return ""
+        return (
+            ", or, where the model counts token ids, a length is none of a sequence (0, as of "
+            "padding alone, or more than its steps) or a position lies outside"
+        )
+
     def _failure(self, status: Status, number: int, values: Float32s) -> Exception:
         """Say in words why the engine refused ``values``: because of ``x[number]``."""
         if status.outcome == Outcome.out_of_memory:
@@ -158,7 +167,7 @@ class Run:
         if status.outcome == Outcome.output_not_finite:
             return ValueError(
                 f"the model's output {status.element} for x[{number}] is NaN or infinite: the "
-                "computation overflows in float32"
+                f"computation overflows in float32{self._of_ids()}"
             )
         within = [int(i) for i in np.unravel_index(status.element, self._loaded.shape)]
         where = f"x[{', '.join(map(str, [number, *within]))}]"

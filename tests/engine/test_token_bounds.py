@@ -247,7 +247,7 @@ def test_one_bound_for_all_is_saved_as_before() -> None:
 
 
 class Counted(nn.Module):
-    """Lengths as people make them of the ids of padding."""
+    """Packs by constant lengths."""
 
     def __init__(self, what: str) -> None:
         super().__init__()
@@ -257,31 +257,17 @@ class Counted(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         embedded = self.table(x)
-        states, _ = self.core(embedded)
-        match self.what:
-            case "last":
-                pooled = states[torch.arange(len(x)), (x != 0).sum(1) - 1]
-            case _:
-                if self.what in ("constant", "full"):
-                    steps = 3 if self.what == "constant" else x.shape[1]
-                    lengths = torch.full((x.shape[0],), steps)
-                else:
-                    lengths = (x != 0).sum(1).cpu()
-                packed = nn.utils.rnn.pack_padded_sequence(
-                    embedded, lengths, batch_first=True, enforce_sorted=self.what != "unsorted"
-                )
-                pooled = self.core(packed)[1][0][-1]
-        return self.out(pooled)
+        steps = 3 if self.what == "short" else x.shape[1]
+        lengths = torch.full((x.shape[0],), steps)
+        packed = nn.utils.rnn.pack_padded_sequence(embedded, lengths, batch_first=True)
+        return self.out(self.core(packed)[1][0][-1])
 
 
-@pytest.mark.parametrize("what", ["last", "sorted", "unsorted", "constant"])
-def test_lengths_made_of_ids_are_refused_by_name(what: str) -> None:
-    """Also where no id of the example is that of the padding, so that no comparison would tell."""
+def test_constant_lengths_that_are_short_are_refused_by_name() -> None:
     x = np.array([[1, 2, 3, 4, 5], [2, 3, 4, 5, 6], [1, 1, 2, 3, 4]])
     with pytest.raises(pyrel.UnsupportedModelError, match="lengths as its second argument") as r:
-        pyrel.Explainer(Counted(what).eval(), x, "gradient", check=None)
-    names = {"last": "aten.index", "unsorted": "aten.sort"}
-    assert r.value.operator == names.get(what, "aten.packed_lengths")
+        pyrel.Explainer(Counted("short").eval(), x, "gradient", check=None)
+    assert r.value.operator == "aten.packed_lengths"
 
 
 def test_constant_lengths_that_are_full_are_packed() -> None:

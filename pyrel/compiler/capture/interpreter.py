@@ -20,7 +20,7 @@ from pyrel.compiler.capture.operators.operands import NoValue
 from pyrel.compiler.capture.parameters import Weights
 from pyrel.compiler.capture.places import Place, place_of_node
 from pyrel.compiler.capture.refusals import mixed
-from pyrel.compiler.capture.tracer import MixedSamplesError, Traced, Tracer, UnwrittenError
+from pyrel.compiler.capture.tracer import Kind, MixedSamplesError, Traced, Tracer, UnwrittenError
 from pyrel.compiler.graph.lookups import UnboundedIdsError
 from pyrel.compiler.graph.nodes import Graph
 from pyrel.errors import UnsupportedModelError
@@ -334,8 +334,12 @@ class _Walker:
             return False
         if self._tracer.is_of_ids(value):
             return True
+        kind = self._tracer.kind(value)
+        if dtype == torch.bool:
+            return kind == Kind.mask
         read = (n.meta["val"] for n in node.all_input_nodes)
         whole = all(isinstance(v, torch.Tensor) and v.dtype in _WHOLE for v in read)
+        whole |= kind != Kind.other
         return dtype in _WIDE and whole and self._tracer.is_of_ids_alone(value)
 
     @staticmethod

@@ -42,7 +42,8 @@ _SCHEMAS = {
     ),
 }
 
-RECURRENT = frozenset(_SCHEMAS)
+LAYERS = ("gru", "lstm", "rnn_relu", "rnn_tanh")  # those that take packed sequences
+RECURRENT = frozenset(_SCHEMAS) | {f"packed_{name}" for name in LAYERS}
 
 
 def _layer_shapes(
@@ -80,15 +81,21 @@ def _define() -> Any:
         library.impl(name, getattr(torch._VF, name), "CompositeExplicitAutograd")
         shapes = _cell_shapes if name.endswith("_cell") else _layer_shapes
         torch.library.register_fake(f"pyrel::{name}", shapes, lib=library)
-    # It does nothing, but keeps in the graph what lengths are made of.
-    library.define("packed_lengths(Tensor lengths, SymInt steps) -> ()")
-    library.impl("packed_lengths", _check_lengths, "CompositeExplicitAutograd")
-    torch.library.register_fake("pyrel::packed_lengths", lambda lengths, steps: None, lib=library)
+    for name, (schema, full, shape) in _PACKING.items():
+        library.define(name + schema)
+        library.impl(name, full, "CompositeExplicitAutograd")
+        torch.library.register_fake(f"pyrel::{name}", shape, lib=library)
+    # Nobody may read the sizes; but they keep in the graph what lengths are made of.
     torch.fx.node.has_side_effect(torch.ops.pyrel.packed_lengths.default)
     return library
 
 
-def _check_lengths(lengths: torch.Tensor, steps: int) -> None:
+def _without_sizes(layer: Callable[..., Any], *args: Any) -> Any:
+    """Run a layer over packed sequences of full length, the sizes of which come last."""
+    return layer(*args[:-1])
+
+
+def _full_sizes(lengths: torch.Tensor, steps: int, batch: int) -> torch.Tensor:
     """Refuse constant lengths that are not full: it is sequences of full length that are packed."""
     if bool((lengths != steps).any()):
         raise ValueError(
@@ -96,7 +103,36 @@ def _check_lengths(lengths: torch.Tensor, steps: int) -> None:
             "; let forward take the lengths as its second argument, and give them to an Explainer "
             "made with lengths=True"
         )
+    return torch.full((steps,), batch, dtype=torch.int64)
 
+
+# What packing and unpacking is made of, and what it is for sequences of full length. Lengths that
+# are made of token ids get their own meaning when the graph is walked.
+_PACKING: dict[str, tuple[str, Callable[..., Any], Callable[..., Any]]] = {
+    "packed_lengths": (
+        "(Tensor lengths, SymInt steps, SymInt batch) -> Tensor",
+        _full_sizes,
+        lambda lengths, steps, batch: lengths.new_empty(steps, dtype=torch.int64),
+    ),
+    "lengths_of": (
+        "(Tensor sizes, SymInt batch) -> Tensor",
+        lambda sizes, batch: torch.full((batch,), len(sizes), dtype=torch.int64),
+        lambda sizes, batch: sizes.new_empty(batch),
+    ),
+    "padded": (
+        "(Tensor by_step, Tensor sizes, float filler) -> Tensor",
+        lambda by_step, sizes, filler: by_step.clone(),
+        lambda by_step, sizes, filler: torch.empty_like(by_step),
+    ),
+    **{
+        f"packed_{name}": (
+            _SCHEMAS[name].replace("bool batch_first", "bool batch_first, Tensor sizes"),
+            functools.partial(_without_sizes, getattr(torch._VF, name)),
+            functools.partial(_without_sizes, _layer_shapes),
+        )
+        for name in LAYERS
+    },
+}
 
 LIBRARY = _define()  # the operators last as long as it does
 
@@ -110,6 +146,8 @@ class _Markers(TorchFunctionMode):
         swapped = _SWAPPED.get(func, func)
         if swapped is not func and _is_packed(args):
             swapped = func
+        elif func in _OF_PACKED and _unpacked:
+            return _OF_PACKED[func](*args, _unpacked[-1])
         return swapped(*args, **(kwargs or {}))
 
 
@@ -119,13 +157,15 @@ def _is_packed(args: Any) -> bool:
 
 
 def _pack(
-    x: torch.Tensor, lengths: torch.Tensor | None, batch_first: bool
+    x: torch.Tensor, lengths: torch.Tensor, batch_first: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     by_step = x.transpose(0, 1) if batch_first else x
-    if lengths is not None:
-        torch.ops.pyrel.packed_lengths(lengths, by_step.shape[0])
-    sizes = torch.full((by_step.shape[0],), by_step.shape[1], dtype=torch.int64)
+    sizes = torch.ops.pyrel.packed_lengths(lengths, *by_step.shape[:2])
     return by_step.flatten(0, 1), sizes
+
+
+def _by_step(data: torch.Tensor, steps: Any) -> torch.Tensor:
+    return data.reshape(steps, data.shape[0] // steps, *data.shape[1:])
 
 
 def _pad(
@@ -136,8 +176,9 @@ def _pad(
     total_length: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     steps = batch_sizes.shape[0]
-    by_step = data.reshape(steps, data.shape[0] // steps, *data.shape[1:])
-    lengths = torch.full((by_step.shape[1],), steps, dtype=torch.int64)
+    by_step = _by_step(data, steps)
+    lengths = torch.ops.pyrel.lengths_of(batch_sizes, by_step.shape[1])
+    by_step = torch.ops.pyrel.padded(by_step, batch_sizes, padding_value)
     beyond = total_length - steps
     by_step = nn.functional.pad(
         by_step, [0, 0] * (by_step.dim() - 1) + [0, beyond], value=padding_value
@@ -179,6 +220,13 @@ _SWAPPED: dict[Callable[..., Any], Callable[..., Any]] = {
 }
 
 
+_OF_PACKED = {
+    getattr(torch._VF, name): getattr(torch.ops.pyrel, f"packed_{name}") for name in LAYERS
+}
+
+_unpacked: list[torch.Tensor] = []  # the sizes of the packed sequences that layers unpacked
+
+
 def _unpacking(forward: Callable[..., Any]) -> Callable[..., Any]:
     """Return the forward of a layer that unpacks a packed sequence and packs what comes out."""
     exporting = threading.get_ident()
@@ -188,10 +236,15 @@ def _unpacking(forward: Callable[..., Any]) -> Callable[..., Any]:
         if threading.get_ident() != exporting or not isinstance(input, PackedSequence):
             return forward(layer, input, hx)
         data, sizes, order, back = input
-        padded, _ = _pad(data, sizes, layer.batch_first, 0.0, sizes.shape[0])
-        out, state = forward(layer, padded, None if hx is None else _permuted(hx, order))
-        packed, _ = _pack(out, None, layer.batch_first)
-        return PackedSequence(packed, sizes, order, back), _permuted(state, back)
+        by_step = _by_step(data, sizes.shape[0])
+        given = by_step.transpose(0, 1) if layer.batch_first else by_step
+        _unpacked.append(sizes)
+        try:
+            out, state = forward(layer, given, None if hx is None else _permuted(hx, order))
+        finally:
+            _unpacked.pop()
+        out = out.transpose(0, 1) if layer.batch_first else out
+        return PackedSequence(out.flatten(0, 1), sizes, order, back), _permuted(state, back)
 
     return unpacking
 

@@ -133,7 +133,11 @@ class GruCell:
 
 
 def run_layers(
-    builder: Builder, layers: Sequence[Sequence[Cell]], x: Addresses, states: Sequence[State]
+    builder: Builder,
+    layers: Sequence[Sequence[Cell]],
+    x: Addresses,
+    states: Sequence[State],
+    masks: Addresses | None = None,
 ) -> tuple[Addresses, list[State]]:
     """Run layers over a sequence; a layer's second cell, if it has one, runs from end to start.
 
@@ -146,6 +150,8 @@ def run_layers(
         Addresses.
     states : sequence of State
         Before the first step, for each layer and direction.
+    masks : ndarray, shape (2, steps), or None
+        Addresses of masks: steps that the sequence has, and others, over which states are carried.
 
     Returns
     -------
@@ -160,10 +166,21 @@ def run_layers(
         outputs = []
         for backwards, cell in zip((False, True), cells, strict=False):
             state, steps = next(given), []
-            for step in x[::-1] if backwards else x:
-                state = cell.step(builder, step, state)
+            order = range(len(x))[::-1] if backwards else range(len(x))
+            for number in order:
+                before, state = state, cell.step(builder, x[number], state)
+                if masks is not None:
+                    state = _carried(builder, state, before, masks[:, number])
                 steps.append(state[0])
             outputs.append(np.stack(steps[::-1] if backwards else steps))
             final.append(state)
         x = np.concatenate(outputs, axis=1)
     return x, final
+
+
+def _carried(builder: Builder, new: State, old: State, masks: Addresses) -> State:
+    """Take new states where the first of two masks is 1, and keep the old ones otherwise."""
+    return tuple(
+        builder.choose(np.stack(both), np.repeat(masks[:, None], both[0].size, axis=1))
+        for both in zip(new, old, strict=True)
+    )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,7 @@ from pyrel._core import Function
 from pyrel.compiler.capture.parameters import Weights
 from pyrel.compiler.graph.builder import Builder
 from pyrel.compiler.graph.gates import find_gates
-from pyrel.compiler.graph.nodes import Addresses, Floats, Graph
+from pyrel.compiler.graph.nodes import Addresses, Floats, Graph, picked
 
 # An element of sample s at address a is s · 2^44 + a; a constant is its negative address.
 _SAMPLE_SHIFT = 44
@@ -35,6 +36,14 @@ class Traced:
     """A tensor that depends on the input; ``ids`` holds sample and address of each element."""
 
     ids: torch.Tensor
+
+
+class Kind(IntEnum):
+    """What numbers there are in something that is made of token ids alone."""
+
+    other = 0
+    whole = 1
+    mask = 2  # 0 or 1
 
 
 class MixedSamplesError(Exception):
@@ -90,6 +99,8 @@ class Tracer:
         self.weights = weights
         self.builder = Builder(input_shape)
         self._empty: list[tuple[str, str]] = []  # what made empty tensors, in which modules
+        self._kinds = np.empty(0, dtype=np.int8)  # by address, `Kind` of what is made of token ids
+        self._required: list[int] = []  # addresses that are 0 where the model takes the sample
         self._shifts = np.arange(batch, dtype=np.int64) << _SAMPLE_SHIFT
 
     def input(self) -> Traced:
@@ -157,6 +168,35 @@ class Tracer:
         ids = value.ids.numpy()
         return np.where(ids >= 0, ids & _ADDRESS_MASK, ids)
 
+    def note_kind(self, value: Traced, kind: Kind) -> None:
+        """Note what numbers something holds that is made of token ids alone."""
+        addresses = self._addresses(value)
+        found = addresses[addresses >= 0]
+        if found.size and found.max() >= self._kinds.size:
+            more = int(found.max()) + 1
+            self._kinds = np.append(self._kinds, np.zeros(more, dtype=np.int8))
+        self._kinds[found] = np.maximum(self._kinds[found], kind)
+
+    def kind(self, value: Traced | torch.Tensor | float) -> Kind:
+        """Return what numbers something holds that is made of token ids alone, or constant."""
+        given = value if isinstance(value, Traced) else torch.as_tensor(value, dtype=torch.float64)
+        addresses = np.unique(self._addresses(Traced(self.ids(given))))
+        numbers = self.builder.values(addresses[addresses < 0])
+        found = addresses[addresses >= 0]
+        kinds = picked(self._kinds, np.where(found < self._kinds.size, found, -1), 0)
+        if not self._kinds.size or not self.builder.lookups.are_alone(found).all():
+            kinds = np.zeros(found.size)
+        least = min(kinds.tolist(), default=Kind.mask)
+        if not (np.isfinite(numbers).all() and (numbers == np.floor(numbers)).all()):
+            return Kind.other
+        return Kind(least) if np.isin(numbers, (0, 1)).all() else Kind(min(least, Kind.whole))
+
+    def require(self, value: Traced) -> None:
+        """Let outputs be infinite where a value, one for each sample, is not 0."""
+        if value.ids.numel() and bool((value.ids >= 0).any()):
+            addresses = np.unique(self._split(value.ids.reshape(-1, 1).numpy()).addresses)
+            self._required += [a for a in addresses.tolist() if a not in self._required]
+
     def is_batch(self, value: Traced, dimension: int) -> bool:
         """Whether the elements at each place along a dimension are of the sample of that number."""
         samples = value.ids.movedim(dimension, 0).reshape(value.ids.shape[dimension], -1)
@@ -219,6 +259,22 @@ class Tracer:
             [self.ids(value) for value in values],
             lambda a: self.builder.look_up(a, function, key),
         )
+
+    def choose(
+        self,
+        values: Sequence[Traced | torch.Tensor],
+        masks: Sequence[Traced],
+        beside: Traced | None = None,
+    ) -> Traced:
+        """Elementwise choice among values by masks; see `Builder.choose`."""
+        count = len(values)
+        rows = [*values, *masks] if beside is None else [*values, *masks, beside]
+
+        def make(a: Addresses) -> Addresses:
+            added = None if beside is None else a[-1]
+            return self.builder.choose(a[:count], a[count : 2 * count], added)
+
+        return self._elementwise([self.ids(row) for row in rows], make)
 
     def maximum(self, *values: Traced, even: bool) -> Traced:
         """Elementwise largest of values that broadcast to each other.
@@ -294,7 +350,10 @@ class Tracer:
         rows = self._split(output.ids.reshape(self.batch, -1).numpy())
         if rows.constant.size or any(p.tolist() != [s] for s, p in enumerate(rows.positions)):
             raise MixedSamplesError
-        return self.builder.graph(rows.addresses[0])
+        outputs = rows.addresses[0]
+        for address in self._required:
+            outputs = self.builder.add(np.stack([outputs, np.full(outputs.size, address)]))
+        return self.builder.graph(outputs)
 
     # Samples
 

@@ -20,6 +20,7 @@ from pyrel.compiler.graph.nodes import (
     Activation,
     Add,
     Addresses,
+    Choice,
     Copy,
     CustomGradient,
     Embedding,
@@ -301,6 +302,40 @@ class Builder:
             lambda v: v.prod(axis=0),
         )
         return out if zero is None or not zero.any() else np.where(zero, self._zero_of_gate(), out)
+
+    def choose(
+        self, values: Addresses, masks: Addresses, beside: Addresses | None = None
+    ) -> Addresses:
+        """Those of some values, (values, size), that masks of token ids choose; see `Choice`."""
+        out = values[0].copy()
+        known = (masks < 0).all(axis=0)  # of ids that are constants
+        if known.any():
+            places = self.values(masks[:, known]).argmax(axis=0)
+            out[known] = values[places, np.flatnonzero(known)]
+            if beside is not None:
+                out[known] = np.where(self.values(beside[known]) != 0, beside[known], out[known])
+        left = ~known
+        if beside is None:
+            left &= (values != values[0]).any(axis=0)
+        if not left.any():
+            return np.asarray(out)
+        rows = [*values[:, left], *(self._wide(mask) for mask in masks[:, left])]
+        rows += [] if beside is None else [beside[left]]
+        node = Choice(self._next, np.stack(rows), module=self.module)
+        out[left] = self._added(node)
+        return np.asarray(out)
+
+    def _wide(self, mask: Addresses) -> Addresses:
+        """Let masks that are repeated lie side by side, as what they choose does."""
+        laid = self._laid_out(mask)
+        if laid is not mask or mask.size < 2 or (np.diff(mask) != 0).any():
+            return laid
+        key = "wide", int(mask[0]), mask.size
+        kept = self.lookups.wide(key)
+        if kept is None:
+            kept = self.copy(mask)
+            self.lookups.keep_wide(key, kept)
+        return kept
 
     def maximum(
         self, window: Addresses, *, even: bool = False, in_order: bool = False

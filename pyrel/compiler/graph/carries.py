@@ -24,6 +24,7 @@ from pyrel.compiler.graph.gates import Gates, find_gates
 from pyrel.compiler.graph.nodes import (
     Add,
     Addresses,
+    Choice,
     Copy,
     Floats,
     Graph,
@@ -93,6 +94,9 @@ class _Carries:
             case MaxPool():
                 state = _any(picked(self._state, node.inputs, False))
                 new = _any(picked(self._new, node.inputs, False))
+            case Choice():
+                state = _any(picked(self._state, node.values, True))
+                new = _any(picked(self._new, node.values, False))
             case Product():
                 gated, carries = self._signal_states(node)
                 state, new = gated, ~(gated & carries)
@@ -139,6 +143,9 @@ class _Carries:
                     self._mark_beside_new(addend, whole)
             case Copy() | Scale() | StopGradient():
                 self._mark_beside_new(node.inputs, self._beside_new[node.addresses])
+            case Choice():
+                for value in node.values:
+                    self._mark_beside_new(value, self._beside_new[node.addresses])
             case Linear():
                 read = node.inputs[0, self._added_columns(node)]
                 self._mark_beside_new(read, np.ones(read.size, dtype=bool))

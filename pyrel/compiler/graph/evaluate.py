@@ -18,6 +18,7 @@ from pyrel.compiler.graph.nodes import (
     Activation,
     Add,
     Addresses,
+    Choice,
     Copy,
     CustomGradient,
     Embedding,
@@ -147,6 +148,10 @@ def _value(node: Node, read: Floats, rounding: Rounding) -> Floats:
         case Product():
             out = read.prod(axis=1)
             return rounding(out, np.abs(out), 1)
+        case Choice():
+            count = len(node.values)
+            chosen = np.where(read[:, count : 2 * count] != 0, read[:, :count], 0.0)
+            return np.asarray(chosen.sum(axis=1) + read[:, 2 * count :].sum(axis=1))
         case MaxPool():
             return np.asarray(read.max(axis=1))
         case Normalise():
@@ -183,6 +188,11 @@ def _given(node: Node, values: Floats, of_out: Floats, rounding: Rounding) -> Fl
             return np.broadcast_to(of_out[:, None], read.shape)
         case Product():
             return of_out[:, None] * read[:, ::-1]
+        case Choice():
+            count = len(node.values)
+            given = np.zeros(read.shape)
+            given[:, :count] = of_out[:, None] * read[:, count : 2 * count]
+            return given
         case MaxPool():
             return _to_largest(node, read) * of_out[:, None]
         case Normalise():

@@ -172,17 +172,18 @@ def find_gates(graph: Graph) -> Gates:
                 is_gate[out] = picked(is_gate, node.inputs[0], False)
                 one_minus[out] = picked(one_minus, node.inputs[0], -1)
                 minus[out] = picked(minus, node.inputs[0], -1)
-    return Gates(graph, graph.owners(), is_gate, one_minus, _find_stopped(graph))
+    return Gates(graph, graph.owners(), is_gate, one_minus, only_through(graph, _STOPS))
 
 
+_STOPS = (StopGradient, Lookup)
 _BY_ROW = Linear | Normalise | Embedding | AtMaximum  # an output is of more than one column
 
 
-def _find_stopped(graph: Graph) -> Mask:
-    """Mark what depends on the input through `StopGradient` and `Lookup` only."""
+def only_through(graph: Graph, kinds: type[Node] | tuple[type[Node], ...]) -> Mask:
+    """Mark what depends on the input through nodes of some kinds only."""
     stopped = np.zeros(graph.size, dtype=bool)
     for node in graph.nodes:
-        if isinstance(node, StopGradient | Lookup):
+        if isinstance(node, kinds):
             stopped[node.addresses] = True
         elif stopped.any():
             axes = None if isinstance(node, _BY_ROW) else 0

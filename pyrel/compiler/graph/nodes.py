@@ -120,6 +120,32 @@ class Product(Node):
 
 
 @dataclass(frozen=True, eq=False)
+class Choice(Node):
+    """One of some values, by masks that are made of token ids: Σ mask · value, 0 or 1 each.
+
+    ``inputs`` is (2 · values, size): the values, then their masks, of which one is 1. There may be
+    one row more, which is added: 0 where a value counts, and infinite where the value is 0 instead.
+    A value that is chosen takes all relevance, and no part of it is lost to a stabiliser.
+    """
+
+    @property
+    def values(self) -> Addresses:
+        """Addresses of the values, (values, size)."""
+        return self.inputs[: len(self.inputs) // 2]
+
+    @property
+    def masks(self) -> Addresses:
+        """Addresses of their masks, (values, size)."""
+        count = len(self.inputs) // 2
+        return self.inputs[count : 2 * count]
+
+    @property
+    def beside(self) -> Addresses:
+        """Addresses of what is added, (1, size) or (0, size)."""
+        return self.inputs[len(self.inputs) // 2 * 2 :]
+
+
+@dataclass(frozen=True, eq=False)
 class MaxPool(Node):
     """Largest over the first axis of ``inputs``, which is (window, size).
 

@@ -10,16 +10,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pyrel._core import Function
-from pyrel.compiler.graph.gates import find_gates
+from pyrel.compiler.graph.gates import find_gates, only_through
 from pyrel.compiler.graph.nodes import (
     Activation,
     Add,
     Addresses,
+    Choice,
     Copy,
     Embedding,
     Floats,
     Graph,
     Linear,
+    Lookup,
     MaxPool,
     Node,
     Product,
@@ -81,10 +83,13 @@ def propagate(graph: Graph, low: Floats, high: Floats) -> Domains:
     )
     domains.low[:count], domains.high[:count], domains.raw[:count] = low, high, True
     gates = find_gates(graph)
+    of_ids = only_through(graph, Lookup)
     for node in graph.nodes:
         out = slice(node.start, node.start + node.size)
         low, high = domains.of(node.inputs)
         match node:
+            case Relu() if of_ids[out].all():
+                domains.low[out], domains.high[out] = np.maximum(low, 0.0), np.maximum(high, 0.0)
             case Linear(relu=True) | Relu():
                 domains.low[out] = 0.0
             case Activation(function=Function.reciprocal):
@@ -103,6 +108,9 @@ def propagate(graph: Graph, low: Floats, high: Floats) -> Domains:
             case Product():
                 corners = np.stack([_times(a[0], b[1]) for a in (low, high) for b in (low, high)])
                 domains.low[out], domains.high[out] = corners.min(axis=0), corners.max(axis=0)
+            case Choice():
+                low, high = domains.of(node.values)
+                domains.low[out], domains.high[out] = low.min(axis=0), high.max(axis=0)
             case MaxPool():
                 domains.low[out], domains.high[out] = low.max(axis=0), high.max(axis=0)
             case Embedding():
@@ -228,7 +236,8 @@ def _linear_at_signed_sums(graph: Graph, low: Floats, high: Floats) -> Graph:
     signed = _signed(graph, low, high)
     owner = graph.owners()
     is_sum = np.array([isinstance(node, Add | Scale) for node in graph.nodes] + [False])
-    apart = signed & is_sum[owner]
+    # What is of token ids alone, as a count is, is no activation.
+    apart = signed & is_sum[owner] & ~only_through(graph, Lookup)
     nodes: list[Node] = []
     for node in graph.nodes:
         if isinstance(node, Relu) and apart[node.inputs].any():

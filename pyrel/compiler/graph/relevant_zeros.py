@@ -10,6 +10,7 @@ from pyrel._core import Function
 from pyrel.compiler.graph.nodes import (
     Activation,
     Add,
+    Choice,
     Copy,
     Graph,
     MaxPool,
@@ -18,6 +19,7 @@ from pyrel.compiler.graph.nodes import (
     Scale,
 )
 
+_HANDING = Choice | Copy | MaxPool | Product | Relu | Scale
 _LIFTING = {Function.sigmoid, Function.softplus}
 
 
@@ -33,7 +35,7 @@ def relevant_at_zero(
     marked = np.zeros(graph.size, dtype=bool) if boxed is None else boxed.copy()
     for node in reversed(graph.nodes):
         lifts = isinstance(node, Activation) and node.function in _LIFTING
-        hands_on = isinstance(node, Activation | Copy | MaxPool | Product | Relu | Scale)
+        hands_on = isinstance(node, Activation | _HANDING)
         if lifts or hands_on or (isinstance(node, Add) and node.alone):
             read = node.inputs[..., lifts | marked[node.addresses]]
             marked[read[read >= 0]] = True

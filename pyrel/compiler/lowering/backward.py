@@ -22,6 +22,7 @@ from pyrel.compiler.graph.nodes import (
     Activation,
     Add,
     Addresses,
+    Choice,
     Copy,
     Embedding,
     EvenMaximum,
@@ -90,6 +91,8 @@ class Backward(Forward):
                     self._backward_product(node)
                 case GatedSum():
                     self._backward_gated_sum(node)
+                case Choice():
+                    self._backward_choice(node)
                 case MaxPool():
                     self._backward_max_pool(node)
                 case EvenMaximum():
@@ -511,6 +514,11 @@ class Backward(Forward):
             )
         for factor, share in self._shares(node):
             self._pass_on(node, factor, share)
+
+    def _backward_choice(self, node: Choice) -> None:
+        for value, mask in zip(node.values, node.masks, strict=True):
+            stopped = self._gates.is_stopped[value] & (not self._method.conserves)
+            self._pass_on(node, np.where(stopped, -1, value), operands=mask)
 
     def _backward_gated_sum(self, node: GatedSum) -> None:
         """S = R / (Σ gate · its member's denominator); each member gets gate · s."""

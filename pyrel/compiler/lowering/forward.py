@@ -21,6 +21,7 @@ from pyrel.compiler.graph.nodes import (
     Add,
     Addresses,
     AtMaximum,
+    Choice,
     Copy,
     Embedding,
     EvenMaximum,
@@ -104,7 +105,7 @@ class Forward(Emitter):
                 inputs = np.concatenate([part for part, _ in self._shares(node)])
             if isinstance(node, GatedSum) and not whole:
                 inputs = node.members
-            if isinstance(node, EvenMaximum):
+            if isinstance(node, EvenMaximum | Choice):
                 inputs = node.values
             reached[self._live(inputs[inputs >= 0])] = True
         return reached
@@ -151,6 +152,8 @@ class Forward(Emitter):
                     self._forward_product(node)
                 case GatedSum():
                     self._forward_gated_sum(node)
+                case Choice():
+                    self._forward_choice(node)
                 case MaxPool():
                     self._forward_max_pool(node)
                 case AtMaximum():
@@ -368,6 +371,19 @@ class Forward(Emitter):
             epilogue = Epilogue(scale=Scale.operand, scale_space=gate[0], accumulate=True)
             moved = [(place[0], place[1] + first) for place in (source, out)]
             self._map(moved[0], stop - first, moved[1], epilogue, gate[1])
+
+    def _forward_choice(self, node: Choice) -> None:
+        accumulates = False
+        for value, mask in zip(node.values, node.masks, strict=True):
+            for size, first in self._row_groups(np.stack([value, mask, node.addresses])):
+                source, factor = self._value(value[first]), self._value(mask[first])
+                epilogue = Epilogue(
+                    scale=Scale.operand, scale_space=factor[0], accumulate=accumulates
+                )
+                self._map(source, size, self._value(node.start + first), epilogue, factor[1])
+            accumulates = True
+        for added in node.beside:
+            self._map_runs(added, node.start, Epilogue(accumulate=True))
 
     def _forward_max_pool(self, node: MaxPool) -> None:
         for size, first in self._row_groups(node.inputs):

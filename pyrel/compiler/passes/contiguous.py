@@ -13,6 +13,7 @@ from pyrel.compiler.graph.intervals import common_runs, runs
 from pyrel.compiler.graph.nodes import (
     Addresses,
     AtMaximum,
+    Choice,
     Copy,
     Floats,
     Graph,
@@ -69,6 +70,10 @@ def lay_out(graph: Graph) -> Graph:
             if isinstance(node, Normalise) and len(list(common_runs(node.inputs))) > 1:
                 inputs = copied(node.inputs.ravel(), node.module).addresses
                 node = replace(node, inputs=inputs.reshape(node.inputs.shape))
+        elif isinstance(node, Choice):
+            values = _without_constants(replace(node, inputs=node.values), copied).inputs
+            inputs = np.concatenate([values, node.inputs[len(values) :]])
+            node = replace(node, inputs=inputs)
         nodes.append(node)
     outputs = graph.outputs
     owner = owners[outputs]

@@ -13,12 +13,15 @@ from typing import Any
 import torch
 
 from pyrel._core import Function
+from pyrel.compiler.capture.opaque_layers import LAYERS
 from pyrel.compiler.capture.operators import (
     activations,
     arithmetic,
     gradients,
     normalisation,
+    of_counts,
     of_ids,
+    packing,
     recurrence,
     selection,
     windows,
@@ -161,8 +164,20 @@ _MARKS: dict[str, Handler] = {
     "written": gradients.written,
 }
 
+# Those of `pyrel.compiler.capture.opaque_layers`, which read the sizes of packed batches.
+_OF_PACKED: dict[str, Handler] = {
+    "lengths_of": packing.lengths_of,
+    "padded": packing.padded,
+    **{f"packed_{kind}": recurrence.layer(kind) for kind in LAYERS},
+}
+_PACKING: dict[str, Handler] = {
+    "argsort": packing.argsort,
+    "packed_lengths": packing.batch_sizes,
+    "sort": packing.sort,
+}
+
 _KNOWN = {name: handler for family in _FAMILIES.values() for name, handler in family.items()}
-_COMPUTE = _KNOWN | _MARKS
+_COMPUTE = _KNOWN | _MARKS | _PACKING | _OF_PACKED
 
 # Token ids may go through these, and through what only moves elements.
 _TAKE_IDS = (
@@ -231,6 +246,9 @@ def apply(
         if not _reads_made_of_ids(tracer, (args, kwargs)):
             raise
         raise UnsupportedOperandsError(f"{error}. {_OF_IDS}") from None
+    if isinstance(result, Traced) and tracer.builder.lookups:
+        operands = [v for v in leaves((args, kwargs)) if _is_tensor(v) or _is_number(v)]
+        of_counts.note(tracer, name, operands, result, dtype)
     if result is NotImplemented and _reads_made_of_ids(tracer, (args, kwargs)):
         raise UnsupportedOperandsError(f"{hint(name)}. {_OF_IDS}")
     return result
@@ -249,7 +267,8 @@ def _applied(
 ) -> Any:
     values = list(leaves((args, kwargs)))
     for leaf in values:
-        if isinstance(leaf, NoValue):
+        packed = isinstance(leaf, packing.PackedSizes) and name in _OF_PACKED
+        if isinstance(leaf, NoValue) and not packed:
             raise UnsupportedOperandsError(f"{leaf.what} is used, which pyrel does not work out")
     if name in _IGNORED:
         return None
@@ -268,6 +287,10 @@ def _applied(
         made = of_ids.apply(tracer, target, name, args, kwargs, dtype)
         if made is not None:
             return made
+    if name in of_counts.NAMES and dtype is not None and tracer.builder.lookups:
+        found = of_counts.apply(tracer, name, args, dtype)
+        if found is not None:
+            return found
     if name not in _COMPUTE:
         return NotImplemented
     if name not in _TAKE_IDS and any(_holds_ids(tracer, leaf) for leaf in values):
@@ -279,13 +302,19 @@ def _applied(
         for leaf in values:
             if isinstance(leaf, Traced):
                 tracer.check_written(leaf)
-    return _COMPUTE[name](tracer, *args, **kwargs)
+    result = _COMPUTE[name](tracer, *args, **kwargs)
+    # A sum over one element is that element, but of another type.
+    return of_ids.typed(tracer, result, dtype) if name == "sum" else result
 
 
 def _holds_ids(tracer: Tracer, value: object) -> bool:
     if tracer.dtype.is_floating_point or not isinstance(value, Traced):
         return False
     return tracer.holds_inputs(value)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_tensor(value: object) -> bool:

@@ -77,12 +77,19 @@ def apply(
     try:
         return tracer.look_up(operands, function, (str(target), str(dtype), str(types), key))
     except SeveralIdsError:
-        if name in _ARITHMETIC and not raw:
+        if not raw:
             return None
         raise UnsupportedOperandsError(
             "it combines several token ids of a sample; a mask may be made of one id for each of "
             "its elements, as x != 0 is. Multiply masks to combine them"
         ) from None
+
+
+def typed(tracer: Tracer, value: Traced, dtype: torch.dtype | None) -> Traced:
+    """Return functions of one token id in a type, and whatever else as it is."""
+    if dtype is None or not tracer.builder.lookups or not tracer.is_of_ids(value):
+        return value
+    return tracer.look_up([value], lambda given: given[0].to(dtype), ("type", str(dtype)))
 
 
 def _without_operands(args: Any, kwargs: Any) -> tuple[Any, str]:

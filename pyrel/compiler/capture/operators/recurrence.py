@@ -11,6 +11,7 @@ import torch
 
 from pyrel.compiler.capture.operators.arithmetic import offsets
 from pyrel.compiler.capture.operators.operands import UnsupportedOperandsError, array, constant
+from pyrel.compiler.capture.operators.packing import PackedSizes
 from pyrel.compiler.capture.recurrent_cells import (
     Affine,
     Cell,
@@ -59,6 +60,7 @@ def layer(kind: str) -> Callable[..., tuple[Traced, ...]]:
         train: bool,
         bidirectional: bool,
         batch_first: Any = None,
+        sizes: Any = None,
     ) -> tuple[Traced, ...]:
         if batch_first is None or not isinstance(has_biases, bool):
             raise UnsupportedOperandsError(
@@ -74,7 +76,7 @@ def layer(kind: str) -> Callable[..., tuple[Traced, ...]]:
         ]
         layers = [cells[i : i + directions] for i in range(0, len(cells), directions)]
         states = hx if isinstance(hx, list | tuple) else [hx]
-        return _run(tracer, layers, value, states, batch_first)
+        return _run(tracer, layers, value, states, batch_first, sizes)
 
     return handler
 
@@ -123,25 +125,28 @@ def _run(
     value: Any,
     states: Sequence[Any],
     batch_first: bool,
+    sizes: Any = None,
 ) -> tuple[Traced, ...]:
     """Run layers over every sequence of the batch; return outputs and final states as torch does.
 
     A sequence and its initial states, which have shape (layers · directions, n, units), are one
-    row of addresses, and must belong to one sample.
+    row of addresses, and must belong to one sample. Packed sequences have ``sizes``.
     """
     ids = tracer.ids(value)
     ids = ids if batch_first else ids.transpose(0, 1)
     initial = [tracer.ids(state).transpose(0, 1) for state in states]
     n, steps = ids.shape[:2]
     widths = [state.shape[2] for state in initial]
-    row = torch.cat([ids.flatten(1), *(state.flatten(1) for state in initial)], dim=1)
+    masks = [sizes.within.ids, sizes.beyond.ids] if isinstance(sizes, PackedSizes) else []
+    row = torch.cat([ids.flatten(1), *(state.flatten(1) for state in initial), *masks], dim=1)
     ends = np.cumsum([ids[0].numel(), *(state[0].numel() for state in initial)])
 
     def run_row(addresses: Addresses) -> Addresses:
-        x, *parts = np.split(addresses, ends[:-1])
+        x, *parts, last = np.split(addresses, ends)
         given = [part.reshape(-1, w) for part, w in zip(parts, widths, strict=True)]
         before: list[State] = list(zip(*given, strict=True))
-        outputs, after = run_layers(tracer.builder, layers, x.reshape(steps, -1), before)
+        chosen = last.reshape(2, steps) if masks else None
+        outputs, after = run_layers(tracer.builder, layers, x.reshape(steps, -1), before, chosen)
         return np.concatenate(
             [outputs, *(np.stack(part) for part in zip(*after, strict=True))], None
         )

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from pyrel.compiler.capture.operators import by_position, of_counts
 from pyrel.compiler.capture.operators.activations import at_least
-from pyrel.compiler.capture.operators.arithmetic import kept, over
+from pyrel.compiler.capture.operators.arithmetic import kept, multiply, over
 from pyrel.compiler.capture.operators.operands import (
     NoValue,
     UnsupportedOperandsError,
@@ -60,7 +61,7 @@ def where(tracer: Tracer, condition: Any, value: Any, other: Any) -> Traced:
 
 def _chosen(tracer: Tracer, mask: Traced, value: Any, other: Any) -> Traced:
     """Choose by a mask made of token ids: the sum of both, each times 1 or 0."""
-    opposite = tracer.look_up([mask], lambda given: ~given[0], "not")
+    opposite = _opposite(tracer, mask)
     parts = []
     for part, weight in ((value, mask), (other, opposite)):
         if isinstance(part, Traced):
@@ -68,18 +69,39 @@ def _chosen(tracer: Tracer, mask: Traced, value: Any, other: Any) -> Traced:
             continue
         numbers = constant(part, "operand").to(torch.float64)
         if not bool(torch.isfinite(numbers).all()):
-            raise UnsupportedOperandsError(
-                f"a mask made of token ids chooses {numbers.flatten()[0].item()}, times which "
-                "other numbers are none; take a finite number, such as -1e9"
-            )
+            rest = (other, opposite) if weight is mask else (value, mask)
+            return _or_infinite(tracer, weight, numbers, *rest)
         if bool((numbers != 0).any()):
             parts.append(_constants_where(tracer, weight, numbers))
     shape = np.broadcast_shapes(*(tracer.ids(either(v)).shape for v in (mask, value, other)))
     return Traced(tracer.add(*parts).ids.expand(shape))
 
 
+def _opposite(tracer: Tracer, mask: Traced) -> Traced:
+    if tracer.is_of_ids(mask):
+        return tracer.look_up([mask], lambda given: ~given[0], "not")
+    return of_counts.opposite(tracer, mask)
+
+
+def _or_infinite(
+    tracer: Tracer, mask: Traced, filler: torch.Tensor, value: Any, opposite: Traced
+) -> Traced:
+    """Return infinity where a mask made of token ids is true, and a value elsewhere."""
+    sign = float(filler.flatten()[0])
+    if math.isnan(sign) or bool((filler != sign).any()):
+        raise UnsupportedOperandsError(
+            f"a mask made of token ids chooses {sign}; take one number, which may be infinite"
+        )
+    beside = of_counts.infinite_where(tracer, mask, math.copysign(1.0, sign))
+    return tracer.choose([value, torch.zeros(())], [opposite, mask], beside)
+
+
 def _constants_where(tracer: Tracer, mask: Traced, numbers: torch.Tensor) -> Traced:
     """Return constants where a mask made of token ids is true, and 0 elsewhere."""
+    if not tracer.is_of_ids(mask):
+        found = multiply(tracer, mask, numbers)
+        assert isinstance(found, Traced)
+        return found
     return tracer.look_up([mask, numbers], lambda given: given[0] * given[1], "constants")
 
 
@@ -107,8 +129,11 @@ def embedding(tracer: Tracer, table: Any, ids: Any, *_: Any) -> Traced:
 def index(tracer: Tracer, value: Any, indices: Any) -> Traced:
     """``aten.index``: elements at a constant index, or the rows of a table that token ids name."""
     first = indices[0] if len(indices) == 1 else None
-    if isinstance(first, Traced) and isinstance(value, torch.Tensor):
+    counted = any(by_position.is_counted(tracer, i) for i in indices)
+    if isinstance(first, Traced) and isinstance(value, torch.Tensor) and not counted:
         return _looked_up(tracer, value, first)
+    if counted:
+        return by_position.index(tracer, value, indices)
     places = [None if i is None else constant(i, "index") for i in indices]
     return Traced(tracer.ids(value)[tuple(slice(None) if p is None else p for p in places)])
 
@@ -119,7 +144,9 @@ def index_select(tracer: Tracer, value: Any, dim: int, places: Any) -> Traced:
 
 
 def gather(tracer: Tracer, value: Any, dim: int, places: Any, **_: Any) -> Traced:
-    """``aten.gather`` at a constant index, such as the last step of each sequence."""
+    """``aten.gather`` at a constant index, or at steps that are counted from token ids."""
+    if by_position.is_counted(tracer, places):
+        return by_position.gather(tracer, value, dim, places)
     return Traced(tracer.ids(value).gather(dim, constant(places, "index")))
 
 

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lengths that a model counts from its token ids: packing, last steps, masks and comparisons."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from engine.counted_models import MODELS, Last, Packed
+from engine.mask_models import ROWS, Layers, Masked
+from engine.sequences import made
+from torch import Tensor
+from torch.nn.utils.rnn import pack_padded_sequence
+
+import pyrel
+
+# Padded at the end, in between, not at all, and but one; what counts is how many are no padding.
+IDS = np.array([[1, 2, 3, 4, 0, 0], [5, 0, 6, 0, 4, 1], [3, 1, 5, 6, 2, 4], [4, 0, 0, 0, 0, 0]])
+ROUNDING = 200 * 2.0**-23  # of some hundred terms of size one or less
+
+
+@functools.cache
+def explainer(make: type[Masked], method: str, **options: Any) -> pyrel.Explainer:
+    return pyrel.Explainer(made(make), IDS, method, check=None, **options)
+
+
+def reference(model: Masked, x: Any, target: Any) -> tuple[Any, Any]:
+    """Outputs, and autograd's gradients summed over the dimensions of the embedding."""
+    model = copy.deepcopy(model).double()
+    ids = torch.from_numpy(x)
+    e = model.table(ids).detach().requires_grad_()
+    out = model.scores(e, ids)
+    chosen = out.gather(1, torch.as_tensor(target)[:, None]).sum()
+    (gradient,) = torch.autograd.grad(chosen, e)
+    return out.detach().numpy(), gradient.sum(-1).numpy()
+
+
+def assert_gradients(e: pyrel.Explanation, model: Masked, x: Any) -> None:
+    output, relevance = reference(model, x, e.target)
+    np.testing.assert_allclose(e.output, output, rtol=0, atol=ROUNDING)
+    np.testing.assert_allclose(e.relevance, relevance, rtol=0, atol=ROUNDING)
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_outputs_and_gradients_are_torchs(make: type[Masked]) -> None:
+    assert_gradients(explainer(make, "gradient")(IDS), made(make), IDS)
+
+
+@pytest.mark.parametrize("make", [Packed, Last])
+def test_the_gradients_are_compared_when_compiling(make: type[Masked]) -> None:
+    found = pyrel.Explainer(made(make), IDS, "gradient").checked
+    assert found.startswith("outputs and gradients on 2 inputs")
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_any_number_of_steps(make: type[Masked]) -> None:
+    compiled = explainer(make, "gradient")
+    assert compiled.any_steps
+    rng = np.random.default_rng(0)
+    for steps in (1, 3, 11):
+        if make.__name__ == "Compared" and steps == 1:
+            continue  # of two neighbours
+        x = rng.integers(0, ROWS, (3, steps))
+        x[:, 0] = 1
+        assert_gradients(compiled(x), made(make), x)
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_relevance_is_conserved(make: type[Masked]) -> None:
+    e = explainer(make, "lrp_epsilon")(IDS)
+    start = np.take_along_axis(e.output, e.target[:, None], 1)[:, 0]
+    np.testing.assert_allclose(e.relevance.sum(1) + e.absorbed, start, rtol=1e-4, atol=1e-5)
+    assert np.abs(e.relevance).max() > 1e-3
+
+
+@pytest.mark.parametrize("make", [m for m in MODELS if m.as_alone])
+def test_padding_at_the_end_changes_nothing(make: type[Masked]) -> None:
+    """A padded sequence is explained as the sequence alone is: a choice loses nothing."""
+    for method in ("gradient", "lrp_epsilon"):
+        exact = getattr(make, "exact", True) or method == "gradient"
+        compiled = explainer(make, method, **({} if exact else {"epsilon": 1e-9}))
+        for row, length in ((0, 4), (3, 1)):
+            e, alone = compiled(IDS[row : row + 1]), compiled(IDS[row : row + 1, :length])
+            np.testing.assert_allclose(e.output, alone.output, rtol=0, atol=1e-6)
+            allowed = (1e-6 if exact else 1e-3) * np.abs(alone.relevance).max()
+            np.testing.assert_allclose(
+                e.relevance[:, :length], alone.relevance, rtol=0, atol=allowed
+            )
+            np.testing.assert_array_equal(e.relevance[:, length:], 0)
+
+
+@pytest.mark.parametrize("make", [m for m in MODELS if issubclass(m, Packed) or m is Last])
+@pytest.mark.parametrize("method", ["gradient", "lrp_epsilon"])
+def test_a_sequence_of_padding_alone_is_refused(make: type[Masked], method: str) -> None:
+    x = np.zeros((3, 6), int)
+    x[0] = x[1] = IDS[0]
+    model, compiled = made(make), explainer(make, method)
+    if make is Last:  # torch takes the step before the first for the last one
+        e = compiled(x)
+        with torch.no_grad():
+            np.testing.assert_allclose(e.output, model(torch.from_numpy(x)), rtol=0, atol=1e-5)
+        return
+    with pytest.raises(RuntimeError, match="greater than 0"):
+        model(torch.from_numpy(x))
+    with pytest.raises(ValueError, match=r"for x\[2\] is NaN or infinite.*0, as of padding alone"):
+        compiled(x)
+
+
+class Odd(Layers):
+    """Counts that torch refuses, or that pyrel does."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.what = what
+
+    def pooled(self, e: Tensor, x: Tensor) -> Tensor:
+        count = (x != 0).sum(1)
+        h = self.core(e)[0]
+        match self.what:
+            case "too long":
+                packed = pack_padded_sequence(e, count + 1, True, enforce_sorted=False)
+                return self.core(packed)[1][0][-1]
+            case "beyond":
+                return h[torch.arange(len(x)), count]
+            case "gathered before":
+                return h.gather(1, (count - 1).view(-1, 1, 1).expand(-1, 1, 5)).squeeze(1)
+            case "not put back":
+                lengths, order = count.sort(descending=True)
+                return self.core(pack_padded_sequence(e[order], lengths, True))[1][0][-1]
+            case "of values":
+                lengths = (h.sum((1, 2)) > 0).sum().expand(len(x))
+                return self.core(pack_padded_sequence(e, lengths, True))[1][0][-1]
+            case "a fraction":
+                return h.sum(1) * (count * 0.5 == 1)[:, None]
+            case "sizes":
+                packed = pack_padded_sequence(e, count, True, enforce_sorted=False)
+                return h.sum(1) * packed.batch_sizes[0]
+            case _:
+                return h[:, count.max() - 1]
+
+
+@pytest.mark.parametrize(
+    ("what", "row"),
+    [
+        ("too long", [1, 2, 3, 4, 5, 6]),
+        ("beyond", [1, 2, 3, 4, 5, 6]),
+        ("gathered before", [0] * 6),
+    ],
+)
+def test_positions_that_torch_has_not_are_refused(what: str, row: list[int]) -> None:
+    model = Odd(what).eval()
+    x = np.array([IDS[0], row])
+    with pytest.raises((RuntimeError, IndexError)):
+        model(torch.from_numpy(x))
+    compiled = pyrel.Explainer(model, IDS, "gradient", check=None)
+    assert np.isfinite(compiled(x[:1]).relevance).all()
+    with pytest.raises(ValueError, match=r"for x\[1\] is NaN or infinite"):
+        compiled(x)
+
+
+@pytest.mark.parametrize(
+    ("what", "operator", "why"),
+    [
+        ("not put back", "output", "mixes the samples"),
+        ("of values", "gt", "compares values"),
+        ("a fraction", "eq", "compares values of the input"),
+        ("sizes", "select", "the sizes of packed batches"),
+        ("over the batch", "max", "mixes the samples"),
+    ],
+)
+def test_refused_by_name(what: str, operator: str, why: str) -> None:
+    with pytest.raises(pyrel.UnsupportedModelError, match=why) as r:
+        pyrel.Explainer(Odd(what).eval(), IDS, "gradient", check=None)
+    assert (r.value.operator or "").removeprefix("aten.") == operator
