@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from pyrel.compiler.capture.gradient_marks import set_under_no_grad
+from pyrel.compiler.capture.gradient_marks import is_marked, set_under_no_grad
 from pyrel.compiler.capture.opaque_layers import RECURRENT
 from pyrel.compiler.capture.operators.nested import leaves
 from pyrel.errors import UnsupportedModelError
@@ -60,8 +60,8 @@ def _inline(module: torch.fx.GraphModule, node: Node) -> None:
         for each in inner.graph.nodes:
             if each.op not in {"placeholder", "output"}:
                 known[each] = module.graph.node_copy(each, known.__getitem__)
-                if node.target is _GRADIENTS and not settings[0]:
-                    set_under_no_grad(known[each], True)
+                if node.target is _GRADIENTS and not is_marked(each):  # the innermost one holds
+                    set_under_no_grad(known[each], not settings[0])
     returned = next(n for n in inner.graph.nodes if n.op == "output").args[0]
     for user in list(node.users):  # they pick one of the values
         _replace(user, known[returned[user.args[1]]])
@@ -93,6 +93,7 @@ def _replace(node: Node, value: Node) -> None:
         with node.graph.inserting_before(node):
             alias = node.graph.call_function(torch.ops.aten.alias.default, (value,))
         alias.meta, value = dict(node.meta), alias
+        set_under_no_grad(alias, False)  # it is no operator of the model's
         node.replace_all_uses_with(alias)
         node.graph.erase_node(node)
         alias.name = name

@@ -41,15 +41,14 @@ def explicit(exported: ExportedProgram) -> ExportedProgram:
     ExportedProgram
         The one given, if there is nothing to be written out; it is left as it was.
     """
-    for node in exported.graph.nodes:
-        if under_no_grad(node) and gave_back(node):
-            set_under_no_grad(node, False)
+    _mark_given_back(exported.graph)
     if not any(map(_is_rewritten, exported.graph.nodes)):
         return exported
     module = copy.deepcopy(exported.graph_module)
     for node, original in zip(module.graph.nodes, exported.graph.nodes, strict=True):
         node.name = original.name  # that of an input may not be one that torch.fx would give
     inline_blocks(module)
+    _mark_given_back(module.graph)  # those of blocks
     changed = any(map(mutates, module.graph.nodes))
     for node in list(module.graph.nodes):
         if node.target is torch.ops.pyrel.hooked.default:
@@ -65,6 +64,13 @@ def explicit(exported: ExportedProgram) -> ExportedProgram:
     if hasattr(exported, "_guards_code"):
         program._guards_code = exported._guards_code
     return program
+
+
+def _mark_given_back(graph: torch.fx.Graph) -> None:
+    """Note of what gave back its operand that it has the gradient of that."""
+    for node in graph.nodes:
+        if under_no_grad(node) and gave_back(node):
+            set_under_no_grad(node, False)
 
 
 def _is_rewritten(node: Node) -> bool:

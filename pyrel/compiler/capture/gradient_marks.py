@@ -82,6 +82,11 @@ def gave_back(node: torch.fx.Node) -> bool:
     return bool(same and (before.is_contiguous() or not after.is_contiguous()))
 
 
+def is_marked(node: torch.fx.Node) -> bool:
+    """Whether it was noted of an operator if gradients were off."""
+    return _NO_GRAD in (node.meta.get("custom") or {})
+
+
 def set_under_no_grad(node: torch.fx.Node, off: bool) -> None:
     """Note whether gradients were off."""
     node.meta["custom"] = {**(node.meta.get("custom") or {}), _NO_GRAD: off}
