@@ -41,7 +41,8 @@ demo: $(BUILT)
 test: $(BUILT)
 	$(RUN) -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal
 
-# The engine apart from the installed one, in build/fuzz. FUZZ_SEED=N repeats one file, which a failure prints.
+# The engine apart from the installed one, in build/fuzz. FUZZ_SEED=N repeats one file, which a failure prints and adds to
+# tools/fuzz_seeds.txt.
 FUZZ_SECONDS := 60
 FUZZ_SEED :=
 FUZZ_CORE := build/fuzz/.built

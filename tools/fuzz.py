@@ -3,8 +3,10 @@
 
 `make fuzz` builds the engine with the address and undefined behaviour sanitizers and calls this.
 Programs get a checksum that is right after the change, so that what they hold is looked at. Nothing
-but the documented errors may come out, and no report of a sanitizer. A file is given by its seed:
-``make fuzz FUZZ_SEED=7`` repeats one, which is left in build/fuzz/failed.
+but the documented errors may come out, and no report of a sanitizer. A file is given by its seed.
+Those of tools/fuzz_seeds.txt come first, in every run; then others, from one on that differs from
+run to run. A seed that fails is added to them, and its file is left in build/fuzz/failed.
+``make fuzz FUZZ_SEED=7`` repeats one.
 """
 
 from __future__ import annotations
@@ -13,18 +15,22 @@ import argparse
 import contextlib
 import importlib.util
 import io
+import itertools
 import os
+import secrets
 import signal
 import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "build" / "fuzz"
 BASES, FAILED = FOLDER / "bases", FOLDER / "failed"
+KEPT = Path(__file__).with_name("fuzz_seeds.txt")
 SECONDS = 20  # for one file
 MEGABYTES = 512  # for one file, with what the sanitizer needs
 EXTREMES = (-1, 0, 1, 2, 3, 7, 63, 300, 2**20, 2**31 - 1, 2**31, 2**40, 2**62, 2**63 - 1, -(2**63))
@@ -36,7 +42,7 @@ WORDS = ("arena", "input", "relevance", "relu", "operand", "vector", True, None,
 
 
 def make_bases() -> None:
-    """Write programs of all kinds of instructions, once."""
+    """Write programs of all kinds of instructions, the same in every run."""
     import numpy as np
     import torch
     from torch import nn
@@ -74,9 +80,8 @@ def make_bases() -> None:
     BASES.mkdir(parents=True, exist_ok=True)
     for name, (model, example, methods) in models.items():
         for method in methods:
-            file = BASES / f"{name}-{method}.program"
-            if not file.exists():
-                pyrel.Explainer(model, example, method, low=None, high=None).save(file)
+            explainer = pyrel.Explainer(model, example, method, low=None, high=None, check=None)
+            explainer.save(BASES / f"{name}-{method}.program")
 
 
 def mutate(rng: Any, tensors: dict[str, Any], content: dict[str, Any]) -> None:
@@ -121,7 +126,7 @@ def make_file(seed: int, path: Path) -> str:
 
     import numpy as np
 
-    from pyrel.files.tensors import read_tensors, write_tensors
+    from pyrel.files.tensors import dump_tensors, read_tensors
 
     rng = np.random.default_rng(seed)
     kind = str(rng.choice(["program", "npy", "npz", "idx"], p=[0.85, 0.05, 0.05, 0.05]))
@@ -131,7 +136,7 @@ def make_file(seed: int, path: Path) -> str:
         for _ in range(rng.choice([1, 1, 2, 3])):
             with contextlib.suppress(KeyError, IndexError, TypeError):  # of an entry that is gone
                 mutate(rng, tensors, content)
-        write_tensors(path, "program", tensors, content)
+        path.write_bytes(dump_tensors("program", tensors, content))
         return kind
     buffer, array = io.BytesIO(), rng.normal(size=(3, 4)).astype(np.float32)
     np.savez_compressed(buffer, x=array) if kind == "npz" else np.save(buffer, array)
@@ -170,8 +175,8 @@ def use(kind: str, path: Path) -> None:
                 explainer(x)
 
 
-def work(first: int, seconds: float, one: bool) -> None:
-    """Go through the seeds, in a process that a sanitizer may end; say which one it is at."""
+def work(seeds: Iterable[int], seconds: float) -> None:
+    """Go through seeds with the sanitizers' engine, in a process that they may end."""
     core = next(FOLDER.glob("_core*.so"))
     spec = importlib.util.spec_from_file_location("pyrel._core", core)
     assert spec is not None and spec.loader is not None
@@ -180,24 +185,53 @@ def work(first: int, seconds: float, one: bool) -> None:
     spec.loader.exec_module(module)
     warnings.simplefilter("ignore")
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    path = FAILED / "file"
     use("program", next(BASES.glob("*.program")))  # imports what is imported late
-    accepted, seed, stop = 0, first, time.monotonic() + seconds
-    while seed == first or (not one and time.monotonic() < stop):
+    go_through(seeds, seconds, FAILED / "file")
+
+
+def go_through(seeds: Iterable[int], seconds: float, path: Path) -> None:
+    """Use the files of seeds, and say which one it is at.
+
+    The first ones, `kept_seeds`, are all gone through, the others until the time is up.
+    """
+    runs, accepted, stop = 0, 0, time.monotonic() + seconds
+    kept = len(kept_seeds())
+    for seed in seeds:
+        if runs > kept and time.monotonic() > stop:
+            break
         print(f"at {seed}", flush=True)
-        Path("/proc/self/clear_refs").write_text("5")
-        before = _kilobytes("VmRSS")
-        kind = make_file(seed, path)
-        signal.alarm(SECONDS)
-        try:
-            use(kind, path)
-            accepted += 1
-        except ValueError as error:
-            assert str(path) in str(error), error
-        signal.alarm(0)
-        assert _kilobytes("VmHWM") - before < MEGABYTES << 10, "it took much memory"
-        seed += 1
-    print(f"done {seed - first} {accepted}", flush=True)
+        runs, accepted = runs + 1, accepted + is_accepted(seed, path)
+    print(f"done {runs} {accepted}", flush=True)
+
+
+def is_accepted(seed: int, path: Path) -> bool:
+    """Make the file of a seed and use it; return whether it was not refused."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
+    before = _kilobytes("VmRSS")
+    kind = make_file(seed, path)
+    signal.alarm(SECONDS)
+    accepted = True
+    try:
+        use(kind, path)
+    except ValueError as error:
+        assert str(path) in str(error), error
+        accepted = False
+    signal.alarm(0)
+    assert _kilobytes("VmHWM") - before < MEGABYTES << 10, "it took much memory"
+    return accepted
+
+
+def kept_seeds() -> list[int]:
+    """Return the seeds that failed once."""
+    lines = KEPT.read_text().splitlines()
+    return [int(line) for line in lines if line and not line.startswith("#")]
+
+
+def keep(seed: int) -> None:
+    """Add a seed to those that are gone through first."""
+    if seed not in kept_seeds():
+        with KEPT.open("a") as file:
+            file.write(f"{seed}\n")
 
 
 def _kilobytes(name: str) -> int:
@@ -205,7 +239,7 @@ def _kilobytes(name: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(name))
 
 
-def supervise(first: int, seconds: float, one: bool) -> int:
+def supervise(arguments: Sequence[str], which: str) -> int:
     """Run the work in a process with the sanitizers' libraries, and report."""
     libraries = [
         subprocess.run(
@@ -219,10 +253,12 @@ def supervise(first: int, seconds: float, one: bool) -> int:
         "UBSAN_OPTIONS": "print_stacktrace=1", "OMP_NUM_THREADS": "1", "PYREL_NUM_THREADS": "2",
     }  # fmt: skip
     FAILED.mkdir(parents=True, exist_ok=True)
-    arguments = ["--work", f"--seconds={seconds}", f"--first={first}", *["--one"] * one]
     start = time.monotonic()
     with subprocess.Popen(
-        [sys.executable, __file__, *arguments], env=environment, stdout=subprocess.PIPE, text=True
+        [sys.executable, __file__, "--work", *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as child:
         assert child.stdout is not None
         *_, last = ["nothing", *child.stdout]
@@ -230,17 +266,21 @@ def supervise(first: int, seconds: float, one: bool) -> int:
     if child.returncode == 0 and last.startswith("done"):
         runs, accepted = map(int, last.split()[1:])
         print(
-            f"fuzz: {runs} files from seed {first} on, {accepted} accepted, {runs - accepted} "
-            f"refused, no fault, {took:.0f} s"
+            f"fuzz: {runs} files of {which}, {accepted} accepted, {runs - accepted} refused, "
+            f"no fault, {took:.0f} s"
         )
         return 0
-    seed = last.split()[-1]
-    kept = FAILED / f"seed-{seed}"
+    seed = (last.split() or [""])[-1]
+    if not seed.isdecimal():
+        print(f"fuzz: it ended with {child.returncode} before the first file", file=sys.stderr)
+        return 1
+    file = FAILED / f"seed-{seed}"
     if (FAILED / "file").exists():
-        (FAILED / "file").replace(kept)
+        (FAILED / "file").replace(file)
+    keep(int(seed))
     print(
-        f"fuzz: seed {seed} ended with {child.returncode} ({kept}); repeat it with "
-        f"make fuzz FUZZ_SEED={seed}",
+        f"fuzz: seed {seed} ended with {child.returncode} ({file}); it is kept in {KEPT}; repeat "
+        f"it with make fuzz FUZZ_SEED={seed}",
         file=sys.stderr,
     )
     return 1
@@ -251,16 +291,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--seed", type=int, help="repeat one file")
-    parser.add_argument("--first", type=int, default=0)
-    parser.add_argument("--work", action="store_true")
-    parser.add_argument("--one", action="store_true")
+    parser.add_argument("--first", type=int, help="the seed after those kept; else another one")
+    parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.work:
-        work(given.first, given.seconds, given.one)
-        return 0
-    make_bases()
-    first = given.first if given.seed is None else given.seed
-    return supervise(first, given.seconds, given.seed is not None)
+    first = secrets.randbelow(2**31) if given.first is None else given.first
+    if given.work and given.seed is not None:
+        work([given.seed], given.seconds)
+    elif given.work:
+        work(itertools.chain(kept_seeds(), itertools.count(first)), given.seconds)
+    else:
+        make_bases()
+        if given.seed is not None:
+            return supervise([f"--seed={given.seed}"], f"seed {given.seed}")
+        which = f"{len(kept_seeds())} seeds kept and of seeds from {first} on"
+        print(f"fuzz: files of {which}", flush=True)
+        return supervise([f"--seconds={given.seconds}", f"--first={first}"], which)
+    return 0
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -52,3 +53,47 @@ def test_files_are_refused_by_name_or_run(fuzz: Any, tmp_path: Path) -> None:
         except ValueError as error:
             assert str(path) in str(error)
     assert 0 < accepted < 60
+
+
+def test_seeds_that_failed_come_first_whatever_time_there_is(
+    fuzz: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(fuzz, "KEPT", tmp_path / "seeds.txt")
+    fuzz.KEPT.write_text("# a comment\n5\n")
+    for seed in (5, 7, 2, 7):
+        fuzz.keep(seed)
+    assert fuzz.kept_seeds() == [5, 7, 2]
+    monkeypatch.setattr(fuzz, "is_accepted", lambda seed, path: seed == 7)
+    fuzz.go_through(itertools.chain(fuzz.kept_seeds(), itertools.count(100)), -1.0, tmp_path)
+    assert capsys.readouterr().out == "at 5\nat 7\nat 2\nat 100\ndone 4 1\n"
+
+
+@pytest.mark.parametrize("ends", ["in time", "at a fault", "before the first file"])
+def test_a_run_says_how_it_ended(
+    fuzz: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    ends: str,
+) -> None:
+    monkeypatch.setattr(fuzz, "KEPT", tmp_path / "seeds.txt")
+    monkeypatch.setattr(fuzz, "FAILED", tmp_path / "failed")
+    fuzz.KEPT.touch()
+    says = {"in time": "at 3\\ndone 1 0", "at a fault": "at 3"}.get(ends, "")
+    program = f"print('{says}'); raise SystemExit({int(ends != 'in time')})"
+    monkeypatch.setattr(fuzz.sys, "executable", "sh")
+    script = tmp_path / "script"
+    script.write_text(f'unset LD_PRELOAD; exec python3 -c "{program}"\n')
+    monkeypatch.setattr(fuzz, "__file__", str(script))
+    (tmp_path / "failed").mkdir()
+    (tmp_path / "failed" / "file").write_text("x")
+    assert fuzz.supervise([], "seeds from 3 on") == (ends != "in time")
+    told = "".join(capsys.readouterr())
+    if ends == "in time":
+        assert told.startswith("fuzz: 1 files of seeds from 3 on, 0 accepted, 1 refused, no fault")
+    elif ends == "at a fault":
+        assert told.startswith("fuzz: seed 3 ended with 1 ")
+        assert (tmp_path / "failed" / "seed-3").read_text() == "x"
+    else:
+        assert told == "fuzz: it ended with 1 before the first file\n"
+    assert fuzz.kept_seeds() == ([3] if ends == "at a fault" else [])
