@@ -18,6 +18,7 @@ from torch.export import ExportedProgram
 
 from pyrel import methods
 from pyrel.compiler.capture.capture import Capture, capture_at
+from pyrel.compiler.graph.lookups import told_apart
 from pyrel.compiler.graph.nodes import Graph
 from pyrel.compiler.program.generalise import TRIED
 from pyrel.compiler.program.limits import Limits
@@ -160,7 +161,7 @@ class Explainer:
         if isinstance(source, Capture) and source.dynamic:
             sample = _sample(source, example)
         if isinstance(source, Capture) and sample is not None:
-            shape, vocabulary, own = sample
+            shape, vocabulary, own, padding = sample
             inputs = _inputs(shape, vocabulary, own, True, low, high, lengths, check_finite)
             compiled = Compiler(source, chosen, inputs, precision)
         else:
@@ -169,6 +170,7 @@ class Explainer:
             if isinstance(source, Capture) and source.dynamic:
                 because = "token ids have other bounds at some steps than at others"
             shape, vocabulary, own = graph.input_shape, graph.vocabulary, graph.bounds
+            padding = _padding(graph)
             inputs = _inputs(
                 shape, vocabulary, own, False, low, high, lengths, check_finite, because or ""
             )
@@ -178,13 +180,15 @@ class Explainer:
         self._take(chosen, inputs, NOTHING, compiled, isa)
         if check is not None:
             reference = _reference(model, source, bool(vocabulary))
-            self.checked = str(self._check(reference, example, check, precision))
+            self.checked = str(self._check(reference, example, check, precision, padding))
 
-    def _check(self, reference: Reference, example: Any, check: str, precision: str) -> Checked:
+    def _check(
+        self, reference: Reference, example: Any, check: str, precision: str, padding: int | None
+    ) -> Checked:
         """Compare what was compiled with a reference."""
         source = self._programs.source
         steps = source.other_steps() if isinstance(source, Compiler) else self.inputs.steps
-        parts = (self.method, self.inputs, self._programs, precision, check)
+        parts = (self.method, self.inputs, self._programs, precision, check, padding)
         with exporting:  # no other thread switches the model's mode meanwhile
             return SelfCheck(reference, *parts).run(example, steps)
 
@@ -453,8 +457,17 @@ def _steps(source: Capture, example: Any) -> int:
     return shape[1] if source.dynamic and len(shape) > 1 else source.steps
 
 
-def _sample(source: Capture, example: Any) -> tuple[tuple[int, ...], int, Int64s | None] | None:
+def _padding(graph: Graph) -> int | None:
+    """Return a token id that the model tells from others, as that of padding."""
+    return next(iter(told_apart(graph.nodes)), None)
+
+
+def _sample(
+    source: Capture, example: Any
+) -> tuple[tuple[int, ...], int, Int64s | None, int | None] | None:
     """Shape of a sample with the steps of the example; how many tokens there are, by element too.
+
+    Last comes a token id that the model tells from others.
 
     A step that no table reads, as the last where the next token is predicted, counts as the others.
     None where others differ, as in (n, columns): no number of them says what another would take.
@@ -463,14 +476,15 @@ def _sample(source: Capture, example: Any) -> tuple[tuple[int, ...], int, Int64s
     few = next((n for n in TRIED if n < steps and source.holds(n)), steps)  # that takes less time
     graph = source.graph(few)
     shape = (steps, *graph.input_shape[1:])
+    padding = _padding(graph)
     if graph.bounds is None:
-        return shape, graph.vocabulary, None
+        return shape, graph.vocabulary, None, padding
     bounds = _alike_at_all_steps(graph.bounds)
     if bounds is None:
         return None
     uniform = bool((bounds == graph.vocabulary).all())
     own = None if uniform else np.broadcast_to(bounds, shape).copy()
-    return shape, graph.vocabulary, own
+    return shape, graph.vocabulary, own, padding
 
 
 def _alike_at_all_steps(bounds: Int64s) -> Int64s | None:

@@ -19,14 +19,19 @@ Generator = np.random.Generator
 
 
 def check_inputs(
-    example: Any, inputs: Inputs, steps: int, samples: int = SAMPLES
+    example: Any,
+    inputs: Inputs,
+    steps: int,
+    samples: int = SAMPLES,
+    padding: int | None = None,
 ) -> tuple[Float32s, Float32s]:
     """Make two batches of a few samples that an explainer takes.
 
     The first holds samples of the example, as they are where they are legal. The second holds the
     example's elements, moved between samples and positions: inside the bounds of each element. An
     example that holds one value only, or none, shows little, and so random values stand in for it
-    in the second batch.
+    in the second batch. Where the model tells a token id from others, its sequences are padded with
+    that: the first has none, and the others are shorter and shorter.
 
     Parameters
     ----------
@@ -37,6 +42,8 @@ def check_inputs(
         Number of steps of the second batch.
     samples : int
         How many samples each batch has.
+    padding : int, optional
+        The token id.
 
     Returns
     -------
@@ -51,7 +58,8 @@ def check_inputs(
         moved = _drawn(inputs, steps, shape, random)
     else:
         moved = _moved(elements, int(np.prod(shape)), random).reshape(shape)
-    return first, _within(moved, inputs, steps)
+    second = _within(moved, inputs, steps)
+    return first, second if padding is None else _padded(second, padding, inputs, steps)
 
 
 def _numbers(example: Any) -> npt.NDArray[np.float64]:
@@ -101,6 +109,20 @@ def _within(batch: npt.NDArray[np.float64], inputs: Inputs, steps: int) -> Float
         legal = (values >= low) & (values <= high)
         return np.where(legal, values, low + np.mod(values - low, high - low + 1))
     return np.clip(values, low, high)
+
+
+def _padded(batch: Float32s, padding: int, inputs: Inputs, steps: int) -> Float32s:
+    """Put padding at the ends of sequences, of several lengths, and other ids before."""
+    bounds = inputs.bounds(steps)
+    if bounds is None or batch.ndim < 2:
+        return batch
+    low, high = (np.broadcast_to(bound.reshape(batch.shape[1:]), batch.shape) for bound in bounds)
+    ends = -(-batch.shape[1] * np.arange(len(batch), 0, -1) // len(batch))
+    within = np.arange(batch.shape[1]) < ends[:, None]
+    within = within.reshape(*within.shape, *[1] * (batch.ndim - 2))
+    other = np.where(batch < high, batch + 1, low)
+    kept = np.where(batch == padding, other, batch)
+    return np.where(within | (padding > high), kept, np.float32(padding))
 
 
 def _drawn(

@@ -65,6 +65,8 @@ class SelfCheck:
     programs : Programs
     precision : str
     check : {"outputs", "all"}
+    padding : int, optional
+        A token id that the model tells from others.
     """
 
     reference: Reference
@@ -73,6 +75,7 @@ class SelfCheck:
     programs: Programs
     precision: str
     check: str
+    padding: int | None = None
     _notes: list[str] = field(default_factory=list)
     _conserved: bool = False  # whether that was compared
 
@@ -144,7 +147,7 @@ class SelfCheck:
         ``done`` are the numbers of steps of what has been compared.
         """
         own, samples = self.inputs.steps, self.reference.samples
-        first, second = check_inputs(example, self.inputs, steps, samples)
+        first, second = check_inputs(example, self.inputs, steps, samples, self.padding)
         yield _Batch("the example", first, own, self._explained(first, None))
         compared = len(done)
         if steps != own:
@@ -153,7 +156,7 @@ class SelfCheck:
                 yield self._moved(second, steps)
             if len(done) > compared:
                 return
-            _, second = check_inputs(example, self.inputs, own, samples)
+            _, second = check_inputs(example, self.inputs, own, samples, self.padding)
         yield self._moved(second, own)
 
     def _moved(self, x: Float32s, steps: int) -> _Batch:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,14 @@ from engine.counted_models import MODELS, Last, Packed
 from engine.mask_models import ROWS, Layers, Masked
 from engine.sequences import made
 from torch import Tensor
-from torch.nn.utils.rnn import pack_padded_sequence
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import pyrel
+from pyrel.compiler.capture import operators
+from pyrel.compiler.capture.operators import packing
+from pyrel.compiler.capture.tracer import Traced
+from pyrel.engine.check_inputs import check_inputs
+from pyrel.engine.inputs import Inputs
 
 # Padded at the end, in between, not at all, and but one; what counts is how many are no padding.
 IDS = np.array([[1, 2, 3, 4, 0, 0], [5, 0, 6, 0, 4, 1], [3, 1, 5, 6, 2, 4], [4, 0, 0, 0, 0, 0]])
@@ -134,6 +140,8 @@ class Odd(Layers):
             case "of values":
                 lengths = (h.sum((1, 2)) > 0).sum().expand(len(x))
                 return self.core(pack_padded_sequence(e, lengths, True))[1][0][-1]
+            case "products":
+                return h.sum(1) * ((x * (x != 0) * 999983).sum(1) > 1)[:, None]
             case "a fraction":
                 return h.sum(1) * (count * 0.5 == 1)[:, None]
             case "sizes":
@@ -168,6 +176,7 @@ def test_positions_that_torch_has_not_are_refused(what: str, row: list[int]) -> 
         ("not put back", "output", "mixes the samples"),
         ("of values", "gt", "compares values"),
         ("a fraction", "eq", "compares values of the input"),
+        ("products", "token ids", "that may be above 16777216"),
         ("sizes", "select", "the sizes of packed batches"),
         ("over the batch", "max", "mixes the samples"),
     ],
@@ -176,3 +185,73 @@ def test_refused_by_name(what: str, operator: str, why: str) -> None:
     with pytest.raises(pyrel.UnsupportedModelError, match=why) as r:
         pyrel.Explainer(Odd(what).eval(), IDS, "gradient", check=None)
     assert (r.value.operator or "").removeprefix("aten.") == operator
+
+
+class Unpacked(Packed):
+    """What people do with packed sequences padded to the longest of the batch."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.what = what
+
+    def pooled(self, e: Tensor, x: Tensor) -> Tensor:
+        out, lengths = pad_packed_sequence(self.packed(e, x)[0], batch_first=True)
+        mask = (x != 0)[..., None]
+        match self.what:
+            case "mean":
+                return out.mean(1)
+            case "max":
+                return out.max(1)[0]
+            case "final":
+                return out[:, -1]
+            case "mean of lengths":
+                return out.sum(1) / lengths[:, None]
+            case "last":
+                return out[torch.arange(len(x)), lengths - 1]
+            case "masked":
+                return out.masked_fill(~mask, -torch.inf).amax(1)
+            case _:
+                return (out * mask[:, : out.shape[1]]).sum(1)
+
+
+@pytest.mark.parametrize("what", ["mean", "max", "final"])
+def test_padding_to_the_longest_of_the_batch_is_refused_where_it_matters(what: str) -> None:
+    with pytest.raises(pyrel.UnsupportedModelError, match="longest.*total_length") as r:
+        pyrel.Explainer(Unpacked(what).eval(), IDS, "gradient", check=None)
+    assert r.value.operator == "pad_packed_sequence"
+
+
+@pytest.mark.parametrize("what", ["mean of lengths", "last", "masked", "cut"])
+def test_padding_to_the_longest_of_the_batch(what: str) -> None:
+    model = Unpacked(what).eval()
+    assert_gradients(pyrel.Explainer(model, IDS, "gradient", check=None)(IDS), model, IDS)
+
+
+def test_the_second_input_of_the_self_check_is_padded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that reads the steps beyond the end otherwise is caught without their help."""
+    right = packing.batch_sizes
+
+    def wrong(*args: Any) -> packing.PackedSizes:
+        sizes = right(*args)
+        return replace(sizes, within=sizes.beyond, beyond=sizes.within)
+
+    def full(tracer: Any, lengths: Any, steps: int, batch: int) -> packing.PackedSizes:
+        sizes = right(tracer, lengths, steps, batch)
+        ones = torch.ones(sizes.within.ids.shape)
+        return replace(sizes, within=Traced(tracer.ids(ones)), beyond=Traced(tracer.ids(0 * ones)))
+
+    x = np.random.default_rng(0).integers(1, ROWS, (4, 6))  # without padding
+    assert "2 inputs" in pyrel.Explainer(made(Packed), x, "gradient").checked
+    for fault in (wrong, full):
+        monkeypatch.setitem(operators._COMPUTE, "packed_lengths", fault)
+        with pytest.raises(pyrel.SelfCheckError):
+            pyrel.Explainer(made(Packed), x, "gradient")
+
+
+def test_check_inputs_are_padded_in_several_lengths() -> None:
+    inputs = Inputs((6,), vocabulary=9, any_steps=True)
+    _, x = check_inputs(np.array([[3, 0, 4, 5, 0, 0]]), inputs, 7, samples=3, padding=0)
+    assert [(row != 0).tolist() for row in x] == [
+        [True] * length + [False] * (7 - length) for length in (7, 5, 3)
+    ]
+    assert x.max() <= 8

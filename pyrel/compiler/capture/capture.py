@@ -14,6 +14,7 @@ from pyrel.array_kinds import refuse_unreadable
 from pyrel.compiler.capture.export import (
     Example,
     export,
+    export_shortened,
     first_input,
     fixed,
     holds_for,
@@ -23,6 +24,7 @@ from pyrel.compiler.capture.export import (
 )
 from pyrel.compiler.capture.interpreter import OneSampleError, functional, input_shape, walk
 from pyrel.compiler.capture.leftovers import nothing_kept
+from pyrel.compiler.capture.longest import refuse_longest, unpacks
 from pyrel.compiler.capture.parameters import Weights
 from pyrel.compiler.capture.refusals import depends_on_batch, is_unknown, refuse_parts
 from pyrel.compiler.capture.step_causes import Causes
@@ -120,7 +122,12 @@ def _exported(
         if wrong is None or (isinstance(wrong, UnsupportedModelError) and not is_unknown(error)):
             raise
         raise wrong from wrong.__cause__
-    return Capture(programs, lengths, example.shape[1] if len(example.shape) > 1 else 0, causes)
+    made = Capture(programs, lengths, example.shape[1] if len(example.shape) > 1 else 0, causes)
+    ids = not first_input(programs[0]).is_floating_point()
+    if ids and made.steps > 1 and any(map(unpacks, programs)):
+        shorter = export_shortened(model, example)
+        made.compare_longest(None if shorter is None else functional(shorter))
+    return made
 
 
 class Capture:
@@ -149,6 +156,7 @@ class Capture:
         self._weights = Weights()
         self._one_step: Sequence[ExportedProgram] = ()
         self._no_single_step: str | None = None
+        self._shortened: ExportedProgram | None = None
         self._copy_weights(programs)
         size = _steps_of(programs[0], lengths)
         self.dynamic = fixed(size) is None
@@ -171,6 +179,26 @@ class Capture:
         """Let graphs be made for one step, by programs that hold for that only."""
         self._one_step = programs
         self._copy_weights(programs)
+
+    def compare_longest(self, program: ExportedProgram | None) -> None:
+        """Compare the first graph that is made with that of a batch without a sequence as long.
+
+        None where the model does not take such batches.
+        """
+        self._shortened = program
+        if program is not None:
+            self._copy_weights([program])
+
+    def _check_longest(self, graph: Graph, steps: int) -> None:
+        if self._shortened is None or steps < 2 or not self._can_compare(self._shortened, steps):
+            return
+        try:
+            shorter = walk(self._shortened, self._weights, 3, steps, self._lengths)
+        except UnsupportedModelError:  # its lengths are constant, or it takes no such batches
+            pass
+        else:
+            refuse_longest(graph, shorter)
+        self._shortened = None
 
     def refuse_one_step(self, because: str) -> None:
         """Let no graph be made for one step."""
@@ -259,6 +287,7 @@ class Capture:
                 graphs += self._walked(program, steps)
         if not all(_agree(graphs[0], graph) for graph in graphs[1:]):
             raise depends_on_batch(self._causes.batch if self._causes is not None else None)
+        self._check_longest(graphs[0], steps)
         return simplified(graphs[0])
 
     def _can_compare(self, program: ExportedProgram, steps: int) -> bool:

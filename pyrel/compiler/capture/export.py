@@ -23,7 +23,7 @@ from torch.nn.parameter import is_lazy
 from pyrel.array_kinds import refuse_unreadable
 from pyrel.compiler.capture.autograd_watch import watched
 from pyrel.compiler.capture.model_state import put_back
-from pyrel.compiler.capture.opaque_layers import marked
+from pyrel.compiler.capture.opaque_layers import marked, shortened
 from pyrel.compiler.capture.refusals import (
     branches,
     depends_on_batch,
@@ -85,6 +85,20 @@ def export(
         return [*programs, _export_once(model, _batch(sample, sizes[1]), lengths, steps=steps)]
     except Exception as error:
         raise refusal(model, sample, error, lengths) from error
+
+
+def export_shortened(model: torch.nn.Module, example: Example) -> ExportedProgram | None:
+    """Export as for a batch of token ids of which no packed sequence is as long as the batch.
+
+    None where the model does not take such batches.
+    """
+    model = unwrapped(model)
+    sample = _example_tensor(model, example)
+    try:
+        with shortened():
+            return _export_once(model, _batch(sample, 3), False, Dim.AUTO)
+    except Exception:  # torch.export raises many types, none of them documented
+        return None
 
 
 def _batch(sample: torch.Tensor, n: int) -> torch.Tensor:

@@ -20,7 +20,14 @@ from pyrel.compiler.capture.operators.operands import NoValue
 from pyrel.compiler.capture.parameters import Weights
 from pyrel.compiler.capture.places import Place, place_of_node
 from pyrel.compiler.capture.refusals import mixed
-from pyrel.compiler.capture.tracer import Kind, MixedSamplesError, Traced, Tracer, UnwrittenError
+from pyrel.compiler.capture.tracer import (
+    InexactCountError,
+    Kind,
+    MixedSamplesError,
+    Traced,
+    Tracer,
+    UnwrittenError,
+)
 from pyrel.compiler.graph.lookups import UnboundedIdsError
 from pyrel.compiler.graph.nodes import Graph
 from pyrel.errors import UnsupportedModelError
@@ -213,6 +220,12 @@ class _Walker:
             raise mixed("output", Place(), self._moved(node)) from None
         except UnwrittenError as error:
             raise self._unwritten(error) from None
+        except InexactCountError:
+            raise UnsupportedModelError(
+                f"numbers made of token ids are compared that may be above {1 << 24}, up to which "
+                "float32 holds whole numbers. Count the ids, or compare each of them",
+                operator="token ids",
+            ) from None
         except UnboundedIdsError as error:
             raise UnsupportedModelError(
                 "numbers are made of token ids that no embedding reads, so it is not known how "

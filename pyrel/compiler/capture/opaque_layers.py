@@ -160,6 +160,7 @@ def _pack(
     x: torch.Tensor, lengths: torch.Tensor, batch_first: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     by_step = x.transpose(0, 1) if batch_first else x
+    by_step = by_step[:-1] if _shortened else by_step
     sizes = torch.ops.pyrel.packed_lengths(lengths, *by_step.shape[:2])
     return by_step.flatten(0, 1), sizes
 
@@ -225,6 +226,19 @@ _OF_PACKED = {
 }
 
 _unpacked: list[torch.Tensor] = []  # the sizes of the packed sequences that layers unpacked
+
+
+_shortened: list[bool] = []  # not empty where no sequence is as long as the batch
+
+
+@contextlib.contextmanager
+def shortened() -> Iterator[None]:
+    """Pack batches as torch does those whose longest sequence has one step less than the batch."""
+    _shortened.append(True)
+    try:
+        yield
+    finally:
+        _shortened.pop()
 
 
 def _unpacking(forward: Callable[..., Any]) -> Callable[..., Any]:

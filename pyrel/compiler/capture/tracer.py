@@ -10,7 +10,7 @@ the batch into rows and back need no code of their own, and an operator that mix
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import numpy as np
@@ -21,12 +21,14 @@ from pyrel._core import Function
 from pyrel.compiler.capture.parameters import Weights
 from pyrel.compiler.graph.builder import Builder
 from pyrel.compiler.graph.gates import find_gates
-from pyrel.compiler.graph.nodes import Addresses, Floats, Graph, picked
+from pyrel.compiler.graph.nodes import Addresses, Floats, Graph, live_nodes, picked
+from pyrel.compiler.graph.ranges import propagate
 
 # An element of sample s at address a is s · 2^44 + a; a constant is its negative address.
 _SAMPLE_SHIFT = 44
 _ADDRESS_MASK = (1 << _SAMPLE_SHIFT) - 1
 # Entries of empty tensors that were never written have ids below those of all constants.
+_EXACT = 1 << 24  # float32 holds all whole numbers up to this
 _UNWRITTEN = np.iinfo(np.int64).min
 _WRITTEN = -1 << _SAMPLE_SHIFT
 
@@ -48,6 +50,10 @@ class Kind(IntEnum):
 
 class MixedSamplesError(Exception):
     """An operator combines elements of different samples of the batch."""
+
+
+class InexactCountError(Exception):
+    """A number made of token ids is compared that float32 may round."""
 
 
 class UnwrittenError(Exception):
@@ -100,6 +106,7 @@ class Tracer:
         self.builder = Builder(input_shape)
         self._empty: list[tuple[str, str]] = []  # what made empty tensors, in which modules
         self._kinds = np.empty(0, dtype=np.int8)  # by address, `Kind` of what is made of token ids
+        self._compared: list[Addresses] = []  # whole numbers that masks are made of
         self._required: list[int] = []  # addresses that are 0 where the model takes the sample
         self._shifts = np.arange(batch, dtype=np.int64) << _SAMPLE_SHIFT
 
@@ -196,6 +203,11 @@ class Tracer:
         if value.ids.numel() and bool((value.ids >= 0).any()):
             addresses = np.unique(self._split(value.ids.reshape(-1, 1).numpy()).addresses)
             self._required += [a for a in addresses.tolist() if a not in self._required]
+
+    def compare(self, value: Traced) -> None:
+        """Note that a whole number decides: float32 must not round it."""
+        addresses = self._addresses(value)
+        self._compared.append(np.unique(addresses[addresses >= 0]))
 
     def is_batch(self, value: Traced, dimension: int) -> bool:
         """Whether the elements at each place along a dimension are of the sample of that number."""
@@ -353,7 +365,24 @@ class Tracer:
         outputs = rows.addresses[0]
         for address in self._required:
             outputs = self.builder.add(np.stack([outputs, np.full(outputs.size, address)]))
-        return self.builder.graph(outputs)
+        graph = self.builder.graph(outputs)
+        if self._compared:
+            self._check_exact(graph)
+        return graph
+
+    def _check_exact(self, graph: Graph) -> None:
+        """Refuse comparisons of numbers made of token ids that float32 may round."""
+        read = np.unique(np.concatenate(self._compared))
+        nodes = live_nodes(graph.nodes, graph.outputs, graph.size)
+        used = np.zeros(graph.size, dtype=bool)
+        for node in nodes:
+            used[node.addresses] = True
+        read = read[used[read]]
+        part = replace(graph, nodes=live_nodes(nodes, read, graph.size), outputs=read)
+        nothing = np.zeros(graph.input_size)
+        low, high = propagate(part, nothing, nothing).of(read)
+        if read.size and max(high.max(), -low.min()) > _EXACT:
+            raise InexactCountError
 
     # Samples
 

@@ -232,6 +232,11 @@ def _sigmoid_slope(z: Floats) -> Floats:
     return _sigmoid(z) * _sigmoid(-z)
 
 
+def _reciprocal(z: Floats) -> Floats:
+    with np.errstate(divide="ignore"):
+        return np.asarray(1.0 / z)
+
+
 _erf = np.vectorize(erf, otypes=[np.float64])
 _BEND = 0.044715  # of the polynomial within GELU's tanh
 
@@ -255,7 +260,7 @@ _FUNCTIONS: dict[Function, Callable[[Floats, float], Floats]] = {
     Function.gelu: lambda z, _: 0.5 * z * (1.0 + _erf(z / sqrt(2.0))),
     Function.gelu_tanh: _gelu_tanh,
     Function.silu: lambda z, _: z * _sigmoid(z),
-    Function.reciprocal: lambda z, _: 1.0 / z,
+    Function.reciprocal: lambda z, _: _reciprocal(z),
 }
 
 _SLOPES: dict[Function, Callable[[Floats, float], Floats]] = {

@@ -7,7 +7,7 @@ is the size of the smallest embedding that reads the same element, and may be se
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +17,8 @@ import torch
 from pyrel.compiler.graph.nodes import Addresses, Floats, Lookup, Node
 
 Mask = npt.NDArray[np.bool_]
+
+_MOST_TOLD = 8  # ids
 
 # From ids, (rows,), to what a model makes of each, of its own type.
 IdFunction = Callable[[torch.Tensor], torch.Tensor]
@@ -188,3 +190,17 @@ class Lookups:
     def _table(self, number: int, rows: int, width: int) -> Floats:
         values = self._functions[number](torch.arange(rows)).to(torch.float64).numpy()
         return np.repeat(values[:, None], width, axis=1)
+
+
+def told_apart(nodes: Iterable[Node]) -> list[int]:
+    """Return token ids for which a model makes different numbers, the rarest first.
+
+    So the first is that of padding, where the model makes masks of padding.
+    """
+    counts: dict[int, int] = {}
+    for node in nodes:
+        if isinstance(node, Lookup) and node.table[:, 0].min() < node.table[:, 0].max():
+            _, first, often = np.unique(node.table[:, 0], return_index=True, return_counts=True)
+            for each, count in zip(first.tolist(), often.tolist(), strict=True):
+                counts[each] = min(count, counts.get(each, count))
+    return sorted(counts, key=lambda each: (counts[each], each))[:_MOST_TOLD]

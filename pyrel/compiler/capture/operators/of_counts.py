@@ -88,6 +88,7 @@ def apply(tracer: Tracer, name: str, args: Any, dtype: torch.dtype) -> Traced | 
 
 def at_most_zero(tracer: Tracer, value: Traced) -> Traced:
     """1 where whole numbers are not above 0, else 0."""
+    tracer.compare(value)
     return opposite(tracer, tracer.relu(value))
 
 
@@ -152,6 +153,7 @@ def _threshold(name: str, value: Any) -> torch.Tensor:
 
 def _size(tracer: Tracer, value: Traced) -> Traced:
     """|value|."""
+    tracer.compare(value)
     negative = arithmetic.negate(tracer, value)
     return arithmetic.add(tracer, tracer.relu(value), tracer.relu(negative))
 
