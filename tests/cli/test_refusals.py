@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
-from commands import Workshop, pyrel
+from commands import pyrel
 
 from pyrel import explain_file as module
 from pyrel.cli.explain import explain
@@ -32,7 +32,7 @@ from pyrel.engine.arrays import targets
     ],
 )
 def test_faults_are_not_told_as_refusals(
-    workshop: Workshop,
+    program: Path,
     x_file: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -40,7 +40,7 @@ def test_faults_are_not_told_as_refusals(
 ) -> None:
     monkeypatch.setattr(module, "open_array", lambda *_: fault())
     with pytest.raises((TypeError, ValueError, ArithmeticError, KeyError)):
-        pyrel("explain", workshop.deep, x_file, "--out", tmp_path / "r.npz")
+        pyrel("explain", program, x_file, "--out", tmp_path / "r.npz")
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from pyrel import _core
 from pyrel.compiler.program.generalise import TRIED
 
 METHODS = ("gradient", "lrp_epsilon", "deep_taylor")
-SOME_STEPS = (1, 2, TRIED[0] - 1, TRIED[0], TRIED[-1] + 1, 23)
+SOME_STEPS = (1, TRIED[0] - 1, TRIED[0], 23)
 
 
 class EachStep(nn.Module):
@@ -69,7 +69,8 @@ def test_a_saved_explainer_takes_any_number_of_steps(
         x = batch(make, 3, steps, seed=steps)
         bounds = {} if make is Tokens else {"low": -1.0, "high": 1.0}
         # A graph is of one number of steps, and lowered for it.
-        fixed = pyrel.Explainer(captured(make, 6).graph(steps), method=method, **bounds)
+        graph = captured(make, 6).graph(steps)
+        fixed = pyrel.Explainer(graph, method=method, check=None, **bounds)
         assert not fixed.any_steps
         for any_steps in (saved, loaded):
             assert_same(any_steps(x), fixed(x))
@@ -129,10 +130,17 @@ def test_what_cannot_be_saved_says_why(tmp_path: Path) -> None:
     assert_same(pyrel.Explainer.load(tmp_path / "program")(x), fixed(x))
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    file = tmp_path / "program"
+@pytest.fixture(scope="module")
+def saved_bytes(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    file = tmp_path_factory.mktemp("saved") / "program"
     explainer(Last, "deep_taylor").save(file)
+    return file.read_bytes()
+
+
+@pytest.fixture
+def path(tmp_path: Path, saved_bytes: bytes) -> Path:
+    file = tmp_path / "program"
+    file.write_bytes(saved_bytes)
     return file
 
 
