@@ -40,6 +40,7 @@ class Tally:
     compiled: int = 0
     alarms: list[str] = field(default_factory=list)
     decided: int = 0  # in float64
+    undecided: int = 0  # there either
     seconds: float = 0.0
     checking: float = 0.0
 
@@ -114,7 +115,8 @@ def compiled_once(subject: Subject, seed: int, method: str, tally: Tally, export
     ):
         start = time.process_time()
         try:
-            pyrel.Explainer(model, x, method, **exhibit.domain)
+            explainer = pyrel.Explainer(model, x, method, **exhibit.domain)
+            tally.undecided += "not decidable" in explainer.checked
         except pyrel.SelfCheckError as error:
             tally.alarms.append(f"{exhibit.name}, draw {seed}, {method}: {error}")
         tally.seconds += time.process_time() - start
@@ -136,17 +138,18 @@ def processor() -> str:
 def report(tallies: dict[tuple[str, str], Tally]) -> Iterator[str]:
     """Yield tables of Markdown."""
     yield f"{processor()}, torch {torch.__version__}, {torch.get_num_threads()} thread(s)\n"
-    yield "| method | models | compiled | false alarms | float64 asked | share of time | most |"
-    yield "|---|---|---|---|---|---|---|"
+    columns = "method", "models", "compiled", "false alarms", "float64 asked", "undecided"
+    yield f"| {' | '.join((*columns, 'share of time', 'most'))} |"
+    yield "|---|---|---|---|---|---|---|---|"
     for method in dict.fromkeys(method for _, method in tallies):
         some = [each for (_, its), each in tallies.items() if its == method and each.compiled]
         seconds, checking = sum(t.seconds for t in some), sum(t.checking for t in some)
         compiled, alarms = sum(t.compiled for t in some), sum(len(t.alarms) for t in some)
-        decided = sum(t.decided for t in some)
+        decided, undecided = sum(t.decided for t in some), sum(t.undecided for t in some)
         share, most = checking / max(seconds, 1e-9), max((t.share for t in some), default=0.0)
         yield (
-            f"| {method} | {len(some)} | {compiled:,} | {alarms} | {decided} | {share:.1%} | "
-            f"{most:.1%} |"
+            f"| {method} | {len(some)} | {compiled:,} | {alarms} | {decided} | "
+            f"{undecided} | {share:.1%} | {most:.1%} |"
         )
     worst = sorted(tallies.items(), key=lambda item: -item[1].share)[:5]
     yield "\n| model | method | share of time | ms a compile |\n|---|---|---|---|"

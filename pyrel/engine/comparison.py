@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from pyrel.engine.arrays import Float32s, Int64s
-from pyrel.engine.model_reference import NoCopyError, Reference
+from pyrel.engine.model_reference import DRAWS, NoCopyError, Reference
 from pyrel.engine.model_run import Answer, Doubles, Finish
 from pyrel.engine.rounding import LAMBDA, TINY, Roundoff
 
@@ -49,12 +50,24 @@ class Difference(NamedTuple):
         )
 
 
-def difference(reference: Reference, asked: Asked, part: Part, answer: Answer) -> Difference | None:
+class Undecided(NamedTuple):
+    """The sample that rounding moves most, and by what share of its largest number."""
+
+    sample: int
+    share: float
+
+
+def difference(
+    reference: Reference, asked: Asked, part: Part, answer: Answer
+) -> Difference | Undecided | None:
     """Find a difference that rounding does not explain.
 
     Differences up to `Roundoff.usual`, relative to a sample's largest value, are explained. Beyond,
     what is exact in float64 is asked: errors may be as large as those of the reference's own
-    float32, `LAMBDA` times; or as large as what rounding of its parameters and inputs moves.
+    float32, `LAMBDA` times; or as large as what rounding, drawn at random, moves. Where that is a
+    large share of the sample's largest number, as in a map that is chaotic, draws do not tell how
+    far another rounding is off: then nothing is decided about the sample, unless it is off by far
+    more than any draw.
 
     Parameters
     ----------
@@ -66,7 +79,7 @@ def difference(reference: Reference, asked: Asked, part: Part, answer: Answer) -
 
     Returns
     -------
-    Difference or None
+    Difference or Undecided or None
     """
     wanted = part.of(answer)
     relative = part.roundoff.usual
@@ -78,12 +91,31 @@ def difference(reference: Reference, asked: Asked, part: Part, answer: Answer) -
         allowed = relative * _largest(exact) + LAMBDA * _largest(wanted - exact) + TINY
         if _within(part.values, exact, allowed):
             return None
-        moves = reference.moves(*asked, part.of, exact, part.roundoff)
+        return _decided(reference, asked, part, exact, allowed)
     except NoCopyError as error:
         undecided = f"; no copy of the model runs in float64, which would decide: {error}"
         return _furthest(part.values, wanted, allowed, undecided)
-    allowed = np.maximum(allowed, moves)
-    return None if _within(part.values, exact, allowed) else _furthest(part.values, exact, allowed)
+
+
+def _decided(
+    reference: Reference, asked: Asked, part: Part, exact: Doubles, least: Doubles
+) -> Difference | Undecided | None:
+    """Draw roundings until they explain a difference; or enough of them, to say that none does."""
+    allowed = least
+    with contextlib.closing(reference.moves(*asked, part.of, exact, part.roundoff)) as drawn:
+        for count, moves in enumerate(drawn, 1):
+            allowed = np.maximum(least, moves)
+            if _within(part.values, exact, allowed):
+                return None
+            shares = moves / np.maximum(_largest(exact), TINY)
+            far = np.where(shares >= _CHAOTIC, _FAR, 1.0)
+            if count >= DRAWS and _within(part.values, exact, far * allowed):
+                return Undecided(int(shares.argmax()), float(shares.max()))
+    return _furthest(part.values, exact, allowed)
+
+
+_CHAOTIC = 0.1  # of the largest number
+_FAR = 1e3  # gradients of chaotic maps are of very different sizes
 
 
 def _furthest(

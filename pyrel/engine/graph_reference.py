@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 
 import numpy as np
 
@@ -55,7 +55,7 @@ class GraphReference:
         part: Callable[[Answer], Doubles],
         exact: Doubles,
         roundoff: Roundoff,
-    ) -> Doubles:
+    ) -> Generator[Doubles]:
         """Find how far rounding at each node moves a part of the answer, as a copy does."""
         random = np.random.default_rng(1)
 
@@ -63,7 +63,7 @@ class GraphReference:
             size = roundoff.of_sum(terms) * sizes + LEAST
             return np.asarray(values + size * random.uniform(-1, 1, values.shape))
 
-        return largest_moves(
+        yield from largest_moves(
             exact,
             (part(_answer(self._evaluated(x, rounded), targets, finish)) for _ in range(DRAWS)),
         )

@@ -2,7 +2,9 @@
 """Copies of a model in float64, exact and with parameters that are rounded at random.
 
 What a program and its model may differ by is what rounding does to either. So parameters are moved
-by up to what rounding does to the sums that they are in.
+by up to what rounding does to the sums that they are in, and the result of each operator by up to
+what rounding does to it: folding may compute one value of the model for each place that reads it,
+and each is rounded on its own.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyrel.engine.arrays import Float32s
 from pyrel.engine.model_run import Doubles
@@ -58,6 +61,40 @@ def default_double() -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
+
+
+class RoundedResults(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Moves what each operator of torch computes at random, of forward and of autograd.
+
+    Parameters
+    ----------
+    roundoff : Roundoff
+    seed : int
+    """
+
+    def __init__(self, roundoff: Roundoff, seed: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._size = roundoff.of_sum(1)
+        self._random = torch.Generator().manual_seed(seed)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call an operator, and move its results where they are new."""
+        results = func(*args, **(kwargs or {}))
+        several = results if isinstance(results, tuple | list) else (results,)
+        for each, returned in zip(several, func._schema.returns, strict=False):
+            if returned.alias_info is None and isinstance(each, Tensor):
+                self._move(each)
+        return results
+
+    def _move(self, result: Tensor) -> None:
+        if result.dtype != torch.float64 or not result.numel() or 0 in result.stride():
+            return
+        drawn = torch.empty(result.shape, dtype=torch.float64)
+        moves = self._size * drawn.uniform_(-1, 1, generator=self._random).to(result.device)
+        # Whole numbers are exact in float32, and may be compared or made indices.
+        result.mul_(1 + moves * (result != result.round()))
 
 
 class Rounded:

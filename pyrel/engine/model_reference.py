@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Protocol
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 
 from pyrel.engine.arrays import Float32s, Int64s
 from pyrel.engine.checked import MODEL
-from pyrel.engine.model_copies import Rounded, default_double, doubled
+from pyrel.engine.model_copies import Rounded, RoundedResults, default_double, doubled
 from pyrel.engine.model_run import Answer, Doubles, Finish, ModelRun
 from pyrel.engine.rounding import Roundoff
 
@@ -55,25 +55,25 @@ class Reference(Protocol):
         part: Callable[[Answer], Doubles],
         exact: Doubles,
         roundoff: Roundoff,
-    ) -> Doubles:
-        """Find how far rounding moves a part of the answer.
+    ) -> Generator[Doubles]:
+        """Find how far rounding moves a part of the answer, drawn at least `DRAWS` times.
 
         ``exact`` is what `exact` says of that part, ``roundoff`` that of the program.
 
-        Returns
-        -------
+        Yields
+        ------
         ndarray, shape (n, 1, ...)
-            The largest move of any element of each sample.
+            The largest move of any element of each sample, so far.
         """
 
 
-def largest_moves(exact: Doubles, found: Iterable[Doubles]) -> Doubles:
-    """Return how far any element of each sample moves at most, shape (n, 1, ...)."""
+def largest_moves(exact: Doubles, found: Iterable[Doubles]) -> Iterator[Doubles]:
+    """Yield how far any element of each sample moves at most so far, shape (n, 1, ...)."""
     axes = tuple(range(1, exact.ndim))
     moves = np.zeros((len(exact), *(1,) * (exact.ndim - 1)))
     for each in found:
         moves = np.fmax(moves, np.abs(each - exact).max(axis=axes, keepdims=True))
-    return moves
+        yield moves
 
 
 class ModelReference:
@@ -132,18 +132,24 @@ class ModelReference:
         part: Callable[[Answer], Doubles],
         exact: Doubles,
         roundoff: Roundoff,
-    ) -> Doubles:
-        """Move parameters and inputs by what rounding may do to them."""
+    ) -> Generator[Doubles]:
+        """Move parameters and inputs by what rounding may do to them; then also all results.
+
+        The latter takes much longer.
+        """
         assert self._copy is not None
         copied, rounded = self._copy, Rounded(self._copy, roundoff)
 
-        def drawn() -> Doubles:
+        def drawn(number: int) -> Doubles:
             rounded.move()
             moved = x if self._ids else rounded.moved(x)
-            return part(self._run(copied, moved, targets, finish))
+            with contextlib.ExitStack() as stack:
+                if number >= DRAWS:
+                    stack.enter_context(RoundedResults(roundoff, number))
+                return part(self._run(copied, moved, targets, finish))
 
         try:
-            return largest_moves(exact, (drawn() for _ in range(DRAWS)))
+            yield from largest_moves(exact, map(drawn, range(2 * DRAWS)))
         finally:
             rounded.restore()
 
