@@ -22,7 +22,7 @@ from pyrel.errors import UnsupportedModelError
 from pyrel.forks import RenewedLock
 from pyrel.methods import Method
 
-_FEW = (3, 2, 4, 5)  # steps: quickly lowered, and for most models enough
+_FEW = (2, 3, 4, 5)  # steps: quickly lowered, and for most models enough
 
 _LOGGER = logging.getLogger("pyrel")
 

@@ -58,7 +58,7 @@ def test_one_pass_for_each_input(method: str) -> None:
     once = [(torch.float32, 2), *([(torch.float32, -2)] if gradients else [])]
     assert passes() == once * 2
     what = "outputs and gradients" if gradients else "outputs"
-    assert explainer.checked == f"{what} on 2 inputs × 2 samples, T = 6 and 3"
+    assert explainer.checked == f"{what} on 2 inputs × 2 samples, T = 6 and 2"
     assert f", checked: {explainer.checked}, " in repr(explainer)
 
 
