@@ -155,6 +155,34 @@ def test_what_cannot_be_copied_is_left_alone() -> None:
     assert next(model.steps) == 1
 
 
+class Unreadable(Tensor):
+    """A tensor of the user's that does nothing."""
+
+    @staticmethod
+    def __new__(cls) -> Any:
+        return Tensor._make_wrapper_subclass(cls, (3,))  # type: ignore[attr-defined]
+
+    @classmethod
+    def __torch_dispatch__(cls, function: Any, *_: Any) -> Any:
+        raise RuntimeError(f"no {function}")
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged, torch.sparse_coo, None])
+def test_tensors_that_cannot_be_copied_are_left_alone(layout: torch.layout | None) -> None:
+    parts = [torch.zeros(2, 4), torch.zeros(3, 4)]
+    model = nn.Linear(FEATURES, 2)
+    if layout is None:
+        model.held = Unreadable()
+    elif layout is torch.sparse_coo:
+        model.held = torch.eye(3).to_sparse()
+    else:
+        model.held = torch.nested.nested_tensor(parts, layout=layout)
+    held = model.held
+    pyrel.Explainer(model, batch()[:, 0], method="gradient", check=None)
+    assert model.held is held
+
+
 def test_parameters_keep_gradients_and_whether_they_need_one() -> None:
     class Freezing(nn.Module):
         def __init__(self) -> None:

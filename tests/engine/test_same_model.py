@@ -438,6 +438,21 @@ def test_a_model_that_stays_is_captured_once(captures: list[Any]) -> None:
     assert len(kept.explainers) == 2
 
 
+def test_what_runs_tests_is_no_part_of_a_model(captures: list[Any]) -> None:
+    """Pytest writes names of its own modules, from which all tests are reached, into an assert."""
+
+    class Asserting(Small):
+        def forward(self, x: Tensor) -> Tensor:
+            assert x.dim() == 3
+            return super().forward(x)
+
+    assert any("pytest" in name for name in Asserting.forward.__code__.co_names)
+    model, x = Asserting(), np.ones((2, 5, 3), np.float32)
+    for _ in range(2):
+        pyrel.explain(model, x, "gradient")
+    assert len(captures) == 1
+
+
 def test_options_are_compared_by_what_they_are(captures: list[Any]) -> None:
     torch.manual_seed(0)  # whose ReLUs are not all off
     model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))

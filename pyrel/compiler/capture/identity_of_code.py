@@ -44,7 +44,9 @@ _STATELESS = (
     np.ufunc,
 )
 _GETTERS = (operator.itemgetter, operator.attrgetter, operator.methodcaller)
-_LIBRARIES = frozenset({"torch", "numpy", "pyrel", "sympy", *sys.stdlib_module_names})
+# What runs tests or a notebook decides nothing either; pytest's `assert` names its own modules.
+_RUNNERS = frozenset({"pytest", "_pytest", "pluggy", "hypothesis", "IPython", "ipykernel"})
+_LIBRARIES = frozenset({"torch", "numpy", "pyrel", "sympy", *_RUNNERS, *sys.stdlib_module_names})
 # What a class has of itself, and what decides nothing that it computes.
 _OF_ITSELF = frozenset(
     """
@@ -67,7 +69,7 @@ _GLOBAL = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "STORE_GLOBAL", "DELETE_GLOBAL"
 
 
 def of_library(module: object) -> bool:
-    """Whether a Python module, by name, is of Python, NumPy, torch with its sympy, or pyrel."""
+    """Whether a Python module, by name, is of Python, NumPy, torch, pyrel or a test runner."""
     return isinstance(module, str) and module.partition(".")[0] in _LIBRARIES
 
 

@@ -7,8 +7,8 @@ changed and that can be reached from a model is written down before, by identity
 place afterwards. Nothing is copied but containers and numbers, so a model may hold what cannot be
 copied.
 
-What cannot be put back: iterators and generators that were advanced, and queues and other objects
-of Python's own library that threads may share.
+What cannot be put back: iterators and generators that were advanced, queues and other objects of
+Python's own library that threads may share, and the contents of nested and sparse tensors.
 """
 
 from __future__ import annotations
@@ -132,9 +132,9 @@ class _State:
             self._after(_set_gradient, tensor, tensor.requires_grad, tensor.grad)
             self._left.append(tensor.grad)
         self._see_container(vars(tensor))
-        plain = tensor.layout == torch.strided and not tensor.is_meta and not tensor.is_quantized
-        if plain and not is_lazy(tensor) and id(tensor) not in self._faked:
-            self._after(_set_values, tensor, tensor.detach().clone())
+        contents = None if id(tensor) in self._faked else _contents_of(tensor)
+        if contents is not None:
+            self._after(_set_values, tensor, contents)
 
     def _see_generator(self, value: Any) -> bool:
         if isinstance(value, random.Random):
@@ -252,6 +252,18 @@ class _State:
             self._see_name(namespace, name, value)
             if deeply and not isinstance(value, types.ModuleType):
                 self._left.append(value)
+
+
+def _contents_of(tensor: torch.Tensor) -> torch.Tensor | None:
+    """Copy a tensor; None for one that no model writes into, or that cannot be copied."""
+    if tensor.layout != torch.strided or tensor.is_nested or tensor.is_meta:
+        return None
+    if tensor.is_quantized or is_lazy(tensor):
+        return None
+    try:
+        return tensor.detach().clone()
+    except Exception:  # of whatever type a class of the user's raises
+        return None
 
 
 def _may_have_attributes(value: Any) -> bool:
