@@ -47,7 +47,7 @@ class TwoWays(Packed):
 
     def packed(self, e: Tensor, x: Tensor) -> tuple[nn.utils.rnn.PackedSequence, Tensor]:
         lengths, order = (x > 0).sum(1).sort(0, descending=True)
-        first = self.first.expand(4, len(x), UNITS).contiguous()
+        first = self.first.expand(4, x.shape[0], UNITS).contiguous()
         packed = pack_padded_sequence(e[order], lengths, batch_first=True)
         out, (h, _) = self.core(packed, (first, 0.5 * first))
         return out, h[-2:].transpose(0, 1).flatten(1)[order.argsort()]
@@ -76,7 +76,7 @@ class RnnLast(Packed):
     def pooled(self, e: Tensor, x: Tensor) -> Tensor:
         lengths = x.ne(0).sum(1)
         out, _ = pad_packed_sequence(self.packed(e, x)[0], total_length=x.shape[1])
-        return out[lengths - 1, torch.arange(len(x))]
+        return out[lengths - 1, torch.arange(x.shape[0])]
 
 
 class PackedLargest(Packed):
@@ -99,59 +99,37 @@ class PackedLargest(Packed):
 
 
 class Last(Layers):
-    """The last output of a layer that runs over padding, too."""
+    """The last output of a layer that runs over padding, too, by an index and by gather."""
 
     def reduced(self, h: Tensor, x: Tensor) -> Tensor:
-        return h[torch.arange(len(x)), (x != 0).sum(dim=1) - 1]
-
-
-class Gathered(Layers):
-    """The same by gather, from a count of floats."""
-
-    def reduced(self, h: Tensor, x: Tensor) -> Tensor:
-        lengths = (x != 0).float().sum(1).long()
-        places = (lengths - 1).view(-1, 1, 1).expand(-1, 1, h.shape[2])
-        return h.gather(1, places).squeeze(1)
+        last = h[torch.arange(len(x)), (x != 0).sum(dim=1) - 1]
+        places = ((x != 0).float().sum(1).long() - 1).clamp(min=0).view(-1, 1, 1)
+        return last + h.gather(1, places.expand(-1, 1, h.shape[2])).squeeze(1)
 
 
 class MeanOfLengths(Layers):
-    """A mean by a mask made of lengths."""
+    """Means by masks made of lengths, which weigh and choose."""
 
     exact = False
 
     def reduced(self, h: Tensor, x: Tensor) -> Tensor:
-        lengths = (x != 0).sum(1)
+        lengths = x.ne(0).sum(1)
         mask = torch.arange(x.shape[1])[None] < lengths[:, None]
-        return (h * mask.unsqueeze(-1)).sum(1) / lengths.clamp(min=1).unsqueeze(1)
+        mean = (h * mask.unsqueeze(-1)).sum(1) / lengths.clamp(min=1).unsqueeze(1)
+        beyond = torch.arange(x.shape[1]).expand(x.shape[0], -1) >= lengths[:, None]
+        kept = torch.where(~beyond[..., None], torch.tanh(h).masked_fill(beyond[..., None], 3), 0)
+        return mean + kept.sum(1) / lengths[:, None].float()
 
 
-class WhereOfLengths(Layers):
-    """The same, the mask choosing."""
-
-    as_alone = False
-
-    def reduced(self, h: Tensor, x: Tensor) -> Tensor:
-        lengths = x.ne(0).sum(1, keepdim=True)
-        mask = torch.arange(x.shape[1]).expand(len(x), -1) >= lengths
-        kept = h.masked_fill(mask[..., None], 0.0)
-        return torch.where(~mask[..., None], kept, 0.25).sum(1) / lengths.float()
-
-
-class LargestOfLengths(Layers):
-    """The largest where a mask made of lengths says."""
+class Largest(Layers):
+    """The largest where a mask made of lengths says, and where one of ids does."""
 
     def reduced(self, h: Tensor, x: Tensor) -> Tensor:
         lengths = (x != 0).sum(1)
         mask = torch.arange(x.shape[1])[None] < lengths[:, None]
-        return h.masked_fill(~mask[..., None], -torch.inf).amax(1)
-
-
-class LargestOfIds(Layers):
-    """The largest where a mask of ids says."""
-
-    def reduced(self, h: Tensor, x: Tensor) -> Tensor:
-        mask = (x != 0).float()
-        return h.masked_fill(mask[..., None] == 0, float("-inf")).max(dim=1)[0]
+        largest = h.masked_fill(~mask[..., None], -torch.inf).amax(1)
+        m = (x != 0).float()
+        return largest + h.masked_fill(m[..., None] == 0, float("-inf")).max(dim=1)[0]
 
 
 class Compared(Layers):
@@ -170,6 +148,24 @@ class Compared(Layers):
         return rest * many[:, None] + h[:, 0] * few[:, None] + count[:, None] / 8
 
 
+class Reduced(Layers):
+    """Other ways to count, to reduce masks and to choose by them."""
+
+    as_alone = False
+
+    def reduced(self, h: Tensor, x: Tensor) -> Tensor:
+        m, steps = x != 0, x.shape[1]
+        first = torch.count_nonzero(x, dim=1).clamp(2, 5).minimum(torch.tensor(3))
+        last = (m.cumsum(1) == x.sign().sum(1, keepdim=True)) & m
+        chosen = torch.take_along_dim(h, (m.sum(1) - 1)[:, None, None], 1)[:, 0]
+        hot = torch.nn.functional.one_hot(m.sum(1) - 1, steps).to(h.dtype)
+        rest = torch.bmm(hot[:, None], h)[:, 0] + (h * last[..., None]).sum(1) + chosen
+        rest = rest * m.all(1, keepdim=True) + h[:, 0] * (x == 4).any(1, keepdim=True)
+        h = h.clone()
+        h[m] = 0.5
+        return rest + h.sum(1) / first[:, None]
+
+
 MODELS = (
     Packed,
     TwoWays,
@@ -177,10 +173,8 @@ MODELS = (
     RnnLast,
     PackedLargest,
     Last,
-    Gathered,
     MeanOfLengths,
-    WhereOfLengths,
-    LargestOfLengths,
-    LargestOfIds,
+    Largest,
     Compared,
+    Reduced,
 )

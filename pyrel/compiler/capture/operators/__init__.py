@@ -21,6 +21,7 @@ from pyrel.compiler.capture.operators import (
     normalisation,
     of_counts,
     of_ids,
+    of_several_ids,
     packing,
     recurrence,
     selection,
@@ -125,6 +126,7 @@ _FAMILIES: dict[str, dict[str, Handler]] = {
         "index_fill": selection.index_fill,
         "index_put": selection.index_put,
         "index_select": selection.index_select,
+        "take_along_dim": selection.take_along_dim,
         "masked_fill": selection.masked_fill,
         "pad": selection.pad,
         "scatter": selection.scatter,
@@ -170,14 +172,20 @@ _OF_PACKED: dict[str, Handler] = {
     "padded": packing.padded,
     **{f"packed_{kind}": recurrence.layer(kind) for kind in LAYERS},
 }
-_PACKING: dict[str, Handler] = {
+# These have rules for what is made of token ids alone.
+_OF_SEVERAL_IDS: dict[str, Handler] = {
+    "all": of_several_ids.all_of,
+    "any": of_several_ids.any_of,
     "argsort": packing.argsort,
+    "cumsum": of_several_ids.cumulative,
+    "minimum": selection.minimum,
+    "one_hot": of_several_ids.one_hot,
     "packed_lengths": packing.batch_sizes,
     "sort": packing.sort,
 }
 
 _KNOWN = {name: handler for family in _FAMILIES.values() for name, handler in family.items()}
-_COMPUTE = _KNOWN | _MARKS | _PACKING | _OF_PACKED
+_COMPUTE = _KNOWN | _MARKS | _OF_SEVERAL_IDS | _OF_PACKED
 
 # Token ids may go through these, and through what only moves elements.
 _TAKE_IDS = (
@@ -283,6 +291,10 @@ def _applied(
     if name in _MOVES:
         plain = mapped(lambda v: tracer.ids(v) if _is_tensor(v) else v, (args, kwargs))
         return mapped(Traced, _MOVED.get(target, target)(*plain[0], **_without_dtype(plain[1])))
+    if name == "count_nonzero" and args and isinstance(args[0], Traced):
+        not_zero = torch.ops.aten.ne.Scalar
+        mask = apply(tracer, not_zero, "ne", (args[0], 0), {}, torch.bool)
+        return apply(tracer, target, "sum", (mask, *args[1:]), {}, dtype)
     if name in of_ids.NAMES and dtype is not None and not tracer.dtype.is_floating_point:
         made = of_ids.apply(tracer, target, name, args, kwargs, dtype)
         if made is not None:

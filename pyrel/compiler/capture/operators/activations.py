@@ -25,9 +25,11 @@ def relu(tracer: Tracer, value: Traced) -> Traced:
 
 def clamp(tracer: Tracer, value: Traced, low: Any = None, high: Any = None) -> Traced:
     """``aten.clamp``, as far as it is a ReLU; of numbers of token ids from any number on."""
-    number = isinstance(low, int | float) and low != 0 and high is None
-    if number and tracer.is_of_ids_alone(value):
-        return at_least(tracer, value, torch.as_tensor(float(low)))
+    numbers = not any(isinstance(bound, Traced | torch.Tensor) for bound in (low, high))
+    if numbers and (low or high is not None) and tracer.is_of_ids_alone(value):
+        if low is not None:
+            value = at_least(tracer, value, torch.as_tensor(float(low)))
+        return value if high is None else at_most(tracer, value, torch.as_tensor(float(high)))
     if low is None or isinstance(low, Traced | torch.Tensor) or low != 0 or high is not None:
         raise UnsupportedOperandsError("only clamp(min=0), which is a ReLU, is supported")
     return tracer.relu(value, at_zero=1.0)
@@ -36,6 +38,12 @@ def clamp(tracer: Tracer, value: Traced, low: Any = None, high: Any = None) -> T
 def at_least(tracer: Tracer, value: Traced, low: torch.Tensor) -> Traced:
     """Return the larger of each element and a constant, of what has no gradient."""
     return tracer.add(tracer.relu(tracer.add(value, -low.double())), low.double())
+
+
+def at_most(tracer: Tracer, value: Traced, high: torch.Tensor) -> Traced:
+    """Return the smaller of each element and a constant, of what has no gradient."""
+    minus = torch.tensor(-1.0)
+    return tracer.scale(at_least(tracer, tracer.scale(value, minus), -high), minus)
 
 
 def simple(function: Function) -> Callable[[Tracer, Traced], Traced]:

@@ -42,7 +42,9 @@ def offsets(tracer: Tracer, bias: Any, size: int) -> Floats:
 def matmul(tracer: Tracer, left: Any, right: Any) -> Traced:
     """``aten.matmul`` and its like, one factor of which is constant."""
     if isinstance(left, Traced) and isinstance(right, Traced):
-        raise UnsupportedOperandsError("both factors of a matrix product depend on the input")
+        if not any(tracer.is_of_ids_alone(factor) for factor in (left, right)):
+            raise UnsupportedOperandsError("both factors of a matrix product depend on the input")
+        return _weighted(tracer, left, right)
     if isinstance(right, Traced):  # constant @ value: the value's columns are the rows
         columns = Traced(right.ids.transpose(-1, -2))
         if left.dim() == 1:
@@ -53,6 +55,16 @@ def matmul(tracer: Tracer, left: Any, right: Any) -> Traced:
     if right.dim() == 2:
         return linear(tracer, left, right.mT)
     return _by_batch(tracer, traced(left), right)
+
+
+def _weighted(tracer: Tracer, left: Traced, right: Traced) -> Traced:
+    """Multiply matrices of which one is made of token ids, as a mask is."""
+    if min(left.ids.dim(), right.ids.dim()) < 2:
+        raise UnsupportedOperandsError("a vector is multiplied; matrices are wanted")
+    terms = tracer.product(
+        Traced(left.ids.unsqueeze(-1)), Traced(right.ids.unsqueeze(-3))
+    )  # (..., rows, inner, columns)
+    return total(tracer, terms, -2)
 
 
 def _by_batch(tracer: Tracer, value: Traced, matrices: torch.Tensor) -> Traced:

@@ -10,17 +10,12 @@ import numpy as np
 import torch
 
 from pyrel.compiler.capture.operators import arithmetic, of_counts
-from pyrel.compiler.capture.operators.operands import UnsupportedOperandsError, constant
-from pyrel.compiler.capture.tracer import Kind, Traced, Tracer
-
-
-def is_counted(tracer: Tracer, value: Any) -> bool:
-    """Whether something is whole numbers made of token ids alone."""
-    return (
-        isinstance(value, Traced)
-        and tracer.is_of_ids_alone(value)
-        and tracer.kind(value) != Kind.other
-    )
+from pyrel.compiler.capture.operators.operands import (
+    UnsupportedOperandsError,
+    constant,
+    refuse_ids,
+)
+from pyrel.compiler.capture.tracer import Traced, Tracer
 
 
 def index(tracer: Tracer, value: Any, indices: Any) -> Traced:
@@ -32,6 +27,7 @@ def index(tracer: Tracer, value: Any, indices: Any) -> Traced:
             "step, beside constant ones of the dimensions before and behind, as in "
             "out[torch.arange(len(x)), lengths - 1]"
         )
+    refuse_ids(tracer, value)
     ids, dim = tracer.ids(value), counted[0]
     others = [None if d == dim else constant(i, "index") for d, i in enumerate(indices)]
     shape = np.broadcast_shapes(
@@ -48,6 +44,7 @@ def index(tracer: Tracer, value: Any, indices: Any) -> Traced:
 
 def gather(tracer: Tracer, value: Any, dim: int, places: Traced) -> Traced:
     """``aten.gather`` at positions that are counted from token ids."""
+    refuse_ids(tracer, value)
     ids = tracer.ids(value)
 
     def at(position: int) -> torch.Tensor:

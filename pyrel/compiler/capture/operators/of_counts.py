@@ -25,11 +25,14 @@ _CASTS = frozenset("_to_copy to type_as".split())
 
 # The sum of two booleans is one of them, or the other, or both.
 NAMES = _COMPARISONS | _BOTH | _EITHER | _ONE | _NOT | _CASTS | {"add"}
+_MASKS = NAMES | {"any", "all"}
 
 # Of masks these make masks, and of whole numbers whole numbers, in whatever type.
 _KEEPING = frozenset("mul where masked_fill maximum max amax".split()) | _CASTS
 # These make whole numbers of whole numbers and of masks.
-_CLOSED = frozenset("add sub rsub neg sum clamp clamp_min clamp_max abs relu bitwise_not".split())
+_CLOSED = frozenset(
+    "add sub rsub neg sum clamp clamp_min clamp_max abs relu bitwise_not one_hot minimum".split()
+)
 _WHOLE = {torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8}
 
 
@@ -42,7 +45,7 @@ def note(
     kind = Kind.other
     if tracer.is_of_ids(result) and (dtype in _WHOLE or dtype == torch.bool):
         kind = Kind.mask if dtype == torch.bool else Kind.whole  # torch computed it
-    elif dtype == torch.bool and name in NAMES:
+    elif dtype == torch.bool and name in _MASKS:
         kind = Kind.mask
     elif name in _KEEPING | _CLOSED:
         kind = min(map(tracer.kind, operands), default=Kind.other)
@@ -84,6 +87,15 @@ def apply(tracer: Tracer, name: str, args: Any, dtype: torch.dtype) -> Traced | 
     if name in _EITHER or name == "add":
         return opposite(tracer, at_most_zero(tracer, total))
     return at_most_zero(tracer, _size(tracer, arithmetic.subtract(tracer, total, 1)))
+
+
+def is_counted(tracer: Tracer, value: Any) -> bool:
+    """Whether something is whole numbers made of token ids alone."""
+    return (
+        isinstance(value, Traced)
+        and tracer.is_of_ids_alone(value)
+        and tracer.kind(value) != Kind.other
+    )
 
 
 def at_most_zero(tracer: Tracer, value: Traced) -> Traced:

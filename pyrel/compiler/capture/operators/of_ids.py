@@ -24,7 +24,7 @@ _LOGIC = frozenset(
 )
 # Of values that are not functions of one token id, these have other rules.
 _ARITHMETIC = frozenset(
-    """abs add clamp clamp_max clamp_min div masked_fill maximum minimum mul neg relu rsub sub
+    """abs add clamp clamp_max clamp_min div masked_fill maximum minimum mul neg relu rsub sign sub
     where""".split()
 )
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from pyrel.compiler.capture.operators import arithmetic, of_counts
-from pyrel.compiler.capture.operators.operands import NoValue, UnsupportedOperandsError
+from pyrel.compiler.capture.operators.operands import NoValue, UnsupportedOperandsError, refuse_ids
 from pyrel.compiler.capture.tracer import Kind, Traced, Tracer
 
 
@@ -56,6 +56,7 @@ def padded(tracer: Tracer, value: Any, sizes: Any, filler: float) -> Any:
     """``pyrel::padded``: put padding beyond the ends of sequences, (steps, n, ...)."""
     if not isinstance(sizes, PackedSizes):
         return value
+    refuse_ids(tracer, value)
     masks = [Traced(_over(m, tracer.ids(value))) for m in (sizes.within, sizes.beyond)]
     return tracer.choose([value, torch.as_tensor(float(filler))], masks)
 

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 
 from pyrel.compiler.capture.operators import by_position, of_counts
-from pyrel.compiler.capture.operators.activations import at_least
+from pyrel.compiler.capture.operators.activations import at_least, at_most
 from pyrel.compiler.capture.operators.arithmetic import kept, multiply, over
 from pyrel.compiler.capture.operators.operands import (
     NoValue,
@@ -19,9 +19,10 @@ from pyrel.compiler.capture.operators.operands import (
     array,
     constant,
     either,
+    refuse_ids,
     traced,
 )
-from pyrel.compiler.capture.tracer import Traced, Tracer
+from pyrel.compiler.capture.tracer import Kind, Traced, Tracer
 
 
 def largest(tracer: Tracer, value: Traced, dim: Any = None, keepdim: bool = False) -> Traced:
@@ -49,6 +50,14 @@ def maximum(tracer: Tracer, value: Any, other: Any = None, keepdim: bool = False
     ids = value.ids
     shape = np.broadcast_shapes(ids.shape, other.shape)
     return tracer.relu(Traced(ids.expand(shape)), at_zero=0.5)
+
+
+def minimum(tracer: Tracer, value: Any, other: Any) -> Traced:
+    """``aten.minimum`` of what is made of token ids alone and a constant."""
+    value, other = (value, other) if isinstance(value, Traced) else (other, value)
+    if isinstance(other, Traced) or not tracer.is_of_ids_alone(value):
+        raise UnsupportedOperandsError("write it as -torch.maximum(-a, -b)")
+    return at_most(tracer, value, constant(other, "operand"))
 
 
 def where(tracer: Tracer, condition: Any, value: Any, other: Any) -> Traced:
@@ -129,7 +138,7 @@ def embedding(tracer: Tracer, table: Any, ids: Any, *_: Any) -> Traced:
 def index(tracer: Tracer, value: Any, indices: Any) -> Traced:
     """``aten.index``: elements at a constant index, or the rows of a table that token ids name."""
     first = indices[0] if len(indices) == 1 else None
-    counted = any(by_position.is_counted(tracer, i) for i in indices)
+    counted = any(of_counts.is_counted(tracer, i) for i in indices)
     if isinstance(first, Traced) and isinstance(value, torch.Tensor) and not counted:
         return _looked_up(tracer, value, first)
     if counted:
@@ -145,17 +154,50 @@ def index_select(tracer: Tracer, value: Any, dim: int, places: Any) -> Traced:
 
 def gather(tracer: Tracer, value: Any, dim: int, places: Any, **_: Any) -> Traced:
     """``aten.gather`` at a constant index, or at steps that are counted from token ids."""
-    if by_position.is_counted(tracer, places):
+    if of_counts.is_counted(tracer, places):
         return by_position.gather(tracer, value, dim, places)
     return Traced(tracer.ids(value).gather(dim, constant(places, "index")))
+
+
+def take_along_dim(tracer: Tracer, value: Any, places: Any, dim: int | None = None) -> Traced:
+    """``aten.take_along_dim``: `gather`, the other dimensions of both broadcast."""
+    ids, given = tracer.ids(value), tracer.ids(places)
+    if dim is None or ids.dim() != given.dim():
+        raise UnsupportedOperandsError("a dimension is wanted, and as many of values as of places")
+    dim = dim % ids.dim()
+    shapes = [[n for d, n in enumerate(each.shape) if d != dim] for each in (ids, given)]
+    shape = list(np.broadcast_shapes(*shapes))
+    whole = [*shape[:dim], ids.shape[dim], *shape[dim:]]
+    wanted = [*shape[:dim], given.shape[dim], *shape[dim:]]
+    index = Traced(given.expand(wanted)) if isinstance(places, Traced) else places.expand(wanted)
+    return gather(tracer, Traced(ids.expand(whole)), dim, index)
+
+
+def _by_mask(tracer: Tracer, value: Any, indices: Any, values: Any) -> Traced | None:
+    """Return values of which one number replaces those where a mask of token ids is true."""
+    mask = indices[0] if len(indices) == 1 else None
+    if not isinstance(mask, Traced) or tracer.kind(mask) != Kind.mask:
+        return None
+    refuse_ids(tracer, value)
+    ids = tracer.ids(either(values))
+    if ids.numel() != 1:
+        return None
+    rest = tracer.ids(value).dim() - mask.ids.dim()
+    over = Traced(mask.ids.reshape(*mask.ids.shape, *[1] * rest))
+    single = either(values)
+    filler = Traced(ids.reshape(())) if isinstance(single, Traced) else single.reshape(())
+    return where(tracer, over, filler, value)
 
 
 def index_put(
     tracer: Tracer, value: Any, indices: Any, values: Any, accumulate: bool = False
 ) -> Traced:
-    """``aten.index_put``: replace the elements at a constant index."""
+    """``aten.index_put``: replace elements at a constant index, or where a mask of ids is true."""
     if accumulate:
         raise UnsupportedOperandsError("values are added at an index; only replacing is supported")
+    masked = _by_mask(tracer, value, indices, values)
+    if masked is not None:
+        return masked
     places = [None if i is None else constant(i, "index") for i in indices]
     return _replaced(tracer, torch.ops.aten.index_put.default, value, (places, either(values)))
 
