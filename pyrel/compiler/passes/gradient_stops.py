@@ -23,6 +23,7 @@ from pyrel.compiler.graph.nodes import (
     picked,
 )
 from pyrel.compiler.passes.merge_sums import simplify
+from pyrel.compiler.passes.twins import Twins
 from pyrel.errors import UnsupportedModelError
 from pyrel.methods import Method
 
@@ -52,7 +53,8 @@ def prepared(graph: Graph, method: Method) -> Graph:
         _refuse_custom(graph, method)
     dropped = CustomGradient if method.detach == "stop" else _MARKS
     exact = not method.conserves and method.relu == Post.mask
-    return simplify(_plain_relus(_without(graph, dropped), exact))
+    graph = _plain_relus(_without(graph, dropped), exact)
+    return simplify(graph, None if method.conserves else Twins(graph))
 
 
 def _is_marked(graph: Graph) -> bool:

@@ -25,18 +25,22 @@ from pyrel.compiler.graph.nodes import (
     picked,
 )
 from pyrel.compiler.graph.relevant_zeros import relevant_at_zero
+from pyrel.compiler.passes.twins import Twins
 
 # What a sum is merged of: units of a linear node, or constants, or other values, which are None.
 _Part: TypeAlias = tuple[Linear | None, npt.NDArray[Any] | None]
 _Made: TypeAlias = dict[Hashable, tuple[Floats, Floats]]
 
 
-def simplify(graph: Graph) -> Graph:
-    """Merge sums of pre-activations, join ReLUs to their linear nodes, drop what is dead."""
-    return compact(_join_relus(_merge_sums(graph)))
+def simplify(graph: Graph, twins: Twins | None = None) -> Graph:
+    """Merge sums of pre-activations, join ReLUs to their linear nodes, drop what is dead.
+
+    Sums that ``twins`` finds are left as they are.
+    """
+    return compact(_join_relus(_merge_sums(graph, twins)))
 
 
-def _merge_sums(graph: Graph) -> Graph:
+def _merge_sums(graph: Graph, twins: Twins | None) -> Graph:
     """Turn sums and multiples of pre-activations into one linear node over all their inputs.
 
     A sum of linear pre-activations is one linear function of the concatenated inputs. Explained as
@@ -51,7 +55,9 @@ def _merge_sums(graph: Graph) -> Graph:
     for node in graph.nodes:
         if has_lone:
             node = replace(node, inputs=picked(origin, node.inputs, node.inputs))
-        for piece in list(_pieces(node, owner, origin, nodes, graph, made)):
+        left = twins is not None and isinstance(node, Add) and twins.meet(node)
+        pieces = [node] if left else list(_pieces(node, owner, origin, nodes, graph, made))
+        for piece in pieces:
             owner[piece.start : piece.start + piece.size] = len(nodes)
             nodes.append(piece)
     outputs = picked(origin, graph.outputs, graph.outputs)
