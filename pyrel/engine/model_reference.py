@@ -140,16 +140,24 @@ class ModelReference:
         assert self._copy is not None
         copied, rounded = self._copy, Rounded(self._copy, roundoff)
 
-        def drawn(number: int) -> Doubles:
+        def drawn() -> Doubles:
             rounded.move()
             moved = x if self._ids else rounded.moved(x)
-            with contextlib.ExitStack() as stack:
-                if number >= DRAWS:
-                    stack.enter_context(RoundedResults(roundoff, number))
-                return part(self._run(copied, moved, targets, finish))
+            return part(self._run(copied, moved, targets, finish))
+
+        def all_drawn() -> Iterator[Doubles]:
+            for _ in range(DRAWS):
+                yield drawn()
+            for number in range(DRAWS):
+                try:
+                    with RoundedResults(roundoff, number):
+                        answer = drawn()
+                except Exception:  # of whatever type: not every model runs in a mode of dispatch
+                    return
+                yield answer
 
         try:
-            yield from largest_moves(exact, map(drawn, range(2 * DRAWS)))
+            yield from largest_moves(exact, all_drawn())
         finally:
             rounded.restore()
 

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import queue
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from engine.compiler_faults import FAULTS, FEATURES, STEPS, Gated, seeded
 from engine.logs import heard
 from torch import Tensor, nn
 
@@ -66,6 +68,21 @@ def test_all_results_but_whole_numbers_and_views_are_moved() -> None:
     for found, exact in ((product, x * 0.7), (gradient, 2 * x)):
         error = ((found - exact) / exact).abs()
         assert (error > 0).all() and (error < 3 * size).all()
+
+
+def test_models_that_take_no_mode_of_dispatch_are_checked_all_the_same(monkeypatch: Any) -> None:
+    model, x = seeded(Gated), np.random.default_rng(0).normal(size=(3, STEPS, FEATURES))
+    modes = queue.SimpleQueue[None]()
+
+    def refused(*_: Any) -> Any:
+        modes.put(None)
+        raise RuntimeError("no rule")
+
+    monkeypatch.setattr(RoundedResults, "__torch_dispatch__", refused)
+    FAULTS["wrong slope"].put_in(monkeypatch)
+    with pytest.raises(pyrel.SelfCheckError, match="by torch's autograd"):
+        pyrel.Explainer(model, x.astype(np.float32), "gradient")
+    assert modes.qsize() == 1
 
 
 class Moved:
