@@ -32,6 +32,22 @@ NAMES = [
     *(f"pattern {name}" for name in bombs.PATTERNS),
     *(f"model {name}" for name in bombs.MODELS),
 ]
+REFUSED_BY = {
+    "fixed 40,000 instructions": "entries",
+    "fixed many tensors": "entries",
+    "fixed many matrices": "tensors",
+    "fixed many entries": "entries",
+    "fixed many lists": "entries",
+    "fixed many names": "entries",
+    "fixed long text": "text",
+    "fixed deep": "entries",
+    "fixed vocabulary": "inputs",
+    "fixed some loops": "instructions",
+    "pattern many steps at least": "first_rows",
+    "pattern some values": "values",
+    "model many sizes": "entries",
+    "model steps": "steps",
+}
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +76,7 @@ def test_a_bomb_is_loaded_or_refused_soon(name: str, found: dict[str, dict[str, 
     answer = found[name]
     outcome = answer["outcome"]
     assert outcome == "loaded" or name in outcome, outcome
+    assert f"limits.{REFUSED_BY[name]}," in outcome if name in REFUSED_BY else True
     assert not any(word in outcome for word in ("MemoryError", "bad_alloc", "allocate"))
     # Of this process: what others do on a busy machine does not count.
     assert answer["seconds"] < SECONDS
