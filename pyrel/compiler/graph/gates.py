@@ -182,10 +182,11 @@ _BY_ROW = Linear | Normalise | Embedding | AtMaximum  # an output is of more tha
 def only_through(graph: Graph, kinds: type[Node] | tuple[type[Node], ...]) -> Mask:
     """Mark what depends on the input through nodes of some kinds only."""
     stopped = np.zeros(graph.size, dtype=bool)
+    found = False
     for node in graph.nodes:
         if isinstance(node, kinds):
-            stopped[node.addresses] = True
-        elif stopped.any():
+            stopped[node.addresses] = found = True
+        elif found:
             axes = None if isinstance(node, _BY_ROW) else 0
             reads = np.atleast_2d(node.inputs)
             alike = picked(stopped, reads, True).all(axis=axes)
