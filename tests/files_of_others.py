@@ -80,6 +80,15 @@ NPY = {
     "no header": b"\x93NUMPY",
 }  # fmt: skip
 
+
+def directory_beyond_the_end() -> bytes:
+    """Make an archive whose end says so of its directory, so that members begin before 0."""
+    data = bytearray(npz())
+    (offset,) = struct.unpack_from("<I", data, len(data) - 6)
+    struct.pack_into("<I", data, len(data) - 6, offset + 1000)
+    return bytes(data)
+
+
 NPZ = {
     "encrypted": npz(flags=1),
     "strongly encrypted": npz(flags=0x41),
@@ -92,6 +101,7 @@ NPZ = {
     "stored though deflated": npz(method=0),
     "too small": npz(size=3),
     "begins beyond the end": npz(offset=2**31),
+    "begins before the start": directory_beyond_the_end(),
     "no array": npz(b"some text"),
     "empty": npz(b""),
     "objects": npz(NPY["objects"]),

@@ -15,6 +15,9 @@ from pathlib import Path
 
 _LONGEST = 600  # characters of a text that is repeated
 
+# Errors that tell of what is in a file: no number, or a place to read at that is none.
+_OF_CONTENT = (None, errno.EINVAL, errno.EOVERFLOW)
+
 
 def shown(text: object, longest: int = _LONGEST) -> str:
     """Return a text from a file such that it can be printed, on one line and on any terminal.
@@ -77,9 +80,9 @@ def parsing(path: str | PathLike[str], refusal: str) -> Iterator[None]:
     except ForeignFileError:
         raise
     except OSError as error:
-        if error.errno is None or error.filename is not None:
-            if error.filename is not None:
-                raise
+        if error.filename is not None:
+            raise
+        if error.errno in _OF_CONTENT:
             raise _refusal(path, refusal, error) from error
         raise OSError(error.errno, error.strerror, fspath(path)) from error
     except Exception as error:  # of any type: see above
