@@ -122,7 +122,7 @@ def test_lengths_of_all_types(lengths: Any) -> None:
         (LENGTHS.astype(float), "got dtype float64"),
         (LENGTHS > 2, "got dtype bool"),
         (True, "how many steps each sequence has; got True"),
-        ("long", "got dtype"),
+        ("long", "got str"),
         ([[1], [2, 3]], "lengths: wanted integers"),
         (np.where(LENGTHS == 2, 0, LENGTHS), r"1 to 6, .*, got 0 for x\[3\]"),
         (np.where(LENGTHS == 2, 7, LENGTHS), r"1 to 6, .*, got 7 for x\[3\]"),
