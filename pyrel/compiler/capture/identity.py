@@ -167,7 +167,7 @@ class _Walk:
             self._see_class(value)
         elif isinstance(value, types.ModuleType):
             self._see_namespace(value)
-        elif code.is_stateless(value):
+        elif code.is_stateless(value) or code.of_runner(kind.__module__):
             self.same(value)
         elif isinstance(value, torch.Tensor | torch.jit.ScriptModule):
             raise IncomparableError(value, "its content cannot be read")
@@ -256,6 +256,8 @@ class _Walk:
     # What holds code
 
     def _see_function(self, function: types.FunctionType) -> None:
+        if code.of_runner(function.__globals__.get("__name__")):
+            return
         self.same(function.__code__)
         self.see(function.__defaults__)
         self.see(function.__kwdefaults__)
@@ -306,7 +308,7 @@ class _Walk:
     ) -> None:
         """See what code names of a Python module; of the user's all, if it computes names."""
         self.same(module)
-        if id(module) in visited:
+        if id(module) in visited or code.of_runner(module.__name__):
             return
         visited.add(id(module))
         library = code.of_library(module.__name__)

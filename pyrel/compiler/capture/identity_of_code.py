@@ -73,6 +73,11 @@ def of_library(module: object) -> bool:
     return isinstance(module, str) and module.partition(".")[0] in _LIBRARIES
 
 
+def of_runner(module: object) -> bool:
+    """Whether a Python module, by name, is of what runs tests or a notebook."""
+    return isinstance(module, str) and module.partition(".")[0] in _RUNNERS
+
+
 def is_stateless(value: object) -> bool:
     """Whether what an object decides cannot change."""
     if isinstance(value, types.BuiltinFunctionType | types.MethodWrapperType):

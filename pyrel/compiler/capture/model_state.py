@@ -193,7 +193,8 @@ class _State:
             self._after(_set_name, namespace, name, value)
 
     def _see_function(self, function: types.FunctionType) -> None:
-        if code.of_library(function.__globals__.get("__name__")) and not function.__closure__:
+        home = function.__globals__.get("__name__")
+        if code.of_runner(home) or (code.of_library(home) and not function.__closure__):
             return
         for cell in function.__closure__ or ():
             held = _cell(cell)
@@ -201,7 +202,7 @@ class _State:
             self._left.append(held)
         self._left += (function.__defaults__, function.__kwdefaults__)
         self._see_container(vars(function))
-        if not code.of_library(function.__globals__.get("__name__")):
+        if not code.of_library(home):
             self._see_what_code_names(function)
 
     def _see_what_code_names(self, function: types.FunctionType) -> None:

@@ -190,9 +190,9 @@ class Tracer:
         addresses = np.unique(self._addresses(Traced(self.ids(given))))
         numbers = self.builder.values(addresses[addresses < 0])
         found = addresses[addresses >= 0]
-        kinds = picked(self._kinds, np.where(found < self._kinds.size, found, -1), 0)
-        if not self._kinds.size or not self.builder.lookups.are_alone(found).all():
-            kinds = np.zeros(found.size)
+        kinds = np.zeros(found.size, np.int8)
+        if self._kinds.size and self.builder.lookups.are_alone(found).all():
+            kinds = picked(self._kinds, np.where(found < self._kinds.size, found, -1), 0)
         least = min(kinds.tolist(), default=Kind.mask)
         if not (np.isfinite(numbers).all() and (numbers == np.floor(numbers)).all()):
             return Kind.other

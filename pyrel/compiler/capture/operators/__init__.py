@@ -242,7 +242,12 @@ def families() -> dict[str, tuple[str, ...]]:
 
 
 def apply(
-    tracer: Tracer, target: Any, name: str, args: Any, kwargs: Any, dtype: torch.dtype | None
+    tracer: Tracer,
+    target: Any,
+    name: str,
+    args: Any,
+    kwargs: Any,
+    dtype: torch.dtype | None = None,
 ) -> Any:
     """Run operator ``name`` on traced operands; ``NotImplemented`` where it is unknown.
 
