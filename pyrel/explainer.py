@@ -83,7 +83,8 @@ class Explainer:
     lengths : bool
         Calls may say how long each sequence is. The model has to take any number of steps.
     check_finite : bool
-        Refuse NaN and infinity in inputs and outputs.
+        Refuse NaN and infinity in inputs and outputs, and relevance that overflows or is lost near
+        the ends of float32's range.
     precision : {"float32", "bf16", "bf16_all"}
         "bf16" forms the products of relevance from numbers rounded to bfloat16 (8 significant
         bits), summed in float32; outputs and class stay those of float32. "bf16_all" forms all
@@ -353,7 +354,8 @@ class Explainer:
         ValueError
             If ``x`` has the wrong shape, holds NaN or infinity or a value outside [low, high] or a
             token id that the model has no row for, if a target is no class or a length no number of
-            steps, if the model does not hold for that many steps, or if its output overflows.
+            steps, if the model does not hold for that many steps, or if its output or the relevance
+            overflows in float32, or comes so near that relevance is lost.
         TypeError
             If an argument has the wrong type.
         """

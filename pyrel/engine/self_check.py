@@ -137,9 +137,10 @@ class SelfCheck:
     def _leave_undecided(self, what: str, batch: _Batch, found: Undecided) -> None:
         """Note that rounding alone changes what was to be compared."""
         self._undecided.add(what)
+        times = f"{found.share:.2g}" if found.share < 1e3 else "more than a thousand"
         self._note(
             f"{what} not decidable in float32: rounding alone moves those for sample "
-            f"{found.sample} of {batch.name}{self._with_steps(batch)} by {found.share:.2g} times "
+            f"{found.sample} of {batch.name}{self._with_steps(batch)} by {times} times "
             "their size"
         )
         _LOGGER.warning("%s: %s", self.method, self._notes[-1])
