@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,16 @@ from reference import CONSERVING, Reference
 from reference_graph import Array
 from torch import nn
 
+import pyrel
+
 Floats = npt.NDArray[np.floating[Any]]
 Targets = npt.NDArray[np.int64]
 
 # The accuracy that the project promises: 80 eps of float32, for up to 50 linear nodes in a row.
 RELATIVE = 1e-5
+
+# For tests that compare with a reference themselves: the check costs a third of compiling.
+unchecked = functools.partial(pyrel.Explainer, check=None)
 
 
 def rows(values: Any) -> Array:

@@ -111,6 +111,10 @@ def explainer(make: Callable[[], nn.Module], method: str, steps: int = 6, **opti
     return pyrel.Explainer(captured(make, steps), method=method, **bounds, **options)
 
 
+# For tests that only call it.
+shared = functools.cache(explainer)
+
+
 def scores(make: Callable[[], nn.Module], x: Any, lengths: Any = None) -> Any:
     """What torch says of whole sequences."""
     given = [torch.as_tensor(x)]

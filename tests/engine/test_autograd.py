@@ -11,7 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from engine.checks import RELATIVE, assert_conserved, assert_within, norms, rows, target_score
+from engine.checks import (
+    RELATIVE,
+    assert_conserved,
+    assert_within,
+    norms,
+    rows,
+    target_score,
+    unchecked,
+)
 from engine.detached_models import (
     CUSTOM,
     FEATURES,
@@ -80,7 +88,7 @@ CASES = [
 
 @functools.cache
 def stopped(forwards: tuple[Forward, ...], method: str) -> Any:
-    return pyrel.Explainer(stopped_capture(forwards), batch()[:1], method=method)
+    return unchecked(stopped_capture(forwards), batch()[:1], method=method)
 
 
 @functools.cache
@@ -125,7 +133,7 @@ def test_programs_for_any_number_of_steps_stop_there_too(method: str, tmp_path: 
             level = m.branch.layer(x[:, 0])
         return m.last(x - last) * torch.sigmoid(level)
 
-    explainer = pyrel.Explainer(captured(forward), batch()[:1], method=method)
+    explainer = unchecked(captured(forward), batch()[:1], method=method)
     assert explainer.any_steps
     explainer.save(tmp_path / "program")
     loaded = pyrel.Explainer.load(tmp_path / "program")
@@ -155,12 +163,12 @@ def test_custom_gradients_are_refused_by_name(name: str) -> None:
     graph, plain = (alone(customs(), n) for n in (number, number + len(CUSTOM)))
     for method in FINISHED:
         with pytest.raises(pyrel.UnsupportedModelError) as refusal:
-            pyrel.Explainer(graph, method=method)
+            unchecked(graph, method=method)
         assert CUSTOM[name][1] in str(refusal.value)
         assert 'autograd="ignore"' in str(refusal.value)
-        pyrel.Explainer(plain, method=method)
+        unchecked(plain, method=method)
     options: dict[str, Any] = {"method": "lrp_epsilon", "gates": "half"}
-    e, expected = (pyrel.Explainer(each, **options)(x) for each in (graph, plain))
+    e, expected = (unchecked(each, **options)(x) for each in (graph, plain))
     assert_conserved(e, target_score(e))
     peak = np.abs(np.asarray(expected.relevance)).sum(axis=(1, 2))
     assert_within(norms(rows(e.relevance) - rows(expected.relevance)), RELATIVE * peak, name)
@@ -171,7 +179,7 @@ def test_custom_gradients_are_refused_by_name(name: str) -> None:
 )
 def test_ignored_functions_are_differentiated(name: str, tmp_path: Path) -> None:
     x, graph = batch(), alone(customs(), list(CUSTOM).index(name))
-    explainer = pyrel.Explainer(graph, method="gradient", autograd="ignore")
+    explainer = unchecked(graph, method="gradient", autograd="ignore")
     assert explainer.method.autograd == "ignore"
     e = explainer(x)
     leaf = torch.from_numpy(x).double().requires_grad_()
@@ -186,7 +194,7 @@ def test_ignored_functions_are_differentiated(name: str, tmp_path: Path) -> None
 
 def test_hooks_of_the_input_are_refused() -> None:
     with pytest.raises(pyrel.UnsupportedModelError, match=r"input_hooked\.<locals>\.<lambda>"):
-        pyrel.Explainer(captured(input_hooked), batch()[:1], method="gradient")
+        unchecked(captured(input_hooked), batch()[:1], method="gradient")
 
 
 def test_the_module_of_a_function_is_named() -> None:
@@ -209,8 +217,8 @@ def test_backward_hooks_of_modules_are_refused_and_left_alone() -> None:
     before = dict(model[1]._backward_hooks)
     x = np.ones((2, 4), np.float32)
     with pytest.raises(pyrel.UnsupportedModelError, match="doubled"):
-        pyrel.Explainer(model, x, method="gradient")
-    pyrel.Explainer(model, x, method="gradient", autograd="ignore")
+        unchecked(model, x, method="gradient")
+    unchecked(model, x, method="gradient", autograd="ignore")
     assert model[1]._backward_hooks == before
     assert not {"_call_impl", "forward"} & set(vars(model[1])) | set(vars(model)) & {"_call_impl"}
 
@@ -231,7 +239,7 @@ def test_relevance_goes_through_inference_mode() -> None:
         return torch.sigmoid(m.level(x)) * h
 
     x = batch()
-    e = pyrel.Explainer(captured(forward), x[:1], method="lrp_epsilon")(x)
+    e = unchecked(captured(forward), x[:1], method="lrp_epsilon")(x)
     assert_conserved(e, target_score(e))
     with torch.inference_mode():
         assert torch.zeros(1).is_inference()
@@ -255,7 +263,7 @@ def test_capture_leaves_the_state_of_autograd() -> None:
             captured(STOPPED["gradients_off_and_on"])
             assert torch.is_grad_enabled() == enabled
     with torch.inference_mode():
-        e = pyrel.Explainer(captured(STOPPED["no_grad_block"]), x[:1], method="gradient")(x)
+        e = unchecked(captured(STOPPED["no_grad_block"]), x[:1], method="gradient")(x)
         assert torch.is_inference_mode_enabled()
     assert_autograd(e, made(STOPPED["no_grad_block"]), batch())
     leaf = x.clone().requires_grad_()
@@ -281,7 +289,7 @@ def test_exported_programs_show_blocks_and_detached_values(forward: Forward) -> 
     batches = {0: torch.export.Dim.DYNAMIC}
     program = torch.export.export(Model(forward).eval(), (x,), dynamic_shapes=(batches,))
     code = program.graph_module.code
-    assert_autograd(pyrel.Explainer(program, method="gradient")(batch()), made(forward), batch())
+    assert_autograd(unchecked(program, method="gradient")(batch()), made(forward), batch())
     assert program.graph_module.code == code
 
 
@@ -306,7 +314,7 @@ def test_relevance_passes_as_if_nothing_were_detached(
     source, plain = captured(STOPPED[name]), without(STOPPED[name], monkeypatch)
     assert any(isinstance(node, StopGradient) for node in source.graph().nodes)
     options = {"method": "lrp_epsilon", "gates": gates}
-    e, expected = (pyrel.Explainer(each, x[:1], **options)(x) for each in (source, plain))
+    e, expected = (unchecked(each, x[:1], **options)(x) for each in (source, plain))
     for field in ("relevance", "output", "absorbed"):
         np.testing.assert_array_equal(getattr(e, field), getattr(expected, field))
 
@@ -380,7 +388,7 @@ def reference(forward: Forward) -> tuple[Any, Any]:
 def test_detached_relevance_is_absorbed(forward: Forward, gates: str, tmp_path: Path) -> None:
     x = batch()
     options = {"epsilon": EPSILON, "gates": gates, "detach": "stop"}
-    explainer = pyrel.Explainer(captured(forward), x[:1], method="lrp_epsilon", **options)
+    explainer = unchecked(captured(forward), x[:1], method="lrp_epsilon", **options)
     e = explainer(x)
     output, expected = reference(forward)
     np.testing.assert_allclose(e.output, output, rtol=1e-5, atol=1e-5)
@@ -402,7 +410,7 @@ def test_deep_taylor_absorbs_what_arrives_at_a_detached_state() -> None:
 
     x, source = np.abs(batch()), captured(forward)
     passed, stopped = (
-        pyrel.Explainer(source, x[:1], low=0.0, high=float("inf"), detach=detach)(x)
+        unchecked(source, x[:1], low=0.0, high=float("inf"), detach=detach)(x)
         for detach in ("pass", "stop")
     )
     np.testing.assert_array_equal(stopped.relevance[:, -1], passed.relevance[:, -1])

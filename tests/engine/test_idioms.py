@@ -13,7 +13,7 @@ import pytest
 import torch
 from engine import idiom_models as idioms
 from engine import reweighted_models
-from engine.checks import RELATIVE, assert_within, norms, rows
+from engine.checks import RELATIVE, assert_within, norms, rows, unchecked
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -53,7 +53,7 @@ def every(*groups: tuple[idioms.Forward, ...]) -> list[Any]:
 @functools.cache
 def explainer(forwards: tuple[idioms.Forward, ...], lengths: bool = False) -> pyrel.Explainer:
     model = idioms.Model(*forwards).eval()
-    return pyrel.Explainer(model, batch()[:1], method="gradient", lengths=lengths)
+    return unchecked(model, batch()[:1], method="gradient", lengths=lengths)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ class Options(Passing):
 def test_wrappers(wrapper: Any) -> None:
     x = batch(steps=9)
     model = wrapper(idioms.Model(idioms.by_keyword, idioms.steps_viewed)).eval()
-    made = pyrel.Explainer(model, batch()[:1], method="gradient")
+    made = unchecked(model, batch()[:1], method="gradient")
     assert made.any_steps
     assert_autograd(made(x), model, x)
 
@@ -139,10 +139,10 @@ def test_wrappers(wrapper: Any) -> None:
 def test_wrappers_hand_on_lengths(wrapper: Any) -> None:
     x, lengths = batch(), torch.full((7,), idioms.STEPS)
     model = wrapper(idioms.Model(*idioms.PACKED)).eval()
-    made = pyrel.Explainer(model, x, method="gradient", lengths=True)
+    made = unchecked(model, x, method="gradient", lengths=True)
     assert_autograd(made(x, lengths=lengths), model, x, lengths)
     model = wrapper(idioms.Model(idioms.by_keyword)).eval()
-    made = pyrel.Explainer(model, x, method="gradient", lengths=True)
+    made = unchecked(model, x, method="gradient", lengths=True)
     assert_autograd(made(x, lengths=lengths), model, x)
 
 
@@ -158,7 +158,7 @@ def reweighted(names: tuple[str, ...], runs_before: bool) -> tuple[pyrel.Explain
     model = reweighted_models.Reweighted(*names).eval()
     if runs_before:
         model(torch.from_numpy(batch()))
-    return pyrel.Explainer(model, batch()[:1], method="gradient"), model
+    return unchecked(model, batch()[:1], method="gradient"), model
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
@@ -214,7 +214,7 @@ HARMLESS = {
 @functools.cache
 def harmless() -> pyrel.Explainer:
     model = idioms.Model(*HARMLESS.values()).eval()
-    return pyrel.Explainer(model, batch(), method="gradient")
+    return unchecked(model, batch(), method="gradient")
 
 
 @pytest.mark.filterwarnings("ignore:.*CUDA is not available:UserWarning")
@@ -261,7 +261,7 @@ def test_autocast_around_the_call_is_not_the_models() -> None:
     model = idioms.Model(idioms.by_keyword).eval()
     with rounding()():
         e = pyrel.explain(model, x, method="gradient")
-        again = pyrel.Explainer(model, x, method="gradient")(x)
+        again = unchecked(model, x, method="gradient")(x)
     assert_autograd(e, model, x)
     np.testing.assert_array_equal(again.relevance, e.relevance)
 
@@ -278,16 +278,16 @@ def test_modules_of_exported_programs() -> None:
     module = exported(model, torch.export.Dim.DYNAMIC)
     within = nn.Sequential(module, nn.Linear(2, 2))
     hooks = list(module._forward_pre_hooks.items())
-    e = pyrel.Explainer(module, x, method="gradient")(x)
+    e = unchecked(module, x, method="gradient")(x)
     assert_autograd(e, model, x)
     np.testing.assert_array_equal(pyrel.explain(module, x, "gradient").relevance, e.relevance)
     with pytest.raises(NotImplementedError):
         module.eval()
     assert list(module._forward_pre_hooks.items()) == hooks
-    pyrel.Explainer(within, x, method="gradient")
+    unchecked(within, x, method="gradient")
     assert within.training
     with pytest.raises(pyrel.UnsupportedModelError, match="certain sizes only.*open batch"):
-        pyrel.Explainer(exported(idioms.Model(whole), torch.export.Dim.STATIC), x)
+        unchecked(exported(idioms.Model(whole), torch.export.Dim.STATIC), x)
 
 
 def asking(m: Any, x: Tensor) -> Tensor:
@@ -300,18 +300,18 @@ def asking(m: Any, x: Tensor) -> Tensor:
 def test_models_that_ask_whether_they_are_compiled() -> None:
     x, model = batch(), idioms.Model(asking).eval()
     functions = torch.compiler.is_compiling, torch.compiler.is_exporting
-    assert_autograd(pyrel.Explainer(model, x, method="gradient")(x), model, x)
+    assert_autograd(unchecked(model, x, method="gradient")(x), model, x)
     assert (torch.compiler.is_compiling, torch.compiler.is_exporting) == functions
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_compiled_modules() -> None:
     x, model = batch(), idioms.Model(idioms.by_keyword, asking).eval()
-    wanted = pyrel.Explainer(model, x, method="gradient")(x).relevance
-    assert_autograd(pyrel.Explainer(model, x, method="gradient")(x), model, x)
+    wanted = unchecked(model, x, method="gradient")(x).relevance
+    assert_autograd(unchecked(model, x, method="gradient")(x), model, x)
     model.float()
     outer = torch.compile(model)
-    np.testing.assert_array_equal(pyrel.Explainer(outer, x, method="gradient")(x).relevance, wanted)
+    np.testing.assert_array_equal(unchecked(outer, x, method="gradient")(x).relevance, wanted)
     model.lstm = torch.compile(model.lstm)  # type: ignore[assignment]
     model.compile()
     np.testing.assert_array_equal(

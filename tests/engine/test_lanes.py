@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from engine.cases import Floats, by_name, compiled, inputs
+from engine.checks import unchecked
 from engine.running import ARENA, INPUT, instruction
 from engine.zoo import Exhibit, every_exhibit
 from torch import nn
@@ -73,7 +74,7 @@ def test_a_cell_whose_steps_do_not_fit_a_cache_together(method: str) -> None:
     """Its convolutions run step by step."""
     cell = pyrel.nn.ConvDeep.for_majority(12).eval()
     x = np.random.default_rng(0).random((max(BATCHES), 12, 28, 7), np.float32)
-    explainer = pyrel.Explainer(cell, x[:1], method=method, low=0.0, high=1.0)
+    explainer = unchecked(cell, x[:1], method=method, low=0.0, high=1.0)
     core = explainer._programs.at(12).core
     assert core.gain_in_lanes > 1.05
     assert_same(core, x, explainer.classes)
@@ -173,7 +174,7 @@ def test_values_that_are_not_finite_give_the_same_in_every_batch() -> None:
     """A NaN times a weight of zero is NaN, which lanes would leave out."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(192, 2))
-    explainer = pyrel.Explainer(
+    explainer = unchecked(
         model.eval(), torch.zeros(1, 1, 8, 8), method="gradient", check_finite=False
     )
     x = np.random.default_rng(0).random((2 * LANES, 1, 8, 8), np.float32)

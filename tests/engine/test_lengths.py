@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from engine.checks import unchecked
 from engine.sequences import (
     MODELS,
     Last,
@@ -193,13 +194,13 @@ def test_explain_takes_lengths(make: Any) -> None:
 
 def test_a_model_that_takes_lengths_needs_to_be_told() -> None:
     with pytest.raises(pyrel.UnsupportedModelError, match="lengths=True"):
-        pyrel.Explainer(made(Packed), batch(Packed, 2, STEPS), "gradient")
+        unchecked(made(Packed), batch(Packed, 2, STEPS), "gradient")
 
 
 def test_a_graph_has_one_number_of_steps() -> None:
     graph = pyrel.capture(made(Last), batch(Last, 2, STEPS))
     with pytest.raises(pyrel.UnsupportedModelError, match=r"takes \(n, 6, 4\) only"):
-        pyrel.Explainer(graph, method="gradient", lengths=True)
+        unchecked(graph, method="gradient", lengths=True)
 
 
 @pytest.mark.skipif(

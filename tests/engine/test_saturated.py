@@ -11,7 +11,15 @@ import numpy as np
 import pytest
 import reference_graph as ref
 import torch
-from engine.checks import RELATIVE, assert_conserved, assert_within, norms, rows, target_score
+from engine.checks import (
+    RELATIVE,
+    assert_conserved,
+    assert_within,
+    norms,
+    rows,
+    target_score,
+    unchecked,
+)
 from engine.layer_graphs import layer_graph
 from engine.operator_models import around, chain, seeded
 from engine.recurrent_models import FEATURES, STEPS, Classifier, Variant
@@ -75,7 +83,7 @@ def exhibited(name: str, factor: float) -> tuple[pyrel.Graph, ref.Node, Any]:
 def compiled(name: str, factor: float, **options: Any) -> Any:
     captured, _, x = exhibited(name, factor)
     low = MODELS[name][3]
-    return pyrel.Explainer(captured, x[:2], method="deep_taylor", low=low, high=1.0, **options)
+    return unchecked(captured, x[:2], method="deep_taylor", low=low, high=1.0, **options)
 
 
 # Gates and candidates that are exactly 1 make states that cancel to exactly 0, which is another

@@ -10,7 +10,7 @@ import pytest
 import reference_graph as ref
 import torch
 from engine.cases import sample
-from engine.checks import assert_deep_taylor, assert_gradient, assert_relevance
+from engine.checks import assert_deep_taylor, assert_gradient, assert_relevance, unchecked
 from engine.models import apply, apply_relu
 from reference import METHODS, explain
 from torch import nn
@@ -53,7 +53,7 @@ def test_widths(widths: tuple[int, int, int]) -> None:
     x = sample(widths[:1], 29, -1.0, 1.0)
     captured = pyrel.capture(model, x)
     for method in METHODS:
-        e = pyrel.Explainer(captured, x, method=method, low=-1.0, high=1.0)(x, target=0)
+        e = unchecked(captured, x, method=method, low=-1.0, high=1.0)(x, target=0)
         wanted = explain(graph(model, -1.0, 1.0), x, method, 0)
         if method == "deep_taylor":
             assert_deep_taylor(e, wanted)
@@ -72,7 +72,7 @@ def test_relevance_scales_with_the_weights(scale: float) -> None:
         model[0].bias.mul_(scale)
         model[2].bias.zero_()
     x = sample((9,), 20, -1.0, 1.0)
-    e = pyrel.Explainer(model, x, method="deep_taylor", low=-1.0, high=1.0)(x)
+    e = unchecked(model, x, method="deep_taylor", low=-1.0, high=1.0)(x)
     assert_deep_taylor(e, explain(graph(model, -1.0, 1.0), x))
     assert (e.relevance > 0).any()
 
@@ -85,7 +85,7 @@ def test_overflow_in_the_model_is_an_error() -> None:
     x = sample((9,), 20, 0.0, 1.0)
     for method in ("gradient", "deep_taylor"):
         with pytest.raises(ValueError, match="output|overflow"):
-            pyrel.Explainer(model, x, method=method, low=0.0, high=1.0)(x)
+            unchecked(model, x, method=method, low=0.0, high=1.0)(x)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -96,13 +96,13 @@ def test_weights_that_are_not_finite_are_refused(value: float, method: str) -> N
         model[2].weight[1, 3] = value
     x = sample((9,), 20, 0.0, 1.0)
     with pytest.raises((ValueError, pyrel.UnsupportedModelError)):
-        pyrel.Explainer(model, x, method=method, low=0.0, high=1.0)(x)
+        unchecked(model, x, method=method, low=0.0, high=1.0)(x)
 
 
 def test_denormals_work_as_before_after_an_explanation() -> None:
     """Threads flush denormals to zero while they run a program only."""
     x = sample((9,), 20)
-    pyrel.Explainer(net((9, 17, 4)), x, method="deep_taylor", low=0.0, high=1.0)(x)
+    unchecked(net((9, 17, 4)), x, method="deep_taylor", low=0.0, high=1.0)(x)
     tiny = np.full(64, 1e-39, np.float32)
     assert (tiny * np.float32(0.5) > 0).all()
     assert (torch.from_numpy(tiny) * 0.5 > 0).all()
@@ -116,7 +116,7 @@ def test_denormal_inputs_and_weights_keep_everything_finite(method: str) -> None
         model[0].bias.zero_()
     x = sample((9,), 20)
     x[::3] *= np.float32(1e-38)
-    e = pyrel.Explainer(model, x, method=method, low=0.0, high=1.0)(x)
+    e = unchecked(model, x, method=method, low=0.0, high=1.0)(x)
     assert np.isfinite(e.relevance).all()
     assert np.isfinite(e.absorbed).all()
     if method == "deep_taylor":
@@ -131,8 +131,8 @@ def test_exported_program() -> None:
     x = sample((9,), 7, 0.0, 1.0)
     batch: Any = {0: torch.export.Dim("batch")}
     exported = torch.export.export(model, (torch.from_numpy(x),), dynamic_shapes=(batch,))
-    e = pyrel.Explainer(exported, x, method="deep_taylor", low=0.0, high=1.0)(x)
-    wanted = pyrel.Explainer(model, x, method="deep_taylor", low=0.0, high=1.0)(x)
+    e = unchecked(exported, x, method="deep_taylor", low=0.0, high=1.0)(x)
+    wanted = unchecked(model, x, method="deep_taylor", low=0.0, high=1.0)(x)
     np.testing.assert_array_equal(e.relevance, wanted.relevance)
 
 
@@ -141,7 +141,7 @@ def test_exported_program_of_one_batch_size_is_right_or_refused() -> None:
     x = sample((9,), 7, 0.0, 1.0)
     exported = torch.export.export(model, (torch.from_numpy(x),))
     try:
-        explainer = pyrel.Explainer(exported, x, method="deep_taylor", low=0.0, high=1.0)
+        explainer = unchecked(exported, x, method="deep_taylor", low=0.0, high=1.0)
     except pyrel.UnsupportedModelError as error:
         assert "batch" in str(error)  # noqa: PT017
         return
@@ -152,7 +152,7 @@ def test_float64_model_is_right_or_refused() -> None:
     model = net((9, 17, 4)).double()
     x = sample((9,), 20, 0.0, 1.0)
     try:
-        explainer = pyrel.Explainer(model, x, method="deep_taylor", low=0.0, high=1.0)
+        explainer = unchecked(model, x, method="deep_taylor", low=0.0, high=1.0)
     except pyrel.UnsupportedModelError as error:
         assert "float64" in str(error) or "double" in str(error).lower()  # noqa: PT017
         return
@@ -162,18 +162,18 @@ def test_float64_model_is_right_or_refused() -> None:
 def test_guided_backprop_without_the_square() -> None:
     model = net((9, 17, 4))
     x = sample((9,), 20)
-    plain = pyrel.Explainer(model, x, method="guided_backprop", squared=False)(x)
-    squared = pyrel.Explainer(model, x, method="guided_backprop")(x)
+    plain = unchecked(model, x, method="guided_backprop", squared=False)(x)
+    squared = unchecked(model, x, method="guided_backprop")(x)
     np.testing.assert_array_equal(plain.relevance**2, squared.relevance)
     assert (plain.relevance < 0).any()
     with pytest.raises(TypeError, match="squarred"):
-        pyrel.Explainer(model, x, method="guided_backprop", squarred=False)
+        unchecked(model, x, method="guided_backprop", squarred=False)
 
 
 def test_attribute_is_the_relevance() -> None:
     model = net((9, 17, 4))
     x = torch.from_numpy(sample((9,), 5))
-    explainer = pyrel.Explainer(model, x, method="gradient")
+    explainer = unchecked(model, x, method="gradient")
     target = torch.tensor([0, 1, 2, 3, 0])
     assert torch.equal(explainer.attribute(x, target=target), explainer(x, target).relevance)
     assert torch.equal(explainer.attribute(x), explainer(x).relevance)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from engine.checks import unchecked
 from engine.sequences import MODELS, Last, Mean, Tokens, assert_same, batch, explainer, made, scores
 from torch import Tensor, nn
 
@@ -58,8 +59,8 @@ def test_what_it_tells_of_its_input() -> None:
 
 def test_later_changes_of_the_model_do_not_show_at_other_steps() -> None:
     model, x = made(Last), batch(Last, 3, 9)
-    wanted = pyrel.Explainer(model, x, "lrp_epsilon")(x)
-    at_six = pyrel.Explainer(model, x[:, :6], "lrp_epsilon")
+    wanted = unchecked(model, x, "lrp_epsilon")(x)
+    at_six = unchecked(model, x[:, :6], "lrp_epsilon")
     with torch.no_grad():
         for number, parameter in enumerate(model.parameters()):
             if number % 2:
@@ -107,8 +108,8 @@ def test_the_programs_used_last_are_kept(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_bounds_by_element_hold_at_all_steps() -> None:
     low = np.array([-1.0, 0.0, -2.0, 0.0])
     model, x = made(Mean), np.abs(batch(Mean, 3, 6))
-    bounded = pyrel.Explainer(model, x, low=low, high=np.ones((6, 4)))
-    wanted = pyrel.Explainer(model, x[:, :4], low=low, high=1.0)(x[:, :4])
+    bounded = unchecked(model, x, low=low, high=np.ones((6, 4)))
+    wanted = unchecked(model, x[:, :4], low=low, high=1.0)(x[:, :4])
     assert_same(bounded(x[:, :4]), wanted)
     x[1, 2, 3] = -0.5
     with pytest.raises(ValueError, match=r"\[0.0, 1.0\], got x\[1, 2, 3\] = -0.5"):
@@ -118,12 +119,12 @@ def test_bounds_by_element_hold_at_all_steps() -> None:
 def test_bounds_by_step_hold_for_these_steps_only() -> None:
     low = np.linspace(-2.0, -1.0, 6)[:, None]
     x = batch(Last, 3, 6)
-    bounded = pyrel.Explainer(made(Last), x, "gradient", low=low, high=1.0)
+    bounded = unchecked(made(Last), x, "gradient", low=low, high=1.0)
     bounded(x)
     with pytest.raises(ValueError, match="given for each of 6 steps, which says nothing of 4"):
         bounded(x[:, :4])
     with pytest.raises(ValueError, match="low, high: with lengths=True"):
-        pyrel.Explainer(made(Last), x, "gradient", low=low, high=1.0, lengths=True)
+        unchecked(made(Last), x, "gradient", low=low, high=1.0, lengths=True)
 
 
 class Loop(nn.Module):
@@ -141,13 +142,13 @@ class Loop(nn.Module):
 
 
 def test_a_loop_fixes_the_number_of_steps() -> None:
-    fixed = pyrel.Explainer(made(Loop), batch(Last, 2, 6), "gradient")
+    fixed = unchecked(made(Loop), batch(Last, 2, 6), "gradient")
     assert not fixed.any_steps
     assert "input (n, 6, 4), 3 outputs" in repr(fixed)
     with pytest.raises(ValueError, match=r"\(n, 6, 4\).* 6 steps only: .* an example of 9"):
         fixed(batch(Last, 2, 9))
     with pytest.raises(pyrel.UnsupportedModelError, match="loop over the steps"):
-        pyrel.Explainer(made(Loop), batch(Last, 2, 6), "gradient", lengths=True)
+        unchecked(made(Loop), batch(Last, 2, 6), "gradient", lengths=True)
 
 
 class Windows(nn.Module):
@@ -162,7 +163,7 @@ class Windows(nn.Module):
 
 
 def test_too_few_steps() -> None:
-    windows = pyrel.Explainer(made(Windows), batch(Last, 2, 6), "gradient")
+    windows = unchecked(made(Windows), batch(Last, 2, 6), "gradient")
     assert windows(batch(Last, 2, 4)).relevance.shape == (2, 4, 4)
     for steps in (1, 2, 3):
         with pytest.raises(ValueError, match=f"captured with 6 steps, and does not take {steps}"):
@@ -183,7 +184,7 @@ class EachStep(nn.Module):
 
 
 def test_outputs_may_be_as_many_as_steps() -> None:
-    each = pyrel.Explainer(made(EachStep), batch(Last, 2, 6), "gradient", lengths=True)
+    each = unchecked(made(EachStep), batch(Last, 2, 6), "gradient", lengths=True)
     e = each(batch(Last, 2, 8), target=7)
     assert e.output.shape == (2, 8)
     np.testing.assert_array_equal(e.target, [7, 7])
@@ -200,7 +201,7 @@ def test_no_samples_of_other_steps() -> None:
 
 
 def test_wrong_shapes_say_what_to_do() -> None:
-    fixed = pyrel.Explainer(made(Loop), batch(Last, 2, 6), "gradient")
+    fixed = unchecked(made(Loop), batch(Last, 2, 6), "gradient")
     with pytest.raises(ValueError, match="is the batch the first dimension"):
         fixed(batch(Last, 6, 20))
     for one in (fixed, explainer(Last, "gradient")):
@@ -242,6 +243,6 @@ def test_an_exported_program_of_a_recurrent_layer(tmp_path: Path) -> None:
     exported = torch.export.export(model, (torch.from_numpy(x),), dynamic_shapes=dynamic)
     torch.export.save(exported, tmp_path / "last.pt2")
     loaded = torch.export.load(tmp_path / "last.pt2")
-    fixed = pyrel.Explainer(loaded, method="lrp_epsilon", low=-1.0, high=1.0)
+    fixed = unchecked(loaded, method="lrp_epsilon", low=-1.0, high=1.0)
     assert not fixed.any_steps
     assert_same(fixed(x), explainer(Last, "lrp_epsilon")(x))

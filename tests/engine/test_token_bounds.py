@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from engine.checks import unchecked
 from engine.sequences import assert_same, made
 from torch import Tensor, nn
 
@@ -124,7 +125,7 @@ def test_relevance_is_that_of_the_embeddings(make: type[Columns], method: str) -
 
 @pytest.mark.parametrize("make", MODELS)
 def test_each_column_has_its_own_bound(make: type[Columns]) -> None:
-    explainer = pyrel.Explainer(made(make), ids(make), "gradient")
+    explainer = unchecked(made(make), ids(make), "gradient")
     for column, rows in enumerate(ROWS):
         x = ids(make)
         where = (3, *np.unravel_index(column, make.shape))
@@ -140,7 +141,7 @@ def test_each_column_has_its_own_bound(make: type[Columns]) -> None:
 
 
 def test_a_column_that_no_table_reads_may_hold_any_number() -> None:
-    explainer = pyrel.Explainer(made(Steps), ids(Steps), "gradient")
+    explainer = unchecked(made(Steps), ids(Steps), "gradient")
     x = ids(Steps)
     wanted = explainer(x)
     x[:, :, 2] = [-7, 2**24, 0, 99, -(2**20)]
@@ -154,7 +155,7 @@ def test_an_element_that_two_tables_read_has_the_smaller_bound() -> None:
         def embedded(self, x: Tensor) -> list[Tensor]:
             return [self.a(x[:, 0]), self.b(x[:, 0]) + self.b(x[:, 1])]
 
-    explainer = pyrel.Explainer(made(Twice), np.zeros((2, 2), int), "gradient")
+    explainer = unchecked(made(Twice), np.zeros((2, 2), int), "gradient")
     explainer(np.array([[5, 8]]))
     with pytest.raises(ValueError, match=r"from 0 to 5, got x\[0, 0\] = 6$"):
         explainer(np.array([[6, 8]]))
@@ -162,7 +163,7 @@ def test_an_element_that_two_tables_read_has_the_smaller_bound() -> None:
 
 @pytest.mark.parametrize("make", [Steps, Recurrent])
 def test_any_number_of_steps(make: type[Columns]) -> None:
-    explainer = pyrel.Explainer(made(make), ids(make), "gradient", lengths=True)
+    explainer = unchecked(made(make), ids(make), "gradient", lengths=True)
     assert explainer.any_steps
     for steps in (1, 2, 9, 20):
         x = ids(make, 4, steps)
@@ -182,7 +183,7 @@ def test_a_step_that_is_not_read_counts_as_the_others() -> None:
         def embedded(self, x: Tensor) -> list[Tensor]:
             return super().embedded(x[:, :-1])
 
-    explainer = pyrel.Explainer(made(Shifted), ids(Shifted), "gradient")
+    explainer = unchecked(made(Shifted), ids(Shifted), "gradient")
     x = ids(Shifted, 2, 7)
     explainer(x)
     x[1, 6, 1] = 9
@@ -203,7 +204,7 @@ def test_bounds_that_differ_from_step_to_step() -> None:
             return self.out(self.kind(x[:, 0]) + self.word(x[:, 1:]).sum(1))
 
     x = np.array([[2, 8, 7, 8, 0], [0, 1, 2, 3, 4]])
-    explainer = pyrel.Explainer(made(First), x, "gradient")
+    explainer = unchecked(made(First), x, "gradient")
     wanted = made(First)(torch.from_numpy(x)).detach().numpy()
     np.testing.assert_allclose(explainer(x).output, wanted, rtol=0, atol=20 * 2.0**-23)
     with pytest.raises(ValueError, match=r"from 0 to 2, got x\[0, 0\] = 3$"):
@@ -211,12 +212,12 @@ def test_bounds_that_differ_from_step_to_step() -> None:
     with pytest.raises(ValueError, match="other bounds at some steps than at others"):
         explainer(np.zeros((1, 6), int))
     with pytest.raises(pyrel.UnsupportedModelError, match="lengths=True is for models .*other bou"):
-        pyrel.Explainer(made(First), x, "gradient", lengths=True)
+        unchecked(made(First), x, "gradient", lengths=True)
 
 
 @pytest.mark.parametrize("make", [Columns, Flat])
 def test_bounds_are_saved(make: type[Columns], tmp_path: Path) -> None:
-    explainer, x = pyrel.Explainer(made(make), ids(make), "gradient"), ids(make)
+    explainer, x = unchecked(made(make), ids(make), "gradient"), ids(make)
     explainer.save(tmp_path / "program")
     loaded = pyrel.Explainer.load(tmp_path / "program")
     assert_same(loaded(x), explainer(x))
@@ -227,7 +228,7 @@ def test_bounds_are_saved(make: type[Columns], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("own", [[6, 9], [6, 9, -1], [6, 8, 0], [0, 0, 0], [6, 9, 10]])
 def test_saved_bounds_that_make_no_sense(own: list[int], tmp_path: Path) -> None:
-    explainer, path = pyrel.Explainer(made(Columns), ids(Columns), "gradient"), tmp_path / "p"
+    explainer, path = unchecked(made(Columns), ids(Columns), "gradient"), tmp_path / "p"
     explainer.save(path)
     tensors, content = read_tensors(path, "program")
     tensors["vocabulary"] = torch.tensor(own)
@@ -239,7 +240,7 @@ def test_saved_bounds_that_make_no_sense(own: list[int], tmp_path: Path) -> None
 def test_one_bound_for_all_is_saved_as_before() -> None:
     """So a pyrel that does not know bounds by element reads such files."""
     model = nn.Sequential(nn.Embedding(6, 4), nn.Flatten(), nn.Linear(8, 2))
-    explainer = pyrel.Explainer(model, np.zeros((2, 2), int), "gradient")
+    explainer = unchecked(model, np.zeros((2, 2), int), "gradient")
     compiled: Any = explainer._programs.source
     data = dump_program(explainer.method, explainer.inputs, compiled)
     assert b'"vocabulary"' not in data[: data.index(b"__metadata__")]

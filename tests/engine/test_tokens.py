@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from engine.sequences import VOCABULARY, Last, Tokens, assert_same, batch, explainer, made
+from engine.checks import unchecked
+from engine.sequences import VOCABULARY, Last, Tokens, assert_same, batch, made, shared
 from torch import Tensor, nn
 
 import pyrel
@@ -20,7 +21,7 @@ INTEGERS = (np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int6
 @pytest.mark.parametrize("method", pyrel.methods.names())
 def test_relevance_is_that_of_tokens(method: str) -> None:
     x = batch(Tokens, 5, 6)
-    e = explainer(Tokens, method)(x)
+    e = shared(Tokens, method)(x)
     assert e.relevance.shape == (5, 6)
     assert e.relevance.dtype == np.float32
     assert np.abs(e.relevance).max() > 0
@@ -32,7 +33,7 @@ def test_a_token_has_what_its_embedding_has() -> None:
     rows = model.table(torch.from_numpy(x)).detach().numpy()
     for method in ("gradient", "sensitivity", "gradient_x_input", "lrp_epsilon"):
         inner = pyrel.explain(model.rest, rows, method)
-        e = explainer(Tokens, method)(x)
+        e = shared(Tokens, method)(x)
         # Sums of four numbers, in whatever order.
         wanted = inner.relevance.sum(axis=2)
         np.testing.assert_allclose(
@@ -44,11 +45,11 @@ def test_a_token_has_what_its_embedding_has() -> None:
 @pytest.mark.parametrize("dtype", INTEGERS)
 def test_integers_of_any_type(dtype: Any) -> None:
     x = batch(Tokens, 5, 6)
-    wanted = explainer(Tokens, "lrp_epsilon")(x)
+    wanted = shared(Tokens, "lrp_epsilon")(x)
     given = x.astype(dtype)
-    assert_same(explainer(Tokens, "lrp_epsilon")(given), wanted)
+    assert_same(shared(Tokens, "lrp_epsilon")(given), wanted)
     tensor = torch.from_numpy(given)
-    e = pyrel.Explainer(made(Tokens), tensor, "lrp_epsilon")(tensor)
+    e = unchecked(made(Tokens), tensor, "lrp_epsilon")(tensor)
     assert isinstance(e.relevance, torch.Tensor)
     assert_same(e, wanted)
 
@@ -59,7 +60,7 @@ def test_ids_without_a_row(value: int) -> None:
     x[3, 4], x[4, 0] = value, -9
     for given in (x, torch.from_numpy(x)):
         with pytest.raises(ValueError, match=rf"from 0 to 10, got x\[3, 4\] = {value}$"):
-            explainer(Tokens, "gradient")(given)
+            shared(Tokens, "gradient")(given)
 
 
 @pytest.mark.parametrize(
@@ -72,18 +73,18 @@ def test_ids_without_a_row(value: int) -> None:
 )  # fmt: skip
 def test_what_are_no_ids(x: Any) -> None:
     with pytest.raises(TypeError, match=r"token ids below 11 of shape \(n, T\)"):
-        explainer(Tokens, "gradient")(x)
+        shared(Tokens, "gradient")(x)
 
 
 def test_integers_for_a_model_of_floats() -> None:
     with pytest.raises(TypeError, match=r"floats.*astype\('float32'\)"):
-        explainer(Last, "gradient")(np.zeros((2, 6, 4), np.int64))
+        shared(Last, "gradient")(np.zeros((2, 6, 4), np.int64))
 
 
 def test_a_range_makes_no_sense() -> None:
     for bounds in ({"low": 0, "high": 10}, {"low": 0}, {"high": 10}):
         with pytest.raises(ValueError, match="leave them out"):
-            pyrel.Explainer(made(Tokens), batch(Tokens, 2, 6), "gradient", **bounds)
+            unchecked(made(Tokens), batch(Tokens, 2, 6), "gradient", **bounds)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bool"])
@@ -98,9 +99,9 @@ def test_an_example_of_floats_is_no_example_of_tokens(dtype: str) -> None:
 
 def test_an_example_of_integers_is_no_example_of_floats() -> None:
     with pytest.raises(TypeError, match=r"floats of shape \(n, 6, 4\), got dtype torch.int64"):
-        pyrel.Explainer(made(Last), torch.zeros((2, 6, 4), dtype=torch.int64), "gradient")
+        unchecked(made(Last), torch.zeros((2, 6, 4), dtype=torch.int64), "gradient")
     with pytest.raises(pyrel.UnsupportedModelError, match="give other numbers as floats"):
-        pyrel.Explainer(nn.Linear(4, 2), np.zeros((2, 4), np.int64), "gradient")
+        unchecked(nn.Linear(4, 2), np.zeros((2, 4), np.int64), "gradient")
 
 
 def test_explain_keeps_ids_and_floats_apart() -> None:
@@ -131,7 +132,7 @@ def test_a_graph_of_tokens_and_a_table_that_is_too_large() -> None:
         total = Linear(32, np.arange(16, 19)[None], np.ones((1, 3)), np.zeros(1))
         return Graph((3,), (look_up, total), np.array([32]), np.zeros(0), rows)
 
-    e = pyrel.Explainer(graph(9), method="gradient_x_input")(np.array([[5, 8, 0], [7, 6, 5]]))
+    e = unchecked(graph(9), method="gradient_x_input")(np.array([[5, 8, 0], [7, 6, 5]]))
     np.testing.assert_array_equal(e.relevance, [[1, 0, 0], [1, 1, 1]])
     with pytest.raises(pyrel.UnsupportedModelError, match="16,777,217 rows"):
-        pyrel.Explainer(graph(2**24 + 1), method="gradient")
+        unchecked(graph(2**24 + 1), method="gradient")

@@ -7,8 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-
-import pyrel
+from engine.checks import unchecked
 
 Floats = npt.NDArray[np.float32]
 
@@ -32,7 +31,7 @@ def rows(count: int, depth: int, share: float, seed: int) -> Floats:
 @pytest.mark.parametrize("depth", [1, 15, 63, 64, 65, 130, 4096, 4100])
 @pytest.mark.parametrize("columns", [1, 17, 64, 70, 145])
 def test_same_bits_with_and_without_neighbours_that_have_zeros(depth: int, columns: int) -> None:
-    explainer = pyrel.Explainer(layer(depth, columns), np.zeros((1, depth), np.float32), "gradient")
+    explainer = unchecked(layer(depth, columns), np.zeros((1, depth), np.float32), "gradient")
     seen = rows(5, depth, 0.3, seed=1)
     alone = [explainer(seen[i : i + 1]) for i in range(len(seen))]
     for share in (0.0, 0.2, 1.0):  # of a tile's other rows: its zeros are skipped, or are not
@@ -45,7 +44,7 @@ def test_same_bits_with_and_without_neighbours_that_have_zeros(depth: int, colum
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.5, 0.9, 1.0])
 def test_agrees_with_double_precision(share: float) -> None:
     model, x = layer(200, 145), rows(31, 200, share, seed=3)
-    e = pyrel.Explainer(model, x, "gradient")(x)
+    e = unchecked(model, x, "gradient")(x)
     (w1, b1), (w2, b2) = ((m.weight, m.bias) for m in (model[0], model[2]))
     a, w1, b1, w2, b2 = (
         np.asarray(t.detach() if isinstance(t, torch.Tensor) else t, dtype=np.float64)
@@ -60,7 +59,7 @@ def test_agrees_with_double_precision(share: float) -> None:
 def test_nan_is_not_taken_for_zero() -> None:
     x = rows(13, 100, 0.2, seed=4)
     x[6, 50] = np.nan
-    explainer = pyrel.Explainer(layer(100, 33), x, "gradient", check_finite=False)
+    explainer = unchecked(layer(100, 33), x, "gradient", check_finite=False)
     assert np.isnan(explainer(x).output[6]).all()
     assert np.isfinite(explainer(np.delete(x, 6, axis=0)).output).all()
 
@@ -74,7 +73,7 @@ def test_zero_has_one_sign() -> None:
     x = np.zeros((13, 64), np.float32)
     x[:, 0] = 1e-30
     x[1:, 1:] = 1.0
-    explainer = pyrel.Explainer(model, x, "gradient")
+    explainer = unchecked(model, x, "gradient")
     alone, whole = explainer(x[:1]).output, explainer(x).output
     assert not np.signbit(alone).any()
     assert alone.tobytes() == whole[:1].tobytes()
