@@ -24,13 +24,14 @@ from pyrel.compiler.capture.operators.nested import leaves
 from pyrel.compiler.capture.places import place_of_node
 
 # Operators that make of constants which are the same at all steps constants which are so too. Those
-# with a threshold are missing, and those that count the steps, as arange and cumsum.
+# with a threshold are missing, and those that count the steps, as arange and cumsum. Lengths that
+# are given, not counted in the input, are full.
 _EVEN = frozenset(
     """
     zeros ones full new_zeros new_ones new_full zeros_like ones_like full_like
     expand expand_as repeat unsqueeze squeeze view reshape flatten transpose permute t select slice
     unbind split split_with_sizes chunk cat stack clone contiguous detach alias to _to_copy
-    type_as add sub mul div neg reciprocal
+    type_as add sub mul div neg reciprocal packed_lengths lengths_of
     """.split()
 )
 _OF_BATCH = frozenset("sort argsort index_select index getitem".split())  # for packing
