@@ -85,7 +85,7 @@ def test_an_interruption_says_what_is_kept(tmp_path: Path, monkeypatch: pytest.M
     ("options", "message"),
     [
         (("--steps", "5"), "steps must divide the 84 columns of three digits, not 5"),
-        (("--batches", "0"), "batches: wanted numbers from 1 on, got 0"),
+        (("--batches", "0"), "--batches: wanted numbers from 1 on, got 0"),
         (("--from", "no.json"), "no.json: no such file or directory"),
         (("--model", "no.safetensors"), "no.safetensors: no such file or directory"),
     ],

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import safetensors
 import torch
-from engine.cases import ALL_CASES, Case, by_name, compiled, inputs
+from engine.cases import ALL_CASES, Case, by_name, captured, compiled, inputs
 from engine.cells import CellCase
 from engine.isa_child import bits
 from reference import METHODS
@@ -145,7 +145,10 @@ def test_a_failed_write_leaves_the_old_file(path: Path, monkeypatch: pytest.Monk
     assert os.listdir(path.parent) == [path.name]
 
 
-def test_the_header_is_readable_without_pyrel(path: Path) -> None:
+def test_the_header_is_readable_without_pyrel(tmp_path: Path) -> None:
+    path = tmp_path / "program"
+    _, graph = captured(SMALL)
+    pyrel.Explainer(graph, inputs(SMALL, 2), low=SMALL.low, high=SMALL.high).save(path)
     with safetensors.safe_open(path, "pt") as file:
         header = json.loads(file.metadata()["pyrel"])
     assert header["kind"] == "program"
