@@ -10,6 +10,15 @@ import pytest
 # Many small products: torch threads would only wait for each other (and for another run of tests).
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# These compile the same cases, which each process does once; so they run one after another.
+_TOGETHER = ("test_agreement.py", "test_same_bits.py", "test_program_files.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Bring tests that share what they compile together: workers begin with a part in order."""
+    order = {name: number for number, name in enumerate(_TOGETHER, start=1)}
+    items.sort(key=lambda item: order.get(item.path.name, 0))
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:

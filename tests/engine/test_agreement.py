@@ -10,6 +10,7 @@ from engine.cases import ALL_CASES, Case, by_name, captured, compiled, expected,
 from engine.cells import CELL_CASES, CellCase
 from engine.checks import (
     RELATIVE,
+    assert_amplification,
     assert_deep_taylor,
     assert_gradient,
     assert_relevance,
@@ -28,6 +29,7 @@ def test_deep_taylor(case: Case | CellCase) -> None:
     e = compiled(case, "deep_taylor")(inputs(case))
     assert e.relevance.shape == inputs(case).shape
     assert_deep_taylor(e, expected(case, "deep_taylor"))
+    assert_amplification(e, expected(case, "deep_taylor"), "deep_taylor", case.name)
 
 
 @every_model
@@ -35,6 +37,7 @@ def test_lrp_epsilon(case: Case | CellCase) -> None:
     e = compiled(case, "lrp_epsilon")(inputs(case))
     assert e.relevance.shape == inputs(case).shape
     left_out = assert_relevance(e, expected(case, "lrp_epsilon"), "lrp_epsilon")
+    assert_amplification(e, expected(case, "lrp_epsilon"), "lrp_epsilon", case.name)
     assert left_out <= 0.05 * len(inputs(case))
 
 

@@ -90,8 +90,8 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     ),
     "LSTM-last-encoded": layer("LSTM", 6, 17, "last", True),
     "LSTM-2-mean": layer("LSTM", FEATURES, 16, "mean", num_layers=2),
-    "LSTM-3-bi-hidden": layer(
-        "LSTM", FEATURES, 5, "hidden", num_layers=3, bidirectional=True
+    "LSTM-2-bi-hidden": layer(
+        "LSTM", FEATURES, 5, "hidden", num_layers=2, bidirectional=True
     ),
     "LSTM-max": layer("LSTM", FEATURES, 17, "max"),
     "GRU-mean": layer("GRU", FEATURES, 20, "mean"),
@@ -137,9 +137,9 @@ METHODS = ["gradient_x_input", "lrp_epsilon", "deep_taylor"]
 
 # Every model and every method, but not each with each: a case lowers a model five times.
 CASES = [
-    *((name, "lrp_epsilon") for name in MODELS if name != "GRU-2-bi-last"),
-    *((name, "deep_taylor") for name in ("GRU-2-bi-last", "LSTM-last-encoded", "LSTM-max", "Loop")),
-    *((name, "gradient_x_input") for name in ("RNN-relu-2-bi-mean", "LSTM-last-encoded", "Loop")),
+    *((name, "lrp_epsilon") for name in MODELS if name not in ("GRU-2-bi-last", "Loop")),
+    *((name, "deep_taylor") for name in ("GRU-2-bi-last", "LSTM-last-encoded", "Loop")),
+    *((name, "gradient_x_input") for name in ("RNN-relu-2-bi-mean", "LSTM-last-encoded")),
 ]
 
 
@@ -199,7 +199,7 @@ def calls_in(work: Callable[[], Any]) -> tuple[Any, int]:
 
 
 def test_a_thousand_steps_are_written_at_once() -> None:
-    found = pattern("LSTM-3-bi-hidden", "lrp_epsilon")
+    found = pattern("LSTM-2-bi-hidden", "lrp_epsilon")
     _, few = calls_in(lambda: found.at(100))
     program, many = calls_in(lambda: found.at(1000))
     assert many < 1.05 * few

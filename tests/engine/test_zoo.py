@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from engine.checks import assert_relevance, rows
+from engine.checks import assert_amplification, assert_relevance, rows
 from engine.zoo import Exhibit, every_exhibit
 from reference import CONSERVING, METHODS
 
@@ -24,6 +24,8 @@ def test_agrees_with_the_reference(exhibit: Exhibit, method: str) -> None:
     e = exhibit.compiled(method)(exhibit.inputs, target=expected.target)
     assert e.relevance.shape == exhibit.inputs.shape
     left_out = assert_relevance(e, expected, method)
+    if method in CONSERVING:
+        assert_amplification(e, expected, method, exhibit.name)
     assert left_out <= (0.0 if method in CONSERVING else 0.1) * len(exhibit.inputs)
 
 
