@@ -103,12 +103,7 @@ def test_explain_passes_the_option_on(monkeypatch: Any) -> None:
 
 ON_GRADIENTS: dict[str, Any] = {"method": "gradient_x_input"}
 ON_OUTPUTS: dict[str, Any] = {"method": "lrp_epsilon", "gates": "half"}
-CASES = [
-    (name, options)
-    for name, fault in FAULTS.items()
-    for options in (ON_GRADIENTS, ON_OUTPUTS)
-    if options is ON_GRADIENTS or not fault.gradients
-]
+CASES = [(name, ON_GRADIENTS if f.gradients else ON_OUTPUTS) for name, f in FAULTS.items()]
 
 
 @pytest.mark.parametrize(("name", "options"), CASES)
