@@ -14,7 +14,7 @@ import torch
 from engine.counted_models import MODELS, Last, Packed, Reduced
 from engine.mask_models import ROWS, Layers, Masked
 from engine.sequences import made
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import pyrel
@@ -234,6 +234,36 @@ def test_padding_to_the_longest_of_the_batch_is_refused_where_it_matters(what: s
     with pytest.raises(pyrel.UnsupportedModelError, match="longest.*total_length") as r:
         pyrel.capture(Unpacked(what).eval(), IDS)
     assert r.value.operator == "pad_packed_sequence"
+
+
+class Narrow(nn.Module):
+    """A maximum that padding decides only where all steps are below it."""
+
+    def __init__(self, units: int) -> None:
+        super().__init__()
+        self.table, self.core = nn.Embedding(7, 4), nn.LSTM(4, units, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        lengths = (x != 0).long().sum(1)
+        packed = pack_padded_sequence(self.table(x), lengths, True, enforce_sorted=False)
+        return pad_packed_sequence(self.core(packed)[0], True, **self.options(x))[0].amax(1)
+
+    def options(self, x: Tensor) -> dict[str, Any]:
+        return {}
+
+
+class NarrowButWhole(Narrow):
+    def options(self, x: Tensor) -> dict[str, Any]:
+        return {"total_length": x.shape[1]}
+
+
+@pytest.mark.parametrize("units", [1, 2])
+@pytest.mark.parametrize("seed", range(3))
+def test_padding_that_seldom_decides_is_refused(units: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    with pytest.raises(pyrel.UnsupportedModelError, match="longest.*total_length"):
+        pyrel.capture(Narrow(units).eval(), IDS)
+    pyrel.capture(NarrowButWhole(units).eval(), IDS)
 
 
 @pytest.mark.parametrize("what", ["mean of lengths", "last", "masked", "cut"])

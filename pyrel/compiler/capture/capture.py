@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch.export import ExportedProgram
@@ -197,8 +197,18 @@ class Capture:
         except UnsupportedModelError:  # its lengths are constant, or it takes no such batches
             pass
         else:
-            refuse_longest(graph, shorter)
+            refuse_longest([(compact(graph), compact(shorter)), *self._few_steps(steps)])
         self._shortened = None
+
+    def _few_steps(self, steps: int) -> Iterator[tuple[Graph, Graph]]:
+        """Graphs for few steps, as for a batch with a sequence as long and for one without."""
+        for few in (2, 3, 4):
+            if few >= steps or not (self.dynamic and self.holds(few)):
+                continue
+            if self._shortened is not None and self._can_compare(self._shortened, few):
+                graph = self._walked(self._programs[0], few)[0]
+                shorter = walk(self._shortened, self._weights, 3, few, self._lengths)
+                yield compact(graph), compact(shorter)
 
     def refuse_one_step(self, because: str) -> None:
         """Let no graph be made for one step."""

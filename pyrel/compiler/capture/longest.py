@@ -8,16 +8,19 @@ are longer. So the graph is compared with that of a batch whose longest sequence
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 from torch.export import ExportedProgram
 
 from pyrel.compiler.graph.evaluate import Evaluation
 from pyrel.compiler.graph.lookups import told_apart
-from pyrel.compiler.graph.nodes import Floats, Graph
+from pyrel.compiler.graph.nodes import Embedding, Floats, Graph, Lookup
 from pyrel.errors import UnsupportedModelError
 
+_ROWS = 24  # of each length
+_SCALES = (1.0, -1.0, 8.0, -8.0)  # of embeddings
 _TOLERANCE = 1e-6  # relative to the outputs: far above rounding, far below what padding changes
 
 
@@ -26,22 +29,25 @@ def unpacks(program: ExportedProgram) -> bool:
     return any("pyrel.padded" in str(node.target) for node in program.graph.nodes)
 
 
-def refuse_longest(graph: Graph, shorter: Graph) -> None:
+def refuse_longest(pairs: Iterable[tuple[Graph, Graph]]) -> None:
     """Refuse a model whose outputs for a sequence depend on the longest one of the batch.
+
+    A maximum shows the padding only where all other values lie below it. So many sequences are
+    compared, for few steps too, and with embeddings of other signs and sizes.
 
     Parameters
     ----------
-    graph : Graph
-    shorter : Graph
-        That of a batch in which no sequence is as long as the batch; its outputs are infinite
-        where one is.
+    pairs : iterable of (Graph, Graph)
+        The graph for a number of steps, and that of a batch in which no sequence is as long as the
+        batch; its outputs are infinite where one is.
 
     Raises
     ------
     UnsupportedModelError
     """
-    for filler in told_apart(graph.nodes):
-        found = [_agree(graph, shorter, x) for x in _padded(graph, filler)]
+    pairs = list(pairs)
+    for filler in told_apart(pairs[0][0].nodes):
+        found = [_agree(*pair, filler, scale) for pair in pairs for scale in _SCALES]
         if False in found:
             break
         if True in found:  # that is padding, and others may be anything
@@ -56,22 +62,40 @@ def refuse_longest(graph: Graph, shorter: Graph) -> None:
     )
 
 
-def _agree(graph: Graph, shorter: Graph, x: Floats) -> bool | None:
-    """Whether the outputs for a sequence are the same; None where one of them is infinite."""
-    output, other = Evaluation(graph, x[None]).output, Evaluation(shorter, x[None]).output
-    if not (np.isfinite(output).all() and np.isfinite(other).all()):
+def _agree(graph: Graph, shorter: Graph, filler: int, scale: float) -> bool | None:
+    """Whether the outputs for sequences are the same; None where all are infinite."""
+    x = _padded(graph, filler)
+    output, other = (Evaluation(_scaled(each, scale), x).output for each in (graph, shorter))
+    known = np.isfinite(output).all(axis=1) & np.isfinite(other).all(axis=1)
+    if not known.any():
         return None
-    return bool((np.abs(output - other) <= _TOLERANCE * max(np.abs(output).max(), 1e-6)).all())
+    size = np.maximum(np.abs(output[known]).max(axis=1, keepdims=True), 1e-6)
+    return bool((np.abs(output - other)[known] <= _TOLERANCE * size).all())
 
 
-def _padded(graph: Graph, filler: int) -> Iterator[Floats]:
-    """Yield sequences of several lengths, a token id being the padding."""
-    steps = graph.input_shape[0]
-    random = np.random.default_rng(0)
+def _scaled(graph: Graph, scale: float) -> Graph:
+    """Multiply the tables of embeddings."""
+    if scale == 1:
+        return graph
+    nodes = (
+        replace(n, table=n.table * scale)
+        if isinstance(n, Embedding) and not isinstance(n, Lookup)
+        else n
+        for n in graph.nodes
+    )
+    return replace(graph, nodes=tuple(nodes))
+
+
+def _padded(graph: Graph, filler: int) -> Floats:
+    """Return sequences of several lengths, a token id being the padding."""
+    steps, random = graph.input_shape[0], np.random.default_rng(0)
     bounds = np.full(graph.input_shape, graph.vocabulary) if graph.bounds is None else graph.bounds
+    bounds = np.maximum(bounds, 1)
+    rows = []
     for length in sorted({1, 2, steps // 2, steps - 1} & set(range(1, steps))):
-        row = random.integers(0, np.maximum(bounds, 1))
-        other = (row + 1) % np.maximum(bounds, 1)
-        row[:length] = np.where(row == filler, other, row)[:length]
-        row[length:] = np.minimum(filler, np.maximum(bounds - 1, 0))[length:]
-        yield row.astype(np.float64)
+        for _ in range(_ROWS):
+            row = random.integers(0, bounds)
+            row[:length] = np.where(row == filler, (row + 1) % bounds, row)[:length]
+            row[length:] = np.minimum(filler, bounds - 1)[length:]
+            rows.append(row)
+    return np.array(rows, np.float64)
