@@ -24,11 +24,15 @@ class Asked(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A part of an answer: the program's values, where an answer has its own, and the roundoff."""
+    """A part of an answer: the program's values, where an answer has its own, and the roundoff.
+
+    Differences up to ``floor``, one for each sample, are those of slopes that nearly are 0.
+    """
 
     values: Doubles
     of: Callable[[Answer], Doubles]
     roundoff: Roundoff
+    floor: Doubles | float = 0.0
 
 
 class Difference(NamedTuple):
@@ -82,13 +86,13 @@ def difference(
     Difference or Undecided or None
     """
     wanted = part.of(answer)
-    relative = part.roundoff.usual
-    allowed = relative * _largest(wanted) + TINY
+    relative, floor = part.roundoff.usual, part.floor + TINY
+    allowed = relative * _largest(wanted) + floor
     if _within(part.values, wanted, allowed):
         return None
     try:
         exact = part.of(reference.exact(*asked))
-        allowed = relative * _largest(exact) + LAMBDA * _largest(wanted - exact) + TINY
+        allowed = relative * _largest(exact) + LAMBDA * _largest(wanted - exact) + floor
         if _within(part.values, exact, allowed):
             return None
         return _decided(reference, asked, part, exact, allowed)

@@ -231,7 +231,7 @@ class SelfCheck:
         if answer.map is None or not np.isfinite(answer.map).all():
             return
         relevance = np.asarray(results.relevance, np.float64)
-        part = Part(relevance, _map, self._roundoff("bf16"))
+        part = Part(relevance, _map, self._roundoff("bf16"), self._floor(asked, output))
         found = difference(self.reference, asked, part, answer)
         if isinstance(found, Undecided):
             self._leave_undecided("gradients", batch, found)
@@ -241,6 +241,21 @@ class SelfCheck:
                 f"{results.target[found.where[0]]}, is {found.value:.9g} in what was compiled and "
                 f"{found.wanted:.9g} by {self.reference.gradient_name}; {found}"
             )
+
+    def _floor(self, asked: Asked, output: Doubles) -> Doubles | float:
+        """Return what a slope amounts to that moves the score by some thousand errors of float64.
+
+        Slopes of saturated gates are products of 1 - σ, which torch rounds to multiples of 2⁻⁵³.
+        """
+        if asked.finish is None or self.inputs.vocabulary:
+            return 0.0
+        x = np.abs(asked.x.astype(np.float64)).reshape(len(asked.x), -1)
+        score = np.abs(output).reshape(len(x), -1).max(axis=1)
+        slope = 2.0**-40 * score / np.maximum(x.max(axis=1), np.finfo(np.float32).tiny)
+        shape = (-1, *[1] * (asked.x.ndim - 1))
+        slopes = np.broadcast_to(slope.reshape(shape), asked.x.shape)
+        found = np.abs(asked.finish(slopes, np.abs(asked.x.astype(np.float64))))
+        return np.asarray(found.reshape(len(x), -1).max(axis=1).reshape(shape))
 
     def _conserves(self, batch: _Batch) -> None:
         """Compare ΣR + absorbed with the start."""

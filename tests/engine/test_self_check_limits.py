@@ -415,3 +415,22 @@ def test_relevance_that_overflows_is_noted_and_refused_by_a_call() -> None:
     assert "relevance for the example overflows in float32" in explainer.checked
     with pytest.raises(ValueError, match="overflows in float32"):
         explainer(x)
+
+
+@pytest.mark.parametrize("method", ["gradient", "gradient_x_input", "sensitivity"])
+@pytest.mark.parametrize("size", [1000.0, 3000.0])
+def test_slopes_of_saturated_gates_are_no_fault(size: float, method: str) -> None:
+    """Even in float64 torch's slope of a gate is 0 from 37 on, where that of a program is not."""
+
+    class Saturated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.core, self.out = nn.GRU(5, 8, batch_first=True), nn.Linear(8, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.out(self.core(x)[0][:, -1])
+
+    torch.manual_seed(0)
+    model = Saturated()
+    explainer = pyrel.Explainer(model, torch.randn(6, 11, 5) * size, method)
+    assert "gradients" in explainer.checked
