@@ -195,6 +195,7 @@ def _lost(number: int, results: Results) -> ValueError:
     gap = abs(float(results.conservation[0] + results.absorbed[0]))
     return ValueError(
         f"the relevance of x[{number}] is not conserved: ΣR + absorbed is {gap:.3g} off what was "
-        "put in. The computation overflows in float32 or comes near it: a share R / z is 0 where "
-        "z is too large"
+        "put in. The computation comes near the ends of float32's range: a share R / z is 0 where "
+        "z is too large, or where R, as the output of a saturated sigmoid, is near 1e-38; then "
+        "explain the score below the sigmoid"
     )

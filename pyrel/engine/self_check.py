@@ -161,7 +161,8 @@ class SelfCheck:
         """Yield the example, then its elements in another order.
 
         These have another number of ``steps``, or if the model does not take that, the example's.
-        ``done`` are the numbers of steps of what has been compared.
+        ``done`` are the numbers of steps of what has been compared. Where the model counts token
+        ids, both are: what is padded in two steps does not show what is in more.
         """
         own, samples = self.inputs.steps, self.reference.samples
         first, second = check_inputs(example, self.inputs, steps, samples, self.padding)
@@ -171,7 +172,7 @@ class SelfCheck:
             # So few steps may not do: an index may lie behind the last one, say.
             with contextlib.suppress(*NO_PROGRAM):
                 yield self._moved(second, steps)
-            if len(done) > compared:
+            if len(done) > compared and self.padding is None:
                 return
             _, second = check_inputs(example, self.inputs, own, samples, self.padding)
         yield self._moved(second, own)

@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 import pyrel
 from pyrel.compiler.capture import operators
 from pyrel.compiler.capture.capture import Capture, capture_at
-from pyrel.compiler.capture.operators import packing
+from pyrel.compiler.capture.operators import packing, recurrence
 from pyrel.compiler.capture.tracer import Traced
 from pyrel.compiler.graph.evaluate import Evaluation
 from pyrel.engine.check_inputs import check_inputs
@@ -65,7 +65,7 @@ def test_outputs_and_gradients_are_torchs(make: type[Masked]) -> None:
 
 def test_the_gradients_are_compared_when_compiling() -> None:
     found = pyrel.Explainer(made(Packed), IDS, "gradient").checked
-    assert found.startswith("outputs and gradients on 2 inputs")
+    assert found.startswith("outputs and gradients on 3 inputs")
 
 
 @pytest.mark.parametrize("make", [m for m in MODELS if m is not Reduced])
@@ -287,6 +287,23 @@ def test_the_second_input_of_the_self_check_is_padded(monkeypatch: pytest.Monkey
     monkeypatch.setitem(operators._COMPUTE, "packed_lengths", full)
     with pytest.raises(pyrel.SelfCheckError):
         pyrel.Explainer(made(Packed), x, "gradient")
+
+
+def test_padding_of_more_steps_than_few_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that does not pass over the steps from the fourth on is caught."""
+    right = recurrence.run_layers
+
+    def wrong(builder: Any, layers: Any, x: Any, states: Any, masks: Any = None) -> Any:
+        if masks is not None and masks.shape[1] > 3:
+            masks = masks.copy()
+            masks[:, 3:] = masks[:, :1]
+        return right(builder, layers, x, states, masks)
+
+    monkeypatch.setattr(recurrence, "run_layers", wrong)
+    with pytest.raises(pyrel.SelfCheckError):
+        pyrel.Explainer(
+            made(Packed), np.array([[1, 2, 3, 4, 5, 6], [2, 1, 4, 3, 6, 5]]), "gradient"
+        )
 
 
 def test_check_inputs_are_padded_in_several_lengths() -> None:

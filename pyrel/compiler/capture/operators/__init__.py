@@ -217,8 +217,8 @@ _IGNORED = frozenset(
 UNINITIALISED = frozenset(["empty", "new_empty", "empty_like", "empty_strided", "empty_permuted"])
 
 _OF_IDS = (
-    "What is made of token ids can weigh values, as masks do, and no more. Where it is the lengths "
-    "of sequences, let forward take the lengths as its second argument in place of counting ids, "
+    "What is made of token ids can weigh and choose values, as masks and lengths do. Or let forward "
+    "take the lengths of sequences as its second argument in place of counting ids, "
     "and give them to an Explainer made with lengths=True: what lies beyond the end of a sequence "
     "is then left out"
 )
