@@ -217,10 +217,10 @@ _IGNORED = frozenset(
 UNINITIALISED = frozenset(["empty", "new_empty", "empty_like", "empty_strided", "empty_permuted"])
 
 _OF_IDS = (
-    "What is made of token ids can weigh and choose values, as masks and lengths do. Or let forward "
-    "take the lengths of sequences as its second argument in place of counting ids, "
-    "and give them to an Explainer made with lengths=True: what lies beyond the end of a sequence "
-    "is then left out"
+    "What is made of token ids can weigh and choose values, as masks and lengths do. Or let "
+    "forward take the lengths of sequences as its second argument in place of counting ids, and "
+    "give them to an Explainer made with lengths=True: what lies beyond the end of a sequence is "
+    "then left out"
 )
 
 
