@@ -236,6 +236,36 @@ def test_padding_to_the_longest_of_the_batch_is_refused_where_it_matters(what: s
     assert r.value.operator == "pad_packed_sequence"
 
 
+class Positions(nn.Module):
+    """Rows of a table of positions, by what is counted."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.table, self.how = nn.Embedding(7, 3), how
+        self.positions = nn.Parameter(torch.randn(8, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        e, n = self.table(x), (x != 0).sum(1)
+        match self.how:
+            case "of lengths":
+                return torch.tanh(e.sum(1) + self.positions[n])
+            case "from the end":
+                return torch.tanh(e.sum(1) * self.positions[n - 7])
+            case "of steps":
+                return torch.tanh(e + self.positions[(x != 0).cumsum(1)]).sum(1)
+            case _:
+                places = torch.stack([n - 1, n - 2, n - 1]).clamp(min=0)
+                return e[torch.arange(len(x)), places].sum(0)
+
+
+@pytest.mark.parametrize("how", ["of lengths", "from the end", "of steps", "several"])
+def test_tables_read_at_counted_positions(how: str) -> None:
+    model = Positions(how).double().eval()
+    found = Evaluation(pyrel.capture(model, IDS), IDS).output
+    wanted = model(torch.from_numpy(IDS)).detach().numpy()
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-12)
+
+
 class Narrow(nn.Module):
     """A maximum that padding decides only where all steps are below it."""
 

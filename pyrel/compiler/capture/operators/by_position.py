@@ -36,7 +36,7 @@ def index(tracer: Tracer, value: Any, indices: Any) -> Traced:
     places = indices[dim].ids.expand(shape)
 
     def at(position: int) -> torch.Tensor:
-        full = torch.full((), position)
+        full = torch.full(shape, position)
         return ids[tuple(full if other is None else other for other in others)]
 
     return _chosen(tracer, Traced(places), ids.shape[dim], at, wraps=True)
