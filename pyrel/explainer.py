@@ -180,8 +180,9 @@ class Explainer:
                 _LOGGER.info("%s takes %s", chosen, inputs.only)
         self._take(chosen, inputs, NOTHING, compiled, isa)
         if check is not None:
-            reference = _reference(model, source, bool(vocabulary))
-            self.checked = str(self._check(reference, example, check, precision, padding))
+            with exporting:  # no other thread exports the model, or switches its mode, meanwhile
+                reference = _reference(model, source, bool(vocabulary))
+                self.checked = str(self._check(reference, example, check, precision, padding))
 
     def _check(
         self, reference: Reference, example: Any, check: str, precision: str, padding: int | None
@@ -190,8 +191,7 @@ class Explainer:
         source = self._programs.source
         steps = source.other_steps() if isinstance(source, Compiler) else self.inputs.steps
         parts = (self.method, self.inputs, self._programs, precision, check, padding)
-        with exporting:  # no other thread switches the model's mode meanwhile
-            return SelfCheck(reference, *parts).run(example, steps)
+        return SelfCheck(reference, *parts).run(example, steps)
 
     def _take(
         self, method: methods.Method, inputs: Inputs, checked: str, source: Source, isa: str
