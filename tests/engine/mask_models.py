@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -28,6 +31,17 @@ class Masked(nn.Module):
 
     def pooled(self, e: Tensor, x: Tensor) -> Tensor:
         raise NotImplementedError
+
+
+def reference(model: Masked, x: Any, target: Any) -> tuple[Any, Any]:
+    """Outputs, and autograd's gradients summed over the dimensions of the embedding."""
+    model = copy.deepcopy(model).double()
+    ids = torch.from_numpy(x)
+    e = model.table(ids).detach().requires_grad_()
+    out = model.scores(e, ids)
+    chosen = out.gather(1, torch.as_tensor(target)[:, None]).sum()
+    (gradient,) = torch.autograd.grad(chosen, e)
+    return out.detach().numpy(), gradient.sum(-1).numpy()
 
 
 class Times(Masked):

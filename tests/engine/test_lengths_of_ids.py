@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 from dataclasses import replace
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from engine.counted_models import MODELS, Last, Packed, Reduced
-from engine.mask_models import ROWS, Layers, Masked
+from engine.mask_models import ROWS, Layers, Masked, reference
 from engine.sequences import made
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
@@ -39,17 +38,6 @@ def captured(make: type[Masked]) -> Capture:
 @functools.cache
 def explainer(make: type[Masked], method: str, **options: Any) -> pyrel.Explainer:
     return pyrel.Explainer(captured(make), method=method, check=None, **options)
-
-
-def reference(model: Masked, x: Any, target: Any) -> tuple[Any, Any]:
-    """Outputs, and autograd's gradients summed over the dimensions of the embedding."""
-    model = copy.deepcopy(model).double()
-    ids = torch.from_numpy(x)
-    e = model.table(ids).detach().requires_grad_()
-    out = model.scores(e, ids)
-    chosen = out.gather(1, torch.as_tensor(target)[:, None]).sum()
-    (gradient,) = torch.autograd.grad(chosen, e)
-    return out.detach().numpy(), gradient.sum(-1).numpy()
 
 
 def assert_gradients(e: pyrel.Explanation, model: Masked, x: Any) -> None:

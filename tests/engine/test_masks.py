@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from engine.mask_models import MODELS, Gated, Largest, Layers, Masked, Mean, Steps, Times
+from engine.mask_models import MODELS, Gated, Largest, Layers, Masked, Mean, Steps, Times, reference
 from engine.sequences import assert_same, made
 from torch import Tensor, nn
 
@@ -20,17 +20,6 @@ import pyrel
 # Padded at the end, in between, not at all, everywhere.
 IDS = np.array([[1, 2, 3, 4, 0, 0], [5, 0, 6, 0, 4, 1], [3, 1, 5, 6, 2, 4], [0, 0, 0, 0, 0, 0]])
 LOOPS = {make for make in MODELS if issubclass(make, Steps)}
-
-
-def reference(model: Masked, x: Any, target: Any) -> tuple[Any, Any]:
-    """Outputs, and autograd's gradients summed over the dimensions of the embedding."""
-    model = copy.deepcopy(model).double()
-    ids = torch.from_numpy(x)
-    e = model.table(ids).detach().requires_grad_()
-    out = model.scores(e, ids)
-    chosen = out.gather(1, torch.as_tensor(target)[:, None]).sum()
-    (gradient,) = torch.autograd.grad(chosen, e)
-    return out.detach().numpy(), gradient.sum(-1).numpy()
 
 
 def assert_gradients(explainer: pyrel.Explainer, model: Masked, x: Any) -> None:

@@ -192,23 +192,22 @@ class Capture:
     def _check_longest(self, graph: Graph, steps: int) -> None:
         if self._shortened is None or steps < 2 or not self._can_compare(self._shortened, steps):
             return
-        try:
-            shorter = walk(self._shortened, self._weights, 3, steps, self._lengths)
-        except UnsupportedModelError:  # its lengths are constant, or it takes no such batches
-            pass
-        else:
-            refuse_longest([(compact(graph), compact(shorter)), *self._few_steps(steps)])
+        pairs = list(self._with_shorter(self._shortened, graph, steps))
+        if pairs:
+            refuse_longest(pairs)
         self._shortened = None
 
-    def _few_steps(self, steps: int) -> Iterator[tuple[Graph, Graph]]:
-        """Graphs for few steps, as for a batch with a sequence as long and for one without."""
-        for few in (2, 3, 4):
-            if few >= steps or not (self.dynamic and self.holds(few)):
-                continue
-            if self._shortened is not None and self._can_compare(self._shortened, few):
-                graph = self._walked(self._programs[0], few)[0]
-                shorter = walk(self._shortened, self._weights, 3, few, self._lengths)
-                yield compact(graph), compact(shorter)
+    def _with_shorter(
+        self, shortened: ExportedProgram, graph: Graph, steps: int
+    ) -> Iterator[tuple[Graph, Graph]]:
+        """Graphs, for few steps too, beside those of batches without a sequence as long."""
+        few = [n for n in (2, 3, 4) if n < steps and self.dynamic and self.holds(n)]
+        for number in (steps, *(n for n in few if self._can_compare(shortened, n))):
+            # Its lengths may be constant, or it takes no such batches.
+            with contextlib.suppress(UnsupportedModelError):
+                shorter = walk(shortened, self._weights, 3, number, self._lengths)
+                whole = graph if number == steps else self._walked(self._programs[0], number)[0]
+                yield compact(whole), compact(shorter)
 
     def refuse_one_step(self, because: str) -> None:
         """Let no graph be made for one step."""

@@ -8,7 +8,7 @@ are longer. So the graph is compared with that of a batch whose longest sequence
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -29,7 +29,7 @@ def unpacks(program: ExportedProgram) -> bool:
     return any("pyrel.padded" in str(node.target) for node in program.graph.nodes)
 
 
-def refuse_longest(pairs: Iterable[tuple[Graph, Graph]]) -> None:
+def refuse_longest(pairs: Sequence[tuple[Graph, Graph]]) -> None:
     """Refuse a model whose outputs for a sequence depend on the longest one of the batch.
 
     A maximum shows the padding only where all other values lie below it. So many sequences are
@@ -37,7 +37,7 @@ def refuse_longest(pairs: Iterable[tuple[Graph, Graph]]) -> None:
 
     Parameters
     ----------
-    pairs : iterable of (Graph, Graph)
+    pairs : sequence of (Graph, Graph)
         The graph for a number of steps, and that of a batch in which no sequence is as long as the
         batch; its outputs are infinite where one is.
 
@@ -45,7 +45,6 @@ def refuse_longest(pairs: Iterable[tuple[Graph, Graph]]) -> None:
     ------
     UnsupportedModelError
     """
-    pairs = list(pairs)
     for filler in told_apart(pairs[0][0].nodes):
         found = [_agree(*pair, filler, scale) for pair in pairs for scale in _SCALES]
         if False in found:

@@ -68,9 +68,7 @@ def _chosen(
         below = of_counts.at_most_zero(tracer, arithmetic.add(tracer, position, 1))
         from_end = arithmetic.multiply(tracer, below, float(size))
         position = tracer.add(position, from_end) if isinstance(from_end, Traced) else position
-    high = tracer.relu(arithmetic.subtract(tracer, position, size - 1))
-    low = tracer.relu(arithmetic.negate(tracer, position))
-    of_counts.require(tracer, tracer.add(high, low))
+    of_counts.require_below(tracer, position, size)
     masks = [
         Traced(of_counts.equal(tracer, position, number).ids[where].reshape(shape))
         for number in range(size)

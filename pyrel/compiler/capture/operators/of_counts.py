@@ -104,6 +104,11 @@ def at_most_zero(tracer: Tracer, value: Traced) -> Traced:
     return opposite(tracer, tracer.relu(value))
 
 
+def not_zero(tracer: Tracer, value: Traced) -> Traced:
+    """0 where a number that is not below 0 is 0, else 1."""
+    return opposite(tracer, opposite(tracer, value))
+
+
 def opposite(tracer: Tracer, mask: Traced) -> Traced:
     """1 where a number that is not below 0 is 0, else 0: of a mask, that of the others."""
     return tracer.relu(tracer.add(traced(arithmetic.negate(tracer, mask)), number(1)))
@@ -118,8 +123,14 @@ def infinite_where(tracer: Tracer, mask: Traced, sign: float) -> Traced:
 
 def require(tracer: Tracer, fault: Traced) -> None:
     """Let the model's outputs be infinite for samples in which a mask, or a number, is not 0."""
-    some = opposite(tracer, opposite(tracer, fault))
-    tracer.require(tracer.relu(infinite_where(tracer, some, 1.0)))
+    tracer.require(tracer.relu(infinite_where(tracer, not_zero(tracer, fault), 1.0)))
+
+
+def require_below(tracer: Tracer, value: Traced, size: int) -> None:
+    """Let the model's outputs be infinite for samples with a number outside of 0 to size - 1."""
+    high = tracer.relu(arithmetic.subtract(tracer, value, size - 1))
+    low = tracer.relu(arithmetic.negate(tracer, value))
+    require(tracer, tracer.add(high, low))
 
 
 def _compared(tracer: Tracer, name: str, left: Any, right: Any) -> Traced | torch.Tensor:
@@ -176,4 +187,4 @@ def _as_mask(tracer: Tracer, value: Any) -> Any:
         return number(value).to(torch.bool).to(torch.float64)
     if tracer.kind(value) == Kind.mask:
         return value
-    return opposite(tracer, opposite(tracer, _size(tracer, value)))
+    return not_zero(tracer, _size(tracer, value))

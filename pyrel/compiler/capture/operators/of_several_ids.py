@@ -36,7 +36,7 @@ def any_of(tracer: Tracer, value: Traced, dim: Any = None, keepdim: bool = False
     """``aten.any`` of masks made of token ids."""
     _checked(tracer, value)
     count = arithmetic.total(tracer, _mask(tracer, value), dim, keepdim)
-    return of_counts.opposite(tracer, of_counts.opposite(tracer, count))
+    return of_counts.not_zero(tracer, count)
 
 
 def all_of(tracer: Tracer, value: Traced, dim: Any = None, keepdim: bool = False) -> Any:
@@ -58,10 +58,6 @@ def one_hot(tracer: Tracer, value: Traced, classes: int = -1) -> Traced:
         raise UnsupportedOperandsError(
             "there is a rule for counts of token ids, with a number of classes"
         )
-    outside = tracer.add(
-        tracer.relu(arithmetic.negate(tracer, value)),
-        tracer.relu(arithmetic.subtract(tracer, value, classes - 1)),
-    )
-    of_counts.require(tracer, outside)  # torch refuses it
+    of_counts.require_below(tracer, value, classes)  # torch refuses others
     hot = [of_counts.equal(tracer, value, number).ids for number in range(classes)]
     return Traced(torch.stack(hot, -1))
