@@ -18,9 +18,7 @@ _HINTS = {
         ["scaled_dot_product_attention", "_native_multi_head_attention"],
         "attention has no rule: its weights depend on the input, and are divided by their sum",
     ),
-    **dict.fromkeys(
-        "eq ne gt ge lt le isnan sign argmax argmin argsort sort topk nonzero".split(), _COMPARED
-    ),
+    **dict.fromkeys("eq ne gt ge lt le isnan sign argmax argmin topk nonzero".split(), _COMPARED),
     **dict.fromkeys(
         """conv3d max_pool3d max_pool3d_with_indices avg_pool3d adaptive_avg_pool3d
         _adaptive_avg_pool3d adaptive_max_pool3d""".split(),
@@ -42,7 +40,7 @@ _HINTS = {
         ["ceil", "floor", "round", "trunc", "heaviside"],
         "it is a step function, which hands on neither gradients nor relevance",
     ),
-    **dict.fromkeys(["minimum", "fmin"], "write it as -torch.maximum(-a, -b)"),
+    "fmin": "write it as -torch.maximum(-a, -b)",
     **dict.fromkeys(["min", "amin"], "write it as -(-x).amax(dim)"),
     "fmax": "write it as torch.maximum(a, b)",
     "clamp_max": "write it as c - torch.relu(c - x)",
