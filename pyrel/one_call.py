@@ -68,7 +68,6 @@ def explain(
     options = {name: single(value) for name, value in options.items()}
     options["lengths"] = lengths is not None
     if isinstance(model, torch.nn.Module):
-        refuse_empty(model)
         explainer = _explainer(unwrapped(model), x, method, options)
     else:
         explainer = Explainer(model, x, method, **options)
@@ -128,6 +127,7 @@ def _explainer(
     if kept is not None and kept.holds(_state(model) or State(), key, steps):
         return kept.explainer(model, x, method, options)
     with exporting:
+        refuse_empty(model)
         state, kept = _state(model), _kept_of(model)
         if state is None:
             _tell_once(model)
