@@ -18,7 +18,8 @@ from torch.nn.utils import rnn
 import pyrel
 from pyrel.compiler.capture.capture import capture_at
 from pyrel.compiler.capture.export import export
-from pyrel.compiler.graph.nodes import Graph, Linear, same_graph
+from pyrel.compiler.graph.nodes import Graph, Linear
+from pyrel.compiler.graph.rewrites import same_graph
 
 # Sums of a few hundred terms of order 1 in a row of a dozen layers: each rounds by 2.3e-16.
 ALLOWED = 1e-12

@@ -29,7 +29,8 @@ from pyrel.compiler.capture.parameters import Weights
 from pyrel.compiler.capture.refusals import depends_on_batch, is_unknown, refuse_parts
 from pyrel.compiler.capture.step_causes import Causes
 from pyrel.compiler.capture.step_growth import span, uneven
-from pyrel.compiler.graph.nodes import Graph, compact, same_graph
+from pyrel.compiler.graph.nodes import Graph
+from pyrel.compiler.graph.rewrites import compact, same_graph
 from pyrel.compiler.passes.gradient_stops import simplified
 from pyrel.errors import UnsupportedModelError
 from pyrel.forks import one_thread_if_forked

@@ -21,8 +21,9 @@ from pyrel._core import Function
 from pyrel.compiler.capture.parameters import Weights
 from pyrel.compiler.graph.builder import Builder
 from pyrel.compiler.graph.gates import find_gates
-from pyrel.compiler.graph.nodes import Addresses, Floats, Graph, live_nodes, picked
+from pyrel.compiler.graph.nodes import Addresses, Floats, Graph, picked
 from pyrel.compiler.graph.ranges import propagate
+from pyrel.compiler.graph.rewrites import live_nodes
 
 # An element of sample s at address a is s · 2^44 + a; a constant is its negative address.
 _SAMPLE_SHIFT = 44

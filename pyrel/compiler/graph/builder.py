@@ -35,9 +35,9 @@ from pyrel.compiler.graph.nodes import (
     Relu,
     Scale,
     StopGradient,
-    live_nodes,
     picked,
 )
+from pyrel.compiler.graph.rewrites import live_nodes
 
 Mask = npt.NDArray[np.bool_]
 

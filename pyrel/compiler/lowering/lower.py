@@ -4,15 +4,16 @@
 from __future__ import annotations
 
 from pyrel.compiler.graph.carries import mark_carries
-from pyrel.compiler.graph.gates import gather_gated_sums
 from pyrel.compiler.graph.nodes import Floats, Graph
-from pyrel.compiler.graph.ranges import fold, propagate, split_mixed_rows
+from pyrel.compiler.graph.ranges import propagate
 from pyrel.compiler.lowering.backward import Backward
+from pyrel.compiler.passes.chain_pools import chain_pools, pool_before_relu
 from pyrel.compiler.passes.contiguous import lay_out
 from pyrel.compiler.passes.even_maxima import write_out_even_maxima
+from pyrel.compiler.passes.fold import fold, split_mixed_rows
+from pyrel.compiler.passes.gated_sums import gather_gated_sums
 from pyrel.compiler.passes.gradient_stops import prepared
 from pyrel.compiler.passes.lone_sums import keep_stabilised
-from pyrel.compiler.passes.pools import chain_pools, pool_before_relu
 from pyrel.compiler.program.loop_memory import plan_items
 from pyrel.compiler.program.loops import roll
 from pyrel.compiler.program.memory import plan

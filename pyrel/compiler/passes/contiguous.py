@@ -22,9 +22,9 @@ from pyrel.compiler.graph.nodes import (
     Node,
     Normalise,
     Product,
-    compact,
     picked,
 )
+from pyrel.compiler.graph.rewrites import compact
 from pyrel.compiler.passes.join_positions import Joiner
 from pyrel.methods.rules import Mask
 

@@ -7,16 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from pyrel.compiler.graph.nodes import (
-    Add,
-    Addresses,
-    AtMaximum,
-    EvenMaximum,
-    Graph,
-    MaxPool,
-    Node,
-    compact,
-)
+from pyrel.compiler.graph.nodes import Add, Addresses, AtMaximum, EvenMaximum, Graph, MaxPool, Node
+from pyrel.compiler.graph.rewrites import compact
 
 
 def write_out_even_maxima(graph: Graph) -> Graph:

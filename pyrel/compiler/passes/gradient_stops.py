@@ -19,9 +19,9 @@ from pyrel.compiler.graph.nodes import (
     Relu,
     Scale,
     StopGradient,
-    compact,
     picked,
 )
+from pyrel.compiler.graph.rewrites import compact
 from pyrel.compiler.passes.merge_sums import simplify
 from pyrel.compiler.passes.twins import Twins
 from pyrel.errors import UnsupportedModelError

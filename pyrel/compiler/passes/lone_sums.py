@@ -12,17 +12,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from pyrel.compiler.graph.nodes import (
-    Add,
-    Floats,
-    Graph,
-    Linear,
-    Node,
-    Product,
-    compact,
-    picked,
-)
+from pyrel.compiler.graph.nodes import Add, Floats, Graph, Linear, Node, Product, picked
 from pyrel.compiler.graph.ranges import propagate
+from pyrel.compiler.graph.rewrites import compact
 from pyrel.compiler.passes.merge_sums import simplify
 from pyrel.methods import Method
 

@@ -21,10 +21,10 @@ from pyrel.compiler.graph.nodes import (
     Product,
     Relu,
     Scale,
-    compact,
     picked,
 )
 from pyrel.compiler.graph.relevant_zeros import relevant_at_zero
+from pyrel.compiler.graph.rewrites import compact
 from pyrel.compiler.passes.twins import Twins
 
 # What a sum is merged of: units of a linear node, or constants, or other values, which are None.

@@ -8,17 +8,10 @@ from dataclasses import replace
 import numpy as np
 
 from pyrel.compiler.graph.intervals import common_runs
-from pyrel.compiler.graph.nodes import (
-    Floats,
-    Graph,
-    MaxPool,
-    Node,
-    Relu,
-    compact,
-    picked,
-)
+from pyrel.compiler.graph.nodes import Floats, Graph, MaxPool, Node, Relu, picked
 from pyrel.compiler.graph.ranges import propagate
 from pyrel.compiler.graph.relevant_zeros import relevant_at_zero
+from pyrel.compiler.graph.rewrites import compact
 from pyrel.compiler.passes.contiguous import MAX_SEGMENTS
 
 _FEW_RUNS = 4
