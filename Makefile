@@ -11,9 +11,12 @@ else
 READY_CHECK := same-python
 endif
 
-PINS := requirements/build.txt requirements/runtime.txt requirements/test.txt requirements/lint.txt
+# What pyrel needs to be built and to run its demo; then what tests and checks need beside that.
+PINS := requirements/build.txt requirements/runtime.txt requirements/cli.txt requirements/report.txt
+TOOL_PINS := requirements/test.txt requirements/lint.txt
 ORACLES := requirements/oracles.txt
 READY := .venv/.packages-installed
+TOOLS := .venv/.tools-installed
 BUILT := .venv/.pyrel-installed
 # Its name says how the compiler is asked, so that another answer builds again.
 FLAGS := .venv/.werror-$(or $(PYREL_WERROR),OFF)
@@ -38,7 +41,7 @@ demo: $(BUILT)
 	.venv/bin/pyrel demo
 
 # Idle workers take tests from busy ones. More than eight of them would need much memory: each loads torch.
-test: $(BUILT)
+test: $(BUILT) $(TOOLS)
 	$(RUN) -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal
 
 # The engine apart from the installed one, in build/fuzz. FUZZ_SEED=N repeats one file, which a failure prints and adds to
@@ -59,15 +62,15 @@ $(FUZZ_CORE): $(BUILT) $(ENGINE)
 
 lint: lint-python lint-stub lint-cpp lint-docs
 
-lint-python: $(BUILT)
+lint-python: $(BUILT) $(TOOLS)
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy --strict pyrel
 
-lint-stub: $(BUILT)
+lint-stub: $(BUILT) $(TOOLS)
 	$(RUN) -m mypy.stubtest --allowlist tools/stubtest.txt pyrel._core
 
-lint-cpp: $(READY)
+lint-cpp: $(TOOLS)
 	.venv/bin/clang-format --dry-run -Werror $(CXX_SOURCES)
 
 lint-docs: $(READY)
@@ -81,13 +84,17 @@ clean:
 	find bench pyrel scripts tests tools -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 # A .venv without its stamp was interrupted half way: it is made anew, never repaired.
-$(READY): $(PINS) $(ORACLES) | $(READY_CHECK)
+$(READY): $(PINS) | $(READY_CHECK)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "pyrel needs Python 3.11 or newer, and $(PYTHON) is: $$($(PYTHON) --version 2>&1)." >&2; \
 	  echo "Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	@test -f $@ || { echo 'Setting up .venv (once; downloads torch and others: some hundred megabytes, or some gigabytes where torch comes with CUDA)'; $(PYTHON) -m venv --clear .venv; }
 	@rm -f $@
 	$(RUN) -m pip install $(PINS:%=--requirement=%)
+	@touch $@
+
+$(TOOLS): $(READY) $(TOOL_PINS) $(ORACLES)
+	$(RUN) -m pip install $(TOOL_PINS:%=--requirement=%)
 	$(RUN) -m pip install --no-deps --requirement=$(ORACLES)
 	@touch $@
 

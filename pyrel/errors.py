@@ -3,8 +3,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
+
+
+class MissingPackageError(ImportError):
+    """A part of pyrel needs a package that is not installed.
+
+    The message names the extra of pyrel that brings the package, the attribute ``name`` the
+    package itself.
+    """
+
+
+@contextmanager
+def part_of_extra(extra: str, part: str, *packages: str) -> Iterator[None]:
+    """Name the extra where one of its packages cannot be imported.
+
+    Parameters
+    ----------
+    extra
+        As pyproject.toml calls it.
+    part
+        What needs the packages, as the message begins.
+    packages
+        Those that the block imports. Other modules that are missing are faults of their own.
+
+    Raises
+    ------
+    MissingPackageError
+        One of the packages is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in packages:
+            raise
+        raise MissingPackageError(
+            f"{part} needs the package {missing}: pip install 'pyrel[{extra}]'", name=missing
+        ) from error
 
 
 class UnsupportedModelError(Exception):

@@ -7,13 +7,17 @@ from collections.abc import Sequence
 from itertools import groupby
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
 from pyrel.benchmark.contestants import PYREL
 from pyrel.benchmark.results import CaseResult, Results
-from pyrel.plots.style import BLUE, GREEN, MUTED, ORANGE, new_figure, styled
+from pyrel.errors import part_of_extra
+
+with part_of_extra("bench", "a figure of a benchmark", "matplotlib"):
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
+
+    from pyrel.plots.style import BLUE, GREEN, MUTED, ORANGE, new_figure, styled
 
 _COLOURS = (BLUE, ORANGE, GREEN, "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 _MARKERS = "osD^vPX*<>hp"

@@ -7,12 +7,14 @@ import math
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from pyrel.benchmark.contestants import PROPAGATION
 from pyrel.benchmark.results import CaseResult, Results, Row
+from pyrel.errors import part_of_extra
+
+with part_of_extra("bench", "a table of a benchmark", "rich"):
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
 HEADINGS = ("batch", "", "samples/s", "× pyrel's time", "% of peak", "error")
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -144,6 +145,8 @@ def bench(
     from pyrel.files.atomic import write_whole
     from pyrel.files.places import refuse_overwriting, refuse_shared
 
+    if plots is not None:
+        importlib.import_module("pyrel.benchmark.charts")  # refused now rather than at the end
     inputs = {"the model": model, "the measurements of --from": source}
     outputs = {"the tables": markdown, "the measurements": out if source is None else None}
     read, written = ({k: v for k, v in d.items() if v is not None} for d in (inputs, outputs))

@@ -63,11 +63,11 @@ def demo(
     are measured: how much of the relevance is where the two equal digits are? Prints a table and
     leaves a page with heatmaps.
     """
-    from pyrel import report
     from pyrel.cli.display import bar, print_table
     from pyrel.experiment import demo as run
     from pyrel.experiment.demo import kept_files
     from pyrel.files.places import refuse_overwriting
+    from pyrel.report import write
     from pyrel.training import TrainingInterrupted
 
     if keep is not None:
@@ -89,7 +89,7 @@ def demo(
             )
     except TrainingInterrupted as stop:
         raise KeyboardInterrupt(f"interrupted in epoch {stop.epoch}; no report written") from None
-    report.write(out, study)
+    write(out, study)
     print_table(study)
     typer.echo(f"\nThe report, with heatmaps: {out}")
 

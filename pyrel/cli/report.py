@@ -40,10 +40,10 @@ def report(
 
     The page is one HTML file that loads nothing from the network. It says what each number means.
     """
-    from pyrel import report as pages
     from pyrel.experiment.demo import STUDY
     from pyrel.files.places import refuse_overwriting
     from pyrel.metrics import load_study
+    from pyrel.report import write
 
     source = study / STUDY if study.is_dir() else study
     if not source.exists():
@@ -57,5 +57,5 @@ def report(
     arrays = source.with_suffix(".npz")
     refuse_overwriting(out, {"the evaluation": source, "a file of the evaluation": arrays})
     make_writable(out)
-    pages.write(out, load_study(source))
+    write(out, load_study(source))
     typer.echo(f"Wrote {out}")

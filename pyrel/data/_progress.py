@@ -1,34 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A progress bar for downloads that take longer than a moment."""
+"""A line on the progress of downloads that take longer than a moment."""
 
 from __future__ import annotations
 
+import sys
 import time
 from types import TracebackType
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
-
-_PATIENCE = 2.0  # seconds without a bar
+_PATIENCE = 2.0  # seconds without a line
+_EVERY = 0.1  # seconds between two lines
+_ERASE = "\r\x1b[K"
 
 
-class DownloadBar:
-    """Bytes, speed and time left on standard error, once the work takes long."""
+class DownloadLine:
+    """Bytes and speed on standard error, if that is a terminal, once the work takes long."""
 
     def __init__(self, label: str) -> None:
         self._label = label
-        self._visible_at = time.monotonic() + _PATIENCE
-        self._progress: Progress | None = None
+        self._start = time.monotonic()
+        self._next = self._start + _PATIENCE
+        self._bytes_before: int | None = None
+        self._shown = False
 
-    def __enter__(self) -> DownloadBar:
-        """Return the bar, still hidden."""
+    def __enter__(self) -> DownloadLine:
+        """Return the line, still hidden."""
         return self
 
     def __exit__(
@@ -38,27 +33,19 @@ class DownloadBar:
         traceback: TracebackType | None,
     ) -> None:
         """Leave the terminal as it was."""
-        if self._progress is not None:
-            self._progress.stop()
+        if self._shown:
+            print(_ERASE, end="", file=sys.stderr, flush=True)
 
     def show(self, done: int, total: int | None) -> None:
         """Show that `done` of `total` bytes are there; None for an unknown total."""
-        if self._progress is None:
-            if time.monotonic() < self._visible_at:
-                return
-            self._progress = _new_progress()
-            self._progress.add_task(self._label)
-            self._progress.start()
-        self._progress.update(self._progress.task_ids[0], completed=done, total=total)
-
-
-def _new_progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),  # which shows nothing where that is no terminal
-        transient=True,
-    )
+        now = time.monotonic()
+        if self._bytes_before is None:
+            self._bytes_before = done
+        if now < self._next or not sys.stderr.isatty():
+            return
+        self._next = now + _EVERY
+        self._shown = True
+        of = "" if total is None else f" of {total / 1e3:,.0f}"
+        speed = (done - self._bytes_before) / max(now - self._start, 1e-3)
+        line = f"{_ERASE}{self._label}  {done / 1e3:,.0f}{of} kB  {speed / 1e3:,.0f} kB/s"
+        print(line, end="", file=sys.stderr, flush=True)

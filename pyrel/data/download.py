@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from pyrel.data._progress import DownloadBar
+from pyrel.data._progress import DownloadLine
 from pyrel.data.errors import DataError, DownloadError
 from pyrel.data.idx import read_idx
 from pyrel.data.sources import Source, SourceFile
@@ -173,7 +173,7 @@ def _transfer(url: str, stream: IO[bytes], label: str) -> bool:
     response = _open(url, offset)
     if response is None:
         return True
-    with response, DownloadBar(label) as bar:
+    with response, DownloadLine(label) as bar:
         if response.status != http.HTTPStatus.PARTIAL_CONTENT:  # the whole file: no ranges here
             stream.truncate(0)
             offset = 0
@@ -203,7 +203,7 @@ def _open(url: str, offset: int) -> http.client.HTTPResponse | None:
 
 
 def _append(
-    response: http.client.HTTPResponse, stream: IO[bytes], done: int, bar: DownloadBar
+    response: http.client.HTTPResponse, stream: IO[bytes], done: int, bar: DownloadLine
 ) -> None:
     length = response.headers.get("Content-Length", "")
     total = done + int(length) if length.isdecimal() else None

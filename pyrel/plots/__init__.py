@@ -6,9 +6,12 @@ Each function returns a `matplotlib.figure.Figure` that says by itself what it s
 Okabe and Ito, which stay apart for colour-blind readers, and never the only difference.
 """
 
-from pyrel.plots.charts import conservation_scatter, step_bars, summary_dots
-from pyrel.plots.heatmaps import HeatmapColumn, as_image, colour_scale, heatmap_grid
-from pyrel.plots.style import to_svg
+from pyrel.errors import part_of_extra
+
+with part_of_extra("report", "pyrel.plots", "matplotlib"):
+    from pyrel.plots.charts import conservation_scatter, step_bars, summary_dots
+    from pyrel.plots.heatmaps import HeatmapColumn, as_image, colour_scale, heatmap_grid
+    from pyrel.plots.style import to_svg
 
 __all__ = [
     "HeatmapColumn",

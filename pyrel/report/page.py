@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
+from pyrel.errors import part_of_extra
 from pyrel.files.atomic import write_whole
 from pyrel.metrics import CellResult, Evaluation, Study, Summary, paired_difference
-from pyrel.report import figures, words
+from pyrel.report import words
+
+with part_of_extra("report", "a report", "jinja2", "markupsafe", "matplotlib"):
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    from pyrel.report import figures
 
 _TEMPLATES = Path(__file__).parent.parent / "templates"
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pyrel.errors import part_of_extra
 from pyrel.files.atomic import write_whole
 from pyrel.training.result import EpochRecord
 
@@ -52,17 +53,14 @@ class TensorBoardLog:
 
     Raises
     ------
-    ImportError
+    MissingPackageError
         TensorBoard is not installed.
     """
 
     def __init__(self, folder: Path, epochs_done: int) -> None:
-        try:
+        with part_of_extra("tensorboard", "tensorboard=True", "tensorboard"):
             from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise ImportError(
-                "tensorboard=True needs the package tensorboard: pip install 'pyrel[tensorboard]'"
-            ) from error
+
         self._writer: Any = SummaryWriter(str(folder), purge_step=epochs_done + 1)
 
     def add(self, record: EpochRecord) -> None:

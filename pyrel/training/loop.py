@@ -67,7 +67,7 @@ def train(
         Go on from the checkpoint in ``out``, or start where there is none yet. The other arguments
         must be those of the run that wrote it.
     progress : bool
-        Show a bar on standard error; lines where that is no terminal.
+        Show a bar on standard error; lines where that is no terminal. Needs the package rich.
     tensorboard : bool
         Write ``out/tensorboard`` too; needs the package tensorboard.
 
@@ -85,6 +85,8 @@ def train(
         Another process trains in ``out`` now; the message says which.
     OSError
         A file cannot be read or written.
+    MissingPackageError
+        What ``progress`` or ``tensorboard`` needs is not installed.
     TrainingDivergedError
         The loss became NaN or infinite.
     TrainingInterrupted

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
+from pyrel.errors import part_of_extra
 from pyrel.training.result import EpochRecord, TrainingResult
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
 
 _BAR_EVERY = 0.1  # seconds between two looks at the bar
 _LINE_EVERY = 2.0  # seconds between two lines where there is no terminal
@@ -31,6 +33,11 @@ class Reporter:
         False: nothing at all.
     console : rich.console.Console, optional
         Where to write instead.
+
+    Raises
+    ------
+    MissingPackageError
+        Something is to be shown and rich is not installed.
     """
 
     def __init__(
@@ -44,27 +51,23 @@ class Reporter:
     ) -> None:
         self._epochs = epochs
         self._batches = batches
-        self._console = console or Console(stderr=True, quiet=not shown)
+        if shown and console is None:
+            console = _standard_error()
+        self._console = console
         self._seconds = [record.seconds for record in history]
         self._next = 0.0
         self._first_line = True
         self._accuracy = ""
-        self._bar = Progress(
-            TextColumn("epoch {task.fields[epoch]}"),
-            BarColumn(),
-            TextColumn("{task.percentage:3.0f} %  {task.fields[numbers]}"),
-            TimeRemainingColumn(),
-            TextColumn("left"),
-            console=self._console,
-            disable=not (shown and self._console.is_terminal),
-        )
-        self._task = self._bar.add_task(
-            "", total=epochs * batches, completed=len(history) * batches, epoch="", numbers=""
-        )
+        self._bar = None if console is None or not console.is_terminal else _new_bar(console)
+        if self._bar is not None:
+            self._task = self._bar.add_task(
+                "", total=epochs * batches, completed=len(history) * batches, epoch="", numbers=""
+            )
 
     def __enter__(self) -> Self:
         """Show the bar."""
-        self._bar.start()
+        if self._bar is not None:
+            self._bar.start()
         return self
 
     def __exit__(
@@ -74,14 +77,17 @@ class Reporter:
         traceback: TracebackType | None,
     ) -> None:
         """Leave the bar as it stands."""
-        self._bar.stop()
+        if self._bar is not None:
+            self._bar.stop()
 
     def due(self) -> bool:
         """Return whether it is time to show a batch; asking costs well under a microsecond."""
-        return not self._bar.disable and time.monotonic() >= self._next
+        return self._bar is not None and time.monotonic() >= self._next
 
     def batch(self, epoch: int, done: int, loss: float) -> None:
         """Show how far an epoch is: batches done, and the mean loss over them."""
+        if self._bar is None:
+            return
         self._next = time.monotonic() + _BAR_EVERY
         self._bar.update(
             self._task,
@@ -94,23 +100,24 @@ class Reporter:
         """Show the numbers of a finished epoch."""
         self._seconds.append(record.seconds)
         self._accuracy = f"  accuracy {_percent(record)}"
-        if not self._bar.disable:
-            self.batch(record.epoch, self._batches, record.loss)
-        elif self._line_due(record):
-            self._console.print(self._line(record), highlight=False, soft_wrap=True)
+        self.batch(record.epoch, self._batches, record.loss)
+        if self._bar is None and self._line_due(record):
+            self._print(self._line(record))
 
     def end(self, result: TrainingResult) -> None:
         """Say in a line how the run ended."""
         minutes, seconds = divmod(round(result.seconds), 60)
         epochs = "1 epoch" if len(result.history) == 1 else f"{len(result.history)} epochs"
         reason = "target accuracy reached" if result.stopped == "target" else "all done"
-        self._console.print(
+        self._print(
             f"{epochs} in {minutes} min {seconds:02d} s ({reason}); "
             f"model of epoch {result.kept_epoch}: loss {result.kept.loss:.4f}, "
-            f"accuracy {_percent(result.kept)}",
-            highlight=False,
-            soft_wrap=True,
+            f"accuracy {_percent(result.kept)}"
         )
+
+    def _print(self, line: str) -> None:
+        if self._console is not None:
+            self._console.print(line, highlight=False, soft_wrap=True)
 
     def _line_due(self, record: EpochRecord) -> bool:
         now = time.monotonic()
@@ -135,3 +142,23 @@ def _percent(record: EpochRecord) -> str:
     if record.validation_accuracy is None:
         return f"{100 * record.accuracy:.2f} % in training"
     return f"{100 * record.validation_accuracy:.2f} %"
+
+
+def _standard_error() -> Console:
+    with part_of_extra("cli", "progress=True", "rich"):
+        from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def _new_bar(console: Console) -> Progress:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("epoch {task.fields[epoch]}"),
+        BarColumn(),
+        TextColumn("{task.percentage:3.0f} %  {task.fields[numbers]}"),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+        console=console,
+    )
