@@ -15,6 +15,7 @@
 #include "cpu/dispatch.h"
 #include "cpu/executor.h"
 #include "program.h"
+#include "python/enums.h"
 
 namespace py = pybind11;
 using namespace py::literals;
@@ -149,51 +150,7 @@ pyrel::Status run(const pyrel::Program& program, const Floats& x,
     return status;
 }
 
-void register_enums(py::module_& m) {
-    py::native_enum<pyrel::Space>(m, "Space", "enum.Enum", "Where an operand lives.")
-        .value("input", pyrel::Space::input)
-        .value("arena", pyrel::Space::arena)
-        .value("relevance", pyrel::Space::relevance)
-        .finalize();
-    py::native_enum<pyrel::Scale>(m, "Scale", "enum.Enum", "What an epilogue multiplies by.")
-        .value("none", pyrel::Scale::none)
-        .value("vector", pyrel::Scale::vector)
-        .value("operand", pyrel::Scale::operand)
-        .value("operand_minus_vector", pyrel::Scale::operand_minus_vector)
-        .finalize();
-    py::native_enum<pyrel::Post>(m, "Post", "enum.Enum", "What an epilogue does last.")
-        .value("none", pyrel::Post::none)
-        .value("relu", pyrel::Post::relu)
-        .value("divide", pyrel::Post::divide)
-        .value("mask", pyrel::Post::mask)
-        .value("guided", pyrel::Post::guided)
-        .value("square", pyrel::Post::square)
-        .value("multiply", pyrel::Post::multiply)
-        .value("divide_stabilised", pyrel::Post::divide_stabilised)
-        .value("divide_operand", pyrel::Post::divide_operand)
-        .finalize();
-    py::native_enum<pyrel::Function>(m, "Function", "enum.Enum", "Elementwise functions.")
-        .value("sigmoid", pyrel::Function::sigmoid)
-        .value("tanh", pyrel::Function::tanh)
-        .value("softplus", pyrel::Function::softplus)
-        .value("leaky_relu", pyrel::Function::leaky_relu)
-        .value("elu", pyrel::Function::elu)
-        .value("gelu", pyrel::Function::gelu)
-        .value("gelu_tanh", pyrel::Function::gelu_tanh)
-        .value("silu", pyrel::Function::silu)
-        .value("reciprocal", pyrel::Function::reciprocal)
-        .finalize();
-    py::native_enum<pyrel::Share>(m, "Share", "enum.Enum", "Which part of a source is absorbed.")
-        .value("weighted", pyrel::Share::weighted)
-        .value("stabiliser", pyrel::Share::stabiliser)
-        .value("undivided", pyrel::Share::undivided)
-        .finalize();
-    py::native_enum<pyrel::Start>(m, "Start", "enum.Enum",
-                                  "The relevance that the target starts with.")
-        .value("one", pyrel::Start::one)
-        .value("output", pyrel::Start::output)
-        .value("positive_output", pyrel::Start::positive_output)
-        .finalize();
+void register_outcome(py::module_& m) {
     py::native_enum<pyrel::Outcome>(m, "Outcome", "enum.Enum", "How a run ended.")
         .value("done", pyrel::Outcome::done)
         .value("input_not_finite", pyrel::Outcome::input_not_finite)
@@ -391,6 +348,7 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
             // What the signal's handler raised is set.
         }
     });
-    register_enums(module);
+    module.attr("enums") = pyrel::enums();
+    register_outcome(module);
     register_program(module);
 }

@@ -6,7 +6,9 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-_Rows: TypeAlias = tuple[Space, npt.ArrayLike]
+_Rows: TypeAlias = tuple[int, npt.ArrayLike]
+
+enums: dict[str, dict[str, int]]
 
 def version() -> str: ...
 def compiler() -> str: ...
@@ -14,49 +16,6 @@ def instruction_sets() -> list[str]: ...
 def peak(isa: str, repetitions: int, bf16: bool = False) -> float: ...
 def has_bf16(isa: str) -> bool: ...
 def kernel_offsets(isa: str) -> dict[str, int]: ...
-
-class Space(enum.Enum):
-    input = 0
-    arena = 1
-    relevance = 2
-
-class Scale(enum.Enum):
-    none = 0
-    vector = 1
-    operand = 2
-    operand_minus_vector = 3
-
-class Post(enum.Enum):
-    none = 0
-    relu = 1
-    divide = 2
-    mask = 3
-    guided = 4
-    square = 5
-    multiply = 6
-    divide_stabilised = 7
-    divide_operand = 8
-
-class Share(enum.Enum):
-    weighted = 0
-    stabiliser = 1
-    undivided = 2
-
-class Function(enum.Enum):
-    sigmoid = 0
-    tanh = 1
-    softplus = 2
-    leaky_relu = 3
-    elu = 4
-    gelu = 5
-    gelu_tanh = 6
-    silu = 7
-    reciprocal = 8
-
-class Start(enum.Enum):
-    one = 0
-    output = 1
-    positive_output = 2
 
 class Outcome(enum.Enum):
     done = 0
@@ -81,11 +40,11 @@ class Epilogue:
         self,
         *,
         bias: int = -1,
-        scale: Scale = ...,
+        scale: int = 0,
         scale_rows: _Rows | None = None,
         scale_vector: int = -1,
         accumulate: bool = False,
-        post: Post = ...,
+        post: int = 0,
         post_rows: _Rows | None = None,
         post_vector: int = -1,
         epsilon: float = 0.0,
@@ -137,18 +96,18 @@ class Program:
     def map(self, source: _Rows | None, columns: int, out: _Rows, epilogue: Epilogue) -> None: ...
     def gather(self, source: _Rows, index: npt.ArrayLike, out: _Rows) -> None: ...
     def scatter(self, source: _Rows, index: npt.ArrayLike, out: _Rows) -> None: ...
-    def seed(self, source: int, out: int, start: Start) -> None: ...
+    def seed(self, source: int, out: int, start: int) -> None: ...
     def absorb(
         self,
         source: _Rows,
         columns: int,
-        share: Share,
+        share: int,
         operand: _Rows | None,
         vector: int,
         epsilon: float,
     ) -> None: ...
     def activate(
-        self, source: _Rows, columns: int, out: _Rows, function: Function, parameter: float
+        self, source: _Rows, columns: int, out: _Rows, function: int, parameter: float
     ) -> None: ...
     def slope(
         self,
@@ -156,7 +115,7 @@ class Program:
         value: _Rows,
         columns: int,
         out: _Rows,
-        function: Function,
+        function: int,
         parameter: float,
         accumulate: bool,
     ) -> None: ...

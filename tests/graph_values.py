@@ -15,7 +15,7 @@ from math import erf
 import numpy as np
 import numpy.typing as npt
 
-from pyrel._core import Function
+from pyrel.compiler.graph.functions import Function
 from pyrel.compiler.graph.nodes import (
     Activation,
     Add,

@@ -89,9 +89,10 @@ def prepare(case: Case) -> tuple[Any, Any]:
 def execute(path: Path) -> None:
     """Run programs of a file of `count`, each once; this is what valgrind watches."""
     from pyrel._core import Outcome
+    from pyrel.engine.loaded import bind
 
     for program, x in pickle.loads(path.read_bytes()):
-        core = program.load(ISA)
+        core = bind(program, ISA)
         n = len(x)
         status = core.run(
             x,

@@ -22,12 +22,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pyrel import methods
-from pyrel._core import Post
 from pyrel.compiler.capture import operators
 from pyrel.compiler.capture.capture import capture
 from pyrel.compiler.graph.nodes import Graph
 from pyrel.compiler.lowering.lower import lower
-from pyrel.compiler.program.program import NormaliseBack, PoolRoute, Program, Slope
+from pyrel.compiler.program.enums import Post
+from pyrel.compiler.program.instructions import NormaliseBack, PoolRoute, Slope
+from pyrel.compiler.program.program import Program
 from pyrel.errors import UnsupportedModelError
 from pyrel.methods import Method, rules
 

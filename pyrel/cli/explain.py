@@ -133,12 +133,12 @@ def explain(
     command goes on where it was, and removes what was left. Leave INPUT alone meanwhile: where it
     changes, the command stops.
     """
-    from pyrel._core import Start
     from pyrel.cli.display import bar
     from pyrel.explain_file import explain_file
     from pyrel.files.arrays import read_array
     from pyrel.files.places import refuse_overwriting, refuse_shared
     from pyrel.files.samples import unchanged
+    from pyrel.methods.enums import Start
 
     inputs = {"the model": model, "the input": source, "the file of classes": Path(target)}
     if lengths is not None:

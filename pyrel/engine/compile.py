@@ -18,6 +18,7 @@ from pyrel.compiler.program.program import Program
 from pyrel.compiler.program.step_pattern import Pattern
 from pyrel.engine.arrays import Float32s
 from pyrel.engine.inputs import Inputs
+from pyrel.engine.loaded import bind, bind_weights
 from pyrel.errors import UnsupportedModelError
 from pyrel.forks import RenewedLock
 from pyrel.methods import Method
@@ -309,16 +310,16 @@ class Loaded:
 def load(compiled: Compiled, inputs: Inputs, steps: int, isa: str) -> Loaded:
     """Pack programs for an instruction set."""
     patterns = compiled.patterns
-    core = compiled.program.load(isa, _packed(patterns.program if patterns else None, isa))
+    core = bind(compiled.program, isa, _packed(patterns.program if patterns else None, isa))
     decider = None
     if compiled.decider is not None:
-        decider = compiled.decider.load(isa, _packed(patterns.decider if patterns else None, isa))
+        decider = bind(compiled.decider, isa, _packed(patterns.decider if patterns else None, isa))
     low, high = inputs.bounds(steps) or (None, None)
     return Loaded(core, decider, inputs.of_steps(steps), compiled.program.classes, low, high)
 
 
 def _packed(pattern: Pattern | None, isa: str) -> _core.Program | None:
-    return None if pattern is None else pattern.weights(isa)
+    return None if pattern is None else bind_weights(pattern, isa)
 
 
 Source: TypeAlias = Compiled | Compiler | AnySteps

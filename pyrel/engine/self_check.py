@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 
 from pyrel import methods
-from pyrel._core import Start
 from pyrel.engine.arrays import Float32s, Int64s
 from pyrel.engine.check_inputs import check_inputs
 from pyrel.engine.checked import Checked
@@ -25,6 +24,7 @@ from pyrel.engine.rounding import BFLOAT16, FLOAT32, TINY, Roundoff
 from pyrel.engine.run import Results, Run
 from pyrel.errors import SelfCheckError, UnsupportedModelError
 from pyrel.methods import Method
+from pyrel.methods.enums import Start
 
 _LOGGER = logging.getLogger("pyrel")
 

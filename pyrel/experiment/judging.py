@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 import pyrel.methods
-from pyrel._core import Start
 from pyrel.compiler.capture.capture import capture
 from pyrel.engine.config import num_threads
 from pyrel.experiment.problem import DIGITS_IN_SAMPLE, HIGH, LOW, Problem
 from pyrel.experiment.training import TrainedCell
 from pyrel.explainer import Explainer
+from pyrel.methods.enums import Start
 from pyrel.metrics import (
     CellResult,
     Evaluation,

@@ -12,8 +12,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
-from pyrel._core import Post, Start
+from pyrel.compiler.program.enums import Post
 from pyrel.methods import rules
+from pyrel.methods.enums import Start
 from pyrel.methods.options import flag, number, single, word
 from pyrel.methods.rules import LinearInputs, LinearRule
 

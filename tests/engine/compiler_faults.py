@@ -13,14 +13,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pyrel._core import Function
 from pyrel.compiler.capture.operators import windows
 from pyrel.compiler.capture.recurrent_cells import Affine, LstmCell, Pair
 from pyrel.compiler.graph.builder import Builder
+from pyrel.compiler.graph.functions import Function
 from pyrel.compiler.lowering.backward import Backward
 from pyrel.compiler.lowering.emitter import Emitter
 from pyrel.compiler.lowering.forward import Forward
-from pyrel.compiler.program.step_pattern import Pattern
+from pyrel.engine import compile as compiling
 
 STEPS, FEATURES = 6, 8
 
@@ -158,9 +158,9 @@ def _other_slope(before: Any) -> Any:
 
 
 def _smaller_weights(before: Any) -> Any:
-    def made(self: Any, isa: str) -> Any:
-        smaller = [0.99 * matrix for matrix in self.matrices]
-        return before(replace(self, matrices=smaller, _packed={}), isa)
+    def made(pattern: Any, isa: str) -> Any:
+        smaller = [0.99 * matrix for matrix in pattern.matrices]
+        return before(replace(pattern, matrices=smaller, packed={}), isa)
 
     return made
 
@@ -179,7 +179,7 @@ FAULTS: dict[str, Fault] = {
     "lost mask": Fault(Backward, "_finish_relu", _no_mask, gradients=True),
     "lost factor": Fault(Backward, "_backward_product", _one_factor, gradients=True),
     "wrong slope": Fault(Backward, "_backward_activation", _other_slope, gradients=True),
-    "pattern over the steps": Fault(Pattern, "weights", _smaller_weights, steps=20),
+    "pattern over the steps": Fault(compiling, "bind_weights", _smaller_weights, steps=20),
 }
 
 

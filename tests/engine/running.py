@@ -8,8 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from pyrel._core import Outcome, Space, Start
-from pyrel.compiler.program.program import Instruction, Program, Seed, Template
+from pyrel._core import Outcome
+from pyrel.compiler.program.enums import Space
+from pyrel.compiler.program.instructions import Instruction, Seed, Template
+from pyrel.compiler.program.program import Program
+from pyrel.engine.loaded import bind
+from pyrel.methods.enums import Start
 
 Step = tuple[Template, Sequence[Sequence[int]]]
 
@@ -52,7 +56,7 @@ def measured(
     program.arena_size += size
     seed = instruction(Seed(size, Start.one), [result], [program.arena_size - size])
     program.instructions = (*steps, seed)
-    core = program.load(isa)
+    core = bind(program, isa)
     explained, conservation = np.empty(n, np.int64), np.empty(n, np.float32)
     found = []
     for layout in (False, True):

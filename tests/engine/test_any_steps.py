@@ -18,10 +18,13 @@ from torch import Tensor, nn
 import pyrel
 from pyrel import _core, methods
 from pyrel.compiler.lowering.lower import lower, lower_apart, lower_forward_apart
+from pyrel.compiler.program.enums import Space
 from pyrel.compiler.program.generalise import TRIED, NoPatternError, generalise
+from pyrel.compiler.program.instructions import Repeat
 from pyrel.compiler.program.memory import pack
-from pyrel.compiler.program.program import Program, Repeat
+from pyrel.compiler.program.program import Program
 from pyrel.compiler.program.step_pattern import Pattern
+from pyrel.engine.loaded import bind, bind_weights
 
 ISA = _core.instruction_sets()[-1]
 FEATURES, CLASSES = 4, 3
@@ -122,7 +125,7 @@ def pattern(name: str, method: str) -> Pattern:
 
 def results(program: Program, weights: _core.Program | None = None) -> list[Any]:
     """Explain samples that are 0 in some places."""
-    core = program.load(ISA, weights)
+    core = bind(program, ISA, weights)
     rng = np.random.default_rng(0)
     x = np.maximum(rng.uniform(-0.5, 1, (5, program.input_size)), 0).astype(np.float32)
     found = [np.empty_like(x), np.empty((5, program.classes), np.float32)]
@@ -146,7 +149,7 @@ CASES = [
 @pytest.mark.parametrize(("name", "method"), CASES)
 def test_any_number_of_steps_is_that_which_lowering_makes(name: str, method: str) -> None:
     found = pattern(name, method)
-    weights = found.weights(ISA)
+    weights = bind_weights(found, ISA)
     for steps in (TRIED[0], 21):
         direct = lowering(name, steps, method)
         apart = written_out(found.apart(steps).instructions)
@@ -165,7 +168,7 @@ def test_a_forward_pass_has_a_pattern() -> None:
 
     found = generalise({steps: program(steps) for steps in TRIED})
     assert written_out(found.apart(30).instructions)[-1].template.classes == CLASSES
-    assert not found.at(30).load(ISA).explains
+    assert not bind(found.at(30), ISA).explains
 
 
 def test_what_has_no_pattern_is_told() -> None:
@@ -214,7 +217,7 @@ def floats_of(program: Program) -> int:
         int(i.offsets[row].max()) + operand.size
         for i in program.every_instruction()
         for row, operand in enumerate(i.template.operands())
-        if operand.space == _core.Space.arena
+        if operand.space == Space.arena
     )
 
 

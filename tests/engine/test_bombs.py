@@ -17,9 +17,9 @@ from engine import bombs
 from engine.sequences import Last, batch, explainer
 
 import pyrel
+from pyrel.compiler.program.instructions import Map
 from pyrel.compiler.program.limits import NO_LIMITS, Limits
 from pyrel.compiler.program.loop_memory import _ring
-from pyrel.compiler.program.program import Map
 from pyrel.compiler.program.step_pattern import Item, Part, Pattern, Rows
 from pyrel.explainer import limits_of
 from pyrel.files.tensors import read_tensors, write_tensors

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import pyrel
-from pyrel._core import Post
 from pyrel.compiler.lowering.forward import Forward
+from pyrel.compiler.program.enums import Post
 
 
 class Pooled(nn.Module):

@@ -169,7 +169,7 @@ def assert_packed(functions: Sequence[Function], expected: Expected, name: str) 
     assert expected.count(expected.forbidden, code) == 0
     own = [function for function in functions if f"{name}_by" in function.name]
     packed = [function for function in own if expected.sums_of(function.instructions)]
-    assert len(own) == len(_core.Function)
+    assert len(own) == len(_core.enums["Function"])
     assert len(packed) >= len(own) - 2
 
 

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pyrel
-from pyrel._core import Scale, Space
+from pyrel.compiler.program.enums import Scale, Space
+from pyrel.compiler.program.instructions import Epilogue, Instruction, Map, Repeat
 from pyrel.compiler.program.loop_memory import plan_items
 from pyrel.compiler.program.loops import roll
-from pyrel.compiler.program.program import Epilogue, Instruction, Map, Repeat
 
 ARENA = Space.arena
 

@@ -13,8 +13,8 @@ import torch
 from engine.running import ARENA, INPUT, instruction, program, run
 
 from pyrel import _core
-from pyrel._core import Function
-from pyrel.compiler.program.program import Activate, Map, Slope
+from pyrel.compiler.graph.functions import Function
+from pyrel.compiler.program.instructions import Activate, Map, Slope
 
 ISAS = _core.instruction_sets()
 FUSED = [isa for isa in ISAS if isa != "baseline"]

@@ -14,8 +14,8 @@ import pytest
 from engine.running import ARENA, INPUT, instruction, measured, program, run
 
 from pyrel import _core
-from pyrel._core import Post, Share
-from pyrel.compiler.program.program import (
+from pyrel.compiler.program.enums import Post, Share
+from pyrel.compiler.program.instructions import (
     Absorb,
     Embed,
     Epilogue,

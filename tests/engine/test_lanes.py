@@ -17,17 +17,12 @@ from torch import nn
 
 import pyrel
 from pyrel import _core
-from pyrel._core import Outcome, Post, Share, Start
-from pyrel.compiler.program.program import (
-    Absorb,
-    Epilogue,
-    Gather,
-    Gemm,
-    Map,
-    Program,
-    Scatter,
-    Seed,
-)
+from pyrel._core import Outcome
+from pyrel.compiler.program.enums import Post, Share
+from pyrel.compiler.program.instructions import Absorb, Epilogue, Gather, Gemm, Map, Scatter, Seed
+from pyrel.compiler.program.program import Program
+from pyrel.engine.loaded import bind
+from pyrel.methods.enums import Start
 
 LANES = 16  # of the widest vectors
 BATCHES = (LANES - 1, 2 * LANES + 1)
@@ -101,7 +96,7 @@ def long_program(between: Callable[[Program], list[Any]]) -> _core.Program:
         instruction(Seed(3, Start.one), [2 * size], [2 * size + 4]),
     ]
     program.instructions = tuple(steps)
-    return program.load(_core.instruction_sets()[-1])
+    return bind(program, _core.instruction_sets()[-1])
 
 
 def copy(source: list[int] | None, out: list[int], epilogue: Epilogue = PLAIN) -> Any:

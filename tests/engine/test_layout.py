@@ -11,7 +11,7 @@ import pyrel
 from pyrel.compiler.graph.nodes import Copy, Graph, Linear
 from pyrel.compiler.lowering.lower import lower
 from pyrel.compiler.passes.contiguous import lay_out
-from pyrel.compiler.program.program import Gather, Scatter
+from pyrel.compiler.program.instructions import Gather, Scatter
 from pyrel.methods import DeepTaylor
 
 STEPS, MAPS, SIDE, WIDTH = 3, 5, 4, 6

@@ -21,10 +21,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pyrel
-from pyrel._core import Post, Scale, Space
 from pyrel.compiler.graph.nodes import LINE
+from pyrel.compiler.program.enums import Post, Scale, Space
+from pyrel.compiler.program.instructions import Epilogue, Gather, Gemm, Instruction, Map, Template
 from pyrel.compiler.program.memory import plan
-from pyrel.compiler.program.program import Epilogue, Gather, Gemm, Instruction, Map, Template
 
 LINES = 24  # of the made-up programs' arenas
 Ints = npt.NDArray[np.int64]

@@ -4,27 +4,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from pyrel import _core
-from pyrel._core import Epilogue, Post, Scale, Share, Space, Start
+from pyrel import _core, methods
+from pyrel._core import Epilogue
+from pyrel.compiler.graph import functions
+from pyrel.compiler.program import enums
 
+Space, Scale, Post, Share, Start, Function = (
+    SimpleNamespace(**_core.enums[name])
+    for name in ("Space", "Scale", "Post", "Share", "Start", "Function")
+)
 INT64_MAX = 2**63 - 1
 INPUTS, CLASSES, ARENA = 3, 2, 8
 
 
-def input_at(*offsets: int) -> tuple[Space, list[int]]:
+def input_at(*offsets: int) -> tuple[int, list[int]]:
     return Space.input, list(offsets)
 
 
-def arena(*offsets: int) -> tuple[Space, list[int]]:
+def arena(*offsets: int) -> tuple[int, list[int]]:
     return Space.arena, list(offsets)
 
 
-def relevance(*offsets: int) -> tuple[Space, list[int]]:
+def relevance(*offsets: int) -> tuple[int, list[int]]:
     return Space.relevance, list(offsets)
 
 
@@ -247,7 +254,7 @@ WRONG: dict[str, Build] = {
         p, 2, lambda: p.scatter(arena(0), [0], arena(0, 1))
     ),
 }  # fmt: skip
-SIGMOID = _core.Function.sigmoid
+SIGMOID = Function.sigmoid
 
 
 def repeat(program: _core.Program, count: int, *body: Callable[[], object]) -> None:
@@ -286,6 +293,18 @@ def test_a_repeat_begins_and_ends() -> None:
 def test_sizes_of_tables(rows: int) -> None:
     with pytest.raises(ValueError, match="a table"):
         begun().add_table(np.zeros((rows, 1), np.float32))
+
+
+@pytest.mark.parametrize("name", _core.enums)
+def test_python_and_the_engine_number_alike(name: str) -> None:
+    (home,) = (each for each in (enums, functions, methods.enums) if hasattr(each, name))
+    assert {m.name: m.value for m in getattr(home, name)} == _core.enums[name]
+
+
+@pytest.mark.parametrize("number", [-1, 3])
+def test_no_such_member(number: int) -> None:
+    with pytest.raises(ValueError, match="no such Start"):
+        begun().seed(0, 4, number)
 
 
 @pytest.mark.parametrize("add", WRONG.values(), ids=WRONG)

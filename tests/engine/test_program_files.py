@@ -24,6 +24,7 @@ from reference import METHODS
 
 import pyrel
 from pyrel import _core
+from pyrel.compiler.program.enums import Scale
 from pyrel.files import tensors as tensor_files
 from pyrel.files.records import decode, encode
 from pyrel.files.tensors import read_tensors, write_tensors
@@ -386,14 +387,14 @@ class Old:
 class New:
     size: int
     precision: str = "fp32"
-    scale: _core.Scale = _core.Scale.none
+    scale: Scale = Scale.none
 
 
 def test_fields_that_are_added_with_a_default() -> None:
     """An older pyrel reads what does not use them, a newer one what does not have them."""
     assert decode(New, encode(Old(3))) == New(3)
     assert decode(Old, encode(New(3))) == Old(3)
-    changed = New(3, "bf16", _core.Scale.vector)
+    changed = New(3, "bf16", Scale.vector)
     assert decode(New, json.loads(json.dumps(encode(changed)))) == changed
     with pytest.raises(ValueError, match="Old has 'precision', unknown to this pyrel"):
         decode(Old, encode(changed))

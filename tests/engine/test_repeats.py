@@ -12,8 +12,9 @@ import pytest
 from engine.running import ARENA, INPUT, instruction, program, run
 
 from pyrel import _core, methods
-from pyrel._core import Function, Post, Share, Start
-from pyrel.compiler.program.program import (
+from pyrel.compiler.graph.functions import Function
+from pyrel.compiler.program.enums import Post, Share, Space
+from pyrel.compiler.program.instructions import (
     Absorb,
     Activate,
     Epilogue,
@@ -22,15 +23,16 @@ from pyrel.compiler.program.program import (
     Instruction,
     Map,
     MaxPool,
-    Program,
     Repeat,
     Scatter,
     Seed,
-    Space,
 )
+from pyrel.compiler.program.program import Program
 from pyrel.engine.compile import Compiled
 from pyrel.engine.inputs import Inputs
+from pyrel.engine.loaded import bind
 from pyrel.engine.program_file import read_program, write_program
+from pyrel.methods.enums import Start
 
 ISAS = _core.instruction_sets()
 HIDDEN, WIDTH = 19, 5
@@ -130,7 +132,7 @@ def test_repeats_and_tables_are_kept_in_files(tmp_path: Path) -> None:
     write_program(file, methods.Gradient(), Inputs((steps, WIDTH)), Compiled(own))
     *_, compiled = read_program(file, ISAS[-1])
     np.testing.assert_array_equal(
-        outputs(compiled.program.load(ISAS[-1]), x), outputs(own.load(ISAS[-1]), x)
+        outputs(bind(compiled.program, ISAS[-1]), x), outputs(bind(own, ISAS[-1]), x)
     )
     np.testing.assert_array_equal(compiled.program.tables[0], np.ones((3, 2)))
     (kept,) = (item for item in compiled.program.instructions if isinstance(item, Repeat))
@@ -145,23 +147,23 @@ def test_repeats_and_tables_are_kept_in_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize("isa", ISAS)
 def test_programs_for_other_steps_share_weights(isa: str) -> None:
     x = np.random.default_rng(1).standard_normal((7, 9 * WIDTH)).astype(np.float32)
-    first = explaining(4).load(isa)
-    shared = explaining(9).load(isa, weights=first)
+    first = bind(explaining(4), isa)
+    shared = bind(explaining(9), isa, weights=first)
     assert (shared.vectors, shared.find_matrix(0, False)) == (first.vectors, 0)
     del first
-    np.testing.assert_array_equal(outputs(shared, x), outputs(explaining(9).load(isa), x))
+    np.testing.assert_array_equal(outputs(shared, x), outputs(bind(explaining(9), isa), x))
 
 
 def test_weights_of_another_instruction_set_are_refused() -> None:
     if len(ISAS) < 2:
         pytest.skip("this machine has one instruction set")
-    first = explaining(1).load(ISAS[0])
+    first = bind(explaining(1), ISAS[0])
     with pytest.raises(ValueError, match="another instruction set"):
-        explaining(1).load(ISAS[1], weights=first)
+        bind(explaining(1), ISAS[1], weights=first)
 
 
 def test_matrices_are_found_by_key_and_kind() -> None:
-    core = explaining(1).load(ISAS[0])
+    core = bind(explaining(1), ISAS[0])
     assert core.find_matrix(0, False) == 0
     assert [core.find_matrix(0, True), core.find_matrix(1, False), core.find_matrix(-1, False)] == [
         -1, -1, -1

@@ -14,10 +14,11 @@ from engine.unplanned import Instructions, explainer_unrolled, written_out
 from torch import nn
 
 import pyrel
-from pyrel._core import Space, Start
 from pyrel.compiler.program import loops as module
+from pyrel.compiler.program.enums import Space
+from pyrel.compiler.program.instructions import Instruction, Map, Repeat, Seed
 from pyrel.compiler.program.loops import codes_of, loops, roll
-from pyrel.compiler.program.program import Instruction, Map, Repeat, Seed
+from pyrel.methods.enums import Start
 
 TEMPLATES = [Map(Space.input, columns, Space.arena) for columns in range(1, 6)]
 

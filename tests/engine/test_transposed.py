@@ -20,12 +20,13 @@ from reference import explain
 from torch import nn
 
 import pyrel
-from pyrel._core import Scale
 from pyrel.compiler.lowering import transposed_convolution as transposed
 from pyrel.compiler.lowering.lower import lower
 from pyrel.compiler.lowering.transposed_convolution import WayBack, find_way_back
 from pyrel.compiler.passes.contiguous import MAX_SEGMENTS
-from pyrel.compiler.program.program import Gemm, Program, Seed
+from pyrel.compiler.program.enums import Scale
+from pyrel.compiler.program.instructions import Gemm, Seed
+from pyrel.compiler.program.program import Program
 from pyrel.methods import DeepTaylor
 
 Integers = npt.NDArray[np.int64]

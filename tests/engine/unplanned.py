@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import pyrel
-from pyrel._core import Space
-from pyrel.compiler.program.program import Instruction, Operand, Repeat
+from pyrel.compiler.program.enums import Space
+from pyrel.compiler.program.instructions import Instruction, Operand, Repeat
 
 Instructions = tuple[Instruction, ...]
 

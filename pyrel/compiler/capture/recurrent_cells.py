@@ -14,8 +14,8 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 
-from pyrel._core import Function
 from pyrel.compiler.graph.builder import Builder
+from pyrel.compiler.graph.functions import Function
 from pyrel.compiler.graph.nodes import Addresses, Floats
 
 State: TypeAlias = tuple[Addresses, ...]  # h, or h and c

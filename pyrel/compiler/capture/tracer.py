@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pyrel._core import Function
 from pyrel.compiler.capture.parameters import Weights
 from pyrel.compiler.graph.builder import Builder
+from pyrel.compiler.graph.functions import Function
 from pyrel.compiler.graph.gates import find_gates
 from pyrel.compiler.graph.nodes import Addresses, Floats, Graph, picked
 from pyrel.compiler.graph.ranges import propagate

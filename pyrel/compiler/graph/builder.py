@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from pyrel._core import Function
+from pyrel.compiler.graph.functions import Function
 from pyrel.compiler.graph.lookups import IdFunction, Lookups
 from pyrel.compiler.graph.nodes import (
     Activation,

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from pyrel._core import Function
+from pyrel.compiler.graph.functions import Function
 from pyrel.compiler.graph.nodes import (
     Activation,
     Add,

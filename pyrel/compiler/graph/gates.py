@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pyrel._core import Function
+from pyrel.compiler.graph.functions import Function
 from pyrel.compiler.graph.nodes import (
     Activation,
     Add,

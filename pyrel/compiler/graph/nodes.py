@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pyrel._core import Function
+from pyrel.compiler.graph.functions import Function
 
 Addresses = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

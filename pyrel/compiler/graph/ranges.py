@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pyrel._core import Function
+from pyrel.compiler.graph.functions import Function
 from pyrel.compiler.graph.gates import find_gates, only_through
 from pyrel.compiler.graph.nodes import (
     Activation,

@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from pyrel._core import Function, Post, Scale, Share, Space, Start
+from pyrel.compiler.graph.functions import Function
 from pyrel.compiler.graph.gates import GatedSum
 from pyrel.compiler.graph.intervals import (
     Integers,
@@ -43,7 +43,8 @@ from pyrel.compiler.graph.ranges import Domains
 from pyrel.compiler.lowering.emitter import Place
 from pyrel.compiler.lowering.forward import Forward
 from pyrel.compiler.lowering.transposed_convolution import Blocks, WayBack, find_way_back
-from pyrel.compiler.program.program import (
+from pyrel.compiler.program.enums import Post, Scale, Share, Space
+from pyrel.compiler.program.instructions import (
     Absorb,
     Activate,
     Epilogue,
@@ -53,10 +54,11 @@ from pyrel.compiler.program.program import (
     Scatter,
     Seed,
     Slope,
-    content_of,
 )
+from pyrel.compiler.program.program import content_of
 from pyrel.errors import UnsupportedModelError
 from pyrel.methods import Method
+from pyrel.methods.enums import Start
 from pyrel.methods.rules import Denominator, Factor, Mask, Term
 
 

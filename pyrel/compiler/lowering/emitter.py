@@ -15,11 +15,12 @@ from typing import TypeAlias
 
 import numpy as np
 
-from pyrel._core import Post, Space
 from pyrel.compiler.graph.intervals import runs
 from pyrel.compiler.graph.nodes import Addresses, Floats, Graph, aligned
 from pyrel.compiler.passes.contiguous import MAX_SEGMENTS
-from pyrel.compiler.program.program import Epilogue, Gemm, Map, Offsets, Program, Template
+from pyrel.compiler.program.enums import Post, Space
+from pyrel.compiler.program.instructions import Epilogue, Gemm, Map, Offsets, Template
+from pyrel.compiler.program.program import Program
 from pyrel.compiler.program.schedule import RowOp, row_op
 
 Place: TypeAlias = tuple[Space, Offsets]  # the offsets of one row or more

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from pyrel._core import Post, Scale, Space, Start
 from pyrel.compiler.graph.gates import GatedSum, find_gates
 from pyrel.compiler.graph.intervals import (
     Integers,
@@ -43,19 +42,21 @@ from pyrel.compiler.graph.recurrences import find_recurrences
 from pyrel.compiler.graph.relevant_zeros import relevant_at_zero
 from pyrel.compiler.lowering.emitter import Emitter, Place
 from pyrel.compiler.passes.contiguous import MAX_SEGMENTS, SHORT_RUN
-from pyrel.compiler.program.program import (
+from pyrel.compiler.program.enums import Post, Scale, Space
+from pyrel.compiler.program.instructions import (
     Activate,
     Embed,
     Epilogue,
     Gather,
     Offsets,
     PoolRoute,
-    Program,
 )
-from pyrel.compiler.program.program import MaxPool as MaxPoolOf
-from pyrel.compiler.program.program import Normalise as NormaliseRows
+from pyrel.compiler.program.instructions import MaxPool as MaxPoolOf
+from pyrel.compiler.program.instructions import Normalise as NormaliseRows
+from pyrel.compiler.program.program import Program
 from pyrel.errors import UnsupportedModelError
 from pyrel.methods import Method, UnsuitableDomainError
+from pyrel.methods.enums import Start
 from pyrel.methods.rules import Denominator, Factor, LinearRule, Mask
 
 

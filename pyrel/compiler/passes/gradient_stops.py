@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from pyrel._core import Post
 from pyrel.compiler.graph.nodes import (
     Add,
     Addresses,
@@ -24,6 +23,7 @@ from pyrel.compiler.graph.nodes import (
 from pyrel.compiler.graph.rewrites import compact
 from pyrel.compiler.passes.merge_sums import simplify
 from pyrel.compiler.passes.twins import Twins
+from pyrel.compiler.program.enums import Post
 from pyrel.errors import UnsupportedModelError
 from pyrel.methods import Method
 

@@ -23,16 +23,10 @@ from typing import Any, cast
 
 import numpy as np
 
+from pyrel.compiler.program.instructions import Float32s, Instruction, Offsets, Repeat
 from pyrel.compiler.program.loops import codes_of, loops, repeat
 from pyrel.compiler.program.memory import pack
-from pyrel.compiler.program.program import (
-    Float32s,
-    Instruction,
-    Offsets,
-    Program,
-    Repeat,
-    content_of,
-)
+from pyrel.compiler.program.program import Program, content_of
 from pyrel.compiler.program.step_pattern import (
     STORED,
     Growth,

@@ -18,11 +18,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from pyrel._core import Space
 from pyrel.compiler.graph.nodes import LINE
+from pyrel.compiler.program.enums import Space
+from pyrel.compiler.program.instructions import Instruction, Repeat
 from pyrel.compiler.program.limits import NO_LIMITS, Limits
 from pyrel.compiler.program.memory import place_blocks
-from pyrel.compiler.program.program import Instruction, Repeat
 
 Integers = npt.NDArray[np.int64]
 Items = tuple[Instruction | Repeat, ...]

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from pyrel.compiler.program.program import Instruction, Repeat, Seed, Template
+from pyrel.compiler.program.instructions import Instruction, Repeat, Seed, Template
 
 LONGEST_BODY = 1024  # instructions
 LEAST_SAVED = 16  # instructions: a program of a few steps reads better as it is

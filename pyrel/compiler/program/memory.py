@@ -16,9 +16,9 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from pyrel._core import Space
 from pyrel.compiler.graph.nodes import LINE
-from pyrel.compiler.program.program import Instruction, Operand
+from pyrel.compiler.program.enums import Space
+from pyrel.compiler.program.instructions import Instruction, Operand
 
 Integers = npt.NDArray[np.int64]
 

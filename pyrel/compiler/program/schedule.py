@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pyrel._core import Space
-from pyrel.compiler.program.program import Gemm, Instruction, Offsets, Template
+from pyrel.compiler.program.enums import Space
+from pyrel.compiler.program.instructions import Gemm, Instruction, Offsets, Template
 
 _LOOK_AROUND = 4  # operations
 

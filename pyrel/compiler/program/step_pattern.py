@@ -6,7 +6,7 @@ any T of at least the smallest, in a time that hardly grows with T. The programs
 matrices, tables and the vectors that do not depend on T; the core program of `Pattern.weights`
 holds them::
 
-    core = pattern.at(1000).load(isa, weights=pattern.weights(isa))
+    core = bind(pattern.at(1000), isa, weights=bind_weights(pattern, isa))
 """
 
 from __future__ import annotations
@@ -18,19 +18,16 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from pyrel import _core
-from pyrel.compiler.program.limits import NO_LIMITS, Limits
-from pyrel.compiler.program.loop_memory import plan_items
-from pyrel.compiler.program.program import (
+from pyrel.compiler.program.instructions import (
     Float32s,
-    Gemm,
     Instruction,
     Offsets,
-    Program,
     Repeat,
     Template,
-    content_of,
 )
+from pyrel.compiler.program.limits import NO_LIMITS, Limits
+from pyrel.compiler.program.loop_memory import plan_items
+from pyrel.compiler.program.program import Program, content_of
 
 Growth: TypeAlias = tuple[int, int]  # a number at the least T, and what each further step adds
 
@@ -177,6 +174,8 @@ class Pattern:
         Indices that depend on T; templates name them behind ``indices``.
     limits : Limits
         Of what its programs may take.
+    packed : dict
+        What an engine made of the arrays, by instruction set; see `pyrel.engine.loaded`.
     """
 
     least: int
@@ -192,7 +191,7 @@ class Pattern:
     vector_shares: list[Share] = field(default_factory=list)
     growing: list[Rows] = field(default_factory=list)
     limits: Limits = NO_LIMITS
-    _packed: dict[str, _core.Program] = field(default_factory=dict)
+    packed: dict[str, Any] = field(default_factory=dict)
 
     def apart(self, steps: int) -> Program:
         """Make the program of ``steps`` in which every value has a place of its own."""
@@ -239,30 +238,6 @@ class Pattern:
         program = self.apart(steps)
         program.instructions, program.arena_size = plan_items(program.instructions, self.limits)
         return program
-
-    def weights(self, isa: str) -> _core.Program:
-        """Pack what the programs of all T share, for `Program.load`."""
-        if isa in self._packed:
-            return self._packed[isa]
-        core = _core.Program(
-            input_size=1,
-            arena_size=1,
-            classes=1,
-            conserves=False,
-            isa=isa,
-            **self.limits.of_core(self.matrices),
-        )
-        for vector in self.vectors:
-            core.add_vector(vector)
-        for table in self.tables:
-            core.add_table(table)
-        for template in (part.template for item in self.items for part in item.body):
-            if isinstance(template, Gemm):
-                key, bf16 = template.matrix, template.bf16
-                if key < len(self.matrices) and core.find_matrix(key, bf16) < 0:
-                    core.add_matrix(self.matrices[key], bf16, key)
-        self._packed[isa] = core
-        return core
 
     def sharing(self, program: Program) -> Program:
         """Return a program that does the same with the matrices, vectors … of this pattern.

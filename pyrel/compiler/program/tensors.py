@@ -18,8 +18,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pyrel.compiler.program.instructions import Instruction, Offsets, Repeat, Template
 from pyrel.compiler.program.limits import NO_LIMITS, Limits
-from pyrel.compiler.program.program import Instruction, Offsets, Program, Repeat, Template
+from pyrel.compiler.program.program import Program
 from pyrel.compiler.program.step_pattern import (
     STORED,
     Growth,
@@ -38,7 +39,7 @@ Arrays: TypeAlias = dict[str, npt.NDArray[Any]]
 _APART = ("instructions", "matrices", "vectors", "indices", "tables", "limits", "_interned")
 _PATTERN_APART = (
     *("items", "matrices", "vectors", "indices", "tables"),
-    *("matrix_shares", "vector_shares", "growing", "limits", "_packed"),
+    *("matrix_shares", "vector_shares", "growing", "limits", "packed"),
 )
 _NAMES = ("matrix", "vector", "index", "table")  # by the numbers in `STORED`
 _VECTOR = 1

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from pyrel._core import Function
 from pyrel.compiler.capture.opaque_layers import LAYERS
 from pyrel.compiler.capture.operators import (
     activations,
@@ -31,6 +30,7 @@ from pyrel.compiler.capture.operators.hints import NO_RULE, hint
 from pyrel.compiler.capture.operators.nested import leaves, mapped
 from pyrel.compiler.capture.operators.operands import NoValue, UnsupportedOperandsError
 from pyrel.compiler.capture.tracer import Traced, Tracer
+from pyrel.compiler.graph.functions import Function
 
 __all__ = ["NO_RULE", "UnsupportedOperandsError", "apply", "families", "hint", "supported"]
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from pyrel._core import Function
 from pyrel.compiler.capture.operators.arithmetic import times
 from pyrel.compiler.capture.operators.operands import UnsupportedOperandsError
 from pyrel.compiler.capture.tracer import Traced, Tracer
+from pyrel.compiler.graph.functions import Function
 
 # Constants of Klambauer et al. 2017, as torch has them.
 _SELU_ALPHA = 1.6732632423543772848170429916717

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from pyrel._core import Function
 from pyrel.compiler.capture.operators.operands import (
     UnsupportedOperandsError,
     array,
@@ -18,6 +17,7 @@ from pyrel.compiler.capture.operators.operands import (
     traced,
 )
 from pyrel.compiler.capture.tracer import Traced, Tracer
+from pyrel.compiler.graph.functions import Function
 from pyrel.compiler.graph.nodes import Floats
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from pyrel._core import Function
 from pyrel.compiler.capture.operators import arithmetic
 from pyrel.compiler.capture.operators.operands import UnsupportedOperandsError, number, traced
 from pyrel.compiler.capture.tracer import Kind, Traced, Tracer
+from pyrel.compiler.graph.functions import Function
 
 _COMPARISONS = frozenset("eq ne gt lt ge le".split())
 _BOTH = frozenset("logical_and bitwise_and __and__".split())
