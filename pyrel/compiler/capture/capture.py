@@ -14,6 +14,7 @@ from pyrel.array_kinds import refuse_unreadable
 from pyrel.compiler.capture.export import (
     Example,
     export,
+    export_one_step,
     export_shortened,
     first_input,
     fixed,
@@ -35,6 +36,9 @@ from pyrel.compiler.passes.gradient_stops import simplified
 from pyrel.errors import UnsupportedModelError
 from pyrel.forks import one_thread_if_forked
 from pyrel.methods.options import flag
+
+# Graphs that are kept for the next method, and the addresses that they may read.
+_MOST_KEPT, _LARGEST_KEPT = 8, 1 << 20
 
 
 def capture(
@@ -96,7 +100,7 @@ def capture_at(
             # An open size is one of two or more for torch.export, so one step needs an export of
             # its own. A model may well not take one step.
             try:
-                single = export(model, example[:, :1], lengths)
+                single = export_one_step(model, example, lengths)
                 capture.add_one_step([functional(program) for program in single])
             except UnsupportedModelError as error:
                 capture.refuse_one_step(str(error).partition("\n")[0])
@@ -158,6 +162,8 @@ class Capture:
         self._one_step: Sequence[ExportedProgram] = ()
         self._no_single_step: str | None = None
         self._shortened: ExportedProgram | None = None
+        self._kept: dict[int, Graph] = {}  # by number of steps; they are the same for all methods
+        self._batch_checked = False
         self._copy_weights(programs)
         size = _steps_of(programs[0], lengths)
         self.dynamic = fixed(size) is None
@@ -207,7 +213,7 @@ class Capture:
             # Its lengths may be constant, or it takes no such batches.
             with contextlib.suppress(UnsupportedModelError):
                 shorter = walk(shortened, self._weights, 3, number, self._lengths)
-                whole = graph if number == steps else self._walked(self._programs[0], number)[0]
+                whole = graph if number == steps else self._walked(self._programs[0], number)
                 yield compact(whole), compact(shorter)
 
     def refuse_one_step(self, because: str) -> None:
@@ -289,32 +295,59 @@ class Capture:
                 f"steps: the model was captured with {self.steps} steps, and may compute something"
                 f" else with {steps}{why}; capture it with an example of {steps} steps"
             )
+        if steps in self._kept:
+            return self._kept[steps]
+        graph = simplified(self._checked(steps))
+        if len(self._kept) < _MOST_KEPT and _places(graph) <= _LARGEST_KEPT:
+            self._kept[steps] = graph
+        return graph
+
+    def _checked(self, steps: int) -> Graph:
+        """Make the graph for a number of steps, and check that it is that of any batch size.
+
+        What grows evenly with the steps is checked at the first number of them that is asked for:
+        at others it does the same with the size of a batch.
+        """
+        single = steps == 1 and self.dynamic
+        if self._batch_checked and not single:
+            with one_thread_if_forked():
+                return self._walked(self._programs[0], steps)
+        first, *others = self._one_step if single else self._programs
+        others = [each for each in others if self._can_compare(each, steps)]
         graphs: list[Graph] = []
-        for program in self._one_step if steps == 1 and self.dynamic else self._programs:
-            if graphs and not self._can_compare(program, steps):
-                continue
+        for program in (first, *others):
             with contextlib.suppress(OneSampleError), one_thread_if_forked():
-                graphs += self._walked(program, steps)
+                graphs += [self._walked(program, steps, size) for size in self._sizes(program)]
         if not all(_agree(graphs[0], graph) for graph in graphs[1:]):
             raise depends_on_batch(self._causes.batch if self._causes is not None else None)
         self._check_longest(graphs[0], steps)
-        return simplified(graphs[0])
+        if not single and self._shortened is None and self.grows_evenly:
+            self._batch_checked = len(others) + 1 == len(self._programs)
+        return graphs[0]
 
     def _can_compare(self, program: ExportedProgram, steps: int) -> bool:
         """Whether one of the programs for other sizes of the batch holds for the steps."""
         return steps == self.steps or holds_for(program, steps)
 
-    def _walked(self, program: ExportedProgram, steps: int) -> list[Graph]:
-        """Graphs of a program, with batches of two sizes if its own is not fixed."""
-        batch = fixed(input_shape(program, self._lengths)[0])
+    def _sizes(self, program: ExportedProgram) -> Sequence[int]:
+        """Sizes of the batch to compare a program with: two if its own is not fixed."""
+        size = fixed(input_shape(program, self._lengths)[0])
+        return (2, 3) if size is None else (size,)
+
+    def _walked(self, program: ExportedProgram, steps: int, batch: int | None = None) -> Graph:
+        """Graph of a program, for a size of the batch or the first of `_sizes`."""
+        batch = self._sizes(program)[0] if batch is None else batch
         if batch == 1 and program is self._programs[0]:
             raise UnsupportedModelError(
                 "the program was exported for a batch of one; export it with a dynamic batch",
                 operator="torch.export",
             )
-        given = steps if self.steps else None
-        sizes = [2, 3] if batch is None else [batch]
-        return [walk(program, self._weights, n, given, self._lengths) for n in sizes]
+        return walk(program, self._weights, batch, steps if self.steps else None, self._lengths)
+
+
+def _places(graph: Graph) -> int:
+    """How many addresses the nodes of a graph read."""
+    return sum(node.inputs.size for node in graph.nodes)
 
 
 def _agree(one: Graph, other: Graph) -> bool:

@@ -77,12 +77,37 @@ def export(
     if _bounds_the_batch(programs[0]):
         raise depends_on_batch(causes.asking(first_input(programs[0]).shape[0]))
     steps = _freedom(programs[0])
+    return [*programs, _export_to_compare(model, sample, sizes[1], lengths, steps)]
+
+
+def export_one_step(
+    model: torch.nn.Module, example: Example, lengths: bool = False
+) -> list[ExportedProgram]:
+    """Export for one step, which torch.export tells from an open number of two or more.
+
+    `export` has shown what the model makes of the size of a batch, so here two sizes are enough:
+    that takes a third of the time.
+    """
+    model = unwrapped(model)
+    sample = _example_tensor(model, example[:, :1])
+    lengths = lengths and takes_lengths(model, sample)
     try:
-        return [*programs, _export_once(model, _batch(sample, 1), lengths, steps=steps)]
+        program = _export_once(model, _batch(sample, 2), lengths, steps=Dim.STATIC)
+    except Exception as error:  # torch.export raises many types, none of them documented
+        raise refusal(model, sample, error, lengths) from error
+    return [program, _export_to_compare(model, sample, 3, lengths, Dim.STATIC)]
+
+
+def _export_to_compare(
+    model: torch.nn.Module, sample: torch.Tensor, other: int, lengths: bool, steps: Any
+) -> ExportedProgram:
+    """Export for a batch of one, or of another size if the model does not take one sample alone."""
+    try:
+        return _export_once(model, _batch(sample, 1), lengths, steps=steps)
     except Exception:  # a model may well not take one sample alone: that is no obstacle
         pass
     try:
-        return [*programs, _export_once(model, _batch(sample, sizes[1]), lengths, steps=steps)]
+        return _export_once(model, _batch(sample, other), lengths, steps=steps)
     except Exception as error:
         raise refusal(model, sample, error, lengths) from error
 
