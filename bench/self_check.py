@@ -27,7 +27,7 @@ import torch
 import pyrel
 from pyrel.compiler.capture.capture import Capture, capture_at
 from pyrel.engine.model_reference import ModelReference
-from pyrel.explainer import Captured
+from pyrel.engine.prepare import Captured
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from engine.zoo import ZOO  # noqa: E402

@@ -70,11 +70,10 @@ def explain_file(
 ) -> FileSummary:
     """Explain all samples of a file.
 
-    An .npy file is read part by part, an array of an .npz file whole. A file that changes meanwhile
-    is refused, so that a result does not mix two contents; but what another process writes through
-    a memory map of its own shows in no time stamp, and is not seen. The relevance is written part
-    by part too. The output file is there when it is complete, never before; an existing one is
-    replaced then.
+    An .npy file is read part by part, an array of an .npz file whole; relevance is written part by
+    part. A file that changes meanwhile is refused, so that a result does not mix two contents; but
+    what another process writes through a memory map is not seen. The output file appears, or is
+    replaced, when it is complete.
 
     Parameters
     ----------
@@ -83,23 +82,18 @@ def explain_file(
     source
         .npy or .npz file of floats, or of token ids, (n, ...).
     out
-        .npz file to write: ``relevance`` (float32, shape of the input), ``output`` (n, classes),
-        ``target``, ``absorbed``, ``conservation`` and ``amplification`` (n,), as in
-        `pyrel.Explanation`.
-    target
-        The class to explain, or one for each sample; None for the predicted class.
-    lengths
-        How many steps each sequence has, integers (n,), if the explainer takes lengths; None where
-        all are as long as in the file.
+        .npz file to write, with the fields of `pyrel.Explanation` as arrays.
+    target, lengths
+        As an explainer takes them.
     key
         Name of the array in an .npz file; not needed if it holds a single one.
     progress
         Called with (samples done, samples in all).
     resume
         Anything that tells the model, and what it was compiled with, from all others, such as the
-        digest of its file. Then what a process did that was killed, by SIGKILL or a crash, is taken
-        over where this, the samples and what is asked are the same; the result has the same bytes
-        as if it had not been killed. None to start anew. Either way nothing stays of it.
+        digest of its file. Where a process was killed that explained the same samples with the same
+        ``resume``, what it did is taken over, and the result has the same bytes as if it had not
+        been killed. None to start anew. Either way nothing of it stays.
 
     Raises
     ------
@@ -112,6 +106,17 @@ def explain_file(
         sample where there is one.
     """
     source, out = Path(source), Path(out)
+    _check_output(out, source)
+    with open_array(source, key) as x:
+        job = _job(explainer, source, x, target, lengths)
+        with _output(out, resume, job) as (file, journal):
+            with npz_in(file) as archive:
+                job.write(archive, file, journal, progress)
+            x.check_unchanged()
+        return job.summary()
+
+
+def _check_output(out: Path, source: Path) -> None:
     refuse_overwriting(out, {"the input": source})
     if out.suffix != ".npz":
         raise ValueError(f"{out}: wanted a name ending in .npz for the output")
@@ -119,24 +124,20 @@ def explain_file(
         raise FileNotFoundError(
             errno.ENOENT, "there is no such folder for the output", str(out.parent)
         )
-    with open_array(source, key) as x:
-        explainer.inputs.check(x.like, str(source))
-        classes = explainer.classes
-        if explainer.any_steps and lengths is None:
-            classes = explainer.classes_at(x.shape[1])
-        # Copies, for a memory map might change before its last part is needed.
-        targets = arrays.targets(_copied(target), len(x), classes)
-        lengths = _copied(lengths)
-        if lengths is not None:
-            arrays.lengths(lengths, len(x), x.shape[1])
-        job = _Job(explainer, source, x, targets, lengths, classes)
-        with _output(out, resume, job) as (file, journal):
-            with npz_in(file) as archive:
-                job.write(archive, file, journal, progress)
-            x.check_unchanged()
-    errors = np.abs(job.columns["conservation"] + job.columns["absorbed"])
-    error = float(np.max(errors, initial=0.0))
-    return FileSummary(len(x), job.empty, error, job.resumed)
+
+
+def _job(explainer: Explainer, source: Path, x: SampleFile, target: Any, lengths: Any) -> _Job:
+    """Check what is to be explained against the explainer."""
+    explainer.inputs.check(x.like, str(source))
+    classes = explainer.classes
+    if explainer.any_steps and lengths is None:
+        classes = explainer.classes_at(x.shape[1])
+    # Copies, for a memory map might change before its last part is needed.
+    targets = arrays.targets(_copied(target), len(x), classes)
+    lengths = _copied(lengths)
+    if lengths is not None:
+        arrays.lengths(lengths, len(x), x.shape[1])
+    return _Job(explainer, source, x, targets, lengths, classes)
 
 
 def _copied(given: Any) -> Any:
@@ -177,6 +178,12 @@ class _Job:
             "amplification": np.empty(len(x), np.float32),
         }
         self.empty = self.resumed = 0
+
+    def summary(self) -> FileSummary:
+        """Return what was done."""
+        errors = np.abs(self.columns["conservation"] + self.columns["absorbed"])
+        error = float(np.max(errors, initial=0.0))
+        return FileSummary(len(self._x), self.empty, error, self.resumed)
 
     def identity(self, given: str) -> str:
         """Digest of all that each part depends on; `given` tells the model."""

@@ -17,7 +17,8 @@ from pyrel.compiler.capture.export import refuse_empty, unwrapped
 from pyrel.compiler.capture.identity import IncomparableError, State, state_of, state_of_options
 from pyrel.engine import config as runtime
 from pyrel.engine.arrays import Array
-from pyrel.explainer import Captured, Explainer, Model, captured
+from pyrel.engine.prepare import Captured, Model, captured
+from pyrel.explainer import Explainer
 from pyrel.explanation import Explanation
 from pyrel.forks import RenewedLock, exporting
 from pyrel.methods.options import single

@@ -6,17 +6,16 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
+from pyrel.cli import bench_options as options
 from pyrel.cli.choices import (
     BENCHMARKED,
     BENCHMARKED_CELLS,
     CONTESTANTS,
     one_or_all,
-    some_of,
-    whole_numbers,
 )
 from pyrel.cli.refusals import REFUSED, refusing
 
@@ -35,99 +34,21 @@ Examples:
 
 @refusing
 def bench(
-    cells: Annotated[
-        str,
-        typer.Option(
-            callback=some_of((*BENCHMARKED_CELLS, "all")),
-            metavar="NAMES",
-            help=f"Some of {', '.join(BENCHMARKED_CELLS)}, divided by commas, or all; at the "
-            f"thesis's sizes. ConvDeepWide is ConvDeep at its default sizes; LSTM and GRU have 200 "
-            f"inputs and two layers of 300.",
-        ),
-    ] = "Deep",
-    steps: Annotated[
-        str,
-        typer.Option(
-            callback=whole_numbers,
-            metavar="NUMBERS",
-            help="Steps of a sequence: divisors of 28 cut one image, of 84 three side by side. "
-            "ConvDeepWide, LSTM and GRU take any number.",
-        ),
-    ] = "12",
-    batches: Annotated[
-        str,
-        typer.Option(callback=whole_numbers, metavar="NUMBERS", help="Samples in a call."),
-    ] = "1,64,1024",
-    methods: Annotated[
-        str,
-        typer.Option(
-            callback=some_of((*BENCHMARKED, "all")),
-            metavar="NAMES",
-            help=f"Some of {', '.join(BENCHMARKED)}, divided by commas, or all. LSTM and GRU have "
-            f"lrp_epsilon, ConvDeep deep_taylor.",
-        ),
-    ] = "deep_taylor",
-    peers: Annotated[
-        str,
-        typer.Option(
-            callback=some_of((*CONTESTANTS, "all", "none")),
-            metavar="NAMES",
-            help=f"Whom to measure beside pyrel: some of {', '.join(CONTESTANTS)}, all or none.",
-        ),
-    ] = "all",
-    model: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="MODEL",
-            help="A model that pyrel train saved, measured on test samples of its data set. "
-            "--cells and --steps do not count then.",
-            show_default="random weights and inputs",
-        ),
-    ] = None,
-    blocks: Annotated[
-        int,
-        typer.Option(
-            metavar="N", min=1, help="Rounds; in each of them the peak and all have a turn."
-        ),
-    ] = 20,
-    calls: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Calls of a turn; the fastest counts.")
-    ] = 6,
-    pause: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0, help="Silence before a turn.")
-    ] = 0.3,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", min=1, help="For everybody.", show_default="as many as processors"
-        ),
-    ] = None,
-    seed: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Of random weights and inputs.")
-    ] = 0,
-    out: Annotated[
-        Path,
-        typer.Option(
-            metavar="FILE", help="Where to write all measurements; complete after every case."
-        ),
-    ] = Path("benchmark.json"),
-    plots: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Folder for figures (SVG).", show_default="none"),
-    ] = None,
-    markdown: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Write the tables as markdown too.", show_default="none"),
-    ] = None,
-    source: Annotated[
-        Path | None,
-        typer.Option(
-            "--from",
-            metavar="FILE",
-            help="Measure nothing: show an earlier run, from what --out wrote.",
-            show_default="measure",
-        ),
-    ] = None,
+    cells: options.Cells = "Deep",
+    steps: options.Steps = "12",
+    batches: options.Batches = "1,64,1024",
+    methods: options.Methods = "deep_taylor",
+    peers: options.Peers = "all",
+    model: options.Model = None,
+    blocks: options.Blocks = 20,
+    calls: options.Calls = 6,
+    pause: options.Pause = 0.3,
+    threads: options.Threads = None,
+    seed: options.Seed = 0,
+    out: options.Out = Path("benchmark.json"),
+    plots: options.Plots = None,
+    markdown: options.Markdown = None,
+    source: options.Source = None,
 ) -> None:
     """Measure pyrel beside other ways to explain.
 

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from pyrel.cli.choices import DATASETS, METHODS, one_of, some_of
+from pyrel.cli import evaluate_options as options
 from pyrel.cli.refusals import refusing
 
 if TYPE_CHECKING:
@@ -24,47 +24,13 @@ Examples:
 
 @refusing
 def evaluate(
-    models: Annotated[
-        list[Path], typer.Argument(metavar="MODEL", help="Models that pyrel train saved.")
-    ],
-    out: Annotated[
-        Path, typer.Option(metavar="DIR", help="Folder to write the evaluation in.")
-    ] = Path("evaluation"),
-    methods: Annotated[
-        str,
-        typer.Option(
-            callback=some_of(METHODS),
-            metavar="NAMES",
-            help=f"Divided by commas; of {', '.join(METHODS)}. By default without lrp_epsilon, "
-            f"which is gradient_x_input, but for ε, in Shallow, Deep and DeepV2.",
-        ),
-    ] = "sensitivity,guided_backprop,gradient_x_input,deep_taylor",
-    samples: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            min=2,
-            help="Number of test samples to take, the first.",
-            show_default="all",
-        ),
-    ] = None,
-    shown: Annotated[
-        int,
-        typer.Option(metavar="N", min=1, help="Number of samples whose heatmaps the report shows."),
-    ] = 6,
-    dataset: Annotated[
-        str | None,
-        typer.Option(
-            callback=one_of(DATASETS),
-            metavar="NAME",
-            help=f"Test images to take: {', '.join(DATASETS)}.",
-            show_default="what the models were trained on",
-        ),
-    ] = None,
-    data_root: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Folder to look for the data set in first."),
-    ] = None,
+    models: options.Models,
+    out: options.Out = Path("evaluation"),
+    methods: options.Methods = "sensitivity,guided_backprop,gradient_x_input,deep_taylor",
+    samples: options.Samples = None,
+    shown: options.Shown = 6,
+    dataset: options.Dataset = None,
+    data_root: options.DataRoot = None,
 ) -> None:
     """Judge the explanations of trained models by numbers.
 

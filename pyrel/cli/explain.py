@@ -7,15 +7,17 @@ import hashlib
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from pyrel.cli.choices import METHODS, one_of
+from pyrel.cli import explain_options as options
 from pyrel.cli.refusals import refusing
 
 if TYPE_CHECKING:
+    from pyrel.explain_file import FileSummary
     from pyrel.explainer import Explainer
+    from pyrel.methods import Method
 
 
 EXAMPLES = """\b
@@ -30,96 +32,18 @@ Examples:
 
 @refusing
 def explain(
-    model: Annotated[
-        Path,
-        typer.Argument(
-            metavar="MODEL",
-            help="A model that pyrel trained (.safetensors), a program of --save-program or "
-            "Explainer.save, or with --trust a .pt2 of torch.export.",
-        ),
-    ],
-    source: Annotated[
-        Path,
-        typer.Argument(
-            metavar="INPUT",
-            help="Samples (n, ...) as floats, or token ids as integers: .npy, read part by part, "
-            "or .npz, read whole.",
-        ),
-    ],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The .npz file to write.")],
-    method: Annotated[
-        str | None,
-        typer.Option(
-            callback=one_of(METHODS),
-            metavar="NAME",
-            help=f"One of {', '.join(METHODS)}. A program has its own.",
-            show_default="deep_taylor",
-        ),
-    ] = None,
-    target: Annotated[
-        str,
-        typer.Option(
-            metavar="CLASS",
-            help="The class to explain: 'predicted', a number, or an .npy file with one for each "
-            "sample.",
-        ),
-    ] = "predicted",
-    lengths: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="An .npy file with the number of steps of each sequence, integers (n). Steps "
-            "beyond are not looked at, and their relevance is 0.",
-            show_default="all are as long as in INPUT",
-        ),
-    ] = None,
-    low: Annotated[
-        float | None,
-        typer.Option(
-            metavar="X",
-            help="Smallest value that inputs take, at most 0.",
-            show_default="what the model's file says",
-        ),
-    ] = None,
-    high: Annotated[
-        float | None,
-        typer.Option(
-            metavar="X",
-            help="Largest value that inputs take, at least 0.",
-            show_default="what the model's file says",
-        ),
-    ] = None,
-    key: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="Name of the array in INPUT.npz.", show_default="the only one"
-        ),
-    ] = None,
-    save_program: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Write the compiled program too: model, method and range of the inputs in a file "
-            "that is safe to load and can be given as MODEL.",
-        ),
-    ] = None,
-    limit_factor: Annotated[
-        float,
-        typer.Option(
-            metavar="X",
-            min=1.0,
-            help="Read a MODEL that is X times as large as pyrel reads from strangers, in every "
-            "number: steps, instructions, memory and others.",
-        ),
-    ] = 1.0,
-    trust: Annotated[
-        bool,
-        typer.Option(
-            "--trust",
-            help="Load a .pt2. Loading one can execute code that is hidden in it: do so only with "
-            "files of your own or of people you trust. Models that pyrel saves need no trust.",
-        ),
-    ] = False,
+    model: options.Model,
+    source: options.Source,
+    out: options.Out,
+    method: options.Method = None,
+    target: options.Target = "predicted",
+    lengths: options.Lengths = None,
+    low: options.Low = None,
+    high: options.High = None,
+    key: options.Key = None,
+    save_program: options.SaveProgram = None,
+    limit_factor: options.LimitFactor = 1.0,
+    trust: options.Trust = False,
 ) -> None:
     """Explain samples from a file.
 
@@ -169,12 +93,19 @@ def explain(
     typer.echo(f"Wrote {out}: {done.samples:,} samples, {name}")
     if save_program is not None:
         typer.echo(f"Wrote {save_program}: the compiled program, which can be given as MODEL")
+    _tell(done, explainer.method)
+
+
+def _tell(done: FileSummary, method: Method) -> None:
+    """Say what else a user wants to know of the samples."""
+    from pyrel._core import Start
+
     if done.resumed:
         typer.echo(f"{done.resumed:,} of them were done before, by a run that was killed")
     if done.empty:
         why = ""
-        if explainer.method.start is Start.positive_output:
-            why = f"; {name} shares out scores above 0 only, lrp_epsilon any"
+        if method.start is Start.positive_output:
+            why = f"; {method.name} shares out scores above 0 only, lrp_epsilon any"
         typer.echo(f"{done.empty:,} of {done.samples:,} samples have a map of zeros{why}")
     if not math.isnan(done.error):
         typer.echo(

@@ -9,19 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from pyrel.cli.choices import (
-    CELLS,
-    DATASETS,
-    POOLINGS,
-    PROBLEMS,
-    SCHEDULES,
-    one_of,
-    whole_numbers,
-)
+from pyrel.cli import train_options as options
 from pyrel.cli.refusals import refusing
 from pyrel.cli.stopping import Stopped
 
@@ -39,207 +31,33 @@ Examples:
 
 @refusing
 def train(
-    cell: Annotated[
-        str,
-        typer.Argument(
-            metavar="CELL", callback=one_of(CELLS), help=f"The kind of cell: {', '.join(CELLS)}."
-        ),
-    ],
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Folder for model.safetensors, checkpoint and log.csv.",
-            show_default="runs/deep for Deep",
-        ),
-    ] = None,
-    dataset: Annotated[
-        str,
-        typer.Option(
-            callback=one_of(DATASETS),
-            metavar="NAME",
-            help=f"{', '.join(DATASETS)}. The first comes with pyrel, the others are looked for "
-            f"and else downloaded.",
-        ),
-    ] = "mnist-mini",
-    data_root: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Folder to look for the data set in first."),
-    ] = None,
-    problem: Annotated[
-        str,
-        typer.Option(
-            callback=one_of(PROBLEMS),
-            metavar="NAME",
-            help="majority: three images side by side, which class is there twice? sequence: one "
-            "image.",
-        ),
-    ] = "majority",
-    steps: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            min=1,
-            help="Into how many strips a sample is cut.",
-            show_default="majority 12, sequence 4",
-        ),
-    ] = None,
-    sizes: Annotated[
-        str | None,
-        typer.Option(
-            callback=whole_numbers,
-            metavar="N,...",
-            help="Widths of the layers in the order of the data: before the recurrence, the "
-            "recurrent cell, after it.",
-            show_default="those of the thesis",
-        ),
-    ] = None,
-    recurrent: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            min=1,
-            help="Width of what is handed on from step to step; not for RLSTM, which hands on its "
-            "cells.",
-            show_default="majority 256, sequence 128",
-        ),
-    ] = None,
-    dropout: Annotated[
-        float | None,
-        typer.Option(
-            metavar="X",
-            min=0.0,
-            max=0.99,
-            help="Probability that a unit is dropped.",
-            show_default="mnist-mini 0.15, others 0.3, Shallow 0",
-        ),
-    ] = None,
-    stationary: Annotated[
-        bool,
-        typer.Option(
-            "--stationary", help="Draw one dropout mask for each sequence, not one at each step."
-        ),
-    ] = False,
-    convolutions: Annotated[
-        str | None,
-        typer.Option(
-            callback=whole_numbers,
-            metavar="N,N",
-            help="RLSTM: numbers of maps of two convolutions before it.",
-            show_default="no convolutions",
-        ),
-    ] = None,
-    pooling: Annotated[
-        str | None,
-        typer.Option(
-            callback=one_of(POOLINGS),
-            metavar="NAME",
-            help="What pools of convolutions make of their windows: max, sum.",
-            show_default="max",
-        ),
-    ] = None,
-    epochs: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            min=1,
-            help="Passes over the training samples.",
-            show_default="mnist-mini 5, others 18",
-        ),
-    ] = None,
-    draws: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            min=1,
-            help="Majority samples made of each training image; not for sequence.",
-            show_default="mnist-mini 6, others 2",
-        ),
-    ] = None,
-    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Samples in a batch.")] = 100,
-    learning_rate: Annotated[
-        float | None,
-        typer.Option(
-            metavar="X",
-            help="Of Adam; the highest one of a schedule.",
-            show_default="mnist-mini 0.004, others 0.002",
-        ),
-    ] = None,
-    schedule: Annotated[
-        str,
-        typer.Option(
-            callback=one_of(SCHEDULES),
-            metavar="NAME",
-            help=f"How the learning rate changes: {', '.join(SCHEDULES)}.",
-        ),
-    ] = "one-cycle",
-    warmup: Annotated[
-        float | None,
-        typer.Option(
-            metavar="X",
-            help="one-cycle: part of the run in which the learning rate rises.",
-            show_default="0.3",
-        ),
-    ] = None,
-    decay_epochs: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            min=1,
-            help="step: after how many epochs the learning rate falls, again and again.",
-            show_default="a third of the epochs",
-        ),
-    ] = None,
-    decay_factor: Annotated[
-        float | None,
-        typer.Option(metavar="X", help="step: what it is multiplied by then.", show_default="0.1"),
-    ] = None,
-    seed: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Of weights, batches, dropout and draws.")
-    ] = 0,
-    target_accuracy: Annotated[
-        float | None,
-        typer.Option(
-            metavar="X",
-            min=0.0,
-            max=1.0,
-            help="Stop after the epoch in which the accuracy on held-out samples reaches it, such "
-            "as 0.98.",
-            show_default="train all epochs",
-        ),
-    ] = None,
-    held_out: Annotated[
-        float | None,
-        typer.Option(
-            metavar="X",
-            min=0.0,
-            max=0.5,
-            help="Part of the training images that accuracy is measured on instead of training.",
-            show_default="0, with --target-accuracy 0.1",
-        ),
-    ] = None,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Go on where the same command was interrupted or killed."),
-    ] = False,
-    device: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME", help="auto (CUDA where torch finds it), cpu, cuda, cuda:1 ..."
-        ),
-    ] = "auto",
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            min=1,
-            help="CPU threads; for these sizes one is as fast as two.",
-            show_default="1",
-        ),
-    ] = None,
-    tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Write a log for TensorBoard too.")
-    ] = False,
+    cell: options.Cell,
+    out: options.Out = None,
+    dataset: options.Dataset = "mnist-mini",
+    data_root: options.DataRoot = None,
+    problem: options.Problem = "majority",
+    steps: options.Steps = None,
+    sizes: options.Sizes = None,
+    recurrent: options.Recurrent = None,
+    dropout: options.Dropout = None,
+    stationary: options.Stationary = False,
+    convolutions: options.Convolutions = None,
+    pooling: options.Pooling = None,
+    epochs: options.Epochs = None,
+    draws: options.Draws = None,
+    batch: options.Batch = 100,
+    learning_rate: options.LearningRate = None,
+    schedule: options.Schedule = "one-cycle",
+    warmup: options.Warmup = None,
+    decay_epochs: options.DecayEpochs = None,
+    decay_factor: options.DecayFactor = None,
+    seed: options.Seed = 0,
+    target_accuracy: options.TargetAccuracy = None,
+    held_out: options.HeldOut = None,
+    resume: options.Resume = False,
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    tensorboard: options.Tensorboard = False,
 ) -> None:
     """Train a recurrent cell.
 
@@ -258,22 +76,15 @@ def train(
             "has no effect on --problem sequence, which takes each image once",
             param_hint="--draws",
         )
-    if held_out is None:
-        held_out = 0.0 if target_accuracy is None else 0.1
-    if target_accuracy is not None and held_out == 0:
-        raise ValueError("--target-accuracy is measured on held-out images: give --held-out 0.1")
+    held_out = _held_out(held_out, target_accuracy)
     _refuse_ineffective(schedule, warmup, decay_epochs, decay_factor)
-    usual = recipe(dataset).config
-    passes = usual.epochs if epochs is None else epochs
-    if schedule == "step" and decay_epochs is None:
-        decay_epochs = math.ceil(passes / 3)
     if tensorboard and find_spec("tensorboard") is None:
         raise ValueError(
             "--tensorboard needs the package tensorboard: pip install 'pyrel[tensorboard]'"
         )
     config = _config(
-        usual,
-        epochs=passes,
+        recipe(dataset).config,
+        epochs=epochs,
         batch_size=batch,
         learning_rate=learning_rate,
         schedule=schedule,
@@ -321,6 +132,13 @@ def _numbers(value: str | None) -> list[int] | None:
     return None if value is None else [int(number) for number in value.split(",")]
 
 
+def _held_out(given: float | None, target_accuracy: float | None) -> float:
+    """Return the part of the images to measure accuracy on; a target needs some."""
+    if target_accuracy is not None and given == 0:
+        raise ValueError("--target-accuracy is measured on held-out images: give --held-out 0.1")
+    return (0.0 if target_accuracy is None else 0.1) if given is None else given
+
+
 def _refuse_ineffective(
     schedule: str, warmup: float | None, decay_epochs: int | None, decay_factor: float | None
 ) -> None:
@@ -339,6 +157,8 @@ def _refuse_ineffective(
 def _config(usual: TrainingConfig, **given: Any) -> TrainingConfig:
     """Return the usual settings with those that were given in their place."""
     changes = {name: value for name, value in given.items() if value is not None}
+    if given["schedule"] == "step" and given["decay_epochs"] is None:
+        changes["decay_epochs"] = math.ceil(changes.get("epochs", usual.epochs) / 3)
     return dataclasses.replace(usual, **changes)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pyrel.experiment.judging import METHODS, Progress, judge
-from pyrel.experiment.problem import Problem
+from pyrel.experiment.problem import Images, Problem
 from pyrel.experiment.training import new_cell, recipe, train_cell
 from pyrel.methods import get as get_method
 from pyrel.metrics import Study, save_study
@@ -37,8 +37,7 @@ def demo(
     Parameters
     ----------
     seed
-        Of weights, batches, dropout and the draw of the training samples. The test samples are the
-        same for every seed.
+        Of weights, batches, dropout and the draw of the training samples, not of the test samples.
     epochs
         By default those of the recipe for mnist-mini.
     cells, methods
@@ -49,48 +48,31 @@ def demo(
         Folder to leave the trained models and the evaluation in.
     say
         Called with a line on what comes next.
-    progress
-        As `judge` takes it.
-    training_progress
-        Show training on standard error.
-
-    Returns
-    -------
-    Study
+    progress, training_progress
+        As `judge` takes it; show training on standard error.
 
     Raises
     ------
     ValueError, TypeError
         A setting is out of range; the message names it.
     """
+    say = say or _say_nothing
     problem = Problem.of("mnist-mini", "majority")
     config = _config(problem, seed, epochs)
     untrained = {name: new_cell(name, problem, seed=seed) for name in cells}
-    for method in methods:
-        get_method(method)
-    pixels, labels = problem.images("train")
-    training = pixels[:training_images], labels[:training_images]
-    problem.refuse_few(training[1], f"training_images = {training_images}")
+    list(map(get_method, methods))
+    training = _first_images(problem, training_images)
     samples = problem.samples(problem.images("test"), count=test_samples)
     trained = []
     for name, model in untrained.items():
-        if say is not None:
-            say(f"Training {name} from scratch")
-        trained.append(
-            train_cell(model, problem, training, config=config, progress=training_progress)[0]
-        )
+        say(f"Training {name} from scratch")
+        cell, _ = train_cell(model, problem, training, config=config, progress=training_progress)
+        trained.append(cell)
         if keep is not None:
-            trained[-1].save(_kept_model(Path(keep), name))
-    if say is not None:
-        say(f"Explaining {len(samples[1]):,} test samples with {len(methods)} methods")
-    study = judge(
-        trained,
-        problem,
-        samples,
-        methods=methods,
-        config={"seed": seed, "training images": len(training[1])},
-        progress=progress,
-    )
+            cell.save(_kept_model(Path(keep), name))
+    say(f"Explaining {len(samples[1]):,} test samples with {len(methods)} methods")
+    settings = {"seed": seed, "training images": len(training[1])}
+    study = judge(trained, problem, samples, methods=methods, config=settings, progress=progress)
     if keep is not None:
         save_study(Path(keep) / STUDY, study)
     return study
@@ -100,6 +82,16 @@ def kept_files(keep: Path) -> list[Path]:
     """Return where `demo` leaves the models and the evaluation in its folder ``keep``."""
     study = keep / STUDY
     return [*(_kept_model(keep, name) for name in CELLS), study, study.with_suffix(".npz")]
+
+
+def _say_nothing(text: str) -> None:
+    """Take the place of `say` where nobody listens."""
+
+
+def _first_images(problem: Problem, count: int | None) -> Images:
+    pixels, labels = problem.images("train")
+    problem.refuse_few(labels[:count], f"training_images = {count}")
+    return pixels[:count], labels[:count]
 
 
 def _kept_model(keep: Path, name: str) -> Path:

@@ -73,36 +73,23 @@ def judge(
     progress
         Called with (what, done, total) again and again.
 
-    Returns
-    -------
-    Study
-
     Raises
     ------
     ValueError
-        For a problem without relevant steps, names that are there twice, or an unknown method;
-        or if a cell takes inputs of another shape.
+        Relevant steps are missing, a name is there twice or unknown, or a cell takes other inputs.
     UnsupportedModelError
         If a method has no rule for something in a cell.
     """
     x, y, relevant = samples
     if relevant is None:
-        raise ValueError(
-            f"problem: {problem.kind!r} has no relevant steps to judge by; wanted 'majority'"
-        )
+        raise ValueError(f"problem: wanted 'majority', for {problem.kind!r} has no relevant steps")
     _check(cells, methods, x)
     predicted = [predict(cell.model, x).numpy().argmax(axis=1) for cell in cells]
     index = choose_shown(y, relevant, np.stack([p != y for p in predicted]), shown)
-    results: dict[str, CellResult] = {}
-    for i, (cell, guess) in enumerate(zip(cells, predicted, strict=True)):
-        count = _Count(progress, i * len(methods) * len(x), len(cells) * len(methods) * len(x))
-        evaluations, heatmaps = _explain(cell, methods, (x, y, relevant), index, count)
-        results[cell.name] = CellResult(
-            Summary.of(guess == y), evaluations, heatmaps, guess[index], cell.facts()
-        )
+    results = _results(cells, predicted, methods, (x, y, relevant), index, progress)
+    names = " and ".join(results)
     return Study(
-        title=title
-        or f"What {' and '.join(results)} look at: majority samples of {problem.dataset}",
+        title=title or f"What {names} look at: majority samples of {problem.dataset}",
         problem=problem.describe(),
         relevant=relevant,
         cells=results,
@@ -169,6 +156,27 @@ class _Count:
         self._done += samples
         if self._progress is not None:
             self._progress(what, self._done, self._total)
+
+
+def _results(
+    cells: Sequence[TrainedCell],
+    predicted: Sequence[_Classes],
+    methods: Sequence[str],
+    samples: tuple[_Floats, _Classes, _Flags],
+    index: _Classes,
+    progress: Progress | None,
+) -> dict[str, CellResult]:
+    """Return what is found for each cell, by its name."""
+    right = samples[1]
+    work = len(methods) * len(right)
+    results = {}
+    for i, (cell, guess) in enumerate(zip(cells, predicted, strict=True)):
+        count = _Count(progress, i * work, len(cells) * work)
+        evaluations, heatmaps = _explain(cell, methods, samples, index, count)
+        results[cell.name] = CellResult(
+            Summary.of(guess == right), evaluations, heatmaps, guess[index], cell.facts()
+        )
+    return results
 
 
 def _explain(

@@ -175,18 +175,14 @@ def train_cell(
     ----------
     model
         From `new_cell`; trained in place.
-    problem
-        What to make of the images.
+    problem, config
+        What to make of the images, and the settings of the run.
     images
         Pair of training images (n, 28, 28) and labels (n,).
-    config
-        Settings of the run.
     draws
-        How many majority samples are made of each image; by default as the recipe of the data set
-        says. Not for `sequence`.
+        Majority samples of each image, by default those of the recipe. Not for `sequence`.
     held_out
-        Part of the images, in [0, 0.5], kept out of training to measure accuracy on after each
-        epoch.
+        Part of the images, in [0, 0.5], to measure accuracy on after each epoch instead.
     out
         Folder for checkpoints, log and the trained model, `model.safetensors`.
     resume, progress, tensorboard
@@ -196,18 +192,9 @@ def train_cell(
     ------
     ValueError
         `held_out` is outside [0, 0.5], or leaves too few images for one of the two parts; or
-        `draws` is given for a problem without draws.
-    Exception
-        As `pyrel.training.train`.
+        `draws` is given for a problem without draws. Others as `pyrel.training.train`.
     """
-    if problem.kind == "sequence":
-        if draws is not None:
-            raise ValueError(
-                f"draws: given {draws}, but only majority samples are drawn; a sequence problem "
-                f"has one sample for each image"
-            )
-    elif draws is None:
-        draws = recipe(problem.dataset).draws
+    draws = _draws(problem, draws)
     kept, validation = split(images, held_out)
     problem.refuse_few(kept[1], f"training images beside held_out = {held_out}")
     if validation is not None:
@@ -229,6 +216,18 @@ def train_cell(
     if out is not None:
         cell.save(Path(out) / MODEL)
     return cell, result
+
+
+def _draws(problem: Problem, given: int | None) -> int | None:
+    """Return how many samples are drawn for each image, None where none are."""
+    if problem.kind == "majority":
+        return recipe(problem.dataset).draws if given is None else given
+    if given is not None:
+        raise ValueError(
+            f"draws: given {given}, but only majority samples are drawn; a sequence problem "
+            f"has one sample for each image"
+        )
+    return None
 
 
 def accuracy_on(cell: TrainedCell, problem: Problem, images: Images) -> float:

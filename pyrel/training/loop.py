@@ -44,72 +44,60 @@ def train(
 ) -> TrainingResult:
     """Train a classifier with Adam on the softmax cross-entropy of its outputs.
 
-    The random numbers of the run come from ``config.seed`` alone and torch's own random state is
-    left as it was; the first weights are those that the model has. The same call gives bitwise the
-    same weights each time on one machine at one number of threads, also when it was killed in
-    between and resumed.
+    The first weights are those that the model has; random numbers come from ``config.seed`` alone.
+    The same call gives bitwise the same weights on one machine at one number of threads, also when
+    it was killed in between and resumed. Torch's own random state is left as it was.
 
     Parameters
     ----------
     model : nn.Module
-        Maps x of shape (n, …) to raw scores (n, classes). Trained in place; left in eval mode on
-        the device of the run.
-    x : array or tensor of floats, shape (n, …)
-    y : array or tensor of integers, shape (n,)
-        Classes from 0.
+        Maps x to raw scores (n, classes). Trained in place, left on its device in eval mode.
+    x, y : floats of shape (n, …), integers of shape (n,)
     config : TrainingConfig, optional
     validation : (x, y), optional
         Evaluated after each epoch.
     out : path, optional
-        Folder for ``checkpoint.safetensors`` (after each epoch, replaced in one step) and
-        ``log.csv``; made as needed.
+        Folder for ``checkpoint.safetensors`` (replaced after each epoch) and ``log.csv``.
     resume : bool
-        Go on from the checkpoint in ``out``, or start where there is none yet. The other arguments
-        must be those of the run that wrote it.
+        Go on from the checkpoint in ``out``, if there is one, of a run with the same arguments.
     progress : bool
         Show a bar on standard error; lines where that is no terminal. Needs the package rich.
     tensorboard : bool
         Write ``out/tensorboard`` too; needs the package tensorboard.
 
-    Returns
-    -------
-    TrainingResult
-
     Raises
     ------
     TypeError, ValueError
         An argument has another kind, shape or range; the checkpoint is damaged or of another run.
-    FileExistsError
-        ``out`` has a checkpoint and ``resume`` is False.
-    BlockingIOError
-        Another process trains in ``out`` now; the message says which.
     OSError
-        A file cannot be read or written.
+        A file cannot be read or written; FileExistsError where ``out`` has a checkpoint and
+        ``resume`` is False, BlockingIOError where another process trains in ``out`` now.
     MissingPackageError
         What ``progress`` or ``tensorboard`` needs is not installed.
-    TrainingDivergedError
-        The loss became NaN or infinite.
-    TrainingInterrupted
-        Ctrl-C; the last whole checkpoint stays.
+    TrainingDivergedError, TrainingInterrupted
+        The loss became NaN or infinite; Ctrl-C, after which the last whole checkpoint stays.
     """
     config = config or TrainingConfig()
     device = resolve_device(config.device)
     samples = checked_samples("x", x, "y", y)
-    held_out = None
-    if validation is not None:
-        held_out = checked_samples("validation[0]", validation[0], "validation[1]", validation[1])
-    elif config.target_accuracy is not None or config.keep == "best":
-        raise ValueError("target_accuracy and keep='best' need validation data: give validation")
+    held_out = _held_out(validation, config)
     with _run_folder(out, resume, tensorboard) as folder, _torch_settings(config, device):
         run = _Run(model.to(device), config, device, samples, held_out, folder)
         try:
             return run.complete(progress, tensorboard)
         except KeyboardInterrupt:
-            raise TrainingInterrupted(
-                run.state.epoch + 1, run.checkpoint, run.saved_epoch
-            ) from None
+            begun = run.state.epoch + 1
+            raise TrainingInterrupted(begun, run.checkpoint, run.saved_epoch) from None
         finally:
             model.eval()
+
+
+def _held_out(given: tuple[FloatInput, IntInput] | None, config: TrainingConfig) -> Samples | None:
+    if given is not None:
+        return checked_samples("validation[0]", given[0], "validation[1]", given[1])
+    if config.target_accuracy is not None or config.keep == "best":
+        raise ValueError("target_accuracy and keep='best' need validation data: give validation")
+    return None
 
 
 class _Run:

@@ -21,7 +21,7 @@ from pyrel.compiler.program.instructions import Map
 from pyrel.compiler.program.limits import NO_LIMITS, Limits
 from pyrel.compiler.program.loop_memory import _ring
 from pyrel.compiler.program.step_pattern import Item, Part, Pattern, Rows
-from pyrel.explainer import limits_of
+from pyrel.engine.compiled_model import limits_of
 from pyrel.files.tensors import read_tensors, write_tensors
 from pyrel.training import load_model, save_model
 

@@ -83,9 +83,9 @@ def test_neither_the_model_nor_export_is_needed(path: Path, tmp_path: Path) -> N
     program = """
 import sys
 import numpy as np, torch
-import pyrel.explainer
+import pyrel.engine.prepare
 def refuse(*args, **kwargs): raise AssertionError("something was exported")
-torch.export.export = pyrel.explainer.capture_at = refuse
+torch.export.export = pyrel.engine.prepare.capture_at = refuse
 e = pyrel.Explainer.load(sys.argv[1])(np.load(sys.argv[2]))
 np.save(sys.argv[3], e.relevance)
 """

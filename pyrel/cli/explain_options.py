@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The options of `pyrel explain`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+from pyrel.cli.choices import METHODS, one_of
+
+Model: TypeAlias = Annotated[
+    Path,
+    typer.Argument(
+        metavar="MODEL",
+        help="A model that pyrel trained (.safetensors), a program of --save-program or "
+        "Explainer.save, or with --trust a .pt2 of torch.export.",
+    ),
+]
+Source: TypeAlias = Annotated[
+    Path,
+    typer.Argument(
+        metavar="INPUT",
+        help="Samples (n, ...) as floats, or token ids as integers: .npy, read part by part, "
+        "or .npz, read whole.",
+    ),
+]
+Out: TypeAlias = Annotated[Path, typer.Option(metavar="FILE", help="The .npz file to write.")]
+Method: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        callback=one_of(METHODS),
+        metavar="NAME",
+        help=f"One of {', '.join(METHODS)}. A program has its own.",
+        show_default="deep_taylor",
+    ),
+]
+Target: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        metavar="CLASS",
+        help="The class to explain: 'predicted', a number, or an .npy file with one for each "
+        "sample.",
+    ),
+]
+Lengths: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="An .npy file with the number of steps of each sequence, integers (n). Steps "
+        "beyond are not looked at, and their relevance is 0.",
+        show_default="all are as long as in INPUT",
+    ),
+]
+Low: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        metavar="X",
+        help="Smallest value that inputs take, at most 0.",
+        show_default="what the model's file says",
+    ),
+]
+High: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        metavar="X",
+        help="Largest value that inputs take, at least 0.",
+        show_default="what the model's file says",
+    ),
+]
+Key: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Name of the array in INPUT.npz.", show_default="the only one"
+    ),
+]
+SaveProgram: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Write the compiled program too: model, method and range of the inputs in a file "
+        "that is safe to load and can be given as MODEL.",
+    ),
+]
+LimitFactor: TypeAlias = Annotated[
+    float,
+    typer.Option(
+        metavar="X",
+        min=1.0,
+        help="Read a MODEL that is X times as large as pyrel reads from strangers, in every "
+        "number: steps, instructions, memory and others.",
+    ),
+]
+Trust: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--trust",
+        help="Load a .pt2. Loading one can execute code that is hidden in it: do so only with "
+        "files of your own or of people you trust. Models that pyrel saves need no trust.",
+    ),
+]

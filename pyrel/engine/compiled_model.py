@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The programs of a model for one method: what they take, and how they are saved and copied."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Self
+
+from pyrel.compiler.program.limits import Limits
+from pyrel.engine import config as runtime
+from pyrel.engine.compile import AnySteps, Compiled, Compiler, Programs, Source
+from pyrel.engine.inputs import Inputs
+from pyrel.engine.program_file import read_program, write_program
+from pyrel.engine.stability import StabilityWarning
+from pyrel.methods import Method
+
+
+class CompiledModel:
+    """What an explainer keeps, whether it was compiled, loaded or copied."""
+
+    method: Method
+    inputs: Inputs
+    checked: str
+    input_shape: tuple[int, ...]
+    any_steps: bool
+    classes: int
+
+    def _take(self, method: Method, inputs: Inputs, checked: str, source: Source, isa: str) -> None:
+        self._isa = isa
+        self._programs = Programs(source, inputs, isa)
+        self._stability = StabilityWarning()
+        self.method = method
+        self.inputs = inputs
+        self.checked = checked
+        self.input_shape = inputs.shape
+        self.any_steps = inputs.any_steps
+        self.classes = self._programs.classes_at(inputs.steps)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the compiled program to a file, which `load` reads without the model.
+
+        The file holds the weights as they are, not packed for this machine's instruction set.
+
+        Parameters
+        ----------
+        path : path
+            Replaced in one step if it exists; folders are made as needed. Any name will do;
+            the content is a safetensors file.
+
+        Raises
+        ------
+        TypeError
+            If the method is a class of your own: a file can only name the methods of pyrel.
+        ValueError
+            If the explainer takes any number of steps, and its programs for them follow no pattern.
+        OSError
+            If the file cannot be written.
+        """
+        write_program(Path(path), self.method, self.inputs, self._compiled(), self.checked)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, limits: Limits | None = None) -> Self:
+        """Read an explainer that `save` wrote.
+
+        Nothing in the file is executed as code, and the engine checks every instruction before it
+        runs one: a file of a stranger can at worst explain wrongly. What would take much time or
+        memory for its size is refused.
+
+        Parameters
+        ----------
+        path : path
+        limits : Limits, optional
+            How large the program may be; ``pyrel.Limits()`` by default. For a file that you trust,
+            ``pyrel.Limits().times(10)`` allows ten times as much of everything.
+
+        Returns
+        -------
+        Explainer
+            With the same results as the saved one, bit for bit on the same instruction set.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be read.
+        ValueError
+            If it is truncated, changed, foreign, of a newer pyrel, or larger than the limits allow;
+            the message names the file, and the limit.
+        """
+        if limits is not None and not isinstance(limits, Limits):
+            kind = type(limits).__name__
+            raise TypeError(f"limits: wanted pyrel.Limits, as pyrel.Limits().times(10), got {kind}")
+        explainer = cls.__new__(cls)
+        isa = runtime.isa()
+        explainer._take(*read_program(Path(path), isa, limits or Limits()), isa)
+        return explainer
+
+    def _compiled(self) -> Compiled | AnySteps:
+        """Return what is saved; ValueError if no pattern holds for all numbers of steps."""
+        source = self._programs.source
+        return source.any_steps() if isinstance(source, Compiler) else source
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Return an explainer with the same programs, which nothing changes."""
+        return self.__copy__()
+
+    def __copy__(self) -> Self:
+        """Return an explainer with the same programs, that warns on its own account."""
+        explainer = type(self).__new__(type(self))
+        explainer.__dict__.update(self.__dict__)
+        explainer._stability = StabilityWarning()
+        return explainer
+
+
+def limits_of(compiled: Compiled | AnySteps) -> Limits:
+    """Return the limits that programs were made with."""
+    return (compiled if isinstance(compiled, Compiled) else compiled.patterns).program.limits

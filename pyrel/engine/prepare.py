@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a model and what a user says of its inputs to programs that can be run."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import torch
+from torch.export import ExportedProgram
+
+from pyrel.compiler.capture.capture import Capture, capture_at
+from pyrel.compiler.graph.lookups import told_apart
+from pyrel.compiler.graph.nodes import Graph
+from pyrel.compiler.program.generalise import TRIED
+from pyrel.engine import arrays
+from pyrel.engine.arrays import Array, Int64s
+from pyrel.engine.compile import Compiler, Source, compile_graph
+from pyrel.engine.graph_reference import GraphReference
+from pyrel.engine.inputs import LARGEST_VOCABULARY, Inputs
+from pyrel.engine.model_reference import ModelReference, Reference
+from pyrel.engine.model_run import ModelRun
+from pyrel.errors import UnsupportedModelError
+from pyrel.forks import exporting
+from pyrel.methods import Method
+
+_LOGGER = logging.getLogger("pyrel")
+
+
+class Captured(NamedTuple):
+    """A module that has been captured, as it is now."""
+
+    capture: Capture
+    module: torch.nn.Module
+
+
+Model: TypeAlias = torch.nn.Module | ExportedProgram | Graph | Capture | Captured
+
+
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """What a user says of the inputs: their range, and whether calls give lengths."""
+
+    low: Any
+    high: Any
+    lengths: bool
+    check_finite: bool
+
+
+class Prepared(NamedTuple):
+    """Programs, the inputs that they take, and a token id that the model tells from others."""
+
+    inputs: Inputs
+    compiled: Source
+    padding: int | None
+
+
+class _Sample(NamedTuple):
+    """What one sample is: its shape, the bounds of its token ids, and which one is padding."""
+
+    shape: tuple[int, ...]
+    vocabulary: int
+    bounds: Int64s | None
+    padding: int | None
+
+
+def captured(model: Any, example: Array | None, lengths: bool) -> Graph | Capture:
+    """Capture a model that is not captured yet, one at a time."""
+    if isinstance(model, Captured):
+        return model.capture
+    if isinstance(model, Graph | Capture):
+        return model
+    with exporting:  # torch.export is not safe to run in several threads
+        return capture_at(model, example, lengths=lengths)
+
+
+def prepare(
+    source: Graph | Capture, example: Any, method: Method, precision: str, wanted: Wanted
+) -> Prepared:
+    """Compile what was captured, for any number of steps where the model takes that.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If the method has no rule for something in the model, or the model does not take lengths.
+    ValueError, TypeError
+        If a range makes no sense with the model.
+    """
+    capture = source if isinstance(source, Capture) else None
+    dynamic = capture is not None and capture.dynamic
+    if capture is not None and dynamic:
+        sample = _sample_of_any_steps(capture, example)
+        if sample is not None:
+            inputs = _inputs(sample, wanted, True)
+            return Prepared(inputs, Compiler(capture, method, inputs, precision), sample.padding)
+    graph = source if isinstance(source, Graph) else source.graph(_steps(source, example))
+    because = capture.fixed_because if capture is not None else ""
+    if dynamic:
+        because = "token ids have other bounds at some steps than at others"
+    sample = _Sample(graph.input_shape, graph.vocabulary, graph.bounds, _padding(graph))
+    inputs = _inputs(sample, wanted, False, because or "")
+    compiled = compile_graph(graph, method, inputs.domain(inputs.steps), precision)
+    if inputs.only:
+        _LOGGER.info("%s takes %s", method, inputs.only)
+    return Prepared(inputs, compiled, sample.padding)
+
+
+def reference_of(model: Model, source: Graph | Capture, ids: bool) -> Reference:
+    """Return what a program is compared with: the model, or where there is none, its graph."""
+    if isinstance(model, Captured):
+        model = model.module
+    if isinstance(model, torch.nn.Module | ExportedProgram):
+        assert isinstance(source, Capture)
+        return ModelReference(ModelRun(model, source.called_with_lengths), ids)
+    return GraphReference(source)
+
+
+def _steps(source: Capture, example: Any) -> int:
+    """How many steps the example has, where those of the capture can be others."""
+    shape: tuple[int, ...] = tuple(getattr(example, "shape", ()))
+    return shape[1] if source.dynamic and len(shape) > 1 else source.steps
+
+
+def _padding(graph: Graph) -> int | None:
+    """Return a token id that the model tells from others, as that of padding."""
+    return next(iter(told_apart(graph.nodes)), None)
+
+
+def _sample_of_any_steps(source: Capture, example: Any) -> _Sample | None:
+    """Return what a sample with the steps of the example is, and one with others likewise.
+
+    A step that no table reads, as the last where the next token is predicted, counts as the others.
+    None where others differ, as in (n, columns): no number of them says what another would take.
+    """
+    steps = _steps(source, example)
+    few = next((n for n in TRIED if n < steps and source.holds(n)), steps)  # that takes less time
+    graph = source.graph(few)
+    shape = (steps, *graph.input_shape[1:])
+    padding = _padding(graph)
+    if graph.bounds is None:
+        return _Sample(shape, graph.vocabulary, None, padding)
+    bounds = _alike_at_all_steps(graph.bounds)
+    if bounds is None:
+        return None
+    uniform = bool((bounds == graph.vocabulary).all())
+    own = None if uniform else np.broadcast_to(bounds, shape).copy()
+    return _Sample(shape, graph.vocabulary, own, padding)
+
+
+def _alike_at_all_steps(bounds: Int64s) -> Int64s | None:
+    """Return the bounds of one step, if all steps have these or none."""
+    highest = bounds.max(axis=0, keepdims=True)
+    return highest if ((bounds == highest) | (bounds == 0)).all() else None
+
+
+def _inputs(sample: _Sample, wanted: Wanted, any_steps: bool, because: str = "") -> Inputs:
+    """Describe what is taken, and refuse a range or lengths that make no sense with the model."""
+    shape, vocabulary, own, _ = sample
+    low, high, lengths = wanted.low, wanted.high, wanted.lengths
+    if vocabulary and (low is not None or high is not None):
+        raise ValueError(
+            "low, high: the model takes token ids, whose range is that of its table; leave them out"
+        )
+    if vocabulary > LARGEST_VOCABULARY:
+        raise UnsupportedModelError(
+            f"its table has {vocabulary:,} rows; the engine takes token ids below "
+            f"{LARGEST_VOCABULARY:,}",
+            operator="embedding",
+        )
+    low, high = arrays.bounds(low, high, shape) or (None, None)
+    inputs = Inputs(
+        shape, low, high, vocabulary, any_steps, lengths, wanted.check_finite, because, own
+    )
+    if lengths and not any_steps:
+        why = f" (what fixes their number: {because})" if because else ""
+        raise UnsupportedModelError(
+            f"lengths=True is for models that take any number of steps; this one takes {inputs} "
+            f"only{why}. A Python loop over the steps fixes their number, recurrent layers such as "
+            "nn.LSTM leave it open; an exported program needs a dynamic second dimension",
+            operator="lengths",
+        )
+    if lengths and not inputs.same_at_all_steps:
+        raise ValueError("low, high: with lengths=True they have to be the same for all steps")
+    return inputs
