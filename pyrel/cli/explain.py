@@ -62,7 +62,6 @@ def explain(
     from pyrel.files.arrays import read_array
     from pyrel.files.places import refuse_overwriting, refuse_shared
     from pyrel.files.samples import unchanged
-    from pyrel.methods.enums import Start
 
     inputs = {"the model": model, "the input": source, "the file of classes": Path(target)}
     if lengths is not None:
@@ -98,7 +97,7 @@ def explain(
 
 def _tell(done: FileSummary, method: Method) -> None:
     """Say what else a user wants to know of the samples."""
-    from pyrel._core import Start
+    from pyrel.methods.enums import Start
 
     if done.resumed:
         typer.echo(f"{done.resumed:,} of them were done before, by a run that was killed")
