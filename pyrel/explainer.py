@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from pyrel import methods
+from pyrel.compiler.capture.forks import exporting
 from pyrel.compiler.program.limits import Limits
 from pyrel.engine import arrays
 from pyrel.engine import config as runtime
@@ -26,7 +27,6 @@ from pyrel.engine.prepare import Model, Wanted, captured, prepare, reference_of
 from pyrel.engine.program_file import dump_program, is_named, load_program
 from pyrel.engine.self_check import SelfCheck, check_option
 from pyrel.explanation import Explanation
-from pyrel.forks import exporting
 from pyrel.methods.options import flag
 
 Bound: TypeAlias = float | npt.ArrayLike | torch.Tensor

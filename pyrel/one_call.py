@@ -11,16 +11,16 @@ from typing import Any
 import torch
 
 from pyrel import methods
-from pyrel.array_kinds import refuse_unreadable
+from pyrel.compiler.capture.array_kinds import refuse_unreadable
 from pyrel.compiler.capture.capture import Capture
 from pyrel.compiler.capture.export import refuse_empty, unwrapped
+from pyrel.compiler.capture.forks import RenewedLock, exporting
 from pyrel.compiler.capture.identity import IncomparableError, State, state_of, state_of_options
 from pyrel.engine import config as runtime
 from pyrel.engine.arrays import Array
 from pyrel.engine.prepare import Captured, Model, captured
 from pyrel.explainer import Explainer
 from pyrel.explanation import Explanation
-from pyrel.forks import RenewedLock, exporting
 from pyrel.methods.options import single
 
 _KEPT_EXPLAINERS = 8  # of a module: enough for its methods, few where bounds differ by call

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pyrel.array_kinds import refuse_unreadable
+from pyrel.compiler.capture.array_kinds import refuse_unreadable
 
 Array: TypeAlias = npt.NDArray[Any] | torch.Tensor
 Float32s = npt.NDArray[np.float32]

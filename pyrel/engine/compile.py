@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from pyrel import _core
 from pyrel.compiler.capture.capture import Capture
+from pyrel.compiler.capture.forks import RenewedLock
 from pyrel.compiler.graph.nodes import Floats, Graph
 from pyrel.compiler.lowering.lower import lower, lower_apart, lower_forward, lower_forward_apart
 from pyrel.compiler.program.generalise import TRIED, NoPatternError, generalise
@@ -20,7 +21,6 @@ from pyrel.engine.arrays import Float32s
 from pyrel.engine.inputs import Inputs
 from pyrel.engine.loaded import bind, bind_weights
 from pyrel.errors import UnsupportedModelError
-from pyrel.forks import RenewedLock
 from pyrel.methods import Method
 
 _FEW = (2, 3, 4, 5)  # steps: quickly lowered, and for most models enough

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pyrel.array_kinds import refuse_unreadable
+from pyrel.compiler.capture.array_kinds import refuse_unreadable
 from pyrel.compiler.graph.nodes import Floats
 from pyrel.engine.arrays import Array, Float32s, Int64s
 

@@ -29,10 +29,10 @@ from pyrel.compiler.capture.export import (
     fixed,
     unwrapped,
 )
+from pyrel.compiler.capture.forks import one_thread_if_forked
 from pyrel.compiler.capture.operators.nested import leaves
 from pyrel.engine.arrays import Float32s, Int64s
 from pyrel.engine.check_inputs import SAMPLES
-from pyrel.forks import one_thread_if_forked
 
 Doubles = npt.NDArray[np.float64]
 

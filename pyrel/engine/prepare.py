@@ -12,6 +12,7 @@ import torch
 from torch.export import ExportedProgram
 
 from pyrel.compiler.capture.capture import Capture, capture_at
+from pyrel.compiler.capture.forks import exporting
 from pyrel.compiler.graph.lookups import told_apart
 from pyrel.compiler.graph.nodes import Graph
 from pyrel.compiler.program.generalise import TRIED
@@ -23,7 +24,6 @@ from pyrel.engine.inputs import LARGEST_VOCABULARY, Inputs
 from pyrel.engine.model_reference import ModelReference, Reference
 from pyrel.engine.model_run import ModelRun
 from pyrel.errors import UnsupportedModelError
-from pyrel.forks import exporting
 from pyrel.methods import Method
 
 _LOGGER = logging.getLogger("pyrel")

@@ -7,8 +7,8 @@ import logging
 
 import numpy as np
 
+from pyrel.compiler.capture.forks import RenewedLock
 from pyrel.engine.arrays import Float32s
-from pyrel.forks import RenewedLock
 
 _LOGGER = logging.getLogger("pyrel")
 ROUNDING = 2.0**-23  # of a float32, relative

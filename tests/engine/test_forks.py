@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn.utils import rnn
 
 import pyrel
+from pyrel.compiler.capture.forks import RenewedLock
 from pyrel.engine.compile import Compiler
 from pyrel.engine.stability import UNSTABLE, StabilityWarning
-from pyrel.forks import RenewedLock
 
 # Python 3.12 warns of any fork in a process with threads, which is what is tried here.
 pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")

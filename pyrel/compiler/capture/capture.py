@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch.export import ExportedProgram
 
-from pyrel.array_kinds import refuse_unreadable
+from pyrel.compiler.capture.array_kinds import refuse_unreadable
 from pyrel.compiler.capture.export import (
     Example,
     export,
@@ -23,6 +23,7 @@ from pyrel.compiler.capture.export import (
     unwrapped,
     wrong_example,
 )
+from pyrel.compiler.capture.forks import one_thread_if_forked
 from pyrel.compiler.capture.interpreter import OneSampleError, functional, input_shape, walk
 from pyrel.compiler.capture.leftovers import nothing_kept
 from pyrel.compiler.capture.longest import refuse_longest, unpacks
@@ -34,7 +35,6 @@ from pyrel.compiler.graph.nodes import Graph
 from pyrel.compiler.graph.rewrites import compact, same_graph
 from pyrel.compiler.passes.gradient_stops import simplified
 from pyrel.errors import UnsupportedModelError
-from pyrel.forks import one_thread_if_forked
 from pyrel.methods.options import flag
 
 # Graphs that are kept for the next method, and the addresses that they may read.

@@ -20,7 +20,7 @@ import torch
 from torch.export import Dim, ExportedProgram
 from torch.nn.parameter import is_lazy
 
-from pyrel.array_kinds import refuse_unreadable
+from pyrel.compiler.capture.array_kinds import refuse_unreadable
 from pyrel.compiler.capture.autograd_watch import watched
 from pyrel.compiler.capture.model_state import put_back
 from pyrel.compiler.capture.opaque_layers import marked, shortened

@@ -22,7 +22,7 @@ from torch.nn.utils import rnn
 from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 
-from pyrel.forks import exporting
+from pyrel.compiler.capture.forks import exporting
 
 _LAYER = (
     "Tensor input, {} hx, Tensor[] params, bool has_biases, int num_layers, float dropout, "
