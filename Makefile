@@ -13,7 +13,7 @@ endif
 
 # What pyrel needs to be built and to run its demo; then what tests and checks need beside that.
 PINS := requirements/build.txt requirements/runtime.txt requirements/cli.txt requirements/report.txt
-TOOL_PINS := requirements/test.txt requirements/lint.txt
+TOOL_PINS := requirements/test.txt requirements/lint.txt requirements/docs.txt
 ORACLES := requirements/oracles.txt
 READY := .venv/.packages-installed
 TOOLS := .venv/.tools-installed
@@ -26,11 +26,12 @@ CXX_SOURCES = $(shell find csrc tests/native -name '*.h' -o -name '*.cpp' -o -na
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test fuzz lint lint-python lint-stub lint-cpp lint-docs build clean same-python
+.PHONY: help demo test docs fuzz lint lint-python lint-stub lint-cpp lint-docs build clean same-python
 
 help:
 	@echo 'make demo    train two recurrent cells on shipped digits, explain and judge them, write report.html'
 	@echo 'make test    run all tests, on all processors (eight at most)'
+	@echo 'make docs    write the API reference to build/api'
 	@echo 'make fuzz    load and run changed files for FUZZ_SECONDS (60) with the address and undefined behaviour sanitizers'
 	@echo 'make lint    run ruff, mypy, stubtest, clang-format and the checks of links and licence lines'
 	@echo 'make build   install pyrel for development; compiles the extension again after a change in csrc/'
@@ -43,6 +44,9 @@ demo: $(BUILT)
 # Idle workers take tests from busy ones. More than eight of them would need much memory: each loads torch.
 test: $(BUILT) $(TOOLS)
 	$(RUN) -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal
+
+docs: $(BUILT) $(TOOLS)
+	$(RUN) tools/make_docs.py build/api
 
 # The engine apart from the installed one, in build/fuzz. FUZZ_SEED=N repeats one file, which a failure prints and adds to
 # tools/fuzz_seeds.txt.

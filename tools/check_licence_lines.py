@@ -16,6 +16,7 @@ COMMENTS = {
     ".cuh": "// ",
     ".cmake": "# ",
     ".j2": "{# ",
+    ".jinja2": "{# ",
 }
 ENDS = {"{# ": " #}"}  # what a comment ends in, where it does not end with the line
 NAMED = {"CMakeLists.txt": "# ", "Makefile": "# ", ".ci/run": "# "}

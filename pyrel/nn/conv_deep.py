@@ -24,15 +24,15 @@ class ConvDeep(FeedbackCell):
 
     The thesis gives the number of parameters of its majority experiment, 151,802, but not the
     sizes. ``(6, 44, 128, 32)`` with 256 recurrent units has exactly that many, and is the only
-    choice of maps that has with the cell and the layers above it as in :class:`Deep`.
+    choice of maps that has with the cell and the layers above it as in `Deep`.
+
+    The other parameters are those of `Cell` and, for ``recurrent``, of `FeedbackCell`;
+    ``step_shape`` is a height and a width.
 
     Parameters
     ----------
     pooling : {"max", "sum"}
         What a pool makes of its 2 x 2 window: the text of the thesis says max.
-
-    The other parameters are those of :class:`Cell` and, for ``recurrent``, of
-    :class:`FeedbackCell`; ``step_shape`` is a height and a width.
     """
 
     default_sizes: ClassVar[tuple[int, ...]] = (24, 48, 256, 128)

@@ -22,13 +22,12 @@ class FeedbackCell(Cell):
     the state of the cell; ``r`` of the next step is derived from it, ``r = 0`` at the first. The
     class scores are read from the last ``a(4)``. Hidden layers end in ReLU, each layer is
     ``h = W a - softplus(b)``. A subclass fills in ``encode_steps``.
+    The other parameters are those of `Cell`.
 
     Parameters
     ----------
     recurrent : int
         Width of the recurrent input.
-
-    The other parameters are those of :class:`Cell`.
     """
 
     cell_index: ClassVar[int]

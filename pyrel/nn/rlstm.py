@@ -37,7 +37,7 @@ class RLSTM(Cell):
     ``sizes`` is ``(a(1'), cells)``. For D inputs a step, E units ``a(1')``, H cells and K classes
     the number of parameters is ``(D + 1) E + 4 (E + H + 1) H + (H + 1) K``; with the thesis's 256
     and 75 that is 150,792 for the 28 x 7 pixels of the majority experiment. Dropout falls on
-    ``a(1')`` (at each step) and on the last ``h``.
+    ``a(1')`` (at each step) and on the last ``h``. The other parameters are those of `Cell`.
 
     Parameters
     ----------
@@ -46,8 +46,6 @@ class RLSTM(Cell):
         ``a(1')``; ``step_shape`` is a height and a width. By default there are none.
     pooling : {"max", "sum"}
         Of the convolutions.
-
-    The other parameters are those of :class:`Cell`.
     """
 
     default_sizes: ClassVar[tuple[int, ...]] = (256, 75)
