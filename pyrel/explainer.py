@@ -35,8 +35,10 @@ Bound: TypeAlias = float | npt.ArrayLike | torch.Tensor
 class Explainer(CompiledModel):
     """A model compiled for one explanation method.
 
-    Compiling copies the weights: later changes to the model do not show. An explainer may be used
-    from several threads at once, and after a fork. `save` and `load` keep it as a file.
+    Compiling copies the weights: later changes to the model do not show. What was captured of a
+    module of up to 64 MiB is kept for the next method, as long as the module lives and does not
+    change. An explainer may be used from several threads at once, and after a fork. `save` and
+    `load` keep it as a file.
 
     Parameters
     ----------

@@ -4,21 +4,19 @@
 from __future__ import annotations
 
 import logging
-import weakref
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from pyrel import methods
 from pyrel.compiler.capture.array_kinds import refuse_unreadable
-from pyrel.compiler.capture.capture import Capture
-from pyrel.compiler.capture.export import refuse_empty, unwrapped
-from pyrel.compiler.capture.forks import RenewedLock, exporting
-from pyrel.compiler.capture.identity import IncomparableError, State, state_of, state_of_options
+from pyrel.compiler.capture.examples import refuse_empty, unwrapped
+from pyrel.compiler.capture.forks import exporting
+from pyrel.compiler.capture.identity import IncomparableError, state_of, state_of_options
+from pyrel.engine import captures
 from pyrel.engine import config as runtime
 from pyrel.engine.arrays import Array
-from pyrel.engine.prepare import Captured, Model, captured
+from pyrel.engine.prepare import Captured, Model
 from pyrel.explainer import Explainer
 from pyrel.explanation import Explanation
 from pyrel.methods.options import single
@@ -75,104 +73,49 @@ def explain(
     return explainer(x, target, lengths=lengths)
 
 
-@dataclass(eq=False)
-class _Kept:
-    """What is kept of a module: what was captured, and explainers made of it, the latest last."""
-
-    state: State
-    shape: tuple[Any, ...]
-    capture: Capture
-    explainers: list[tuple[State, Explainer]] = field(default_factory=list)
-    lock: RenewedLock = field(default_factory=RenewedLock)
-
-    def holds(self, state: State, shape: tuple[Any, ...], steps: int | None) -> bool:
-        """Whether it is that of a module in a state, for samples of a shape."""
-        same = self.shape == shape and self.state.is_still(state)
-        return same and (steps is None or self.capture.holds(steps))
-
-    def explainer(
-        self, model: torch.nn.Module, x: Array, method: str | methods.Method, options: Any
-    ) -> Explainer:
-        """Return the explainer with these options, compiled if there is none."""
-        source = Captured(self.capture, model)
-        try:
-            asked = state_of_options((runtime.isa(), method, options))
-        except IncomparableError:
-            return Explainer(source, x, method, **options)
-        with self.lock:
-            for number, (made_with, explainer) in enumerate(self.explainers):
-                if made_with.is_still(asked):
-                    self.explainers.append(self.explainers.pop(number))
-                    return explainer
-        explainer = Explainer(source, x, method, **options)
-        with self.lock:
-            self.explainers.append((asked, explainer))
-            del self.explainers[:-_KEPT_EXPLAINERS]
-        return explainer
-
-
-# By id: modules may define equality, and then not be hashable.
-_kept: dict[int, tuple[weakref.ref[torch.nn.Module], _Kept | None]] = {}
-
-
 def _explainer(
     model: torch.nn.Module, x: Array, method: str | methods.Method, options: dict[str, Any]
 ) -> Explainer:
-    shape = tuple(x.shape)
-    integers = str(x.dtype).removeprefix("torch.").startswith(("int", "uint"))
-    key = (len(shape), shape[2:], integers, options["lengths"])
-    steps = shape[1] if len(shape) > 1 else None
-    kept = _kept_of(model)
-    # Another thread may be capturing the model, which changes it for that time: what is seen then
-    # is no state of the model, and is not found.
-    if kept is not None and kept.holds(_state(model) or State(), key, steps):
-        return kept.explainer(model, x, method, options)
-    with exporting:
-        refuse_empty(model)
-        state, kept = _state(model), _kept_of(model)
-        if state is None:
-            _tell_once(model)
-            return Explainer(model, x, method, **options)
-        if kept is None or not kept.holds(state, key, steps):
-            capture = captured(model, x, options["lengths"])
-            assert isinstance(capture, Capture)
-            kept = _Kept(state, key, capture)
-            after = _state(model)
-            if after is not None and state.is_still(after):  # nobody changed it meanwhile
-                _keep(model, kept)
-    return kept.explainer(model, x, method, options)
+    kept = captures.find(model, x, options["lengths"])
+    if kept is None:
+        with exporting:
+            refuse_empty(model)
+            kept = captures.find(model, x, options["lengths"])
+            kept = kept or captures.make(model, x, options["lengths"])
+            if kept is None:
+                _tell_once(model)
+                return Explainer(model, x, method, **options)
+    return _explainer_of(kept, model, x, method, options)
 
 
-def _kept_of(model: torch.nn.Module) -> _Kept | None:
-    found = _kept.get(id(model))
-    return found[1] if found is not None and found[0]() is model else None
-
-
-def _keep(model: torch.nn.Module, kept: _Kept | None) -> None:
-    number = id(model)
-
-    def forget(gone: weakref.ref[torch.nn.Module]) -> None:
-        found = _kept.get(number)
-        if found is not None and found[0] is gone:
-            del _kept[number]
-
-    _kept[number] = weakref.ref(model, forget), kept
-
-
-def _state(model: torch.nn.Module) -> State | None:
+def _explainer_of(
+    kept: captures.Kept,
+    model: torch.nn.Module,
+    x: Array,
+    method: str | methods.Method,
+    options: dict[str, Any],
+) -> Explainer:
+    """Return the explainer with these options, compiled if there is none."""
+    source = Captured(kept.capture, model)
     try:
-        return state_of(model)
+        asked = state_of_options((runtime.isa(), method, options))
     except IncomparableError:
-        return None
-    except Exception:  # of whatever type an object of the user's raises when it is looked at
-        return None
+        return Explainer(source, x, method, **options)
+    with kept.lock:
+        for number, (made_with, explainer) in enumerate(kept.explainers):
+            if made_with.is_still(asked):
+                kept.explainers.append(kept.explainers.pop(number))
+                return cast(Explainer, explainer)
+    explainer = Explainer(source, x, method, **options)
+    with kept.lock:
+        kept.explainers.append((asked, explainer))
+        del kept.explainers[:-_KEPT_EXPLAINERS]
+    return explainer
 
 
 def _tell_once(model: torch.nn.Module) -> None:
-    found = _kept.get(id(model))
-    if found is not None and found[0]() is model and found[1] is None:
+    if not captures.note_nothing(model):
         return
-    _keep(model, None)
     try:
         state_of(model)
         reason = "it changes while it is looked at"

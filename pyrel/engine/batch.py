@@ -9,8 +9,8 @@ import numpy as np
 
 from pyrel.engine import arrays
 from pyrel.engine.arrays import Array, Float32s, Int64s
-from pyrel.engine.compile import Programs
 from pyrel.engine.inputs import Inputs
+from pyrel.engine.programs import Programs
 from pyrel.engine.run import Results, Run
 
 

@@ -1,117 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model is compiled to, for one number of steps or for all, and what is loaded of it."""
+"""Compiles a captured model for a method: for one number of steps, or for any."""
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TypeAlias
 
-from pyrel import _core
 from pyrel.compiler.capture.capture import Capture
 from pyrel.compiler.capture.forks import RenewedLock
 from pyrel.compiler.graph.nodes import Floats, Graph
 from pyrel.compiler.lowering.lower import lower, lower_apart, lower_forward, lower_forward_apart
 from pyrel.compiler.program.generalise import TRIED, NoPatternError, generalise
-from pyrel.compiler.program.program import Program
-from pyrel.compiler.program.step_pattern import Pattern
-from pyrel.engine.arrays import Float32s
+from pyrel.engine.compiled import AnySteps, Compiled, Patterns
 from pyrel.engine.inputs import Inputs
-from pyrel.engine.loaded import bind, bind_weights
 from pyrel.errors import UnsupportedModelError
 from pyrel.methods import Method
 
 _FEW = (2, 3, 4, 5)  # steps: quickly lowered, and for most models enough
 
 _LOGGER = logging.getLogger("pyrel")
-
-
-@dataclass(frozen=True, eq=False)
-class Compiled:
-    """A model compiled for one method and one number of steps.
-
-    Attributes
-    ----------
-    program : Program
-    decider : Program or None
-        A forward pass in float32, where the program's own outputs are too coarse for the class.
-    patterns : Patterns or None
-        Where these are written by patterns: they hold the weights that all numbers of steps share.
-    """
-
-    program: Program
-    decider: Program | None = None
-    patterns: Patterns | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Patterns:
-    """The programs of `Compiled` over the number of steps."""
-
-    program: Pattern
-    decider: Pattern | None = None
-
-    def at(self, steps: int) -> Compiled:
-        """Write the programs for a number of steps."""
-        decider = None if self.decider is None else self.decider.at(steps)
-        return Compiled(self.program.at(steps), decider, self)
-
-    def sharing(self, compiled: Compiled) -> Compiled:
-        """Return programs that do the same with the weights of these patterns."""
-        decider = None
-        if compiled.decider is not None and self.decider is not None:
-            decider = self.decider.sharing(compiled.decider)
-        return Compiled(self.program.sharing(compiled.program), decider, self)
-
-
-@dataclass(frozen=True, eq=False)
-class AnySteps:
-    """A model compiled for one method and any number of steps.
-
-    Attributes
-    ----------
-    few : mapping from int to Compiled
-        By number of steps, where there are fewer than the patterns have at least.
-    patterns : Patterns
-    most : int or None
-        The largest number of steps that the model takes, if there is one.
-    """
-
-    few: Mapping[int, Compiled]
-    patterns: Patterns
-    most: int | None
-
-    def at(self, steps: int) -> Compiled:
-        """Return the programs for a number of steps.
-
-        Raises
-        ------
-        ValueError
-            If the model does not take so many steps, or so few, or the limits are too small.
-        """
-        if steps in self.few:
-            return self.few[steps]
-        self._check(steps)
-        try:
-            return self.patterns.at(steps)
-        except ValueError as error:
-            raise ValueError(f"x: the program for {steps} steps: {error}") from error
-
-    def sizes(self, steps: int) -> tuple[int, int]:
-        """Return the floats of an input and the classes for a number of steps, or fail as `at`."""
-        if steps in self.few:
-            return self.few[steps].program.input_size, self.few[steps].program.classes
-        self._check(steps)
-        return self.patterns.program.sizes(steps)
-
-    def _check(self, steps: int) -> None:
-        least = self.patterns.program.least
-        if steps < least or (self.most is not None and steps > self.most):
-            fewest = min(self.few, default=least)
-            to = " or more" if self.most is None else f" to {self.most}"
-            raise ValueError(f"x: the model takes {fewest}{to} steps, got {steps}")
 
 
 class Compiler:
@@ -233,11 +140,15 @@ class Compiler:
             raise NoPatternError("low and high differ from step to step")
         graphs = {n: self._tried(n) for n in TRIED}
         try:
-            return self._of_tried(graphs)
+            patterns = self._of_tried(graphs)
         except UnsupportedModelError as error:
             raise NoPatternError(
                 f"with {TRIED[0]} to {TRIED[-1]} steps, {_first_line(error)}"
             ) from error
+        _LOGGER.debug(
+            "%s: programs for any number of steps, from those for %s", self._method, TRIED
+        )
+        return patterns
 
     def _tried(self, steps: int) -> tuple[Graph, Floats, Floats]:
         """Return the graph for one of `TRIED`, and its domain."""
@@ -245,9 +156,11 @@ class Compiler:
             raise NoPatternError(f"it does not take {steps} steps, or not as it takes others")
         try:
             return (self._capture.graph(steps), *self._inputs.domain(steps))
-        except (UnsupportedModelError, ValueError, ArithmeticError, LookupError, RuntimeError) as e:
+        except (UnsupportedModelError, ValueError) as error:
             # So few steps may not do: an index may lie behind the last one, say.
-            raise NoPatternError(f"it cannot be run with {steps} steps: {_first_line(e)}") from e
+            raise NoPatternError(
+                f"it cannot be run with {steps} steps: {_first_line(error)}"
+            ) from error
 
     def _of_tried(self, graphs: Mapping[int, tuple[Graph, Floats, Floats]]) -> Patterns:
         method, precision = self._method, self._precision
@@ -282,102 +195,3 @@ def compile_graph(
 def _decides(precision: str) -> bool:
     """Whether a forward pass of its own decides the class."""
     return precision == "bf16_all"
-
-
-@dataclass(frozen=True, eq=False)
-class Loaded:
-    """Programs packed for an instruction set, and what a call checks its samples against.
-
-    Attributes
-    ----------
-    core, decider
-        See `Compiled`.
-    shape : tuple of int
-        Of one sample.
-    classes : int
-        Number of raw outputs.
-    low, high : ndarray of float32, flat, or None
-    """
-
-    core: _core.Program
-    decider: _core.Program | None
-    shape: tuple[int, ...]
-    classes: int
-    low: Float32s | None
-    high: Float32s | None
-
-
-def load(compiled: Compiled, inputs: Inputs, steps: int, isa: str) -> Loaded:
-    """Pack programs for an instruction set."""
-    patterns = compiled.patterns
-    core = bind(compiled.program, isa, _packed(patterns.program if patterns else None, isa))
-    decider = None
-    if compiled.decider is not None:
-        decider = bind(compiled.decider, isa, _packed(patterns.decider if patterns else None, isa))
-    low, high = inputs.bounds(steps) or (None, None)
-    return Loaded(core, decider, inputs.of_steps(steps), compiled.program.classes, low, high)
-
-
-def _packed(pattern: Pattern | None, isa: str) -> _core.Program | None:
-    return None if pattern is None else bind_weights(pattern, isa)
-
-
-Source: TypeAlias = Compiled | Compiler | AnySteps
-
-_KEPT_STEPS = 1 << 15  # of all programs of an explainer that are kept; each takes some kilobytes
-
-
-class Programs:
-    """The programs of one explainer by number of steps, compiled when they are first asked for.
-
-    Those used last are kept. Several threads may ask at once.
-
-    Parameters
-    ----------
-    source : Compiled, Compiler or AnySteps
-        What is compiled, or compiles; a `Compiled` is for the number of steps of the example alone.
-    inputs : Inputs
-    isa : str
-        Name of the instruction set.
-    """
-
-    def __init__(self, source: Source, inputs: Inputs, isa: str) -> None:
-        self.source, self._inputs, self._isa = source, inputs, isa
-        self._kept: dict[int, Loaded] = {}
-        self._used: dict[int, int] = {}
-        self._clock = itertools.count()
-        self._lock = RenewedLock()
-
-    def at(self, steps: int) -> Loaded:
-        """Return the program for a number of steps.
-
-        Raises
-        ------
-        ValueError
-            If the model, or its bounds, do not hold for that number.
-        UnsupportedModelError
-            If there is no rule for the model with that number.
-        """
-        loaded = self._kept.get(steps)
-        if loaded is None:
-            with self._lock:
-                loaded = self._kept.get(steps) or self._load(steps)
-        self._used[steps] = next(self._clock)
-        return loaded
-
-    def classes_at(self, steps: int) -> int:
-        """Return the number of outputs for a number of steps; errors as of `at`."""
-        if isinstance(self.source, Compiled):
-            return self.source.program.classes
-        if isinstance(self.source, AnySteps):
-            return self.source.sizes(steps)[1]
-        return self.at(steps).classes
-
-    def _load(self, steps: int) -> Loaded:
-        compiled = self.source if isinstance(self.source, Compiled) else self.source.at(steps)
-        loaded = load(compiled, self._inputs, steps, self._isa)
-        while self._kept and sum(self._kept) + steps > _KEPT_STEPS:
-            oldest = min(self._kept, key=lambda each: self._used.get(each, -1))
-            del self._kept[oldest]
-        self._kept[steps] = loaded
-        return loaded

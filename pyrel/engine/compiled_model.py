@@ -9,9 +9,11 @@ from typing import Any, Self
 
 from pyrel.compiler.program.limits import Limits
 from pyrel.engine import config as runtime
-from pyrel.engine.compile import AnySteps, Compiled, Compiler, Programs, Source
+from pyrel.engine.compile import Compiler
+from pyrel.engine.compiled import AnySteps, Compiled
 from pyrel.engine.inputs import Inputs
 from pyrel.engine.program_file import read_program, write_program
+from pyrel.engine.programs import Programs, Source
 from pyrel.engine.stability import StabilityWarning
 from pyrel.methods import Method
 

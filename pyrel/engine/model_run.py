@@ -8,10 +8,9 @@ its parameters and the state of the random generators.
 from __future__ import annotations
 
 import contextlib
-import io
 import random
-import warnings
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,15 +21,12 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.overrides import TorchFunctionMode
 
-from pyrel.compiler.capture.export import (
-    arguments,
-    as_it_was,
-    first_input,
-    fixed,
-    unwrapped,
-)
+from pyrel.compiler.capture.examples import arguments, unwrapped
 from pyrel.compiler.capture.forks import one_thread_if_forked
+from pyrel.compiler.capture.isolation import as_it_was, silent
+from pyrel.compiler.capture.model_state import ModelState
 from pyrel.compiler.capture.operators.nested import leaves
+from pyrel.compiler.capture.sizes import first_input, fixed
 from pyrel.engine.arrays import Float32s, Int64s
 from pyrel.engine.check_inputs import SAMPLES
 
@@ -69,6 +65,7 @@ class ModelRun:
         self.exported = isinstance(model, ExportedProgram)
         self.samples = SAMPLES
         self._lengths = lengths
+        self._state: ModelState | None = None  # of the model itself, which no run changes
         self.module: torch.nn.Module
         if isinstance(model, ExportedProgram):
             self.samples = fixed(first_input(model).shape[0]) or SAMPLES
@@ -129,34 +126,28 @@ class ModelRun:
                 found = seen.summed(gradients, finish)
             return Answer(_doubles(scores), found)
 
+    def _as_it_was(self, module: torch.nn.Module) -> AbstractContextManager[None]:
+        """Leave a module as it was; what the model itself holds is copied once for all runs."""
+        if module is not self.module:
+            return as_it_was(module, values=True)
+        if self._state is None:
+            self._state = ModelState(module, values=True)
+        return as_it_was(module, state=self._state)
+
     @contextlib.contextmanager
     def _alone(self, module: torch.nn.Module) -> Iterator[None]:
         """Run a module in eval mode, without a trace in it or in the generators."""
         devices = [self.device] if self.device.type == "cuda" else []
-        # A program of torch.export has no modes.
-        kept = contextlib.nullcontext() if self.exported else as_it_was(module, values=True)
         with contextlib.ExitStack() as stack:
             stack.enter_context(one_thread_if_forked())
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(_generators(devices))
-            stack.enter_context(_silent())
+            stack.enter_context(silent())  # the user did not call the model
             # cuDNN differentiates recurrent layers in training mode only.
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-            stack.enter_context(kept)
+            if not self.exported:  # a program of torch.export has no modes
+                stack.enter_context(self._as_it_was(module))
             yield
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Keep a model from printing and warning: the user did not call it."""
-    sink = io.StringIO()
-    with (
-        warnings.catch_warnings(),
-        contextlib.redirect_stdout(sink),
-        contextlib.redirect_stderr(sink),
-    ):
-        warnings.simplefilter("ignore")
-        yield
 
 
 @contextlib.contextmanager

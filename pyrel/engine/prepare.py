@@ -16,13 +16,14 @@ from pyrel.compiler.capture.forks import exporting
 from pyrel.compiler.graph.lookups import told_apart
 from pyrel.compiler.graph.nodes import Graph
 from pyrel.compiler.program.generalise import TRIED
-from pyrel.engine import arrays
+from pyrel.engine import arrays, captures
 from pyrel.engine.arrays import Array, Int64s
-from pyrel.engine.compile import Compiler, Source, compile_graph
+from pyrel.engine.compile import Compiler, compile_graph
 from pyrel.engine.graph_reference import GraphReference
 from pyrel.engine.inputs import LARGEST_VOCABULARY, Inputs
 from pyrel.engine.model_reference import ModelReference, Reference
 from pyrel.engine.model_run import ModelRun
+from pyrel.engine.programs import Source
 from pyrel.errors import UnsupportedModelError
 from pyrel.methods import Method
 
@@ -72,8 +73,10 @@ def captured(model: Any, example: Array | None, lengths: bool) -> Graph | Captur
         return model.capture
     if isinstance(model, Graph | Capture):
         return model
+    if isinstance(model, torch.nn.Module) and example is not None:
+        return captures.captured(model, example, lengths)
     with exporting:  # torch.export is not safe to run in several threads
-        return capture_at(model, example, lengths=lengths)
+        return capture_at(model, example, lengths=lengths, at_once=True)
 
 
 def prepare(

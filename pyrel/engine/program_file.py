@@ -35,9 +35,10 @@ from pyrel.compiler.program.tensors import (
 from pyrel.engine import arrays
 from pyrel.engine.arrays import Float32s, Int64s
 from pyrel.engine.checked import NOTHING
-from pyrel.engine.compile import AnySteps, Compiled, Patterns, load
+from pyrel.engine.compiled import AnySteps, Compiled, Patterns
 from pyrel.engine.inputs import LARGEST_VOCABULARY, Inputs
 from pyrel.engine.precision import check_precision
+from pyrel.engine.programs import load
 from pyrel.files.atomic import write_whole
 from pyrel.files.foreign import parsing, read_whole, shown
 from pyrel.files.records import decode, encode

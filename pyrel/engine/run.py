@@ -11,9 +11,9 @@ from pyrel import _core
 from pyrel._core import Outcome, Status
 from pyrel.engine import config as runtime
 from pyrel.engine.arrays import Array, Float32s, Int64s
-from pyrel.engine.compile import Loaded
 from pyrel.engine.inputs import Inputs
 from pyrel.engine.precision import classes_of_float32
+from pyrel.engine.programs import Loaded
 
 _AGAIN_AT_ONCE = 1024  # samples that are copied to be explained again
 

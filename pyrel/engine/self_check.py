@@ -16,10 +16,10 @@ from pyrel.engine.arrays import Float32s, Int64s
 from pyrel.engine.check_inputs import check_inputs
 from pyrel.engine.checked import Checked
 from pyrel.engine.comparison import Asked, Part, Undecided, difference
-from pyrel.engine.compile import Programs
 from pyrel.engine.inputs import Inputs
 from pyrel.engine.model_reference import Reference
 from pyrel.engine.model_run import Answer, Doubles, Finish
+from pyrel.engine.programs import Programs
 from pyrel.engine.rounding import BFLOAT16, FLOAT32, TINY, Roundoff
 from pyrel.engine.run import Results, Run
 from pyrel.errors import SelfCheckError, UnsupportedModelError
@@ -31,7 +31,7 @@ _LOGGER = logging.getLogger("pyrel")
 CHECKS = ("outputs", "all", None)
 
 # What compiling for some number of steps may raise.
-NO_PROGRAM = (UnsupportedModelError, ValueError, ArithmeticError, LookupError, RuntimeError)
+NO_PROGRAM = (UnsupportedModelError, ValueError)
 
 _MAPS: dict[type[Method], Finish] = {
     methods.Gradient: lambda gradient, x: gradient,

@@ -20,7 +20,7 @@ from pyrel.compiler.graph.functions import Function
 from pyrel.compiler.lowering.backward import Backward
 from pyrel.compiler.lowering.emitter import Emitter
 from pyrel.compiler.lowering.forward import Forward
-from pyrel.engine import compile as compiling
+from pyrel.engine import captures, programs
 
 STEPS, FEATURES = 6, 8
 
@@ -65,6 +65,7 @@ class Fault:
     def put_in(self, patch: pytest.MonkeyPatch) -> None:
         """Replace it."""
         patch.setattr(self.where, self.name, self.by(getattr(self.where, self.name)))
+        patch.setattr(captures, "_kept", {})  # what was captured without it
 
 
 def _without_state(before: Any) -> Any:
@@ -179,7 +180,7 @@ FAULTS: dict[str, Fault] = {
     "lost mask": Fault(Backward, "_finish_relu", _no_mask, gradients=True),
     "lost factor": Fault(Backward, "_backward_product", _one_factor, gradients=True),
     "wrong slope": Fault(Backward, "_backward_activation", _other_slope, gradients=True),
-    "pattern over the steps": Fault(compiling, "bind_weights", _smaller_weights, steps=20),
+    "pattern over the steps": Fault(programs, "bind_weights", _smaller_weights, steps=20),
 }
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from engine.logs import heard
 from torch import Tensor, nn
 
 import pyrel
-from pyrel.compiler.capture import export
+from pyrel.compiler.capture import isolation
 
 LONG = 18  # more steps than are lowered as they are
 
@@ -116,7 +117,7 @@ def test_only_torch_is_silent_while_a_model_is_exported() -> None:
     own = logging.getLogger("torch.own")
     own.setLevel(logging.INFO)
     with heard() as pyrels, heard(name="elsewhere") as others, heard(name="torch") as torchs:
-        with export.quiet():
+        with isolation.quiet():
             logging.getLogger("pyrel").warning("one")
             thread = threading.Thread(target=logging.getLogger("elsewhere").warning, args=("two",))
             thread.start()
@@ -126,3 +127,18 @@ def test_only_torch_is_silent_while_a_model_is_exported() -> None:
     assert (pyrels, others, torchs) == (["WARNING one"], ["WARNING two"], ["ERROR four"])
     assert own.level == logging.INFO
     own.setLevel(logging.NOTSET)
+
+
+def test_only_the_thread_that_exports_a_model_prints_nothing(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with isolation.quiet():
+        print("one")
+        sys.stdout.writelines(["two"])
+        print("three", file=sys.stderr)
+        kept = sys.stdout
+        thread = threading.Thread(target=print, args=("four",))
+        thread.start()
+        thread.join()
+    print("five", file=kept)
+    assert capsys.readouterr() == ("four\nfive\n", "")

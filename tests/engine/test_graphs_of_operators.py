@@ -20,7 +20,9 @@ from torch import Tensor
 
 from pyrel.compiler.capture import operators
 from pyrel.compiler.capture.parameters import Weights
-from pyrel.compiler.capture.tracer import MixedSamplesError, Traced, Tracer
+from pyrel.compiler.capture.samples import MixedSamplesError
+from pyrel.compiler.capture.traced import Traced
+from pyrel.compiler.capture.tracer import Tracer
 from pyrel.compiler.graph.nodes import Copy, Graph, Linear, Node
 
 ATEN = torch.ops.aten

@@ -20,7 +20,7 @@ import pyrel
 from pyrel.compiler.capture import operators
 from pyrel.compiler.capture.capture import Capture, capture_at
 from pyrel.compiler.capture.operators import packing, recurrence
-from pyrel.compiler.capture.tracer import Traced
+from pyrel.compiler.capture.traced import Traced
 from pyrel.compiler.graph.evaluate import Evaluation
 from pyrel.engine.check_inputs import check_inputs
 from pyrel.engine.inputs import Inputs

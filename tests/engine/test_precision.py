@@ -17,6 +17,7 @@ from engine.isa_child import bits
 import pyrel
 from pyrel import _core
 from pyrel.compiler.graph.nodes import Graph, Linear
+from pyrel.engine import captures
 from pyrel.engine import config as runtime
 
 U = 2.0**-9  # unit roundoff of bfloat16: 8 significant bits, to the nearest
@@ -179,7 +180,7 @@ def test_explain_keeps_what_it_compiled() -> None:
     model, _ = layers((8, 4, 3), seed=12)
     x = np.zeros((2, 8), np.float32)
     pyrel.explain(model, x, "gradient", precision="bf16")
-    kept = pyrel.one_call._kept_of(model)
+    kept = captures.of(model)
     (_, explainer), *_ = kept.explainers
     pyrel.explain(model, x, "gradient", precision="bf16")
     assert [one for _, one in kept.explainers] == [explainer]

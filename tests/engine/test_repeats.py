@@ -28,7 +28,7 @@ from pyrel.compiler.program.instructions import (
     Seed,
 )
 from pyrel.compiler.program.program import Program
-from pyrel.engine.compile import Compiled
+from pyrel.engine.compiled import Compiled
 from pyrel.engine.inputs import Inputs
 from pyrel.engine.loaded import bind
 from pyrel.engine.program_file import read_program, write_program

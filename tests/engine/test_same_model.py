@@ -26,8 +26,8 @@ from torch.nn import functional
 from torch.nn.utils import parametrize, prune
 
 import pyrel
-from pyrel import one_call
 from pyrel.compiler.capture.identity import IncomparableError, state_of
+from pyrel.engine import captures as kept_captures
 
 SCALE = 1.0
 SETTINGS = types.ModuleType("settings_of_a_model")
@@ -414,13 +414,13 @@ def test_explain_answers_for_the_model_as_it_is(what: str) -> None:
 def captures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What explain captures, one entry each time."""
     found: list[Any] = []
-    captured = one_call.captured
+    capture = kept_captures.capture_at
 
-    def counted(model: Any, *args: Any) -> Any:
+    def counted(model: Any, *args: Any, **options: Any) -> Any:
         found.append(model)
-        return captured(model, *args)
+        return capture(model, *args, **options)
 
-    monkeypatch.setattr(one_call, "captured", counted)
+    monkeypatch.setattr(kept_captures, "capture_at", counted)
     return found
 
 
@@ -433,9 +433,23 @@ def test_a_model_that_stays_is_captured_once(captures: list[Any]) -> None:
     with torch.no_grad(), torch.inference_mode():
         pyrel.explain(model, torch.from_numpy(x), "gradient")
     assert len(captures) == 1
-    kept = one_call._kept_of(model)
+    kept = kept_captures.of(model)
     assert kept is not None
     assert len(kept.explainers) == 2
+
+
+def test_explainers_of_a_model_that_stays_share_its_capture(captures: list[Any]) -> None:
+    model, x = Small(), np.ones((2, 5, 3), np.float32)
+    for method in ("gradient", "lrp_epsilon"):
+        pyrel.Explainer(model, x, method)
+    pyrel.explain(model, x, "deep_taylor")
+    assert len(captures) == 1
+    with torch.no_grad():
+        model.out.weight.mul_(2)
+    changed = pyrel.Explainer(model, x, "gradient", check=None)(x)
+    assert len(captures) == 2
+    fresh = pyrel.Explainer(copy.deepcopy(model), x, "gradient", check=None)(x)
+    assert changed.output.tobytes() == fresh.output.tobytes()
 
 
 def test_what_runs_tests_is_no_part_of_a_model(captures: list[Any]) -> None:
@@ -492,7 +506,7 @@ def test_what_cannot_be_compared_is_compiled_at_each_call(captures: list[Any]) -
     with heard() as told:
         for _ in range(2):
             pyrel.explain(model, np.ones((1, 2), np.float32), "gradient")
-    assert not captures  # nothing is kept
+    assert len(captures) == 2  # nothing is kept
     assert len(told) == 1
     assert "noise is of type Generator" in told[0]
     assert "Explainer compiles once" in told[0]
@@ -512,7 +526,7 @@ def test_models_are_not_kept_alive() -> None:
     del model
     gc.collect()
     assert alive() is None
-    assert number not in one_call._kept
+    assert number not in kept_captures._kept
 
 
 def test_threads_share_what_is_kept(captures: list[Any]) -> None:

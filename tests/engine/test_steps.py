@@ -15,8 +15,8 @@ from engine.sequences import MODELS, Last, Mean, Tokens, assert_same, batch, exp
 from torch import Tensor, nn
 
 import pyrel
-from pyrel import one_call
-from pyrel.engine import compile as compiled
+from pyrel.engine import captures as kept
+from pyrel.engine import programs
 
 METHODS = ("gradient", "lrp_epsilon", "deep_taylor")
 
@@ -93,7 +93,7 @@ def test_many_threads_with_many_steps() -> None:
 
 
 def test_the_programs_used_last_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiled, "_KEPT_STEPS", 6 + 2 + 4)
+    monkeypatch.setattr(programs, "_KEPT_STEPS", 6 + 2 + 4)
     few = explainer(Last, "gradient")
     made_for: list[int] = []
     source = few._programs.source
@@ -216,10 +216,10 @@ def test_wrong_shapes_say_what_to_do() -> None:
 
 
 def test_explain_captures_once_for_all_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    captures: list[Any] = []
-    capture = one_call.captured
+    found: list[Any] = []
+    capture = kept.capture_at
     monkeypatch.setattr(
-        one_call, "captured", lambda *given: captures.append(given) or capture(*given)
+        kept, "capture_at", lambda *given, **o: found.append(given) or capture(*given, **o)
     )
     model = made(Last)
     for steps in (6, 3, 6, 8):
@@ -229,11 +229,11 @@ def test_explain_captures_once_for_all_steps(monkeypatch: pytest.MonkeyPatch) ->
     assert_same(
         pyrel.explain(model, x, "deep_taylor", low=low, high=1.0), explainer(Last, "deep_taylor")(x)
     )
-    assert len(captures) == 1
+    assert len(found) == 1
     loop = made(Loop)
     for steps in (6, 3):
         pyrel.explain(loop, batch(Last, 2, steps), "gradient")
-    assert len(captures) == 3
+    assert len(found) == 3
 
 
 @pytest.mark.filterwarnings("ignore:.*were assigned during export")

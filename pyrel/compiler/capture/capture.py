@@ -11,24 +11,16 @@ import torch
 from torch.export import ExportedProgram
 
 from pyrel.compiler.capture.array_kinds import refuse_unreadable
-from pyrel.compiler.capture.export import (
-    Example,
-    export,
-    export_one_step,
-    export_shortened,
-    first_input,
-    fixed,
-    holds_for,
-    refuse_empty,
-    unwrapped,
-    wrong_example,
-)
+from pyrel.compiler.capture.examples import Example, refuse_empty, unwrapped, wrong_example
+from pyrel.compiler.capture.export import export, export_one_step, export_shortened
 from pyrel.compiler.capture.forks import one_thread_if_forked
-from pyrel.compiler.capture.interpreter import OneSampleError, functional, input_shape, walk
+from pyrel.compiler.capture.functional import functional
+from pyrel.compiler.capture.interpreter import OneSampleError, input_shape, interpret
 from pyrel.compiler.capture.leftovers import nothing_kept
 from pyrel.compiler.capture.longest import refuse_longest, unpacks
 from pyrel.compiler.capture.parameters import Weights
 from pyrel.compiler.capture.refusals import depends_on_batch, is_unknown, refuse_parts
+from pyrel.compiler.capture.sizes import first_input, fixed, holds_for
 from pyrel.compiler.capture.step_causes import Causes
 from pyrel.compiler.capture.step_growth import span, uneven
 from pyrel.compiler.graph.nodes import Graph
@@ -77,7 +69,7 @@ def capture(
         model takes integers, or the other way round.
     """
     with one_thread_if_forked(), nothing_kept():
-        return _exported(model, example, flag("lengths", lengths)).graph()
+        return _exported(model, example, flag("lengths", lengths), True).graph()
 
 
 def capture_at(
@@ -85,17 +77,19 @@ def capture_at(
     example: Example | None = None,
     *,
     lengths: bool = False,
+    at_once: bool = False,
 ) -> Capture:
     """Export a model, so that its graph can be made for other numbers of steps than the example's.
 
-    See `capture` for what it takes and raises.
+    See `capture` for what it takes and raises. ``at_once`` says that the graph is made before the
+    model changes, where there is one number of steps only; then its weights are not copied.
 
     Returns
     -------
     Capture
     """
     with one_thread_if_forked(), nothing_kept():
-        capture = _exported(model, example, lengths)
+        capture = _exported(model, example, lengths, at_once)
         if capture.dynamic and isinstance(model, torch.nn.Module) and example is not None:
             # An open size is one of two or more for torch.export, so one step needs an export of
             # its own. A model may well not take one step.
@@ -108,10 +102,13 @@ def capture_at(
 
 
 def _exported(
-    model: torch.nn.Module | ExportedProgram, example: Example | None, lengths: bool
+    model: torch.nn.Module | ExportedProgram,
+    example: Example | None,
+    lengths: bool,
+    at_once: bool,
 ) -> Capture:
     if isinstance(model, ExportedProgram):
-        return Capture([functional(model)], lengths)
+        return Capture([functional(model)], lengths, at_once=at_once)
     if not isinstance(model, torch.nn.Module):
         wanted = "a torch.nn.Module, a torch.export.ExportedProgram or a pyrel Graph"
         raise TypeError(f"model: wanted {wanted}, got {type(model).__name__}")
@@ -127,7 +124,8 @@ def _exported(
         if wrong is None or (isinstance(wrong, UnsupportedModelError) and not is_unknown(error)):
             raise
         raise wrong from wrong.__cause__
-    made = Capture(programs, lengths, example.shape[1] if len(example.shape) > 1 else 0, causes)
+    steps = example.shape[1] if len(example.shape) > 1 else 0
+    made = Capture(programs, lengths, steps, causes, at_once=at_once)
     ids = not first_input(programs[0]).is_floating_point()
     if ids and made.steps > 1 and any(map(unpacks, programs)):
         shorter = export_shortened(model, example)
@@ -154,19 +152,21 @@ class Capture:
         lengths: bool,
         steps: int | None = None,
         causes: Causes | None = None,
+        *,
+        at_once: bool = False,
     ) -> None:
         self._programs = programs
         self._lengths = lengths
         self._causes = causes
-        self._weights = Weights()
         self._one_step: Sequence[ExportedProgram] = ()
         self._no_single_step: str | None = None
         self._shortened: ExportedProgram | None = None
         self._kept: dict[int, Graph] = {}  # by number of steps; they are the same for all methods
         self._batch_checked = False
-        self._copy_weights(programs)
         size = _steps_of(programs[0], lengths)
         self.dynamic = fixed(size) is None
+        self._weights = Weights(copied=self.dynamic or not at_once)
+        self._copy_weights(programs)
         self.steps = steps if steps is not None else _size_of_example(size)
 
     def _copy_weights(self, programs: Sequence[ExportedProgram]) -> None:
@@ -212,8 +212,8 @@ class Capture:
         for number in (steps, *(n for n in few if self._can_compare(shortened, n))):
             # Its lengths may be constant, or it takes no such batches.
             with contextlib.suppress(UnsupportedModelError):
-                shorter = walk(shortened, self._weights, 3, number, self._lengths)
-                whole = graph if number == steps else self._walked(self._programs[0], number)
+                shorter = interpret(shortened, self._weights, 3, number, self._lengths)
+                whole = graph if number == steps else self._graph_of(self._programs[0], number)
                 yield compact(whole), compact(shorter)
 
     def refuse_one_step(self, because: str) -> None:
@@ -311,13 +311,13 @@ class Capture:
         single = steps == 1 and self.dynamic
         if self._batch_checked and not single:
             with one_thread_if_forked():
-                return self._walked(self._programs[0], steps)
+                return self._graph_of(self._programs[0], steps)
         first, *others = self._one_step if single else self._programs
         others = [each for each in others if self._can_compare(each, steps)]
         graphs: list[Graph] = []
         for program in (first, *others):
             with contextlib.suppress(OneSampleError), one_thread_if_forked():
-                graphs += [self._walked(program, steps, size) for size in self._sizes(program)]
+                graphs += [self._graph_of(program, steps, size) for size in self._sizes(program)]
         if not all(_agree(graphs[0], graph) for graph in graphs[1:]):
             raise depends_on_batch(self._causes.batch if self._causes is not None else None)
         self._check_longest(graphs[0], steps)
@@ -334,7 +334,7 @@ class Capture:
         size = fixed(input_shape(program, self._lengths)[0])
         return (2, 3) if size is None else (size,)
 
-    def _walked(self, program: ExportedProgram, steps: int, batch: int | None = None) -> Graph:
+    def _graph_of(self, program: ExportedProgram, steps: int, batch: int | None = None) -> Graph:
         """Graph of a program, for a size of the batch or the first of `_sizes`."""
         batch = self._sizes(program)[0] if batch is None else batch
         if batch == 1 and program is self._programs[0]:
@@ -342,7 +342,8 @@ class Capture:
                 "the program was exported for a batch of one; export it with a dynamic batch",
                 operator="torch.export",
             )
-        return walk(program, self._weights, batch, steps if self.steps else None, self._lengths)
+        given = steps if self.steps else None
+        return interpret(program, self._weights, batch, given, self._lengths)
 
 
 def _places(graph: Graph) -> int:

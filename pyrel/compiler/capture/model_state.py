@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import opcode
-import operator
 import random
 import threading
 import types
@@ -32,6 +31,7 @@ from torch.nn.modules import module as torch_module
 from torch.nn.parameter import is_lazy
 
 from pyrel.compiler.capture import identity_of_code as code
+from pyrel.compiler.capture import restore
 from pyrel.errors import UnsupportedModelError
 
 _PLAIN = frozenset(
@@ -44,7 +44,6 @@ _KEPT_OF_LIBRARIES = frozenset(
 _CONTAINERS = (OrderedDict, dict, list, deque, set, tuple, frozenset)
 _LARGEST_ARRAY = 1 << 24  # bytes: what is larger no model counts or caches in
 _STORE_GLOBAL = frozenset(opcode.opmap[name] for name in ("STORE_GLOBAL", "DELETE_GLOBAL"))
-_MISSING: Any = object()
 
 
 @contextlib.contextmanager
@@ -58,19 +57,38 @@ def put_back(model: nn.Module, *, values: bool = False) -> Iterator[None]:
         Put back the contents of parameters and buffers too, which torch.export replaces; other
         tensors it changes where the model does.
     """
-    state = _State(() if values else [*model.parameters(), *model.buffers()])
-    state.see([model, *(v for n, v in vars(torch_module).items() if n.startswith("_global_"))])
-    drawn = random.getstate(), np.random.get_state()
-    try:
+    with ModelState(model, values=values).put_back():
         yield
-    finally:
-        random.setstate(drawn[0])
-        np.random.set_state(drawn[1])
-        state.put_back()
 
 
-class _State:
-    """What was written down of all that can be reached: how each thing is put back."""
+class ModelState:
+    """What a model holds at a moment; it can be put back after each of several runs.
+
+    Parameters
+    ----------
+    model, values
+        See `put_back`.
+    """
+
+    def __init__(self, model: nn.Module, *, values: bool = False) -> None:
+        self._found = _Reachable(() if values else [*model.parameters(), *model.buffers()])
+        hooks = [v for n, v in vars(torch_module).items() if n.startswith("_global_")]
+        self._found.see([model, *hooks])
+
+    @contextlib.contextmanager
+    def put_back(self) -> Iterator[None]:
+        """Put back, at the end, all that the model changes meanwhile."""
+        drawn = random.getstate(), np.random.get_state()
+        try:
+            yield
+        finally:
+            random.setstate(drawn[0])
+            np.random.set_state(drawn[1])
+            self._found.put_back()
+
+
+class _Reachable:
+    """All that can be reached from some values, and how each thing is put back."""
 
     def __init__(self, faked: Iterable[torch.Tensor]) -> None:
         self._faked = set(map(id, faked))
@@ -118,23 +136,23 @@ class _State:
             self._see_module(value)
         elif isinstance(value, np.ndarray):
             if value.flags.writeable and value.nbytes <= _LARGEST_ARRAY:
-                self._after(_set_array, value, value.copy())
+                self._after(restore.set_array, value, value.copy())
         elif not self._see_generator(value) and not code.is_stateless(value):
             self._see_container(value)
             self._left += (part for _, part in code.parts_of(value) or ())
             if isinstance(value, functools._lru_cache_wrapper):
-                self._after(_set_cache, value, value.cache_info().misses)
+                self._after(restore.set_cache, value, value.cache_info().misses)
             elif _may_have_attributes(value):
                 self._see_attributes(value)
 
     def _see_tensor(self, tensor: torch.Tensor) -> None:
         if tensor.is_leaf:
-            self._after(_set_gradient, tensor, tensor.requires_grad, tensor.grad)
+            self._after(restore.set_gradient, tensor, tensor.requires_grad, tensor.grad)
             self._left.append(tensor.grad)
         self._see_container(vars(tensor))
         contents = None if id(tensor) in self._faked else _contents_of(tensor)
         if contents is not None:
-            self._after(_set_values, tensor, contents)
+            self._after(restore.set_values, tensor, contents)
 
     def _see_generator(self, value: Any) -> bool:
         if isinstance(value, random.Random):
@@ -151,14 +169,14 @@ class _State:
         kind: Any = next((each for each in _CONTAINERS if isinstance(value, each)), None)
         if kind in (dict, OrderedDict):
             keys, values = list(kind.keys(value)), list(kind.values(value))
-            self._after(_set_items, kind, value, keys, values)
+            self._after(restore.set_items, kind, value, keys, values)
             self._left += keys
             self._left += values
         elif kind is not None:
             contents = list(kind.__iter__(value))
             self._left += contents
             if kind in (list, deque, set):
-                self._after(_set_contents, kind, value, contents)
+                self._after(restore.set_contents, kind, value, contents)
 
     def _see_attributes(self, value: Any) -> None:
         self._left.append(type(value))
@@ -169,8 +187,8 @@ class _State:
         if kind not in self._slots:
             self._slots[kind] = _slots_of(kind)
         for member in self._slots[kind]:
-            held = _slot(member, value)
-            self._after(_set_slot, member, value, held)
+            held = restore.slot_value(member, value)
+            self._after(restore.set_slot, member, value, held)
             self._left.append(held)
 
     def _see_class(self, kind: type) -> None:
@@ -179,8 +197,8 @@ class _State:
             return
         self._left += kind.__mro__
         self._left += vars(kind).values()
-        own = {name: value for name, value in vars(kind).items() if not _is_special(name)}
-        self._after(_set_class, kind, own)
+        own = {name: value for name, value in vars(kind).items() if not restore.is_special(name)}
+        self._after(restore.set_class, kind, own)
 
     def _see_module(self, module: types.ModuleType) -> None:
         """See a Python module that is an attribute, of which anything may be used."""
@@ -188,17 +206,17 @@ class _State:
             self._see_all_of(vars(module))
 
     def _see_name(self, namespace: dict[str, Any], name: str, value: Any) -> None:
-        if not _is_special(name) and (id(namespace), name) not in self._names:
+        if not restore.is_special(name) and (id(namespace), name) not in self._names:
             self._names.add((id(namespace), name))
-            self._after(_set_name, namespace, name, value)
+            self._after(restore.set_name, namespace, name, value)
 
     def _see_function(self, function: types.FunctionType) -> None:
         home = function.__globals__.get("__name__")
         if code.of_runner(home) or (code.of_library(home) and not function.__closure__):
             return
         for cell in function.__closure__ or ():
-            held = _cell(cell)
-            self._after(_set_cell, cell, held)
+            held = restore.cell_value(cell)
+            self._after(restore.set_cell, cell, held)
             self._left.append(held)
         self._left += (function.__defaults__, function.__kwdefaults__)
         self._see_container(vars(function))
@@ -228,7 +246,7 @@ class _State:
     ) -> None:
         """See what code names of the globals of a Python module, and of modules among them."""
         for name in names if stored else names & namespace.keys():
-            value = namespace.get(name, _MISSING)
+            value = namespace.get(name, restore.MISSING)
             if stored:
                 self._see_name(namespace, name, value)
             if isinstance(value, types.ModuleType):
@@ -248,7 +266,7 @@ class _State:
 
     def _see_all_of(self, namespace: dict[str, Any], *, deeply: bool = True) -> None:
         """See all global variables of a Python module, and which there are."""
-        self._after(_drop_names, namespace, set(namespace))
+        self._after(restore.drop_names, namespace, set(namespace))
         for name, value in list(namespace.items()):
             self._see_name(namespace, name, value)
             if deeply and not isinstance(value, types.ModuleType):
@@ -279,10 +297,6 @@ def _may_have_attributes(value: Any) -> bool:
     return module.partition(".")[0] in _KEPT_OF_LIBRARIES or module.startswith("torch.nn.")
 
 
-def _is_special(name: str) -> bool:
-    return name.startswith("__") and name.endswith("__")
-
-
 def _attributes(value: Any) -> dict[str, Any] | None:
     if isinstance(value, threading.local):
         return vars(value)
@@ -304,110 +318,3 @@ def _slots_of(kind: type) -> list[types.MemberDescriptorType]:
     declaring = (base for base in kind.__mro__ if "__slots__" in vars(base))
     members = (member for base in declaring for member in vars(base).values())
     return [member for member in members if isinstance(member, types.MemberDescriptorType)]
-
-
-def _slot(member: types.MemberDescriptorType, value: Any) -> Any:
-    try:
-        return member.__get__(value)
-    except AttributeError:
-        return _MISSING
-
-
-def _cell(cell: types.CellType) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:
-        return _MISSING
-
-
-def _same(now: Any, before: list[Any]) -> bool:
-    return len(now) == len(before) and all(map(operator.is_, now, before))
-
-
-# How each thing is put back, if it is not as it was.
-
-
-def _set_items(kind: Any, value: Any, keys: list[Any], values: list[Any]) -> None:
-    if _same(list(kind.keys(value)), keys) and _same(list(kind.values(value)), values):
-        return
-    kind.clear(value)
-    for key, held in zip(keys, values, strict=True):
-        kind.__setitem__(value, key, held)
-
-
-def _set_contents(kind: Any, value: Any, contents: list[Any]) -> None:
-    if not _same(list(kind.__iter__(value)), contents):
-        kind.clear(value)
-        (kind.update if kind is set else kind.extend)(value, contents)
-
-
-def _set_array(array: Any, before: Any) -> None:
-    if array.dtype.hasobject or array.tobytes() != before.tobytes():
-        array[...] = before
-
-
-def _set_cache(cached: Any, misses: int) -> None:
-    """Empty a cache that was filled meanwhile: which of its results are fake cannot be told."""
-    if cached.cache_info().misses != misses:
-        cached.cache_clear()
-
-
-def _set_class(kind: type, own: dict[str, Any]) -> None:
-    now = {name: value for name, value in vars(kind).items() if not _is_special(name)}
-    for name in now.keys() - own.keys():
-        type.__delattr__(kind, name)
-    for name, value in own.items():
-        if now.get(name, _MISSING) is not value:
-            type.__setattr__(kind, name, value)
-
-
-def _set_slot(member: types.MemberDescriptorType, value: Any, held: Any) -> None:
-    if _slot(member, value) is not held:
-        if held is _MISSING:
-            member.__delete__(value)
-        else:
-            member.__set__(value, held)
-
-
-def _set_cell(cell: types.CellType, held: Any) -> None:
-    if _cell(cell) is not held:
-        if held is _MISSING:
-            del cell.cell_contents
-        else:
-            cell.cell_contents = held
-
-
-def _set_name(namespace: dict[str, Any], name: str, value: Any) -> None:
-    now = namespace.get(name, _MISSING)
-    if now is value or isinstance(now, types.ModuleType):  # what was imported stays so
-        return
-    if value is _MISSING:
-        del namespace[name]
-    else:
-        namespace[name] = value
-
-
-def _drop_names(namespace: dict[str, Any], before: set[str]) -> None:
-    for name in namespace.keys() - before:
-        if not _is_special(name) and not isinstance(namespace[name], types.ModuleType):
-            del namespace[name]
-
-
-def _set_gradient(tensor: torch.Tensor, needed: bool, gradient: torch.Tensor | None) -> None:
-    if tensor.requires_grad != needed:
-        with torch.inference_mode(tensor.is_inference()):
-            tensor.requires_grad_(needed)
-    if tensor.grad is not gradient:
-        tensor.grad = gradient
-
-
-def _set_values(tensor: torch.Tensor, before: torch.Tensor) -> None:
-    with torch.inference_mode(tensor.is_inference()), torch.no_grad():
-        if tensor.shape != before.shape:
-            tensor.data = before
-        elif not torch.equal(_bits(tensor), _bits(before)):
-            tensor.data.copy_(before)
-
-
-def _bits(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)

@@ -107,7 +107,7 @@ def _full_sizes(lengths: torch.Tensor, steps: int, batch: int) -> torch.Tensor:
 
 
 # What packing and unpacking is made of, and what it is for sequences of full length. Lengths that
-# are made of token ids get their own meaning when the graph is walked.
+# are made of token ids get their own meaning when the program is interpreted.
 _PACKING: dict[str, tuple[str, Callable[..., Any], Callable[..., Any]]] = {
     "packed_lengths": (
         "(Tensor lengths, SymInt steps, SymInt batch) -> Tensor",

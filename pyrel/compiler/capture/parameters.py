@@ -18,19 +18,26 @@ T = TypeVar("T")
 
 
 class Weights:
-    """Copies of parameters, their arrays, and results of operations on them."""
+    """Copies of parameters, their arrays, and results of operations on them.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    copied : bool
+        False where no parameter changes as long as this is used.
+    """
+
+    def __init__(self, copied: bool = True) -> None:
+        self._own = copied
         self._copies: dict[Hashable, torch.Tensor] = {}
         self._copied: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._made: dict[Hashable, tuple[Any, Any]] = {}
 
     def copy(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Copy of a parameter as it was the first time, wherever it may lie by now."""
+        """Return a parameter as it was the first time, wherever it may lie by now."""
         if id(tensor) not in self._copied:
             key = _place(tensor)
             if key not in self._copies:
-                self._copies[key] = tensor.detach().to("cpu", copy=True)
+                self._copies[key] = tensor.detach().to("cpu", copy=self._own)
             self._copied[id(tensor)] = tensor, self._copies[key]
         return self._copied[id(tensor)][1]
 

@@ -181,6 +181,6 @@ def run_layers(
 def _carried(builder: Builder, new: State, old: State, masks: Addresses) -> State:
     """Take new states where the first of two masks is 1, and keep the old ones otherwise."""
     return tuple(
-        builder.choose(np.stack(both), np.repeat(masks[:, None], both[0].size, axis=1))
+        builder.ids.choose(np.stack(both), np.repeat(masks[:, None], both[0].size, axis=1))
         for both in zip(new, old, strict=True)
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Why a model could not be exported or walked, in plain words: what, where, and what to do."""
+"""Why a model could not be exported or interpreted, in plain words: what, where, and what to do."""
 
 from __future__ import annotations
 

@@ -19,9 +19,9 @@ import torch
 from torch.export import ExportedProgram
 from torch.fx import Node
 
-from pyrel.compiler.capture.export import first_input, guards_of, holds_for
 from pyrel.compiler.capture.operators.nested import leaves
 from pyrel.compiler.capture.places import place_of_node
+from pyrel.compiler.capture.sizes import first_input, guards_of, holds_for
 
 # Operators that make of constants which are the same at all steps constants which are so too. Those
 # with a threshold are missing, and those that count the steps, as arange and cumsum. Lengths that

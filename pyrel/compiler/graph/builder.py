@@ -7,27 +7,27 @@ every operation takes constants, and gives constants back where there is nothing
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch.nn import functional
 
+from pyrel.compiler.graph.constants import Constants
 from pyrel.compiler.graph.functions import Function
-from pyrel.compiler.graph.lookups import IdFunction, Lookups
+from pyrel.compiler.graph.id_nodes import IdNodes
+from pyrel.compiler.graph.lookups import Lookups
 from pyrel.compiler.graph.nodes import (
     Activation,
     Add,
     Addresses,
-    Choice,
     Copy,
     CustomGradient,
     Embedding,
     Floats,
     Graph,
     Linear,
-    Lookup,
     MaxPool,
     Node,
     Normalise,
@@ -35,9 +35,9 @@ from pyrel.compiler.graph.nodes import (
     Relu,
     Scale,
     StopGradient,
-    picked,
 )
 from pyrel.compiler.graph.rewrites import live_nodes
+from pyrel.compiler.graph.stops import Stops
 
 Mask = npt.NDArray[np.bool_]
 
@@ -69,15 +69,21 @@ class Builder:
         self.module = ""  # path of the module that nodes are made for
         self._nodes: list[Node] = []
         self._next = self.input_size
-        self._constants: dict[tuple[float, bool], int] = {}
-        self._gated_zero: int | None = None
-        self._table = np.empty(64)  # their values, and room for more
+        self._constants = Constants()
         # Of token ids: how many rows the smallest table has that reads them; 0 if none does.
         self._bounds = np.zeros(self.input_size, dtype=np.int64)
         self.lookups = Lookups(self.input_size)
-        # By address, empty as long as nothing is stopped: what it is where no gradient goes
-        # through it (itself, if none does anyway), else −1.
-        self._stopped = np.empty(0, dtype=np.int64)
+        self._stops = Stops(self.lookups)
+
+    @property
+    def ids(self) -> IdNodes:
+        """What makes the nodes of numbers that are computed of token ids."""
+        return IdNodes(self)  # not kept: the two would keep each other, and the nodes, alive
+
+    @property
+    def end(self) -> int:
+        """Where the next node starts."""
+        return self._next
 
     def inputs(self) -> Addresses:
         """Addresses of one sample's elements, in its shape."""
@@ -85,7 +91,7 @@ class Builder:
 
     def graph(self, outputs: Addresses) -> Graph:
         """Finish the graph, given the addresses of the outputs."""
-        constants, vocabulary = self._table[: len(self._constants)].copy(), 0
+        constants, vocabulary = self._constants.table(), 0
         bounds = None
         if self._bounds.any():
             vocabulary = int(self._bounds.max())
@@ -101,29 +107,11 @@ class Builder:
 
     def constants(self, values: npt.ArrayLike) -> Addresses:
         """Addresses of numbers."""
-        numbers = np.asarray(values, dtype=np.float64)
-        if numbers.size == 1:
-            return np.full(numbers.shape, self._constant(float(numbers.item())))
-        unique, inverse = np.unique(numbers, return_inverse=True)
-        addresses = np.array([self._constant(v) for v in unique.tolist()], dtype=np.int64)
-        return np.asarray(addresses[inverse.reshape(numbers.shape)])
-
-    def _constant(self, value: float, of_gate: bool = False) -> int:
-        index = self._constants.setdefault((value, of_gate), len(self._constants))
-        if index == self._table.size:
-            self._table = np.append(self._table, np.empty_like(self._table))
-        self._table[index] = value
-        return -1 - index
-
-    def _zero_of_gate(self) -> int:
-        """Address of a zero of its own, for what a gate leaves of zeros."""
-        if self._gated_zero is None:
-            self._gated_zero = self._constant(0.0, of_gate=True)
-        return self._gated_zero
+        return self._constants.of(values)
 
     def values(self, addresses: Addresses) -> Floats:
         """Values of constant addresses, 0 elsewhere."""
-        return np.where(addresses < 0, self._table[np.maximum(-1 - addresses, 0)], 0.0)
+        return self._constants.values(addresses)
 
     # Nodes over rows
 
@@ -132,7 +120,7 @@ class Builder:
         if (rows[:, :1] < 0).all() and (rows < 0).all():
             return self.constants(self.values(rows) @ weight.T + bias)
         node = Linear(self._next, rows, weight, bias, module=self.module)
-        return self._added(node).reshape(len(rows), -1)
+        return self.added(node).reshape(len(rows), -1)
 
     def normalise(self, rows: Addresses, epsilon: float) -> Addresses:
         """Each row less its mean and by its standard deviation, of the shape of ``rows``."""
@@ -142,7 +130,7 @@ class Builder:
             variance = (centred**2).mean(axis=1, keepdims=True)
             return self.constants(centred / np.sqrt(variance + epsilon))
         node = Normalise(self._next, rows, epsilon, module=self.module)
-        return self._added(node).reshape(rows.shape)
+        return self.added(node).reshape(rows.shape)
 
     def embed(self, ids: Addresses, table: Floats) -> Addresses:
         """Rows of ``table`` for each of ``ids``, (rows,) to (rows, width)."""
@@ -152,88 +140,18 @@ class Builder:
             out[fixed] = self.constants(table[self.values(ids[fixed]).astype(np.int64)])
         if not fixed.all():
             node = Embedding(self._next, ids[~fixed], table, module=self.module)
-            out[~fixed] = self._added(node).reshape(-1, table.shape[1])
+            out[~fixed] = self.added(node).reshape(-1, table.shape[1])
             read, rows = ids[~fixed], len(table)
             known = self._bounds[read]
             self._bounds[read] = np.where(known > 0, np.minimum(known, rows), rows)
         return out
-
-    def look_up(
-        self,
-        operands: Addresses,
-        function: Callable[[Sequence[torch.Tensor]], torch.Tensor],
-        key: Hashable,
-    ) -> Addresses:
-        """Take a function of each element, of one token id: (operands, size) to (size,).
-
-        The operands are token ids, functions of them, and constants. ``function`` gets each as a
-        tensor of equal length, constants of float64; those of one ``key`` are the same.
-
-        Raises
-        ------
-        SeveralIdsError
-            An element is computed of two ids.
-        """
-        ids, parts = self.lookups.parts(operands)
-        columns, group = np.unique(parts, axis=1, return_inverse=True)
-        group = group.reshape(-1)
-        out = np.empty(ids.size, dtype=np.int64)
-        for index, column in enumerate(columns.T.tolist()):
-            here = group == index
-            whole = self._composed(function, column)
-            if (ids[here] < 0).all():  # nothing but constants
-                value = whole(torch.zeros(1, dtype=torch.int64)).to(torch.float64)
-                out[here] = self.constants(value.numpy()[0])
-            else:
-                number = self.lookups.number((key, tuple(column)), whole)
-                out[here] = self._looked_up(ids[here], number)
-        return out
-
-    def _composed(
-        self, function: Callable[[Sequence[torch.Tensor]], torch.Tensor], column: list[int]
-    ) -> IdFunction:
-        """Make a function of ids of one of operands, given by functions' numbers and constants."""
-        values = self.values(np.array(column))
-        parts = [None if number < 0 else self.lookups.function(number) for number in column]
-
-        def whole(ids: torch.Tensor) -> torch.Tensor:
-            given = [
-                torch.full(ids.shape, value, dtype=torch.float64) if part is None else part(ids)
-                for part, value in zip(parts, values.tolist(), strict=True)
-            ]
-            return function(given)
-
-        return whole
-
-    def _looked_up(self, ids: Addresses, number: int) -> Addresses:
-        new = np.unique(ids[self.lookups.made(number, ids) < 0])
-        if new.size:
-            node = Lookup(self._next, new, np.zeros((1, 1)), module=self.module)
-            self._added(node)
-            self.lookups.add(node, number)
-        return self.lookups.made(number, ids)
-
-    def _laid_out(self, operand: Addresses) -> Addresses:
-        """Let functions of ids that are repeated lie side by side, as what they multiply does."""
-        found = self.lookups.repeated(operand) if self.lookups else None
-        if found is None:
-            return operand
-        number, ids, width = found
-        key = number, ids.tobytes(), width
-        kept = self.lookups.wide(key)
-        if kept is None:
-            node = Lookup(self._next, ids, np.zeros((1, width)), module=self.module)
-            kept = self._added(node)
-            self.lookups.add(node, number)
-            self.lookups.keep_wide(key, kept)
-        return kept
 
     def copy(self, addresses: Addresses) -> Addresses:
         """Put the same values side by side, in a place of their own."""
         if (addresses < 0).all():
             return addresses
         node = Copy(self._next, addresses.reshape(-1), module=self.module)
-        return self._added(node).reshape(addresses.shape)
+        return self.added(node).reshape(addresses.shape)
 
     # Nodes over elements: operands and results are (size,)
 
@@ -277,7 +195,7 @@ class Builder:
     def add(self, addends: Addresses, *, in_order: bool = False) -> Addresses:
         """Sum over the first axis of (addends, size); see `Add` for addends that are zero."""
         first, others = addends[0], addends
-        gated = self._gated_zero is not None and bool((addends == self._gated_zero).any())
+        gated = self._constants.is_of_gate(addends)
         if (addends[:, 0] < 0).any():
             others = addends[((addends >= 0) | (self.values(addends) != 0)).any(axis=1)]
         if len(addends) == 1 or not len(others):
@@ -291,51 +209,19 @@ class Builder:
 
     def product(self, left: Addresses, right: Addresses) -> Addresses:
         """Elementwise product of a gate and a signal; where one is 0, a zero that `add` notes."""
-        operands = np.stack([self._laid_out(left), self._laid_out(right)])
+        operands = np.stack([self.ids.side_by_side(left), self.ids.side_by_side(right)])
         zero: Mask | None = None
         if (operands < 0).any():
             zero = ((operands < 0) & (self.values(operands) == 0)).any(axis=0)
-            operands = np.where(zero, self._constant(0.0), operands)
+            operands = np.where(zero, self._constants.one(0.0), operands)
         out = self._elements(
             operands,
             lambda start, a, _: Product(start, a, module=self.module),
             lambda v: v.prod(axis=0),
         )
-        return out if zero is None or not zero.any() else np.where(zero, self._zero_of_gate(), out)
-
-    def choose(
-        self, values: Addresses, masks: Addresses, beside: Addresses | None = None
-    ) -> Addresses:
-        """Those of some values, (values, size), that masks of token ids choose; see `Choice`."""
-        out = values[0].copy()
-        known = (masks < 0).all(axis=0)  # of ids that are constants
-        if known.any():
-            places = self.values(masks[:, known]).argmax(axis=0)
-            out[known] = values[places, np.flatnonzero(known)]
-            if beside is not None:
-                out[known] = np.where(self.values(beside[known]) != 0, beside[known], out[known])
-        left = ~known
-        if beside is None:
-            left &= (values != values[0]).any(axis=0)
-        if not left.any():
-            return np.asarray(out)
-        rows = [*values[:, left], *(self._wide(mask) for mask in masks[:, left])]
-        rows += [] if beside is None else [beside[left]]
-        node = Choice(self._next, np.stack(rows), module=self.module)
-        out[left] = self._added(node)
-        return np.asarray(out)
-
-    def _wide(self, mask: Addresses) -> Addresses:
-        """Let masks that are repeated lie side by side, as what they choose does."""
-        laid = self._laid_out(mask)
-        if laid is not mask or mask.size < 2 or (np.diff(mask) != 0).any():
-            return laid
-        key = "wide", int(mask[0]), mask.size
-        kept = self.lookups.wide(key)
-        if kept is None:
-            kept = self.copy(mask)
-            self.lookups.keep_wide(key, kept)
-        return kept
+        if zero is None or not zero.any():
+            return out
+        return np.where(zero, self._constants.zero_of_gate(), out)
 
     def maximum(
         self, window: Addresses, *, even: bool = False, in_order: bool = False
@@ -354,26 +240,20 @@ class Builder:
 
     def stop(self, addresses: Addresses) -> Addresses:
         """Return the same values, (size,), without gradients."""
-        if self._stopped.size < self._next:
-            self._stopped = _grown(self._stopped, self._next)
-        # What depends on token ids alone has no gradient anyway.
-        alone = self.lookups.are_alone(addresses)
-        self._stopped[addresses[alone]] = addresses[alone]
-        left = np.unique(addresses[(addresses >= 0) & (picked(self._stopped, addresses, 0) < 0)])
+        left = self._stops.missing(addresses, self._next)
         if left.size:
-            made = self._added(StopGradient(self._next, left, module=self.module))
-            self._stopped[left] = made
-        return np.where(addresses < 0, addresses, self._stopped[np.maximum(addresses, 0)])
+            self._stops.note(left, self.added(StopGradient(self._next, left, module=self.module)))
+        return np.where(addresses < 0, addresses, self._stops.of(addresses))
 
     def custom_gradient(self, addresses: Addresses, what: str) -> Addresses:
         """Return the same values, (size,), that have another gradient, if they have any."""
-        changed = (addresses >= 0) & ~self._is_stopped(addresses)
+        changed = (addresses >= 0) & ~self._stops.are(addresses)
         return self._customised(addresses, changed, what)
 
     def written(self, after: Addresses, before: Addresses, what: str) -> Addresses:
         """Return values, (size,), that replaced others whose gradient they keep."""
-        kept = (after == before) | (after == self._stops_of(before))
-        stopped = (before < 0) | self._is_stopped(before)
+        kept = (after == before) | (after == self._stops.of(before))
+        stopped = (before < 0) | self._stops.are(before)
         out = np.where(kept, before, self._customised(after, ~(kept | stopped), what))
         return np.where(stopped & ~kept, self.stop(after), out)
 
@@ -381,18 +261,8 @@ class Builder:
         out = addresses.copy()
         if changed.any():
             node = CustomGradient(self._next, addresses[changed], what, module=self.module)
-            out[changed] = self._added(node)
+            out[changed] = self.added(node)
         return out
-
-    def _is_stopped(self, addresses: Addresses) -> Mask:
-        stopped = self._stops_of(addresses) == addresses
-        return np.asarray(stopped | self.lookups.are_alone(addresses))
-
-    def _stops_of(self, addresses: Addresses) -> Addresses:
-        """Return what `stop` made of addresses, or −1 where it has not been called."""
-        if not self._stopped.size:
-            return np.full_like(addresses, -1)
-        return picked(self._stopped, addresses, -1)
 
     def _elements(
         self,
@@ -418,25 +288,16 @@ class Builder:
                 return out
         if not in_order:
             order = _by_address(operands, order)
-        out[order] = self._added(node(self._next, operands[:, order], order))
+        out[order] = self.added(node(self._next, operands[:, order], order))
         return out
 
-    def _added(self, node: Node) -> Addresses:
+    def added(self, node: Node) -> Addresses:
+        """Add a node that starts at `end`, and return its addresses."""
         self._nodes.append(node)
         self._next += node.size
         self.lookups.noted(node)
-        if self._stopped.size:
-            self._stopped = _grown(self._stopped, self._next)
-            reads = node.inputs[node.inputs >= 0]
-            if isinstance(node, StopGradient) or self._is_stopped(reads).all():
-                self._stopped[node.addresses] = node.addresses
+        self._stops.follow(node, self._next)
         return node.addresses
-
-
-def _grown(stopped: Addresses, size: int) -> Addresses:
-    """Make room for ``size`` addresses, of which the new ones are not stopped."""
-    room = max(0, size - stopped.size) and size
-    return np.append(stopped, np.full(room, -1, dtype=np.int64)) if room else stopped
 
 
 def _by_address(operands: Addresses, order: Addresses | slice) -> Addresses | slice:

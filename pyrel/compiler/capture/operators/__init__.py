@@ -29,7 +29,8 @@ from pyrel.compiler.capture.operators import (
 from pyrel.compiler.capture.operators.hints import NO_RULE, hint
 from pyrel.compiler.capture.operators.nested import leaves, mapped
 from pyrel.compiler.capture.operators.operands import NoValue, UnsupportedOperandsError
-from pyrel.compiler.capture.tracer import Traced, Tracer
+from pyrel.compiler.capture.traced import Traced
+from pyrel.compiler.capture.tracer import Tracer
 from pyrel.compiler.graph.functions import Function
 
 __all__ = ["NO_RULE", "UnsupportedOperandsError", "apply", "families", "hint", "supported"]
@@ -201,7 +202,7 @@ _TAKE_UNWRITTEN = (
     | {*("_to_copy", "detach", "fill", "to", "type_as")}
 )
 
-# torch.export has seen that these views exist. The tensors of a walk may lie in memory otherwise.
+# torch.export has seen that these views exist. The traced tensors may lie in memory otherwise.
 _MOVED: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.view.default: torch.reshape,
     torch.ops.aten.view.dtype: selection.refuse_bits,
@@ -272,7 +273,7 @@ def _reads_made_of_ids(tracer: Tracer, values: Any) -> bool:
     if not tracer.builder.lookups:
         return False
     traced = (v for v in leaves(values) if isinstance(v, Traced))
-    return any(tracer.is_of_ids_alone(v) and bool((v.ids >= 0).any()) for v in traced)
+    return any(tracer.numbers.is_of_ids_alone(v) and bool((v.ids >= 0).any()) for v in traced)
 
 
 def _applied(
@@ -318,7 +319,7 @@ def _applied(
     if name not in _TAKE_UNWRITTEN:
         for leaf in values:
             if isinstance(leaf, Traced):
-                tracer.check_written(leaf)
+                tracer.empty.check(leaf)
     result = _COMPUTE[name](tracer, *args, **kwargs)
     # A sum over one element is that element, but of another type.
     return of_ids.typed(tracer, result, dtype) if name == "sum" else result

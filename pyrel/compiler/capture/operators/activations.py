@@ -10,7 +10,8 @@ import torch
 
 from pyrel.compiler.capture.operators.arithmetic import times
 from pyrel.compiler.capture.operators.operands import UnsupportedOperandsError
-from pyrel.compiler.capture.tracer import Traced, Tracer
+from pyrel.compiler.capture.traced import Traced
+from pyrel.compiler.capture.tracer import Tracer
 from pyrel.compiler.graph.functions import Function
 
 # Constants of Klambauer et al. 2017, as torch has them.
@@ -26,7 +27,7 @@ def relu(tracer: Tracer, value: Traced) -> Traced:
 def clamp(tracer: Tracer, value: Traced, low: Any = None, high: Any = None) -> Traced:
     """``aten.clamp``, as far as it is a ReLU; of numbers of token ids from any number on."""
     numbers = not any(isinstance(bound, Traced | torch.Tensor) for bound in (low, high))
-    if numbers and (low or high is not None) and tracer.is_of_ids_alone(value):
+    if numbers and (low or high is not None) and tracer.numbers.is_of_ids_alone(value):
         if low is not None:
             value = at_least(tracer, value, torch.as_tensor(float(low)))
         return value if high is None else at_most(tracer, value, torch.as_tensor(float(high)))

@@ -16,7 +16,8 @@ from pyrel.compiler.capture.operators.operands import (
     number,
     traced,
 )
-from pyrel.compiler.capture.tracer import Traced, Tracer
+from pyrel.compiler.capture.traced import Traced
+from pyrel.compiler.capture.tracer import Tracer
 from pyrel.compiler.graph.functions import Function
 from pyrel.compiler.graph.nodes import Floats
 
@@ -42,7 +43,7 @@ def offsets(tracer: Tracer, bias: Any, size: int) -> Floats:
 def matmul(tracer: Tracer, left: Any, right: Any) -> Traced:
     """``aten.matmul`` and its like, one factor of which is constant."""
     if isinstance(left, Traced) and isinstance(right, Traced):
-        if not any(tracer.is_of_ids_alone(factor) for factor in (left, right)):
+        if not any(tracer.numbers.is_of_ids_alone(factor) for factor in (left, right)):
             raise UnsupportedOperandsError("both factors of a matrix product depend on the input")
         return _weighted(tracer, left, right)
     if isinstance(right, Traced):  # constant @ value: the value's columns are the rows
@@ -142,7 +143,7 @@ def divide(tracer: Tracer, left: Any, right: Any, *, rounding_mode: str | None =
     """``aten.div`` by a constant, or by what is made of token ids alone, such as a count."""
     if rounding_mode is not None:
         raise UnsupportedOperandsError("the quotient is rounded")
-    if isinstance(right, Traced) and tracer.is_of_ids_alone(right):
+    if isinstance(right, Traced) and tracer.numbers.is_of_ids_alone(right):
         return multiply(tracer, left, reciprocal(tracer, right))
     divisor = constant(right, "divisor").to(torch.float64)
     return multiply(tracer, traced(left, "dividend"), 1.0 / divisor)
@@ -150,7 +151,7 @@ def divide(tracer: Tracer, left: Any, right: Any, *, rounding_mode: str | None =
 
 def reciprocal(tracer: Tracer, value: Traced) -> Traced:
     """``aten.reciprocal`` of what is made of token ids alone."""
-    if not tracer.is_of_ids_alone(value):
+    if not tracer.numbers.is_of_ids_alone(value):
         raise UnsupportedOperandsError("the divisor depends on the input, it must be constant")
     return tracer.activation(value, Function.reciprocal)
 
@@ -212,5 +213,5 @@ def dropout(tracer: Tracer, value: Traced, _probability: float, train: bool) -> 
 
 
 def identity(tracer: Tracer, value: Traced, *_args: Any, **_kwargs: Any) -> Traced:
-    """Hand on a value whose type may change; the walker looks at types."""
+    """Return a value whose type may change; the interpreter checks types."""
     return value

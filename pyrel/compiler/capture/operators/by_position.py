@@ -15,7 +15,8 @@ from pyrel.compiler.capture.operators.operands import (
     constant,
     refuse_ids,
 )
-from pyrel.compiler.capture.tracer import Traced, Tracer
+from pyrel.compiler.capture.traced import Traced
+from pyrel.compiler.capture.tracer import Tracer
 
 
 def index(tracer: Tracer, value: Any, indices: Any) -> Traced:

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pyrel.compiler.capture.tracer import Traced, Tracer
+from pyrel.compiler.capture.traced import Traced
+from pyrel.compiler.capture.tracer import Tracer
 
 
 def detach(tracer: Tracer, value: Traced) -> Traced:

@@ -9,7 +9,8 @@ import torch
 
 from pyrel.compiler.capture.operators.arithmetic import add, multiply
 from pyrel.compiler.capture.operators.operands import NoValue, UnsupportedOperandsError, constant
-from pyrel.compiler.capture.tracer import Traced, Tracer
+from pyrel.compiler.capture.traced import Traced
+from pyrel.compiler.capture.tracer import Tracer
 
 
 def batch_norm(

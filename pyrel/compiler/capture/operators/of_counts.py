@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 
+from pyrel.compiler.capture.id_numbers import Kind
 from pyrel.compiler.capture.operators import arithmetic
 from pyrel.compiler.capture.operators.operands import UnsupportedOperandsError, number, traced
-from pyrel.compiler.capture.tracer import Kind, Traced, Tracer
+from pyrel.compiler.capture.traced import Traced
+from pyrel.compiler.capture.tracer import Tracer
 from pyrel.compiler.graph.functions import Function
 
 _COMPARISONS = frozenset("eq ne gt lt ge le".split())
@@ -40,17 +42,17 @@ def note(
     tracer: Tracer, name: str, operands: list[Any], result: Traced, dtype: torch.dtype | None
 ) -> None:
     """Note whether the result of an operator is whole numbers that are made of token ids."""
-    if dtype is None or not tracer.is_of_ids_alone(result):
+    if dtype is None or not tracer.numbers.is_of_ids_alone(result):
         return
     kind = Kind.other
-    if tracer.is_of_ids(result) and (dtype in _WHOLE or dtype == torch.bool):
+    if tracer.numbers.is_of_ids(result) and (dtype in _WHOLE or dtype == torch.bool):
         kind = Kind.mask if dtype == torch.bool else Kind.whole  # torch computed it
     elif dtype == torch.bool and name in _MASKS:
         kind = Kind.mask
     elif name in _KEEPING | _CLOSED:
-        kind = min(map(tracer.kind, operands), default=Kind.other)
+        kind = min(map(tracer.numbers.kind, operands), default=Kind.other)
         kind = kind if name in _KEEPING else min(kind, Kind.whole)
-    tracer.note_kind(result, kind)
+    tracer.numbers.note_kind(result, kind)
 
 
 def apply(tracer: Tracer, name: str, args: Any, dtype: torch.dtype) -> Traced | torch.Tensor | None:
@@ -69,9 +71,9 @@ def apply(tracer: Tracer, name: str, args: Any, dtype: torch.dtype) -> Traced | 
     if dtype != torch.bool:
         return None
     operands = list(args[:1] if name in _CASTS | _NOT else args[:2])
-    if not all(tracer.is_of_ids_alone(v) for v in operands if isinstance(v, Traced)):
+    if not all(tracer.numbers.is_of_ids_alone(v) for v in operands if isinstance(v, Traced)):
         return None
-    if any(isinstance(v, Traced) and tracer.kind(v) == Kind.other for v in operands):
+    if any(isinstance(v, Traced) and tracer.numbers.kind(v) == Kind.other for v in operands):
         return None
     if name in _COMPARISONS:
         return _compared(tracer, name, *operands)
@@ -93,14 +95,14 @@ def is_counted(tracer: Tracer, value: Any) -> bool:
     """Whether something is whole numbers made of token ids alone."""
     return (
         isinstance(value, Traced)
-        and tracer.is_of_ids_alone(value)
-        and tracer.kind(value) != Kind.other
+        and tracer.numbers.is_of_ids_alone(value)
+        and tracer.numbers.kind(value) != Kind.other
     )
 
 
 def at_most_zero(tracer: Tracer, value: Traced) -> Traced:
     """1 where whole numbers are not above 0, else 0."""
-    tracer.compare(value)
+    tracer.numbers.compare(value)
     return opposite(tracer, tracer.relu(value))
 
 
@@ -176,7 +178,7 @@ def _threshold(name: str, value: Any) -> torch.Tensor:
 
 def _size(tracer: Tracer, value: Traced) -> Traced:
     """|value|."""
-    tracer.compare(value)
+    tracer.numbers.compare(value)
     negative = arithmetic.negate(tracer, value)
     return arithmetic.add(tracer, tracer.relu(value), tracer.relu(negative))
 
@@ -185,6 +187,6 @@ def _as_mask(tracer: Tracer, value: Any) -> Any:
     """1 where a number is not 0."""
     if not isinstance(value, Traced):
         return number(value).to(torch.bool).to(torch.float64)
-    if tracer.kind(value) == Kind.mask:
+    if tracer.numbers.kind(value) == Kind.mask:
         return value
     return not_zero(tracer, _size(tracer, value))

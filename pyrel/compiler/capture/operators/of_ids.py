@@ -13,7 +13,8 @@ import torch
 
 from pyrel.compiler.capture.operators.nested import leaves, mapped
 from pyrel.compiler.capture.operators.operands import UnsupportedOperandsError
-from pyrel.compiler.capture.tracer import Traced, Tracer
+from pyrel.compiler.capture.traced import Traced
+from pyrel.compiler.capture.tracer import Tracer
 from pyrel.compiler.graph.lookups import SeveralIdsError
 
 _CASTS = frozenset("_to_copy to type_as".split())
@@ -51,7 +52,7 @@ def apply(
         args, kwargs = args[:1], {}
     operands = [v for v in leaves((args, kwargs)) if isinstance(v, Traced | torch.Tensor)]
     traced = [v for v in operands if isinstance(v, Traced)]
-    if not traced or not all(map(tracer.is_of_ids, traced)):
+    if not traced or not all(map(tracer.numbers.is_of_ids, traced)):
         return None
     raw = [v for v in traced if tracer.holds_inputs(v)]
     if name in _CASTS and raw and dtype in {torch.int32, torch.int64}:
@@ -87,7 +88,7 @@ def apply(
 
 def typed(tracer: Tracer, value: Traced, dtype: torch.dtype | None) -> Traced:
     """Return functions of one token id in a type, and whatever else as it is."""
-    if dtype is None or not tracer.builder.lookups or not tracer.is_of_ids(value):
+    if dtype is None or not tracer.builder.lookups or not tracer.numbers.is_of_ids(value):
         return value
     return tracer.look_up([value], lambda given: given[0].to(dtype), ("type", str(dtype)))
 

@@ -7,13 +7,15 @@ from typing import Any
 
 import torch
 
+from pyrel.compiler.capture.id_numbers import Kind
 from pyrel.compiler.capture.operators import arithmetic, of_counts
 from pyrel.compiler.capture.operators.operands import UnsupportedOperandsError
-from pyrel.compiler.capture.tracer import Kind, Traced, Tracer
+from pyrel.compiler.capture.traced import Traced
+from pyrel.compiler.capture.tracer import Tracer
 
 
 def _checked(tracer: Tracer, value: Traced) -> None:
-    if not tracer.is_of_ids_alone(value):
+    if not tracer.numbers.is_of_ids_alone(value):
         raise UnsupportedOperandsError(
             "no rule for this operator, but for what is made of token ids alone"
         )
@@ -26,9 +28,9 @@ def cumulative(tracer: Tracer, value: Traced, dim: int, **_: Any) -> Traced:
     sums = [tracer.add(first, torch.zeros(()))]
     for part in rest:
         sums.append(tracer.add(sums[-1], part))
-    kind = min(tracer.kind(value), Kind.whole)
+    kind = min(tracer.numbers.kind(value), Kind.whole)
     for each in sums:
-        tracer.note_kind(each, kind)
+        tracer.numbers.note_kind(each, kind)
     return Traced(torch.stack([each.ids for each in sums], dim))
 
 
@@ -47,7 +49,7 @@ def all_of(tracer: Tracer, value: Traced, dim: Any = None, keepdim: bool = False
 
 
 def _mask(tracer: Tracer, value: Traced) -> Traced:
-    if tracer.kind(value) != Kind.mask:
+    if tracer.numbers.kind(value) != Kind.mask:
         raise UnsupportedOperandsError("there is a rule for masks, such as x != 0")
     return value
 

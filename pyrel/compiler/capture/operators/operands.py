@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from pyrel.compiler.capture.tracer import Traced, Tracer
+from pyrel.compiler.capture.traced import Traced
+from pyrel.compiler.capture.tracer import Tracer
 from pyrel.compiler.graph.nodes import Floats
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Packed sequences whose lengths are made of token ids: each step is taken, or left out, by a mask.
 
-Packed data are walked as the padded tensor that they were made of. A layer carries its state over
-the steps beyond the end of a sequence, and padding is put there when it is unpacked.
+Packed data are interpreted as the padded tensor that they were made of. A layer carries its state
+over the steps beyond the end of a sequence, and padding is put there when it is unpacked.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from typing import Any
 
 import torch
 
+from pyrel.compiler.capture.id_numbers import Kind
 from pyrel.compiler.capture.operators import arithmetic, of_counts
 from pyrel.compiler.capture.operators.operands import NoValue, UnsupportedOperandsError, refuse_ids
-from pyrel.compiler.capture.tracer import Kind, Traced, Tracer
+from pyrel.compiler.capture.traced import Traced
+from pyrel.compiler.capture.tracer import Tracer
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class PackedSizes(NoValue):
 
 def batch_sizes(tracer: Tracer, lengths: Traced, steps: int, _batch: int) -> PackedSizes:
     """``pyrel::packed_lengths``: what ``pack_padded_sequence`` makes of lengths."""
-    if not tracer.is_of_ids_alone(lengths) or tracer.kind(lengths) == Kind.other:
+    if not tracer.numbers.is_of_ids_alone(lengths) or tracer.numbers.kind(lengths) == Kind.other:
         raise UnsupportedOperandsError(
             "sequences are packed with lengths that depend on values of the input; they may be "
             "counted from token ids, or be an argument of forward (lengths=True)"
@@ -78,7 +80,7 @@ def sort(
     length = value.ids.shape[0] if value.ids.dim() == 1 else 0
     if length != tracer.batch or not tracer.is_batch(value, 0):
         raise UnsupportedOperandsError("values of the input are sorted")
-    if not tracer.is_of_ids_alone(value):
+    if not tracer.numbers.is_of_ids_alone(value):
         raise UnsupportedOperandsError(
             "samples are sorted by what depends on values of the input; lengths that are counted "
             "from token ids may be sorted"

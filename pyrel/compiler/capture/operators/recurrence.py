@@ -22,7 +22,8 @@ from pyrel.compiler.capture.recurrent_cells import (
     State,
     run_layers,
 )
-from pyrel.compiler.capture.tracer import Traced, Tracer
+from pyrel.compiler.capture.traced import Traced
+from pyrel.compiler.capture.tracer import Tracer
 from pyrel.compiler.graph.nodes import Addresses
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from pyrel.compiler.capture.id_numbers import Kind
 from pyrel.compiler.capture.operators import by_position, of_counts
 from pyrel.compiler.capture.operators.activations import at_least, at_most
 from pyrel.compiler.capture.operators.arithmetic import kept, multiply, over
@@ -22,7 +23,8 @@ from pyrel.compiler.capture.operators.operands import (
     refuse_ids,
     traced,
 )
-from pyrel.compiler.capture.tracer import Kind, Traced, Tracer
+from pyrel.compiler.capture.traced import Traced
+from pyrel.compiler.capture.tracer import Tracer
 
 
 def largest(tracer: Tracer, value: Traced, dim: Any = None, keepdim: bool = False) -> Traced:
@@ -43,7 +45,7 @@ def maximum(tracer: Tracer, value: Any, other: Any = None, keepdim: bool = False
         return tracer.maximum(value, other, even=True)
     value, other = (value, other) if isinstance(value, Traced) else (other, value)
     low = constant(other, "operand")
-    if (low != 0).any() and tracer.is_of_ids_alone(value):
+    if (low != 0).any() and tracer.numbers.is_of_ids_alone(value):
         return at_least(tracer, value, low)
     if (low != 0).any():
         raise UnsupportedOperandsError("of a value and a constant only the maximum with 0, a ReLU")
@@ -55,14 +57,14 @@ def maximum(tracer: Tracer, value: Any, other: Any = None, keepdim: bool = False
 def minimum(tracer: Tracer, value: Any, other: Any) -> Traced:
     """``aten.minimum`` of what is made of token ids alone and a constant."""
     value, other = (value, other) if isinstance(value, Traced) else (other, value)
-    if isinstance(other, Traced) or not tracer.is_of_ids_alone(value):
+    if isinstance(other, Traced) or not tracer.numbers.is_of_ids_alone(value):
         raise UnsupportedOperandsError("write it as -torch.maximum(-a, -b)")
     return at_most(tracer, value, constant(other, "operand"))
 
 
 def where(tracer: Tracer, condition: Any, value: Any, other: Any) -> Traced:
     """``aten.where`` by a condition that is constant, or made of token ids."""
-    if isinstance(condition, Traced) and tracer.is_of_ids_alone(condition):
+    if isinstance(condition, Traced) and tracer.numbers.is_of_ids_alone(condition):
         return _chosen(tracer, condition, value, other)
     mask = constant(condition, "condition")
     return Traced(torch.where(mask, tracer.ids(either(value)), tracer.ids(either(other))))
@@ -87,7 +89,7 @@ def _chosen(tracer: Tracer, mask: Traced, value: Any, other: Any) -> Traced:
 
 
 def _opposite(tracer: Tracer, mask: Traced) -> Traced:
-    if tracer.is_of_ids(mask):
+    if tracer.numbers.is_of_ids(mask):
         return tracer.look_up([mask], lambda given: ~given[0], "not")
     return of_counts.opposite(tracer, mask)
 
@@ -107,7 +109,7 @@ def _or_infinite(
 
 def _constants_where(tracer: Tracer, mask: Traced, numbers: torch.Tensor) -> Traced:
     """Return constants where a mask made of token ids is true, and 0 elsewhere."""
-    if not tracer.is_of_ids(mask):
+    if not tracer.numbers.is_of_ids(mask):
         found = multiply(tracer, mask, numbers)
         assert isinstance(found, Traced)
         return found
@@ -176,7 +178,7 @@ def take_along_dim(tracer: Tracer, value: Any, places: Any, dim: int | None = No
 def _by_mask(tracer: Tracer, value: Any, indices: Any, values: Any) -> Traced | None:
     """Return values of which one number replaces those where a mask of token ids is true."""
     mask = indices[0] if len(indices) == 1 else None
-    if not isinstance(mask, Traced) or tracer.kind(mask) != Kind.mask:
+    if not isinstance(mask, Traced) or tracer.numbers.kind(mask) != Kind.mask:
         return None
     refuse_ids(tracer, value)
     ids = tracer.ids(either(values))
@@ -251,7 +253,7 @@ def _looked_up(tracer: Tracer, table: torch.Tensor, ids: Traced) -> Traced:
     values = array(tracer, table)
     if values.ndim != 2:
         raise UnsupportedOperandsError(f"the table has shape {values.shape}, wanted two dimensions")
-    tracer.check_written(ids)
+    tracer.empty.check(ids)
     known = tracer.builder.values(ids.ids.numpy())
     if (known < 0).any() or (known >= len(values)).any():
         raise UnsupportedOperandsError(f"a constant token id is none of the table's {len(values)}")

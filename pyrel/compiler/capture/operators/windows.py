@@ -24,7 +24,8 @@ from pyrel.compiler.capture.operators.operands import (
     constant,
     traced,
 )
-from pyrel.compiler.capture.tracer import Traced, Tracer
+from pyrel.compiler.capture.traced import Traced
+from pyrel.compiler.capture.tracer import Tracer
 from pyrel.compiler.graph.nodes import Addresses, Floats
 
 _Index: TypeAlias = npt.NDArray[np.int64]

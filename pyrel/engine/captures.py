@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Captures of modules, kept for the next method as long as a module stays as it is."""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.parameter import is_lazy
+
+from pyrel.compiler.capture.capture import Capture, capture_at
+from pyrel.compiler.capture.examples import unwrapped
+from pyrel.compiler.capture.forks import RenewedLock, exporting, one_thread_if_forked
+from pyrel.compiler.capture.identity import IncomparableError, State, state_of
+from pyrel.engine.arrays import Array
+
+_LARGEST = 1 << 26  # bytes of tensors: comparing and keeping more costs more than another capture
+
+
+@dataclass(eq=False)
+class Kept:
+    """What is kept of a module: its capture, and explainers made of it, the latest last.
+
+    Attributes
+    ----------
+    state : State
+        What the module was when it was captured.
+    shape : tuple
+        What has to be the same of an input: its dimensions, but for samples and steps.
+    capture : Capture
+    explainers : list of (State, explainer)
+        By their options.
+    lock : RenewedLock
+        Held while ``explainers`` changes.
+    """
+
+    state: State
+    shape: tuple[Any, ...]
+    capture: Capture
+    explainers: list[tuple[State, Any]] = field(default_factory=list)
+    lock: RenewedLock = field(default_factory=RenewedLock)
+
+    def holds(self, state: State, x: Array, lengths: bool) -> bool:
+        """Whether it is that of a module in a state, for samples of the shape of ``x``."""
+        same = self.shape == _shape(x, lengths) and self.state.is_still(state)
+        return same and (len(x.shape) < 2 or self.capture.holds(x.shape[1]))
+
+
+# By id: modules may define equality, and then not be hashable.
+_kept: dict[int, tuple[weakref.ref[torch.nn.Module], Kept | None]] = {}
+
+
+def captured(model: torch.nn.Module, example: Array, lengths: bool) -> Capture:
+    """Return the capture of a module; that which is kept, if it is still that of the module.
+
+    Of a module with much to compare, or that cannot be compared, nothing is kept.
+    """
+    with exporting:  # torch.export is not safe to run in several threads
+        inner = unwrapped(model)
+        if isinstance(example, np.ndarray | torch.Tensor) and _size(inner) <= _LARGEST:
+            kept = find(inner, example, lengths) or make(inner, example, lengths)
+            if kept is not None:
+                return kept.capture
+        return capture_at(model, example, lengths=lengths, at_once=True)
+
+
+def find(model: torch.nn.Module, x: Array, lengths: bool) -> Kept | None:
+    """Return what is kept of a module, if it is as it was and the capture is for such inputs."""
+    kept = of(model)
+    if kept is None:
+        return None
+    # Another thread may be capturing the model, which changes it for that time: what is seen then
+    # is no state of the model, and is not found.
+    state = _state(model)
+    return kept if state is not None and kept.holds(state, x, lengths) else None
+
+
+def make(model: torch.nn.Module, x: Array, lengths: bool) -> Kept | None:
+    """Capture a module, and keep that; None if it cannot be told whether it stays as it is.
+
+    The caller holds `exporting`.
+    """
+    state = _state(model)
+    if state is None:
+        return None
+    kept = Kept(state, _shape(x, lengths), capture_at(model, x, lengths=lengths))
+    after = _state(model)
+    if after is not None and state.is_still(after):  # nobody changed it meanwhile
+        _keep(model, kept)
+    return kept
+
+
+def of(model: torch.nn.Module) -> Kept | None:
+    """Return what is kept of a module, whether or not it has changed."""
+    found = _kept.get(id(model))
+    return found[1] if found is not None and found[0]() is model else None
+
+
+def note_nothing(model: torch.nn.Module) -> bool:
+    """Note that nothing can be kept of a module; False if that was noted before."""
+    found = _kept.get(id(model))
+    if found is not None and found[0]() is model and found[1] is None:
+        return False
+    _keep(model, None)
+    return True
+
+
+def _keep(model: torch.nn.Module, kept: Kept | None) -> None:
+    """Keep a capture as long as its module lives; None notes that there can be none."""
+    number = id(model)
+
+    def forget(gone: weakref.ref[torch.nn.Module]) -> None:
+        found = _kept.get(number)
+        if found is not None and found[0] is gone:
+            del _kept[number]
+
+    _kept[number] = weakref.ref(model, forget), kept
+
+
+def _shape(x: Array, lengths: bool) -> tuple[Any, ...]:
+    integers = str(x.dtype).removeprefix("torch.").startswith(("int", "uint"))
+    return len(x.shape), tuple(x.shape[2:]), integers, lengths
+
+
+def _size(model: torch.nn.Module) -> int:
+    tensors = [*model.parameters(), *model.buffers()]
+    return sum(each.numel() * each.element_size() for each in tensors if not is_lazy(each))
+
+
+def _state(model: torch.nn.Module) -> State | None:
+    try:
+        with one_thread_if_forked():
+            return state_of(model)
+    except IncomparableError:
+        return None
+    except Exception:  # of whatever type an object of the user's raises when it is looked at
+        return None

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a model is compiled to: programs for one number of steps, or for any."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pyrel.compiler.program.program import Program
+from pyrel.compiler.program.step_pattern import Pattern
+
+
+@dataclass(frozen=True, eq=False)
+class Compiled:
+    """A model compiled for one method and one number of steps.
+
+    Attributes
+    ----------
+    program : Program
+    decider : Program or None
+        A forward pass in float32, where the program's own outputs are too coarse for the class.
+    patterns : Patterns or None
+        Where these are written by patterns: they hold the weights that all numbers of steps share.
+    """
+
+    program: Program
+    decider: Program | None = None
+    patterns: Patterns | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Patterns:
+    """The programs of `Compiled` over the number of steps."""
+
+    program: Pattern
+    decider: Pattern | None = None
+
+    def at(self, steps: int) -> Compiled:
+        """Write the programs for a number of steps."""
+        decider = None if self.decider is None else self.decider.at(steps)
+        return Compiled(self.program.at(steps), decider, self)
+
+    def sharing(self, compiled: Compiled) -> Compiled:
+        """Return programs that do the same with the weights of these patterns."""
+        decider = None
+        if compiled.decider is not None and self.decider is not None:
+            decider = self.decider.sharing(compiled.decider)
+        return Compiled(self.program.sharing(compiled.program), decider, self)
+
+
+@dataclass(frozen=True, eq=False)
+class AnySteps:
+    """A model compiled for one method and any number of steps.
+
+    Attributes
+    ----------
+    few : mapping from int to Compiled
+        By number of steps, where there are fewer than the patterns have at least.
+    patterns : Patterns
+    most : int or None
+        The largest number of steps that the model takes, if there is one.
+    """
+
+    few: Mapping[int, Compiled]
+    patterns: Patterns
+    most: int | None
+
+    def at(self, steps: int) -> Compiled:
+        """Return the programs for a number of steps.
+
+        Raises
+        ------
+        ValueError
+            If the model does not take so many steps, or so few, or the limits are too small.
+        """
+        if steps in self.few:
+            return self.few[steps]
+        self._check(steps)
+        try:
+            return self.patterns.at(steps)
+        except ValueError as error:
+            raise ValueError(f"x: the program for {steps} steps: {error}") from error
+
+    def sizes(self, steps: int) -> tuple[int, int]:
+        """Return the floats of an input and the classes for a number of steps, or fail as `at`."""
+        if steps in self.few:
+            return self.few[steps].program.input_size, self.few[steps].program.classes
+        self._check(steps)
+        return self.patterns.program.sizes(steps)
+
+    def _check(self, steps: int) -> None:
+        least = self.patterns.program.least
+        if steps < least or (self.most is not None and steps > self.most):
+            fewest = min(self.few, default=least)
+            to = " or more" if self.most is None else f" to {self.most}"
+            raise ValueError(f"x: the model takes {fewest}{to} steps, got {steps}")

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The programs of an explainer by number of steps, packed for an instruction set."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from pyrel import _core
+from pyrel.compiler.capture.forks import RenewedLock
+from pyrel.compiler.program.step_pattern import Pattern
+from pyrel.engine.arrays import Float32s
+from pyrel.engine.compile import Compiler
+from pyrel.engine.compiled import AnySteps, Compiled
+from pyrel.engine.inputs import Inputs
+from pyrel.engine.loaded import bind, bind_weights
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """Programs packed for an instruction set, and what a call checks its samples against.
+
+    Attributes
+    ----------
+    core, decider
+        See `Compiled`.
+    shape : tuple of int
+        Of one sample.
+    classes : int
+        Number of raw outputs.
+    low, high : ndarray of float32, flat, or None
+    """
+
+    core: _core.Program
+    decider: _core.Program | None
+    shape: tuple[int, ...]
+    classes: int
+    low: Float32s | None
+    high: Float32s | None
+
+
+def load(compiled: Compiled, inputs: Inputs, steps: int, isa: str) -> Loaded:
+    """Pack programs for an instruction set."""
+    patterns = compiled.patterns
+    core = bind(compiled.program, isa, _packed(patterns.program if patterns else None, isa))
+    decider = None
+    if compiled.decider is not None:
+        decider = bind(compiled.decider, isa, _packed(patterns.decider if patterns else None, isa))
+    low, high = inputs.bounds(steps) or (None, None)
+    return Loaded(core, decider, inputs.of_steps(steps), compiled.program.classes, low, high)
+
+
+def _packed(pattern: Pattern | None, isa: str) -> _core.Program | None:
+    return None if pattern is None else bind_weights(pattern, isa)
+
+
+Source: TypeAlias = Compiled | Compiler | AnySteps
+
+_KEPT_STEPS = 1 << 15  # of all programs of an explainer that are kept; each takes some kilobytes
+
+
+class Programs:
+    """The programs of one explainer by number of steps, compiled when they are first asked for.
+
+    Those used last are kept. Several threads may ask at once.
+
+    Parameters
+    ----------
+    source : Compiled, Compiler or AnySteps
+        What is compiled, or compiles; a `Compiled` is for the number of steps of the example alone.
+    inputs : Inputs
+    isa : str
+        Name of the instruction set.
+    """
+
+    def __init__(self, source: Source, inputs: Inputs, isa: str) -> None:
+        self.source, self._inputs, self._isa = source, inputs, isa
+        self._kept: dict[int, Loaded] = {}
+        self._used: dict[int, int] = {}
+        self._clock = itertools.count()
+        self._lock = RenewedLock()
+
+    def at(self, steps: int) -> Loaded:
+        """Return the program for a number of steps.
+
+        Raises
+        ------
+        ValueError
+            If the model, or its bounds, do not hold for that number.
+        UnsupportedModelError
+            If there is no rule for the model with that number.
+        """
+        loaded = self._kept.get(steps)
+        if loaded is None:
+            with self._lock:
+                loaded = self._kept.get(steps) or self._load(steps)
+        self._used[steps] = next(self._clock)
+        return loaded
+
+    def classes_at(self, steps: int) -> int:
+        """Return the number of outputs for a number of steps; errors as of `at`."""
+        if isinstance(self.source, Compiled):
+            return self.source.program.classes
+        if isinstance(self.source, AnySteps):
+            return self.source.sizes(steps)[1]
+        return self.at(steps).classes
+
+    def _load(self, steps: int) -> Loaded:
+        compiled = self.source if isinstance(self.source, Compiled) else self.source.at(steps)
+        loaded = load(compiled, self._inputs, steps, self._isa)
+        while self._kept and sum(self._kept) + steps > _KEPT_STEPS:
+            oldest = min(self._kept, key=lambda each: self._used.get(each, -1))
+            del self._kept[oldest]
+        self._kept[steps] = loaded
+        return loaded
