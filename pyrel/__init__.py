@@ -3,9 +3,14 @@
 
 Examples
 --------
->>> import pyrel
+>>> import torch, pyrel
+>>> model = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+>>> x = torch.rand(5, 3)
 >>> e = pyrel.explain(model, x, method="deep_taylor", low=0.0, high=1.0)
->>> e.relevance  # same shape as x
+>>> e.relevance.shape
+torch.Size([5, 3])
+
+All examples of the reference take `numpy` as `np`, `torch` and `pyrel` as imported.
 """
 
 from __future__ import annotations

@@ -104,10 +104,16 @@ class Explainer(CompiledModel):
 
     Examples
     --------
+    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> x = torch.rand(5, 3)
     >>> explainer = pyrel.Explainer(model, x[:1], low=0.0, high=1.0)
-    >>> e = explainer(x)
-    >>> e.relevance.shape == x.shape
-    True
+    >>> explainer.checked
+    'outputs on 2 inputs × 2 samples'
+    >>> explainer(x).relevance.shape
+    torch.Size([5, 3])
+    >>> explainer.save("model.program")
+    >>> pyrel.Explainer.load("model.program").method
+    DeepTaylor(epsilon=1e-06, gates='signal')
     """
 
     def __init__(

@@ -34,6 +34,14 @@ class Explanation:
         was put in better than to 2⁻²³ · amplification of it; where that is 1 % or more, a logger
         ``pyrel`` warns, once for each explainer. Of gradients, it is the larger of 1 and
         Σ |relevance|, which says nothing of rounding.
+
+    Examples
+    --------
+    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> e = pyrel.explain(model, torch.rand(5, 3), "lrp_epsilon")
+    >>> score = e.output.gather(1, e.target[:, None])[:, 0]
+    >>> torch.allclose(e.relevance.sum(1) + e.absorbed, score, atol=1e-5)
+    True
     """
 
     relevance: Any

@@ -61,6 +61,14 @@ def explain(
     See Also
     --------
     Explainer : the same, compiled once for many calls.
+
+    Examples
+    --------
+    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> x = torch.rand(5, 3)
+    >>> e = pyrel.explain(model, x, "lrp_epsilon", target=1)
+    >>> e.relevance.shape, e.target
+    (torch.Size([5, 3]), tensor([1, 1, 1, 1, 1]))
     """
     refuse_unreadable("x", x)
     method = single(method)

@@ -57,6 +57,12 @@ def load_images(
         `read_images`.
     pyrel.data.DownloadError
         If no mirror gave the file.
+
+    Examples
+    --------
+    >>> images, labels = pyrel.data.load_images("mnist-mini")
+    >>> images.shape, images.dtype, np.bincount(labels)[:3]
+    ((5000, 28, 28), dtype('uint8'), array([500, 500, 500]))
     """
     _check_choice("split", split, _SPLITS)
     if name == "mnist-mini":

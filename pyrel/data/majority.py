@@ -72,6 +72,13 @@ def majority(
     ------
     TypeError, ValueError
         Where an argument is not as above; the message has what was given.
+
+    Examples
+    --------
+    >>> images, labels = pyrel.data.load_images("mnist-mini", "test")
+    >>> samples = pyrel.data.majority(images, labels, seed=0)
+    >>> samples.x.shape, samples.relevant.mean().round(3)
+    ((1000, 12, 28, 7), np.float64(0.667))
     """
     checked_images(images)
     labels = checked_labels(labels, len(images))

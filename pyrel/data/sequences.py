@@ -34,6 +34,12 @@ def sequence(
     ------
     TypeError, ValueError
         Where an argument is not as above; the message has what was given.
+
+    Examples
+    --------
+    >>> images = np.zeros((10, 28, 28), np.uint8)
+    >>> pyrel.data.sequence(images, steps=4).shape
+    (10, 4, 28, 7)
     """
     checked_images(images)
     steps = checked_steps(steps, IMAGE_STEPS, f"equal parts of {SIDE} columns")

@@ -22,6 +22,12 @@ def set_num_threads(n: int) -> None:
     ----------
     n : int
         At least 1.
+
+    Examples
+    --------
+    >>> pyrel.set_num_threads(2)
+    >>> pyrel.show_config()["num_threads"]
+    2
     """
     global _threads
     n = single(n)
@@ -65,6 +71,11 @@ def show_config() -> dict[str, Any]:
     dict
         ``version``, ``compiler``, ``isa`` (the instruction set in use), ``available_isas`` (slowest
         first), ``num_threads``, ``cuda`` (whether the CUDA engine is there).
+
+    Examples
+    --------
+    >>> sorted(pyrel.show_config())
+    ['available_isas', 'compiler', 'cuda', 'isa', 'num_threads', 'version']
     """
     return {
         "version": _core.version(),

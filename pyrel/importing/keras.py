@@ -49,6 +49,12 @@ def keras_lstm(
     ------
     ValueError
         Shapes do not fit, weights are not finite, or the layer has other activations.
+
+    Examples
+    --------
+    >>> kernel, recurrent_kernel = np.zeros((3, 20)), np.zeros((5, 20))  # layer.get_weights()
+    >>> pyrel.importing.keras_lstm(kernel, recurrent_kernel)
+    LSTM(3, 5, bias=False, batch_first=True)
     """
     _refuse_activation("activation", activation, ("tanh",))
     _refuse_activation("recurrent_activation", recurrent_activation, ("sigmoid",))

@@ -38,6 +38,12 @@ def torch_recurrent(
     ------
     ValueError
         No recurrent weights there, some are missing, shapes do not fit or weights are not finite.
+
+    Examples
+    --------
+    >>> state = torch.nn.GRU(3, 5, num_layers=2, batch_first=True).state_dict()
+    >>> pyrel.importing.torch_recurrent(state)
+    GRU(3, 5, num_layers=2, batch_first=True)
     """
     named = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     if "weight_ih_l0" not in named or "weight_hh_l0" not in named:
@@ -49,12 +55,7 @@ def torch_recurrent(
         raise ValueError("state: an LSTM with projections (proj_size), not supported")
     arrays = {name: checked_array(prefix + name, value) for name, value in named.items()}
     rows, units = checked_matrix(prefix + "weight_hh_l0", arrays["weight_hh_l0"], 1)
-    kind = _KINDS.get(rows // units) if rows % units == 0 else None
-    if kind is None:
-        raise ValueError(
-            f"{prefix}weight_hh_l0: given shape {(rows, units)}; wanted 4 (LSTM), 3 (GRU) or 1 "
-            f"(RNN) times as many rows as columns"
-        )
+    kind = _kind(prefix, rows, units)
     layers = sum(name.startswith("weight_ih_l") and "_reverse" not in name for name in named)
     module = kind(
         arrays["weight_ih_l0"].shape[-1],
@@ -75,3 +76,13 @@ def torch_recurrent(
         check_shape(prefix + name, value, tuple(wanted[name].shape))
     module.load_state_dict({name: to_tensor(value) for name, value in arrays.items()})
     return module.eval()
+
+
+def _kind(prefix: str, rows: int, units: int) -> type[nn.LSTM] | type[nn.GRU] | type[nn.RNN]:
+    kind = _KINDS.get(rows // units) if rows % units == 0 else None
+    if kind is None:
+        raise ValueError(
+            f"{prefix}weight_hh_l0: given shape {(rows, units)}; wanted 4 (LSTM), 3 (GRU) or 1 "
+            f"(RNN) times as many rows as columns"
+        )
+    return kind

@@ -42,6 +42,12 @@ def conservation(
         For mismatched shapes, NaN or infinity.
     TypeError
         If `relevance` is not real.
+
+    Examples
+    --------
+    >>> relevance = np.array([[2.0, -0.5]])
+    >>> pyrel.metrics.conservation(relevance, start=[2.0], absorbed=[0.5])
+    array([0.])
     """
     total = total_relevance(relevance)
     difference = total - as_per_sample(start, len(total), "start")
@@ -95,6 +101,11 @@ def positivity(relevance: ArrayLike) -> FloatArray:
         For fewer than two axes, NaN or infinity.
     TypeError
         If `relevance` is not real.
+
+    Examples
+    --------
+    >>> pyrel.metrics.positivity(np.array([[2.0, 1.0], [3.0, -1.0]]))
+    array([1.  , 0.75])
     """
     positive = sum_by_slab(as_maps(relevance), positive_part).sum(axis=1)
     absolute = _absolute(relevance)

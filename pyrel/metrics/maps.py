@@ -123,6 +123,11 @@ def uniform_map(x: ArrayLike) -> NDArray[np.float32]:
     Returns
     -------
     Ones in the shape of `x`: a read-only view that takes no memory.
+
+    Examples
+    --------
+    >>> pyrel.metrics.uniform_map(np.zeros((2, 3)))[0]
+    array([1., 1., 1.], dtype=float32)
     """
     return np.broadcast_to(np.float32(1.0), as_maps(x, "x").shape)
 
@@ -148,6 +153,11 @@ def pixel_mass_map(x: ArrayLike, low: float = 0.0) -> NDArray[Any]:
     ------
     ValueError
         If an input lies below `low`.
+
+    Examples
+    --------
+    >>> pyrel.metrics.pixel_mass_map(np.array([[-0.5, 1.5]]), low=-0.5)
+    array([[0., 2.]])
     """
     maps = as_maps(x, "x")
     if maps.size and maps.min() < low:

@@ -37,6 +37,13 @@ def relevance_in_region(relevance: ArrayLike, relevant: ArrayLike) -> FloatArray
         For mismatched shapes, a sample without a relevant step, NaN or infinity in `relevance`.
     TypeError
         If `relevance` is not real or `relevant` not boolean.
+
+    Examples
+    --------
+    >>> relevance = np.array([[3.0, 1.0, -2.0]])  # one sample of three steps
+    >>> relevant = np.array([[True, False, True]])
+    >>> pyrel.metrics.relevance_in_region(relevance, relevant)
+    array([0.75])
     """
     return share_in_region(step_shares(relevance), relevant)
 
@@ -72,6 +79,13 @@ def cosine_similarity(
         divided into `digits` digits, or a digit is relevant in part.
     TypeError
         As `relevance_in_region`.
+
+    Examples
+    --------
+    >>> relevance = np.array([[1.0, 1.0, 0.0], [0.0, 0.0, 5.0]])
+    >>> relevant = np.array([[True, True, False], [True, True, False]])
+    >>> pyrel.metrics.cosine_similarity(relevance, relevant, level="step").round(3)
+    array([1., 0.])
     """
     return cosine_to_region(step_shares(relevance), relevant, level, digits)
 

@@ -20,6 +20,12 @@ class Summary:
     ----------
     values
         (n,) float64, one per sample; NaN marks a sample left out (its map is empty).
+
+    Examples
+    --------
+    >>> summary = pyrel.metrics.Summary.of([0.5, 0.7, np.nan])
+    >>> round(summary.mean, 3), summary.used, summary.left_out
+    (0.6, 2, 1)
     """
 
     values: FloatArray

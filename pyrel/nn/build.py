@@ -19,7 +19,13 @@ _CELLS: dict[str, type[Cell]] = {
 
 
 def names() -> list[str]:
-    """Return the names of all cells, simplest first."""
+    """Return the names of all cells, simplest first.
+
+    Examples
+    --------
+    >>> pyrel.nn.names()
+    ['Shallow', 'Deep', 'DeepV2', 'ConvDeep', 'ConvDeepPlus', 'RLSTM']
+    """
     return list(_CELLS)
 
 
@@ -56,6 +62,12 @@ def build(config: Mapping[str, Any]) -> Cell:
     ------
     TypeError, ValueError
         ``config`` names no cell, or arguments that it does not have or that are out of range.
+
+    Examples
+    --------
+    >>> cell = pyrel.nn.Shallow(steps=7, step_shape=(28, 4), sizes=(64,))
+    >>> pyrel.nn.build(cell.config()).config() == cell.config()
+    True
     """
     if not isinstance(config, Mapping):
         raise TypeError(f"config must be a mapping, not {type(config).__name__}")

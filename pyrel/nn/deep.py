@@ -19,6 +19,12 @@ class Deep(FeedbackCell):
     Thesis, section 4.2.2 and figure 4.3b. ``sizes`` is ``(a(1'), a(4), a(4'))``. Dropout falls on
     ``a(1')`` (at each step) and on the last ``a(4)``. The other parameters are those of
     :class:`Cell` and, for ``recurrent``, of :class:`FeedbackCell`.
+
+    Examples
+    --------
+    >>> cell = pyrel.nn.Deep(steps=4).eval()
+    >>> cell(torch.zeros(2, 4, 28, 7)).shape
+    torch.Size([2, 10])
     """
 
     default_sizes: ClassVar[tuple[int, ...]] = (512, 256, 64)

@@ -66,6 +66,11 @@ def as_image(steps: ArrayLike) -> NDArray[Any]:
     ------
     ValueError
         If there are not three axes.
+
+    Examples
+    --------
+    >>> pyrel.plots.as_image(np.zeros((4, 28, 7))).shape
+    (28, 28)
     """
     array = np.asarray(steps)
     if array.ndim != 3:

@@ -53,6 +53,11 @@ class TrainingConfig:
     ------
     TypeError, ValueError
         A setting is not of that kind or out of that range; the message names it.
+
+    Examples
+    --------
+    >>> pyrel.training.TrainingConfig(epochs=3, schedule="cosine").epochs
+    3
     """
 
     epochs: int = 30

@@ -67,6 +67,12 @@ def capture(
     TypeError, ValueError
         If the example is no array or tensor, has no batch dimension, or is of floats where the
         model takes integers, or the other way round.
+
+    Examples
+    --------
+    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> graph = pyrel.capture(model, torch.rand(5, 3))
+    >>> explainers = [pyrel.Explainer(graph, method=name) for name in ("gradient", "lrp_epsilon")]
     """
     with one_thread_if_forked(), nothing_kept():
         return _exported(model, example, flag("lengths", lengths), True).graph()

@@ -268,6 +268,12 @@ class Graph:
     bounds : ndarray of int64, shape ``input_shape``, or None
         Where elements are read by tables of different sizes: each one's own bound, that of the
         smallest table which reads it; 0 where none does. ``vocabulary`` is the largest of them.
+
+    Examples
+    --------
+    >>> graph = pyrel.capture(torch.nn.Linear(3, 2), torch.rand(5, 3))
+    >>> graph.input_shape, len(graph.nodes), graph.outputs.size
+    ((3,), 1, 2)
     """
 
     input_shape: tuple[int, ...]

@@ -57,7 +57,9 @@ class Limits:
 
     Examples
     --------
-    >>> pyrel.Explainer.load("large.program", limits=pyrel.Limits().times(10))
+    >>> generous = pyrel.Limits().times(10)  # pyrel.Explainer.load("file", limits=generous)
+    >>> generous.steps // pyrel.Limits().steps
+    10
     """
 
     entries: int = 1 << 18
