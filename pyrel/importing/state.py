@@ -20,8 +20,7 @@ def torch_recurrent(
 ) -> nn.LSTM | nn.GRU | nn.RNN:
     """Return the recurrent layers that a state dictionary of torch belongs to.
 
-    Torch's own order of gates: i, f, g, o of an LSTM, r, z, n of a GRU. Kind, sizes, layers and
-    directions follow from names and shapes.
+    Gates are in torch's order: i, f, g, o; r, z, n. All else follows from names and shapes.
 
     Parameters
     ----------
