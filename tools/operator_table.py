@@ -30,7 +30,7 @@ from pyrel.compiler.program.enums import Post
 from pyrel.compiler.program.instructions import NormaliseBack, PoolRoute, Slope
 from pyrel.compiler.program.program import Program
 from pyrel.errors import UnsupportedModelError
-from pyrel.methods import Method, rules
+from pyrel.methods import LinearNode, LinearRule, Method, rules
 
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"
 BEGIN, END = "<!-- operators: begin -->", "<!-- operators: end -->"
@@ -131,7 +131,8 @@ def _linear(seen: Seen) -> str:
 def _relu(seen: Seen) -> str:
     if Post.guided in seen.posts:
         return "where z > 0 and R > 0"
-    return "where z > 0" if Post.mask in seen.posts else "passes"
+    masks = seen.method.relu == methods.AtRelu.mask and Post.mask in seen.posts
+    return "where z > 0" if masks else "passes"
 
 
 def _activation(seen: Seen) -> str:
@@ -321,27 +322,40 @@ ROWS = (
 )
 
 
+# The presets differ from lrp_epsilon in convolutions only.
+_TABLED = tuple(name for name in methods.names() if not name.startswith("epsilon_"))
+_RULES: dict[type[LinearRule], str] = {
+    rules.PlainGradient: "derivative",
+    rules.WSquared: "w²",
+    rules.Epsilon: "ε",
+    rules.AlphaBeta: "αβ",
+    rules.ZPlus: "z⁺",
+    rules.Gamma: "γ",
+}
+
+
 @contextmanager
 def _watched(seen: Seen) -> Iterator[None]:
     """Note the rules that a method chooses for linear nodes."""
-    plain = {"gradient": "derivative", "w_squared": "w²", "epsilon": "ε"}
 
-    def noting(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def chosen(node: rules.LinearInputs, *rest: Any) -> Any:
-            if name in plain:
-                seen.linear_rules.add(plain[name])
-            else:
-                nonneg = (node.nonneg | node.zero | node.constant).all(axis=0)
+    def noting(rule: type[LinearRule]) -> Callable[..., Any]:
+        function = rule.propagation
+
+        def chosen(self: LinearRule, node: LinearNode) -> Any:
+            if type(self) is rule and rule is not rules.ZBeta:
+                seen.linear_rules.add(_RULES[rule])
+            elif rule is rules.ZBeta:
+                domain = node.domain
+                nonneg = (domain.nonneg | domain.zero | domain.constant).all(axis=0)
                 seen.linear_rules |= {"z⁺"} if nonneg.any() else set()
                 seen.linear_rules |= {"z^β"} if not nonneg.all() else set()
-            return function(node, *rest)
+            return function(self, node)
 
         return chosen
 
     with ExitStack() as stack:
-        for name in (*plain, "z_plus_and_box"):
-            function = getattr(rules, name)
-            stack.enter_context(mock.patch.object(rules, name, noting(name, function)))
+        for rule in (*_RULES, rules.ZBeta):
+            stack.enter_context(mock.patch.object(rule, "propagation", noting(rule)))
         yield
 
 
@@ -354,7 +368,7 @@ def entry(row: Row, graph: Graph, name: str) -> str:
             seen.programs.append(lower(graph, seen.method, low, high))
     except UnsupportedModelError:
         return REFUSED
-    if row.says is _linear:
+    if row.says is _linear and not seen.method.needs_bounds:
         with _watched(seen):  # with inputs of which nothing is known
             seen.programs.append(
                 lower(graph, seen.method, np.full_like(low, -np.inf), np.full_like(low, np.inf))
@@ -374,8 +388,7 @@ def entries() -> dict[str, dict[str, str]]:
     """Make all entries, by title and method."""
     graphs = {row.title: capture(row.model(), row.example()) for row in ROWS}
     return {
-        row.title: {name: entry(row, graphs[row.title], name) for name in methods.names()}
-        for row in ROWS
+        row.title: {name: entry(row, graphs[row.title], name) for name in _TABLED} for row in ROWS
     }
 
 
@@ -383,7 +396,7 @@ def table() -> str:
     """Make the table; methods with the same entries share a column."""
     all_entries = entries()
     columns: dict[tuple[str, ...], list[str]] = {}
-    for name in methods.names():
+    for name in _TABLED:
         columns.setdefault(tuple(each[name] for each in all_entries.values()), []).append(name)
     heads = [", ".join(f"`{name}`" for name in names) for names in columns.values()]
     lines = [

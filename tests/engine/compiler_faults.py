@@ -17,9 +17,10 @@ from pyrel.compiler.capture.operators import windows
 from pyrel.compiler.capture.recurrent_cells import Affine, LstmCell, Pair
 from pyrel.compiler.graph.builder import Builder
 from pyrel.compiler.graph.functions import Function
-from pyrel.compiler.lowering.backward import Backward
-from pyrel.compiler.lowering.emitter import Emitter
-from pyrel.compiler.lowering.forward import Forward
+from pyrel.compiler.graph.nodes import Activation, Product, Scale
+from pyrel.compiler.lowering import linear
+from pyrel.compiler.lowering.lower import KINDS
+from pyrel.compiler.lowering.relevance import Relevance
 from pyrel.engine import captures, programs
 
 STEPS, FEATURES = 6, 8
@@ -56,15 +57,19 @@ class Fault:
     """What is replaced by what, the model that shows it, and for which methods it does."""
 
     where: Any
-    name: str
+    name: Any
     by: Callable[..., Any]  # of the function that stood there
     model: type[nn.Module] = Gated
     gradients: bool = False  # whether it shows in gradients alone
     steps: int = STEPS
 
     def put_in(self, patch: pytest.MonkeyPatch) -> None:
-        """Replace it."""
-        patch.setattr(self.where, self.name, self.by(getattr(self.where, self.name)))
+        """Replace it; or the way back of a kind of node."""
+        if isinstance(self.name, str):
+            patch.setattr(self.where, self.name, self.by(getattr(self.where, self.name)))
+        else:
+            kind = self.where[self.name]
+            patch.setitem(self.where, self.name, kind._replace(back=self.by(kind.back)))
         patch.setattr(captures, "_kept", {})  # what was captured without it
 
 
@@ -94,11 +99,11 @@ def _other_function(before: Any) -> Any:
 
 
 def _transposed(before: Any) -> Any:
-    def made(self: Any, node: Any, *rest: Any) -> Any:
+    def made(emitter: Any, node: Any, *rest: Any) -> Any:
         width = min(node.weight.shape)
         weight = node.weight.copy()
         weight[:width, :width] = weight[:width, :width].T
-        return before(self, replace(node, weight=weight), *rest)
+        return before(emitter, replace(node, weight=weight), *rest)
 
     return made
 
@@ -108,7 +113,7 @@ def _next_step(before: Any) -> Any:
 
     def made(self: Any, addresses: Any) -> Any:
         space, offsets = before(self, addresses)
-        if np.max(addresses) < self._graph.input_size and np.min(addresses) >= FEATURES:
+        if np.max(addresses) < self.emitter.graph.input_size and np.min(addresses) >= FEATURES:
             offsets = offsets // FEATURES % (STEPS - 1) * FEATURES + FEATURES
         return space, offsets
 
@@ -127,8 +132,8 @@ def _added(before: Any) -> Any:
 
 
 def _opposite(before: Any) -> Any:
-    def made(self: Any, node: Any) -> None:
-        before(self, replace(node, coefficients=-node.coefficients))
+    def made(node: Any, *rest: Any) -> None:
+        before(replace(node, coefficients=-node.coefficients), *rest)
 
     return made
 
@@ -141,19 +146,19 @@ def _wrong_stride(before: Any) -> Any:
 
 
 def _no_mask(before: Any) -> Any:
-    return lambda self, node: None
+    return lambda *_: None
 
 
 def _one_factor(before: Any) -> Any:
-    def made(self: Any, node: Any) -> None:
-        self._pass_on(node, node.inputs[0], operands=node.inputs[1])
+    def made(node: Any, relevance: Any, _: Any) -> None:
+        relevance.pass_on(node, node.inputs[0], operands=node.inputs[1])
 
     return made
 
 
 def _other_slope(before: Any) -> Any:
-    def made(self: Any, node: Any) -> None:
-        before(self, replace(node, function=Function.softplus))
+    def made(node: Any, *rest: Any) -> None:
+        before(replace(node, function=Function.softplus), *rest)
 
     return made
 
@@ -171,15 +176,15 @@ FAULTS: dict[str, Fault] = {
     "missing bias": Fault(Affine, "of", _without_bias),
     "swapped gates": Fault(LstmCell, "from_blocks", _swapped_gates),
     "wrong activation": Fault(Builder, "activation", _other_function),
-    "transposed weight": Fault(Forward, "_multiply", _transposed),
+    "transposed weight": Fault(linear, "_multiply", _transposed),
     "sign of a term": Fault(Builder, "scale", _added),
     "wrong stride": Fault(windows, "_sliding", _wrong_stride, Convolved),
-    "wrong offset": Fault(Emitter, "_relevance_of", _next_step, gradients=True),
-    "dropped accumulate": Fault(Backward, "_accumulates", _never, gradients=True),
-    "sign of a gradient": Fault(Backward, "_backward_scale", _opposite, gradients=True),
-    "lost mask": Fault(Backward, "_finish_relu", _no_mask, gradients=True),
-    "lost factor": Fault(Backward, "_backward_product", _one_factor, gradients=True),
-    "wrong slope": Fault(Backward, "_backward_activation", _other_slope, gradients=True),
+    "wrong offset": Fault(Relevance, "place", _next_step, gradients=True),
+    "dropped accumulate": Fault(Relevance, "accumulates", _never, gradients=True),
+    "sign of a gradient": Fault(KINDS, Scale, _opposite, gradients=True),
+    "lost mask": Fault(linear, "finish_relu", _no_mask, gradients=True),
+    "lost factor": Fault(KINDS, Product, _one_factor, gradients=True),
+    "wrong slope": Fault(KINDS, Activation, _other_slope, gradients=True),
     "pattern over the steps": Fault(programs, "bind_weights", _smaller_weights, steps=20),
 }
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import pyrel
-from pyrel.compiler.lowering.forward import Forward
+from pyrel.compiler.lowering import linear
 from pyrel.compiler.program.enums import Post
 
 
@@ -58,7 +58,7 @@ def test_the_same_bits_as_with_stored_denominators(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at_once = explainer(name)
-    monkeypatch.setattr(Forward, "_divides_at_once", lambda *_: False)
+    monkeypatch.setattr(linear, "_divides_at_once", lambda *_: False)
     stored = explainer(name)
     assert (Post.divide_operand in posts(at_once)) == (name != "in part")
     assert Post.divide_operand not in posts(stored)

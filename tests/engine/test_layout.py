@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import pyrel
+from pyrel.compiler.graph.facts import Facts
 from pyrel.compiler.graph.nodes import Copy, Graph, Linear
 from pyrel.compiler.lowering.lower import lower
 from pyrel.compiler.passes.contiguous import lay_out
@@ -38,10 +39,16 @@ def captured(model: nn.Module, *shape: int) -> Graph:
     return pyrel.capture(model.eval(), np.zeros((1, *shape), np.float32))
 
 
+def facts_of(graph: pyrel.Graph) -> Facts:
+    """Return the facts of a graph of whose input nothing is known."""
+    nothing = np.full(graph.input_size, np.inf)
+    return Facts(graph, -nothing, nothing)
+
+
 def test_weights_are_sorted_once_for_all_steps() -> None:
     torch.manual_seed(0)
     model = Steps()
-    graph = lay_out(captured(model, STEPS, SIDE, SIDE))
+    graph = lay_out(facts_of(captured(model, STEPS, SIDE, SIDE)))
     assert not any(isinstance(node, Copy) for node in graph.nodes)
     cells = [n for n in graph.nodes if isinstance(n, Linear) and n.size == WIDTH]
     assert len(cells) == STEPS
@@ -76,5 +83,5 @@ def test_what_is_read_in_pieces_in_any_order_is_copied() -> None:
             y: Tensor = self.out(x[:, ::2])
             return y
 
-    graph = lay_out(captured(Spread(), 24))
+    graph = lay_out(facts_of(captured(Spread(), 24)))
     assert [type(node) for node in graph.nodes] == [Copy, Linear]

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 
 from pyrel.compiler.graph.nodes import Floats
+from pyrel.compiler.graph.weight_ids import WeightIds
 
 T = TypeVar("T")
 
@@ -31,6 +32,7 @@ class Weights:
         self._copies: dict[Hashable, torch.Tensor] = {}
         self._copied: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._made: dict[Hashable, tuple[Any, Any]] = {}
+        self.ids = WeightIds()
 
     def copy(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return a parameter as it was the first time, wherever it may lie by now."""

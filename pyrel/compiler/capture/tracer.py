@@ -47,7 +47,7 @@ class Tracer:
         self.batch = batch
         self.dtype = dtype
         self.weights = weights
-        self.builder = Builder(input_shape)
+        self.builder = Builder(input_shape, weights.ids)
         self.empty = EmptyTensors()
         self.numbers = IdNumbers(self.builder, dtype.is_floating_point)
         self._required: list[int] = []  # addresses that are 0 where the model takes the sample

@@ -38,6 +38,7 @@ from pyrel.compiler.graph.nodes import (
 )
 from pyrel.compiler.graph.rewrites import live_nodes
 from pyrel.compiler.graph.stops import Stops
+from pyrel.compiler.graph.weight_ids import WeightIds
 
 Mask = npt.NDArray[np.bool_]
 
@@ -63,8 +64,9 @@ class Builder:
         Shape of one sample, whose elements have the addresses from 0 on.
     """
 
-    def __init__(self, input_shape: tuple[int, ...]) -> None:
+    def __init__(self, input_shape: tuple[int, ...], weight_ids: WeightIds | None = None) -> None:
         self.input_shape = input_shape
+        self._weight_ids = weight_ids or WeightIds()
         self.input_size = int(np.prod(input_shape, dtype=np.int64))
         self.module = ""  # path of the module that nodes are made for
         self._nodes: list[Node] = []
@@ -115,11 +117,14 @@ class Builder:
 
     # Nodes over rows
 
-    def linear(self, rows: Addresses, weight: Floats, bias: Floats) -> Addresses:
+    def linear(
+        self, rows: Addresses, weight: Floats, bias: Floats, kind: str = "dense"
+    ) -> Addresses:
         """``rows @ weight.T + bias``, one node: (rows, in) to (rows, out)."""
         if (rows[:, :1] < 0).all() and (rows < 0).all():
             return self.constants(self.values(rows) @ weight.T + bias)
-        node = Linear(self._next, rows, weight, bias, module=self.module)
+        name = self._weight_ids.of(weight, self.module)
+        node = Linear(self._next, rows, weight, bias, module=self.module, weight_id=name, kind=kind)
         return self.added(node).reshape(len(rows), -1)
 
     def normalise(self, rows: Addresses, epsilon: float) -> Addresses:

@@ -8,7 +8,7 @@ that is made of token ids is a gate whose value is known.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -32,7 +32,8 @@ from pyrel.compiler.graph.nodes import (
     look_up,
     picked,
 )
-from pyrel.methods.rules import Mask
+from pyrel.compiler.graph.weight_ids import WeightId
+from pyrel.methods.terms import Mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +72,7 @@ class Gates:
     is_gate: Mask
     one_minus: Addresses
     is_stopped: Mask
+    units: dict[WeightId, Floats] = field(default_factory=dict)  # of linear nodes, by name
 
     def split(self, node: Product) -> tuple[Addresses, Addresses] | None:
         """Return gates and signals, if each element has one of both."""
@@ -124,7 +126,19 @@ class Gates:
         if (row != row[0]).any():
             return None
         inputs = node.inputs[row[0] : row[0] + 1]
-        return replace(node, inputs=inputs, weight=node.weight[unit], bias=node.bias[unit])
+        if unit.size == node.width and (unit == np.arange(unit.size)).all():
+            return replace(node, inputs=inputs)
+        key = node.named.derived("units", unit.tobytes())
+        if key not in self.units:
+            self.units[key] = node.weight[unit]
+        return replace(
+            node,
+            inputs=inputs,
+            weight=self.units[key],
+            bias=node.bias[unit],
+            weight_id=key,
+            connected=None if node.connected is None else node.connected[unit],
+        )
 
 
 def _split(node: Product, chosen: Mask) -> tuple[Addresses, Addresses] | None:

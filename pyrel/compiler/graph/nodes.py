@@ -9,6 +9,8 @@ constants: ``-1 - i`` is ``graph.constants[i]``.
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyrel.compiler.graph.functions import Function
+from pyrel.compiler.graph.weight_ids import WeightId
 
 Addresses = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -47,13 +50,26 @@ class Linear(Node):
 
     ``weight`` is (out, in), ``bias`` (out,), ``inputs`` (rows, in); the outputs of one row lie side
     by side. A convolution has one row for each position of its kernel, or for a few ``positions``,
-    one after the other (`pyrel.compiler.passes.join_positions`).
+    one after the other (`pyrel.compiler.passes.join_positions`). ``weight_id`` names the weights:
+    two nodes of one name have equal ones. ``kind`` is that of `pyrel.methods.Site`. ``connected``,
+    (out, in), tells the inputs that an output reads where a pass has joined nodes; None is all.
     """
 
     weight: Floats
     bias: Floats
     relu: bool = False
     positions: int = 1
+    weight_id: WeightId | None = field(default=None, kw_only=True)
+    kind: str = field(default="dense", kw_only=True)
+    connected: npt.NDArray[np.bool_] | None = field(default=None, kw_only=True)
+
+    @functools.cached_property
+    def named(self) -> WeightId:
+        """The weights' name; that of a node made without one is made of their contents."""
+        if self.weight_id is not None:
+            return self.weight_id
+        contents = hashlib.blake2b(np.ascontiguousarray(self.weight).data).digest()
+        return WeightId("", ("contents", self.weight.shape, contents))
 
     @property
     def size(self) -> int:
@@ -64,6 +80,21 @@ class Linear(Node):
     def width(self) -> int:
         """Number of outputs of one row."""
         return int(self.weight.shape[0])
+
+
+def identity(start: int, inputs: Addresses, module: str, relu: bool = False) -> Linear:
+    """Make a linear node that adds nothing to its inputs, (size,), and changes none."""
+    ones = np.eye(inputs.size)
+    return Linear(
+        start,
+        inputs[None],
+        ones,
+        np.zeros(inputs.size),
+        relu,
+        module=module,
+        weight_id=WeightId("", ("identity", inputs.size)),
+        connected=ones != 0,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +144,7 @@ class Product(Node):
     """Product over the first axis of ``inputs``, which is (2, size): a gate and a signal.
 
     ``carried`` marks the elements whose signal is a state that the product carries on; None where
-    nobody asked (`pyrel.compiler.graph.carries`).
+    nobody asked (`pyrel.compiler.passes.carries`).
     """
 
     carried: npt.NDArray[np.bool_] | None = field(default=None, kw_only=True)

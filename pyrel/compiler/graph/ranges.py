@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pyrel.compiler.graph.functions import Function
-from pyrel.compiler.graph.gates import find_gates, only_through
+from pyrel.compiler.graph.gates import Gates, find_gates, only_through
 from pyrel.compiler.graph.nodes import (
     Activation,
     Add,
@@ -21,6 +21,7 @@ from pyrel.compiler.graph.nodes import (
     Linear,
     Lookup,
     MaxPool,
+    Node,
     Product,
     Relu,
     Scale,
@@ -28,7 +29,7 @@ from pyrel.compiler.graph.nodes import (
     look_up,
     picked,
 )
-from pyrel.methods.rules import LinearInputs, Mask
+from pyrel.methods.terms import Domain, Mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,29 +57,25 @@ class Domains:
         """Mark the addresses that are not known to lie in [0, ∞)."""
         return np.asarray((self.low < 0) | np.isfinite(self.high))
 
-    def linear_inputs(self, node: Linear, positive: bool = False) -> LinearInputs:
-        """Return a linear node as its rules see it; ``positive`` as there."""
-        low, high = self.of(node.inputs)
-        return LinearInputs(
-            node.weight,
-            node.bias,
-            low,
-            high,
-            np.asarray((node.inputs < 0).all(axis=0)),
-            look_up(self.constants, node.inputs[0]),
-            picked(self.raw, node.inputs, False),
-            positive,
-        )
+    def of_inputs(self, node: Node) -> Domain:
+        """Return what is known of a node's inputs, as its rules see it."""
+        inputs = np.atleast_2d(node.inputs)
+        low, high = self.of(inputs)
+        constant = np.asarray((inputs < 0).all(axis=0))
+        return Domain(low, high, picked(self.raw, inputs, False), constant)
 
 
-def propagate(graph: Graph, low: Floats, high: Floats) -> Domains:
-    """Ranges of all values from those of one sample's input elements, each (input size,)."""
+def propagate(graph: Graph, low: Floats, high: Floats, gates: Gates | None = None) -> Domains:
+    """Ranges of all values from those of one sample's input elements, each (input size,).
+
+    ``gates`` are those of `pyrel.compiler.graph.gates.find_gates`, if they are known.
+    """
     size, count = graph.size, graph.input_size
     domains = Domains(
         np.full(size, -np.inf), np.full(size, np.inf), np.zeros(size, dtype=bool), graph.constants
     )
     domains.low[:count], domains.high[:count], domains.raw[:count] = low, high, True
-    gates = find_gates(graph)
+    gates = gates or find_gates(graph)
     of_ids = only_through(graph, Lookup)
     for node in graph.nodes:
         out = slice(node.start, node.start + node.size)

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pyrel.compiler.graph.nodes import Addresses, Graph, Linear
-from pyrel.methods.rules import Mask
+from pyrel.compiler.graph.weight_ids import WeightId
+from pyrel.methods.terms import Mask
 
 _FEWEST_STEPS = 3  # that repay a product of their own
 
@@ -49,10 +50,10 @@ def find_recurrences(graph: Graph) -> dict[int, Recurrence]:
     dict
         By the start of each of the nodes.
     """
-    groups: dict[int, list[int]] = defaultdict(list)
+    groups: dict[WeightId, list[int]] = defaultdict(list)
     for index, node in enumerate(graph.nodes):
         if isinstance(node, Linear) and not node.relu and len(node.inputs) == 1:
-            groups[id(node.weight)].append(index)
+            groups[node.named].append(index)
     owners = graph.owners()
     found: dict[int, Recurrence] = {}
     for members in groups.values():

@@ -1,83 +1,131 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Places in memory, and the instructions that write relevance to them.
+"""Places in memory and the instructions over them: what the lowering of every node is written with.
 
-Every value has a place in the arena, and beside it a place for its relevance; the relevance of
-input elements goes straight to the result. Places are not shared here:
-`pyrel.compiler.program.memory` does that once the instructions are in order. A node's relevance is
-complete when all its readers have written to it; whoever writes last also does what comes next
-(divides by the denominator, masks by the ReLU) in the same instruction, where the shapes allow it.
+Every value has a place in the arena, and beside it a place for its relevance
+(`pyrel.compiler.lowering.relevance`). Places are not shared here: the memory planner of
+`pyrel.compiler.program` does that once the instructions are in order.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
 
-from pyrel.compiler.graph.intervals import runs
-from pyrel.compiler.graph.nodes import Addresses, Floats, Graph, aligned
+from pyrel.compiler.graph.facts import Facts
+from pyrel.compiler.graph.intervals import Integers, common_runs, runs
+from pyrel.compiler.graph.nodes import Addresses, Floats, aligned
+from pyrel.compiler.lowering.transposed_convolution import WayBack
 from pyrel.compiler.passes.contiguous import MAX_SEGMENTS
-from pyrel.compiler.program.enums import Post, Space
+from pyrel.compiler.program.enums import Post, Scale, Space
 from pyrel.compiler.program.instructions import Epilogue, Gemm, Map, Offsets, Template
 from pyrel.compiler.program.program import Program
 from pyrel.compiler.program.schedule import RowOp, row_op
+from pyrel.methods.terms import Factor
 
 Place: TypeAlias = tuple[Space, Offsets]  # the offsets of one row or more
 
 
-class Emitter:
-    """Collects the row operations of one program; `pyrel.compiler.lowering.lower` decides which."""
+@dataclass(frozen=True, eq=False)
+class Matrix:
+    """Weights of a product, (depth, columns), that are formed when no equal ones are there yet.
 
-    def __init__(self, graph: Graph, program: Program) -> None:
-        self._graph = graph
-        self.program = program
+    Matrices of one ``key`` are equal.
+    """
+
+    key: Hashable
+    columns: int
+    make: Callable[[], Floats]
+
+    def rows(self, first: int, stop: int) -> Matrix:
+        """Return some rows as a matrix."""
+        return Matrix((self.key, first, stop), self.columns, lambda: self.make()[first:stop])
+
+
+class Emitter:
+    """Collects the row operations of one program.
+
+    Parameters
+    ----------
+    facts : Facts
+        Of the graph that is lowered.
+    conserves : bool
+        Of the method.
+    precision : str
+        Of `pyrel.engine.precision.PRECISIONS`.
+    """
+
+    def __init__(self, facts: Facts, conserves: bool, precision: str) -> None:
+        graph = facts.graph
+        self.facts, self.graph = facts, graph
+        self.program = Program(graph.input_size, graph.classes, conserves)
         self.operations: list[RowOp] = []
         # The arena: activations, their relevance in the same order, denominators.
-        self._base = graph.base
-        self._relevance = aligned(graph.size - self._base)
-        self.arena_size = 2 * self._relevance
-        # By address: which of `_writes` wrote its relevance last; or -1.
-        self._writer = np.full(graph.size, -1, dtype=np.int64)
-        self._writes: list[RowOp] = []
+        self.base = graph.base
+        self.relevance_base = aligned(graph.size - self.base)
+        self.arena_size = 2 * self.relevance_base
+        self.bf16_forward = precision == "bf16_all"
+        self.bf16_relevance = precision != "float32"
+        self._matrices: dict[Hashable, int] = {}
+        self.ways_back: dict[Hashable, WayBack | None] = {}
+        # By factor and addresses: where the factor of the values lies.
+        self._factors: dict[tuple[Factor, bytes], Offsets] = {}
 
     # Places
 
-    def _value(self, addresses: int | Addresses) -> Place:
+    def value(self, addresses: int | Addresses) -> Place:
         """Return where values lie; all in the input, or none."""
-        if np.max(addresses) < self._graph.input_size:
+        if np.max(addresses) < self.graph.input_size:
             return Space.input, np.atleast_1d(addresses)
-        return Space.arena, np.atleast_1d(addresses) - self._base
+        return Space.arena, np.atleast_1d(addresses) - self.base
 
-    def _relevance_of(self, addresses: int | Addresses) -> Place:
-        """Return where the relevance of values lies; all in the input, or none."""
-        if np.max(addresses) < self._graph.input_size:
-            return Space.relevance, np.atleast_1d(addresses)
-        return Space.arena, np.atleast_1d(addresses) - self._base + self._relevance
+    def value_or_arena(self, operand: int) -> Place:
+        """Return where an operand lies: an address, or −1 − offset for a place without one."""
+        return (Space.arena, np.array([-1 - operand])) if operand < 0 else self.value(operand)
 
-    def _reserve(self, size: int) -> int:
+    def reserve(self, size: int) -> int:
+        """Return the offset of a new place in the arena."""
         offset = self.arena_size
         self.arena_size += aligned(size)
         return offset
 
+    def segments(self, addresses: Addresses) -> list[tuple[Place, int]]:
+        """Return where rows of operands lie, (rows, columns), in as few runs as there are."""
+        return [(self.value(addresses[:, i]), j - i) for i, j in common_runs(addresses)]
+
+    def row_groups(self, addresses: Addresses) -> Iterator[tuple[int, Integers]]:
+        """Cut (operands, elements) into runs in which all operands are consecutive.
+
+        Yields a length with where all runs of it begin, and none that leave a space of memory.
+        """
+        pieces = np.array(list(common_runs(addresses)), dtype=np.int64).reshape(-1, 2)
+        lengths = pieces[:, 1] - pieces[:, 0]
+        inside = (addresses[:, pieces[:, 0]] < self.graph.input_size) * 1
+        kinds = np.concatenate([lengths[None], inside]).T
+        for kind in np.unique(kinds, axis=0):
+            yield int(kind[0]), pieces[(kinds == kind).all(axis=1), 0]
+
     # Instructions
 
-    def _emit(self, template: Template, *offsets: int | Offsets) -> RowOp:
+    def emit(self, template: Template, *offsets: int | Offsets) -> RowOp:
+        """Add an instruction with the offsets of each of its operands."""
         self.operations.append(row_op(template, *offsets))
         return self.operations[-1]
 
-    def _gemm(
+    def gemm(
         self,
         segments: list[tuple[Place, int]],
-        matrix: Floats,
+        matrix: Matrix,
         out: Place,
         epilogue: Epilogue,
         *epilogue_offsets: Offsets,
         bf16: bool = False,
     ) -> RowOp:
-        """``matrix`` is (depth, columns).
+        """Multiply what lies in some segments, side by side, by a matrix.
 
-        What lies in more runs than a product can read is multiplied run by run.
+        What lies in more segments than a product can read is multiplied one by one.
         """
         if len(segments) > MAX_SEGMENTS:
             first = replace(epilogue, post=Post.none)
@@ -86,21 +134,23 @@ class Emitter:
             depth = 0
             for number, segment in enumerate(segments):
                 own = first if number == 0 else then if number + 1 < len(segments) else last
-                part = matrix[depth : depth + segment[1]]
-                op = self._gemm([segment], part, out, own, *epilogue_offsets, bf16=bf16)
+                part = matrix.rows(depth, depth + segment[1])
+                op = self.gemm([segment], part, out, own, *epilogue_offsets, bf16=bf16)
                 depth += segment[1]
             return op
+        if matrix.key not in self._matrices:
+            self._matrices[matrix.key] = self.program.matrix(matrix.make())
         template = Gemm(
             tuple((place[0], depth) for place, depth in segments),
-            self.program.matrix(matrix),
-            matrix.shape[1],
+            self._matrices[matrix.key],
+            matrix.columns,
             out[0],
             epilogue,
             bf16,
         )
-        return self._emit(template, *(p[1] for p, _ in segments), out[1], *epilogue_offsets)
+        return self.emit(template, *(p[1] for p, _ in segments), out[1], *epilogue_offsets)
 
-    def _map(
+    def map(
         self,
         source: Place | None,
         columns: int,
@@ -108,103 +158,61 @@ class Emitter:
         epilogue: Epilogue | None = None,
         *epilogue_offsets: Offsets,
     ) -> RowOp:
+        """Copy rows, or zeros where there is no source, through an epilogue."""
         template = Map(source[0] if source else None, columns, out[0], epilogue or Epilogue())
-        return self._emit(template, *([source[1]] if source else []), out[1], *epilogue_offsets)
+        return self.emit(template, *([source[1]] if source else []), out[1], *epilogue_offsets)
 
-    def _vector(self, values: Floats) -> int:
-        """Index of a vector of the program; -1 for zeros."""
+    def map_runs(self, inputs: Addresses, address: int, epilogue: Epilogue) -> None:
+        """Map runs of values to their places from ``address`` on; constants are left out."""
+        variable = np.flatnonzero(inputs >= 0)
+        for size, first in self.row_groups(np.stack([inputs[variable], address + variable])):
+            where = variable[first]
+            self.map(self.value(inputs[where]), size, self.value(address + where), epilogue)
+
+    def vector(self, values: Floats) -> int:
+        """Return the index of a vector of the program; −1 for zeros."""
         return self.program.vector(values) if values.any() else -1
 
-    # Relevance
+    # Factors of the terms of a rule: values less a bound, or only those of one sign
 
-    def _record(self, op: RowOp, addresses: int | Addresses, size: int) -> None:
-        """Note that ``op`` wrote last to the ``size`` relevances from each address on."""
-        starts = np.atleast_1d(addresses)
-        self._writer[starts[:, None] + np.arange(size)] = len(self._writes)
-        self._writes.append(op)
+    def bounds(self, addresses: Addresses, factor: Factor) -> Floats:
+        """Return what a factor takes from the values at these addresses."""
+        if factor not in (Factor.above_low, Factor.below_high):
+            return np.zeros(addresses.size)
+        bounds = self.facts.domains.of(addresses)[factor == Factor.below_high]
+        # Between the inputs of the term may lie others without bounds: nothing is summed there.
+        return np.where(np.isfinite(bounds), bounds, 0.0)
 
-    def _clear_unwritten(self, start: int, size: int) -> None:
-        unwritten = start + np.flatnonzero(self._writer[start : start + size] < 0)
-        for first, stop in runs(unwritten):
-            address, count = int(unwritten[first]), stop - first
-            self._record(self._map(None, count, self._relevance_of(address)), address, count)
+    def factor_segments(self, addresses: Addresses, factor: Factor) -> list[tuple[Place, int]]:
+        """Return where a factor of rows of operands lies, as `segments` does for the operands."""
+        read = np.unique(addresses)
+        if not (factor.is_clipped or self.bounds(read, factor).any()):
+            return self.segments(addresses)
+        places = self.factor_places(read, factor)[np.searchsorted(read, addresses)]
+        return [((Space.arena, places[:, i]), j - i) for i, j in common_runs(places)]
 
-    def _accumulates(self, addresses: int | Addresses, size: int) -> bool:
-        """Whether relevance is there already; where it is in part, the rest is cleared first."""
-        starts = np.atleast_1d(addresses)
-        written = self._writer[starts[:, None] + np.arange(size)] >= 0
-        if not written.any():
-            return False
-        if not written.all():
-            for start in starts.tolist():
-                self._clear_unwritten(start, size)
-        return True
+    def factor_places(self, addresses: Addresses, factor: Factor) -> Offsets:
+        """Return where the factors of values lie in the arena, formed the first time."""
+        key = factor, addresses.tobytes()
+        if key not in self._factors:
+            self._factors[key] = self._form_factors(addresses, factor)
+        return self._factors[key]
 
-    def _finish(
-        self,
-        address: int,
-        size: int,
-        post: Post,
-        operand: int | None = None,
-        vector: Floats | None = None,
-        epsilon: float = 0.0,
-        alone: bool = False,
-    ) -> None:
-        """Apply ``post`` to complete relevance, in the instructions that completed it if they can.
-
-        ``operand`` is an address, or −1 − offset for a place in the arena that has none. ``vector``
-        has a value for each of the ``size`` relevances. ``alone`` asks for an instruction apart.
-        """
-        done = None if alone else self._last_writers(address, size, vector)
-        if done is None:
-            op = self._map(self._relevance_of(address), size, self._relevance_of(address))
-            self._record(op, address, size)
-            done = [(op, np.zeros(1, dtype=np.int64))]
-        for op, rows in done:
-            template = op.template
-            assert isinstance(template, Gemm | Map)
-            space = None
-            if operand is not None:
-                space, origin = self._value_or_arena(operand)
-                op.offsets = np.concatenate([op.offsets, (origin + rows)[None]])
-            part = None if vector is None else vector[rows[0] : rows[0] + template.columns]
-            epilogue = replace(
-                template.epilogue,
-                post=post,
-                post_space=space,
-                post_vector=-1 if part is None else self._vector(part),
-                epsilon=epsilon,
-            )
-            op.template = replace(template, epilogue=epilogue)
-
-    def _value_or_arena(self, operand: int) -> Place:
-        """``operand`` is as for `_finish`."""
-        return (Space.arena, np.array([-1 - operand])) if operand < 0 else self._value(operand)
-
-    def _last_writers(
-        self, address: int, size: int, vector: Floats | None
-    ) -> list[tuple[RowOp, Offsets]] | None:
-        """Return the instructions that can do what comes next to exactly these relevances.
-
-        With each, how far behind ``address`` its rows start. None if one of those that wrote last
-        also wrote others, or has its hands full, or would need a vector for each row.
-        """
-        numbers, counts = np.unique(self._writer[address : address + size], return_counts=True)
-        if numbers[0] < 0:
-            return None
-        done = []
-        for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
-            op = self._writes[number]
-            template = op.template
-            if not isinstance(template, Gemm | Map) or template.epilogue.post != Post.none:
-                return None
-            out = [operand.written for operand in template.operands()].index(True)
-            rows = op.offsets[out] - self._relevance_of(address)[1]
-            if rows.size * template.columns != count:
-                return None
-            if vector is not None and rows.size > 1:
-                parts = vector[rows[:, None] + np.arange(template.columns)]
-                if (parts != parts[0]).any():
-                    return None
-            done.append((op, rows))
-        return done
+    def _form_factors(self, addresses: Addresses, factor: Factor) -> Offsets:
+        bounds = self.bounds(addresses, factor)
+        places = np.empty_like(addresses)
+        for first, stop in runs(addresses):
+            offset, size = self.reserve(stop - first), stop - first
+            source, place = self.value(int(addresses[first])), (Space.arena, np.array([offset]))
+            if factor == Factor.negative:  # min(0, a) = −max(0, −a)
+                minus = Epilogue(
+                    scale=Scale.vector, scale_vector=self.program.vector(np.full(size, -1.0))
+                )
+                self.map(source, size, place, replace(minus, post=Post.relu))
+                self.map(place, size, place, minus)
+            else:
+                post = Post.relu if factor == Factor.positive else Post.none
+                bias = self.vector(-bounds[first:stop])
+                self.map(source, size, place, Epilogue(bias=bias, post=post))
+            places[first:stop] = offset + np.arange(size)
+        return places

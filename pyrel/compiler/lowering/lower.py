@@ -3,17 +3,41 @@
 
 from __future__ import annotations
 
-from pyrel.compiler.graph.carries import mark_carries
-from pyrel.compiler.graph.nodes import Floats, Graph
-from pyrel.compiler.graph.ranges import propagate
-from pyrel.compiler.lowering.backward import Backward
-from pyrel.compiler.passes.chain_pools import chain_pools, pool_before_relu
-from pyrel.compiler.passes.contiguous import lay_out
-from pyrel.compiler.passes.even_maxima import write_out_even_maxima
-from pyrel.compiler.passes.fold import fold, split_mixed_rows
-from pyrel.compiler.passes.gated_sums import gather_gated_sums
-from pyrel.compiler.passes.gradient_stops import prepared
-from pyrel.compiler.passes.lone_sums import keep_stabilised
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pyrel.compiler.graph.facts import Facts
+from pyrel.compiler.graph.gates import GatedSum
+from pyrel.compiler.graph.nodes import (
+    Activation,
+    Add,
+    AtMaximum,
+    Choice,
+    Copy,
+    Embedding,
+    EvenMaximum,
+    Floats,
+    Graph,
+    Linear,
+    Lookup,
+    MaxPool,
+    Node,
+    Normalise,
+    Product,
+    Relu,
+    Scale,
+    StopGradient,
+)
+from pyrel.compiler.graph.rewrites import compact
+from pyrel.compiler.lowering import elementwise, embedding, gated, linear, normalise, pooling
+from pyrel.compiler.lowering.emitter import Emitter
+from pyrel.compiler.lowering.placement import Placement
+from pyrel.compiler.lowering.relevance import Relevance
+from pyrel.compiler.passes.pipeline import run_passes
+from pyrel.compiler.program.instructions import Seed
 from pyrel.compiler.program.loop_memory import plan_items
 from pyrel.compiler.program.loops import roll
 from pyrel.compiler.program.memory import plan
@@ -24,6 +48,37 @@ from pyrel.methods import Method
 # Instructions from which memory is planned by loops: block by block it takes less memory, but time
 # with the square of the number of blocks.
 _MANY = 2000
+
+
+class Kind(NamedTuple):
+    """How nodes of one kind are lowered: their values, and their relevance."""
+
+    forward: Callable[[Any, Emitter, Placement | None], None]
+    back: Callable[[Any, Relevance, Placement], None]
+
+
+def _nothing(node: Node, *_: object) -> None:
+    """Do nothing: no relevance goes through marks of the largest values."""
+
+
+KINDS: dict[type[Node], Kind] = {
+    Linear: Kind(linear.forward_linear, linear.back_linear),
+    Relu: Kind(elementwise.forward_relu, elementwise.back_relu),
+    Activation: Kind(elementwise.forward_activation, elementwise.back_activation),
+    Scale: Kind(elementwise.forward_scale, elementwise.back_scale),
+    Add: Kind(elementwise.forward_add, elementwise.back_add),
+    Product: Kind(gated.forward_product, gated.back_product),
+    GatedSum: Kind(gated.forward_gated_sum, gated.back_gated_sum),
+    Choice: Kind(elementwise.forward_choice, elementwise.back_choice),
+    MaxPool: Kind(pooling.forward_max_pool, pooling.back_max_pool),
+    AtMaximum: Kind(pooling.forward_at_maximum, _nothing),
+    EvenMaximum: Kind(pooling.forward_even_maximum, pooling.back_even_maximum),
+    Normalise: Kind(normalise.forward_normalise, normalise.back_normalise),
+    Embedding: Kind(embedding.forward_embedding, embedding.back_embedding),
+    Lookup: Kind(embedding.forward_embedding, elementwise.back_stop),
+    Copy: Kind(elementwise.forward_copy, elementwise.back_copy),
+    StopGradient: Kind(elementwise.forward_copy, elementwise.back_stop),
+}
 
 
 def lower(
@@ -45,7 +100,8 @@ def lower(
     UnsupportedModelError
         If the method has no rule for a node with what is known of its inputs.
     ValueError
-        If its ``pooling`` was asked for by name and does not fit a layer.
+        If its ``pooling`` was asked for by name and does not fit a layer, a pattern of a composite
+        matches no module, or the method needs ``low`` and ``high``.
     """
     return _finished(lower_apart(graph, method, low, high, precision))
 
@@ -57,10 +113,11 @@ def lower_apart(
 
     `pyrel.compiler.program.generalise` needs that.
     """
-    lowering = _lowering(graph, method, low, high, precision)
-    lowering.forward()
-    lowering.backward()
-    return _scheduled(lowering)
+    facts, placement = place_rules(graph, method, low, high)
+    emitter = Emitter(facts, method.conserves, precision)
+    _forward(emitter, placement)
+    _back(Relevance(emitter), placement)
+    return _scheduled(emitter)
 
 
 def lower_forward(graph: Graph, method: Method, low: Floats, high: Floats) -> Program:
@@ -70,33 +127,75 @@ def lower_forward(graph: Graph, method: Method, low: Floats, high: Floats) -> Pr
 
 def lower_forward_apart(graph: Graph, method: Method, low: Floats, high: Floats) -> Program:
     """Do what `lower_forward` does, but leave every value a place of its own."""
-    lowering = _lowering(graph, method, low, high, "float32")
-    lowering.forward(denominators=False)
-    lowering.seed()
-    return _scheduled(lowering)
+    facts, _ = place_rules(graph, method, low, high)
+    emitter = Emitter(facts, method.conserves, "float32")
+    _forward(emitter, None)
+    _seed(Relevance(emitter), method)
+    return _scheduled(emitter)
 
 
-def _lowering(graph: Graph, method: Method, low: Floats, high: Floats, precision: str) -> Backward:
-    graph = keep_stabilised(prepared(graph, method), method, low, high)
-    if method.folds:
-        graph = fold(graph, low, high)
-    if not method.conserves:
-        graph = write_out_even_maxima(graph)
-    if method.conserves:
-        if method.gates == "half":
-            graph = mark_carries(graph)
-        graph = gather_gated_sums(graph)
-        graph = split_mixed_rows(graph, low, high)
-        if method.pooling == "winner":
-            graph = pool_before_relu(graph)
-    graph = lay_out(chain_pools(graph, low, high, method.pooling != "winner"))
-    return Backward(graph, method, propagate(graph, low, high), precision)
+def place_rules(graph: Graph, method: Method, low: Floats, high: Floats) -> tuple[Facts, Placement]:
+    """Rewrite a graph for a method, and choose the rule of each node; raises as `lower` does."""
+    if method.needs_bounds and not graph.vocabulary and np.isneginf(low).any():
+        raise ValueError(
+            f"{method.name} needs low= and high=, the smallest and largest input values"
+        )
+    method.check_modules(sorted({node.module for node in graph.nodes}))
+    facts = run_passes(graph, method, low, high)
+    placement = Placement(method, facts)
+    apart = placement.relus_apart()
+    if apart:
+        facts = facts.of(_without_relus(facts.graph, apart))
+        placement = Placement(method, facts)
+    return facts, placement
 
 
-def _scheduled(lowering: Backward) -> Program:
-    program = lowering.program
-    operations, arena_size = lowering.operations, lowering.arena_size
-    program.instructions = schedule(operations, program.input_size, arena_size)
+def _without_relus(graph: Graph, starts: set[int]) -> Graph:
+    """Take the ReLUs out of some linear nodes, so that values below zero are kept."""
+    nodes: list[Node] = []
+    position = graph.size
+    for node in graph.nodes:
+        if isinstance(node, Linear) and node.start in starts:
+            nodes.append(replace(node, start=position, relu=False))
+            inputs = nodes[-1].addresses
+            position += node.size
+            node = Relu(node.start, inputs, module=node.module)
+        nodes.append(node)
+    return compact(replace(graph, nodes=tuple(nodes)))
+
+
+def _forward(emitter: Emitter, placement: Placement | None) -> None:
+    """Emit what computes every node, and with a ``placement`` the denominators of its rules."""
+    for node in emitter.graph.nodes:
+        KINDS[type(node)].forward(node, emitter, placement)
+
+
+def _seed(relevance: Relevance, method: Method) -> None:
+    """Emit the choice of the target and the relevance that it starts with."""
+    emitter, outputs = relevance.emitter, relevance.emitter.graph.outputs
+    start = int(outputs[0])
+    template = Seed(outputs.size, method.start)
+    op = emitter.emit(template, emitter.value(start)[1], relevance.place(start)[1])
+    relevance.record(op, start, outputs.size)
+
+
+def _back(relevance: Relevance, placement: Placement) -> None:
+    """Emit the whole way back, in the order in which nodes get their relevance complete."""
+    _seed(relevance, placement.method)
+    graph = placement.facts.graph
+    for node in reversed(graph.nodes):
+        out = slice(node.start, node.start + node.size)
+        if placement.reached[out].any() and relevance.is_written(node):
+            relevance.clear_unwritten(node.start, node.size)
+            KINDS[type(node)].back(node, relevance, placement)
+    relevance.clear_unwritten(0, graph.input_size)
+    if not graph.vocabulary:
+        embedding.finish_input(0, graph.input_size, relevance, placement)
+
+
+def _scheduled(emitter: Emitter) -> Program:
+    program = emitter.program
+    program.instructions = schedule(emitter.operations, program.input_size, emitter.arena_size)
     return program
 
 

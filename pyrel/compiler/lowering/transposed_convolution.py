@@ -22,7 +22,7 @@ from pyrel.compiler.graph.intervals import Integers, common_runs
 from pyrel.compiler.graph.nodes import Addresses, Floats
 from pyrel.compiler.passes.contiguous import MAX_SEGMENTS
 from pyrel.compiler.passes.join_positions import LANES, RESULT, ROW
-from pyrel.methods.rules import Mask
+from pyrel.methods.terms import Mask
 
 Count = TypeVar("Count", int, Integers)
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from pyrel.compiler.graph.facts import Facts
 from pyrel.compiler.graph.intervals import common_runs
-from pyrel.compiler.graph.nodes import Floats, Graph, MaxPool, Node, Relu, picked
-from pyrel.compiler.graph.ranges import propagate
+from pyrel.compiler.graph.nodes import Graph, MaxPool, Node, Relu, picked
 from pyrel.compiler.graph.relevant_zeros import relevant_at_zero
 from pyrel.compiler.graph.rewrites import compact
 from pyrel.compiler.passes.contiguous import MAX_SEGMENTS
@@ -17,12 +17,13 @@ from pyrel.compiler.passes.contiguous import MAX_SEGMENTS
 _FEW_RUNS = 4
 
 
-def pool_before_relu(graph: Graph) -> Graph:
+def pool_before_relu(facts: Facts) -> Graph:
     """Let max pools of ReLUs choose before the ReLU, where relevance may arrive at zeros.
 
     max(0, ·) and the maximum can change places. In a window of zeros the winner then is the largest
     pre-activation, whichever of them a model writes first. Elsewhere such a window gets nothing.
     """
+    graph = facts.graph
     relevant = relevant_at_zero(graph)
     below = np.arange(graph.size)  # by address: what it is the ReLU of, or itself
     is_relu = np.zeros(graph.size, dtype=bool)
@@ -43,15 +44,16 @@ def pool_before_relu(graph: Graph) -> Graph:
     return compact(replace(graph, nodes=tuple(nodes))) if position > graph.size else graph
 
 
-def chain_pools(graph: Graph, low: Floats, high: Floats, shares: bool) -> Graph:
+def chain_pools(facts: Facts, shares: bool) -> Graph:
     """Take the largest of many vectors, such as the states of all steps, two at a time.
 
     The first of the largest is still the one that is found. Where a method ``shares`` relevance out
     in proportion, only of vectors that may be negative, which it does not.
     """
+    graph = facts.graph
     if not any(isinstance(node, MaxPool) and _in_vectors(node) for node in graph.nodes):
         return graph
-    domains = propagate(graph, low, high)
+    domains = facts.domains
     nodes: list[Node] = []
     position = graph.size
     for node in graph.nodes:

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from pyrel.compiler.graph.facts import Facts
 from pyrel.compiler.graph.intervals import common_runs, runs
 from pyrel.compiler.graph.nodes import (
     Addresses,
@@ -25,8 +26,9 @@ from pyrel.compiler.graph.nodes import (
     picked,
 )
 from pyrel.compiler.graph.rewrites import compact
+from pyrel.compiler.graph.weight_ids import WeightId
 from pyrel.compiler.passes.join_positions import Joiner
-from pyrel.methods.rules import Mask
+from pyrel.methods.terms import Mask
 
 MAX_SEGMENTS = 8  # of a gemm, see csrc/cpu/kernels.h
 _FEW_RUNS = 4
@@ -35,12 +37,13 @@ SHORT_RUN = 16  # floats: shorter than a vector on average, copying costs less t
 Copied: TypeAlias = Callable[[Addresses, str], Copy]
 
 
-def lay_out(graph: Graph) -> Graph:
+def lay_out(facts: Facts) -> Graph:
     """Join short rows, sort columns; insert `Copy` nodes before what needs operands in few runs."""
-    owners = graph.owners()
+    graph, owners = facts.graph, facts.owners
     copies: dict[bytes, Copy] = {}
     nodes: list[Node] = []
-    join, sort = Joiner(graph), _Sorter(owners)
+    made: dict[WeightId, Floats] = {}
+    join, sort = Joiner(graph), _Sorter(owners, made)
     position = graph.size
 
     def copied(addresses: Addresses, module: str) -> Copy:
@@ -57,9 +60,9 @@ def lay_out(graph: Graph) -> Graph:
             if node.inputs.shape[0] > 1:
                 node = _read_patches(join(node), owners, copied)
             elif _scattered(node.inputs[0]) and not _in_tiles(node):
-                in_order = sort(node)
-                scattered = _scattered(in_order.inputs[0])
-                node = _read_copy(node, graph.input_size, copied) if scattered else in_order
+                ordered = sort(node)
+                scattered = _scattered(ordered.inputs[0])
+                node = _read_copy(node, graph.input_size, copied, made) if scattered else ordered
         elif isinstance(node, Product | MaxPool | AtMaximum | Normalise):
             padding = np.isneginf(graph.constant_values(node.inputs))
             node = _without_constants(node, copied)
@@ -92,11 +95,12 @@ class _Sorter:
     ----------
     owners : ndarray of int64
         By address: the node that it belongs to.
+    made : dict
+        Weights in other orders, by name.
     """
 
-    def __init__(self, owners: Addresses) -> None:
-        self._owners = owners
-        self._made: dict[tuple[int, bytes], tuple[Linear, Floats]] = {}
+    def __init__(self, owners: Addresses, made: dict[WeightId, Floats]) -> None:
+        self._owners, self._made = owners, made
 
     def __call__(self, node: Linear) -> Linear:
         """Return a node of one row that reads each other node's outputs in their order."""
@@ -104,11 +108,7 @@ class _Sorter:
         owner = picked(self._owners, inputs, -2)
         _, first, group = np.unique(owner, return_index=True, return_inverse=True)
         order = np.lexsort((inputs, first[np.ravel(group)]))
-        key = id(node.weight), order.tobytes()
-        if key not in self._made:
-            # The node is kept as well: the key is good as long as its arrays live.
-            self._made[key] = node, node.weight[:, order]
-        return replace(node, inputs=inputs[None, order], weight=self._made[key][1])
+        return in_order(node, order, self._made)
 
 
 def _in_tiles(node: Linear) -> bool:
@@ -135,16 +135,29 @@ def _scattered(inputs: Addresses) -> bool:
     )
 
 
-def _read_copy(node: Linear, input_size: int, copied: Copied) -> Linear:
+def _read_copy(
+    node: Linear, input_size: int, copied: Copied, made: dict[WeightId, Floats]
+) -> Linear:
     """Let ``node`` read a copy of its inputs, the graph's input elements first, constants apart."""
     inputs = node.inputs[0]
     variable, constant = np.flatnonzero(inputs >= 0), np.flatnonzero(inputs < 0)
     order = variable[np.argsort(inputs[variable] >= input_size, kind="stable")]
     copy = copied(inputs[order], node.module)
+    sorted_node = in_order(node, np.concatenate([order, constant]), made)
+    return replace(sorted_node, inputs=np.concatenate([copy.addresses, inputs[constant]])[None])
+
+
+def in_order(node: Linear, order: Addresses, made: dict[WeightId, Floats]) -> Linear:
+    """Put the columns of a node of one row into another order; ``made`` keeps the weights."""
+    name = node.named.derived("columns", order.tobytes())
+    if name not in made:
+        made[name] = node.weight[:, order]
     return replace(
         node,
-        inputs=np.concatenate([copy.addresses, inputs[constant]])[None],
-        weight=node.weight[:, np.concatenate([order, constant])],
+        inputs=node.inputs[:, order],
+        weight=made[name],
+        weight_id=name,
+        connected=None if node.connected is None else node.connected[:, order],
     )
 
 

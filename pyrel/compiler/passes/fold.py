@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from pyrel.compiler.graph.facts import Facts
 from pyrel.compiler.graph.gates import only_through
 from pyrel.compiler.graph.nodes import (
     Add,
@@ -22,14 +23,14 @@ from pyrel.compiler.graph.nodes import (
     Product,
     Relu,
     Scale,
+    identity,
     picked,
 )
-from pyrel.compiler.graph.ranges import propagate
 from pyrel.compiler.graph.rewrites import compact
-from pyrel.methods.rules import Mask
+from pyrel.methods.terms import Mask
 
 
-def fold(graph: Graph, low: Floats, high: Floats) -> Graph:
+def fold(facts: Facts) -> Graph:
     """Fold inner values that cannot be explained as activations into the nodes that read them.
 
     A linear node after a linear one, or after a sum with negative addends, is one linear node. So
@@ -37,9 +38,9 @@ def fold(graph: Graph, low: Floats, high: Floats) -> Graph:
     values in boxes is folded too: the z^β rule gives relevance to a sum that is zero, which could
     not be divided among addends that are zero.
     """
-    graph = _linear_at_signed_sums(graph, low, high)
-    signed = _signed(graph, low, high)
-    owner = graph.owners()
+    graph = _linear_at_signed_sums(facts)
+    facts = facts.of(graph)
+    signed, owner = _signed(facts), facts.owners
     origin = _origins(graph)
     nodes: list[Node] = []
     folded: list[Node] = list(graph.nodes)
@@ -67,16 +68,18 @@ def split_rows(node: Linear) -> Iterator[Linear]:
         yield replace(node, start=start, inputs=inputs)
 
 
-def split_mixed_rows(graph: Graph, low: Floats, high: Floats) -> Graph:
+def split_mixed_rows(facts: Facts) -> Graph:
     """Split linear nodes that read, as the same input, values of several kinds in their rows."""
-    domains = propagate(graph, low, high)
+    graph, domains = facts.graph, facts.domains
     nodes: list[Node] = []
     for node in graph.nodes:
         mixed = isinstance(node, Linear) and len(node.inputs) > 1
-        if mixed and isinstance(node, Linear) and not domains.linear_inputs(node).uniform:
+        if mixed and isinstance(node, Linear) and not domains.of_inputs(node).uniform:
             nodes += split_rows(node)
         else:
             nodes.append(node)
+    if len(nodes) == len(graph.nodes):
+        return graph
     return compact(replace(graph, nodes=tuple(nodes)))
 
 
@@ -89,14 +92,13 @@ def _origins(graph: Graph) -> Addresses:
     return origin
 
 
-def _signed(graph: Graph, low: Floats, high: Floats) -> Mask:
+def _signed(facts: Facts) -> Mask:
     """Mark the addresses of linear nodes and sums that are folded into the linear nodes above.
 
     Not those of sums with products among their addends: as the state of a gated cell they are
     activations.
     """
-    domains = propagate(graph, low, high)
-    owner = graph.owners()
+    graph, domains, owner = facts.graph, facts.domains, facts.owners
     is_product = np.array([isinstance(node, Product) for node in graph.nodes] + [False])
     signed = np.zeros(graph.size, dtype=bool)
     for node in graph.nodes:
@@ -115,25 +117,22 @@ def _signed(graph: Graph, low: Floats, high: Floats) -> Mask:
     return signed
 
 
-def _linear_at_signed_sums(graph: Graph, low: Floats, high: Floats) -> Graph:
+def _linear_at_signed_sums(facts: Facts) -> Graph:
     """Give ReLUs and outputs of signed sums a linear node, which the sums can be folded into."""
-    signed = _signed(graph, low, high)
-    owner = graph.owners()
+    graph, signed, owner = facts.graph, _signed(facts), facts.owners
     is_sum = np.array([isinstance(node, Add | Scale) for node in graph.nodes] + [False])
     # What is of token ids alone, as a count is, is no activation.
     apart = signed & is_sum[owner] & ~only_through(graph, Lookup)
     nodes: list[Node] = []
     for node in graph.nodes:
         if isinstance(node, Relu) and apart[node.inputs].any():
-            size, module = node.size, node.module
-            identity = np.eye(size)
-            inputs = node.inputs[None]
-            node = Linear(node.start, inputs, identity, np.zeros(size), True, module=module)
+            node = identity(node.start, node.inputs, node.module, relu=True)
         nodes.append(node)
     outputs = graph.outputs
+    if not apart[outputs].any() and nodes == list(graph.nodes):
+        return graph
     if apart[outputs].any():
-        identity, zeros = np.eye(outputs.size), np.zeros(outputs.size)
-        nodes.append(Linear(graph.size, outputs[None], identity, zeros))
+        nodes.append(identity(graph.size, outputs, ""))
         outputs = nodes[-1].addresses
     return replace(graph, nodes=tuple(nodes), outputs=outputs)
 
@@ -183,6 +182,8 @@ def _fold_once(
         inputs=np.concatenate(inputs)[None],
         weight=np.concatenate(weights, axis=1),
         bias=bias,
+        weight_id=None,
+        connected=None,
     )
 
 

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from pyrel.compiler.graph.gates import GatedSum, Gates, find_gates
+from pyrel.compiler.graph.facts import Facts
+from pyrel.compiler.graph.gates import GatedSum, Gates
 from pyrel.compiler.graph.nodes import (
     Add,
     Addresses,
@@ -16,16 +17,18 @@ from pyrel.compiler.graph.nodes import (
     Linear,
     Node,
     Product,
+    identity,
     look_up,
     picked,
 )
 from pyrel.compiler.graph.rewrites import compact
-from pyrel.methods.rules import Mask
+from pyrel.compiler.graph.weight_ids import WeightId
+from pyrel.methods.terms import Mask
 
 
-def gather_gated_sums(graph: Graph) -> Graph:
+def gather_gated_sums(facts: Facts) -> Graph:
     """Make one `GatedSum` of each sum of pre-activations of which some are gated."""
-    gates = find_gates(graph)
+    graph, gates = facts.graph, facts.gates
     nodes: list[Node] = []
     position = graph.size
     for node in graph.nodes:
@@ -94,7 +97,16 @@ def _gated_sum(node: Add, gates: Gates, position: int) -> list[Node] | None:
         factor = np.full(node.size, -1)
         if product is not None and constant[index]:
             value = look_up(gates.graph.constants, product[1])
-            member = Linear(0, read, np.zeros((node.size, 1)), value, module=node.module)
+            zeros = np.zeros((node.size, 1))
+            member = Linear(
+                0,
+                read,
+                zeros,
+                value,
+                module=node.module,
+                weight_id=WeightId("", ("zeros", node.size)),
+                connected=zeros != 0,
+            )
         if member is not None and product is not None:
             factor = product[0]
         else:
@@ -103,8 +115,7 @@ def _gated_sum(node: Add, gates: Gates, position: int) -> list[Node] | None:
             bias += look_up(gates.graph.constants, addend)
             continue
         if member is None:
-            identity, zeros = np.eye(node.size), np.zeros(node.size)
-            member = Linear(0, addend[None], identity, zeros, module=node.module)
+            member = identity(0, addend, node.module)
         members.append(replace(member, start=position))
         factors.append(factor)
         # A known factor, such as a mask, leaves all to its member, as a carried state's gate does.

@@ -23,9 +23,8 @@ from pyrel.compiler.graph.nodes import (
 from pyrel.compiler.graph.rewrites import compact
 from pyrel.compiler.passes.merge_sums import simplify
 from pyrel.compiler.passes.twins import Twins
-from pyrel.compiler.program.enums import Post
 from pyrel.errors import UnsupportedModelError
-from pyrel.methods import Method
+from pyrel.methods import AtRelu, Method
 
 _MARKS = (StopGradient, CustomGradient)
 
@@ -52,7 +51,7 @@ def prepared(graph: Graph, method: Method) -> Graph:
     if method.autograd == "exact" and not method.conserves:
         _refuse_custom(graph, method)
     dropped = CustomGradient if method.detach == "stop" else _MARKS
-    exact = not method.conserves and method.relu == Post.mask
+    exact = not method.conserves and method.relu == AtRelu.mask
     graph = _plain_relus(_without(graph, dropped), exact)
     return simplify(graph, None if method.conserves else Twins(graph))
 

@@ -10,11 +10,14 @@ a line is left out.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from pyrel.compiler.graph.nodes import Addresses, Copy, Floats, Graph, Linear
-from pyrel.methods.rules import Mask
+from pyrel.compiler.graph.weight_ids import WeightId
+from pyrel.methods.terms import Mask
 
 LANES = 16  # floats of a vector
 # What a row of an instruction, and a vector of its results, cost beside the products: as much as
@@ -40,7 +43,7 @@ class Joiner:
             if isinstance(node, Copy):
                 zero = graph.constant_values(node.inputs) == 0
                 self._zero[node.addresses] = (node.inputs < 0) & zero
-        self._made: dict[tuple[int, int, bytes, bytes], tuple[Linear, Floats, Floats]] = {}
+        self._made: dict[WeightId, Floats] = {}
 
     def __call__(self, node: Linear) -> Linear:
         """Return ``node`` with as many rows joined as are fastest by a count of vectors."""
@@ -58,21 +61,32 @@ class Joiner:
             if joined.shape[1] <= _MOST_INPUTS and cost < least:
                 least = cost
                 places = np.searchsorted(union, inputs[:count])
-                weight, bias = self._weights(node, places, kept)
-                best = replace(node, inputs=joined, weight=weight, bias=bias, positions=count)
+                best = self._joined(node, joined, places, kept)
         return best
 
-    def _weights(self, node: Linear, places: Addresses, kept: Mask) -> tuple[Floats, Floats]:
-        """Return weights and bias of rows that read ``places`` of what is read together."""
-        key = (id(node.weight), id(node.bias), places.tobytes(), kept.tobytes())
-        if key not in self._made:
-            weight = np.zeros((len(places), node.width, kept.size))
-            for part, columns in zip(weight, places, strict=True):
-                part[:, columns] = node.weight
-            weight = weight.reshape(-1, kept.size)[:, kept]
-            # The node is kept as well: the key is good as long as its arrays live.
-            self._made[key] = node, weight, np.tile(node.bias, len(places))
-        return self._made[key][1:]
+    def _joined(self, node: Linear, inputs: Addresses, places: Addresses, kept: Mask) -> Linear:
+        """Make a node of rows that read ``places`` of what is read together."""
+        name = node.named.derived("positions", places.tobytes(), kept.tobytes())
+        if name not in self._made:
+            self._made[name] = _spread(node.weight, places, kept)
+        connected = np.ones(node.weight.shape) if node.connected is None else node.connected
+        return replace(
+            node,
+            inputs=inputs,
+            weight=self._made[name],
+            bias=np.tile(node.bias, len(places)),
+            positions=len(places),
+            weight_id=name,
+            connected=_spread(connected, places, kept) != 0,
+        )
+
+
+def _spread(values: npt.NDArray[Any], places: Addresses, kept: Mask) -> Floats:
+    """Put (out, in) values of each position at its ``places``; of all together, those ``kept``."""
+    spread = np.zeros((len(places), len(values), kept.size))
+    for part, columns in zip(spread, places, strict=True):
+        part[:, columns] = values
+    return spread.reshape(-1, kept.size)[:, kept]
 
 
 def _line(inputs: Addresses) -> int:

@@ -12,27 +12,29 @@ from dataclasses import replace
 
 import numpy as np
 
-from pyrel.compiler.graph.nodes import Add, Floats, Graph, Linear, Node, Product, picked
-from pyrel.compiler.graph.ranges import propagate
+from pyrel.compiler.graph.facts import Facts
+from pyrel.compiler.graph.nodes import Add, Graph, Linear, Node, Product, picked
 from pyrel.compiler.graph.rewrites import compact
 from pyrel.compiler.passes.merge_sums import simplify
 from pyrel.methods import Method
 
 
-def keep_stabilised(graph: Graph, method: Method, low: Floats, high: Floats) -> Graph:
+def keep_stabilised(facts: Facts, method: Method) -> Graph:
     """Take out the sums of one addend that a method does not stabilise.
 
     It stabilises those that may be negative. Deep Taylor folds them into the linear nodes that read
     them, but for states of gated cells, where a product is the addend.
     """
+    graph = facts.graph
     if not method.conserves or method.folds:
-        graph = _without_gated_zeros(graph)
+        graph = _without_gated_zeros(facts)
+        facts = facts.of(graph)
     if not any(isinstance(node, Add) and node.alone for node in graph.nodes):
         return graph
     signed = np.zeros(graph.size, dtype=bool)
     if method.conserves:
-        signed = propagate(graph, low, high).low < 0
-    owner = graph.owners()
+        signed = facts.domains.low < 0
+    owner = facts.owners
     is_product = np.array([isinstance(node, Product) for node in graph.nodes] + [False])
     origin = np.arange(graph.size)
     nodes: list[Node] = []
@@ -50,9 +52,9 @@ def keep_stabilised(graph: Graph, method: Method, low: Floats, high: Floats) -> 
     return compact(replace(graph, nodes=tuple(nodes), outputs=outputs))
 
 
-def _without_gated_zeros(graph: Graph) -> Graph:
+def _without_gated_zeros(facts: Facts) -> Graph:
     """Merge sums of pre-activations as if no gated zero had been beside them."""
-    owner = graph.owners()
+    graph, owner = facts.graph, facts.owners
     is_linear = np.array([isinstance(node, Linear) for node in graph.nodes] + [False])
     sums = [node for node in graph.nodes if isinstance(node, Add) and node.gated]
     if not any(is_linear[picked(owner, node.inputs, -1)].any() for node in sums):

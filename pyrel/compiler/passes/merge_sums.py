@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -25,11 +25,12 @@ from pyrel.compiler.graph.nodes import (
 )
 from pyrel.compiler.graph.relevant_zeros import relevant_at_zero
 from pyrel.compiler.graph.rewrites import compact
+from pyrel.compiler.graph.weight_ids import WeightId
 from pyrel.compiler.passes.twins import Twins
 
 # What a sum is merged of: units of a linear node, or constants, or other values, which are None.
 _Part: TypeAlias = tuple[Linear | None, npt.NDArray[Any] | None]
-_Made: TypeAlias = dict[Hashable, tuple[Floats, Floats]]
+_Made: TypeAlias = dict[WeightId, tuple[Floats, Floats, npt.NDArray[np.bool_] | None]]
 
 
 def simplify(graph: Graph, twins: Twins | None = None) -> Graph:
@@ -214,30 +215,52 @@ def _merge_rows(
         else:
             inputs.append(addend.reshape(rows, width))
             parts.append((None, None))
-    weight, bias = _merged_weights(parts, coefficients[:width], made)
-    start = node.start + int(part[0])
-    return Linear(start, np.concatenate(inputs, axis=1), weight, bias, module=node.module)
-
-
-def _merged_weights(parts: Sequence[_Part], scale: Floats, made: _Made) -> tuple[Floats, Floats]:
-    """Weight and bias of a merged node; steps that merge the same weights share the result."""
-    key = (
-        scale.tobytes(),
-        *((s and (id(s.weight), id(s.bias)), None if v is None else v.tobytes()) for s, v in parts),
+    name, (weight, bias, connected) = _merged_weights(parts, coefficients[:width], made)
+    return Linear(
+        node.start + int(part[0]),
+        np.concatenate(inputs, axis=1),
+        weight,
+        bias,
+        module=node.module,
+        weight_id=name,
+        kind=next(source.kind for source, _ in parts if source is not None),
+        connected=connected,
     )
-    if key not in made:
+
+
+def _merged_weights(
+    parts: Sequence[_Part], scale: Floats, made: _Made
+) -> tuple[WeightId, tuple[Floats, Floats, npt.NDArray[np.bool_] | None]]:
+    """Name, weight, bias and connections of a merged node; steps of equal parts share them."""
+    name = WeightId(
+        "",
+        (
+            "merged",
+            scale.tobytes(),
+            *(
+                (s and (s.named, s.bias.tobytes()), None if v is None else v.tobytes())
+                for s, v in parts
+            ),
+        ),
+    )
+    if name not in made:
         weights: list[Floats] = []
+        connected: list[npt.NDArray[np.bool_]] = []
         bias = np.zeros(scale.size)
         for source, values in parts:
             if source is not None:
                 weights.append(scale[:, None] * source.weight[values])
                 bias += scale * source.bias[values]
+                whole = np.ones(source.weight.shape, dtype=bool)
+                connected.append((whole if source.connected is None else source.connected)[values])
             elif values is not None:
                 bias += scale * values
             else:
                 weights.append(np.diag(scale))
-        made[key] = np.concatenate(weights, axis=1), bias
-    return made[key]
+                connected.append(np.eye(scale.size, dtype=bool))
+        joined = np.concatenate(connected, axis=1)
+        made[name] = np.concatenate(weights, axis=1), bias, None if joined.all() else joined
+    return name, made[name]
 
 
 def _join_relus(graph: Graph) -> Graph:

@@ -62,5 +62,5 @@ class Twins:
             self._graph.nodes[self._owners[origin[0]]] if self._owners[origin[0]] >= 0 else None
         )
         if isinstance(source, Linear):
-            return id(source.weight), (origin - source.start).tobytes()
+            return source.named, (origin - source.start).tobytes()
         return origin.tobytes()

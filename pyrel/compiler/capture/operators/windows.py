@@ -178,7 +178,9 @@ def _convolve(
     read = _read(addresses, rows, columns)
     made = []
     for channels, (weight, bias) in zip(np.split(read, len(groups), axis=-1), groups, strict=True):
-        made.append(builder.linear(channels.reshape(-1, weight.shape[1]), weight, bias))
+        made.append(
+            builder.linear(channels.reshape(-1, weight.shape[1]), weight, bias, "convolution")
+        )
     return np.concatenate(made, axis=1).reshape(*read.shape[:2], -1)
 
 

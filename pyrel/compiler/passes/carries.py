@@ -20,13 +20,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from pyrel.compiler.graph.gates import Gates, find_gates
+from pyrel.compiler.graph.facts import Facts
 from pyrel.compiler.graph.nodes import (
     Add,
     Addresses,
     Choice,
     Copy,
-    Floats,
     Graph,
     Linear,
     MaxPool,
@@ -37,26 +36,28 @@ from pyrel.compiler.graph.nodes import (
     StopGradient,
     picked,
 )
-from pyrel.methods.rules import Mask
+from pyrel.compiler.graph.weight_ids import WeightId
+from pyrel.methods.terms import Mask
 
 
-def mark_carries(graph: Graph) -> Graph:
+def mark_carries(facts: Facts) -> Graph:
     """Say of each product of a gate and a signal which of its elements carry a state on.
 
     Sums of gated pre-activations must be sums still (`pyrel.compiler.graph.gates`).
     """
-    return _Carries(graph).marked()
+    return _Carries(facts).marked()
 
 
 class _Carries:
     """Masks by address: what is a state, what has a new part, what is added to a new part."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, facts: Facts) -> None:
+        graph = facts.graph
         self._graph = graph
-        self._gates: Gates = find_gates(graph)
+        self._gates = facts.gates
         # Of constants and the input, whose owner is −1, the last says that they are none.
         self._is_product = np.array([isinstance(n, Product) for n in graph.nodes] + [False])
-        self._identities: dict[int, tuple[Floats, Mask]] = {}
+        self._identities: dict[WeightId, Mask] = {}
         self._state = np.ones(graph.size, dtype=bool)
         self._new = np.zeros(graph.size, dtype=bool)
         self._beside_new = np.zeros(graph.size, dtype=bool)
@@ -125,13 +126,13 @@ class _Carries:
         """Mark the inputs that a linear node just adds, as sums do that were merged into it."""
         if len(node.inputs) > 1:
             return np.zeros(node.inputs.shape[1], dtype=bool)
-        key = id(node.weight)
+        key = node.named
         if key not in self._identities:
             ones = (node.weight != 0).sum(axis=0) == 1
-            self._identities[key] = node.weight, ones & (node.weight.max(axis=0) == 1.0)
+            self._identities[key] = ones & (node.weight.max(axis=0) == 1.0)
         read = node.inputs[0]
         gated = self._is_product[picked(self._gates.owner, read, -1)]
-        return np.asarray(self._identities[key][1] & gated)
+        return np.asarray(self._identities[key] & gated)
 
     def _find_sums(self, node: Node) -> None:
         """Say of a sum's addends whether one of them has a new part; sums of sums are one sum."""

@@ -1,0 +1,297 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Products of a gate and a signal, and sums in which gates multiply pre-activations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from pyrel.compiler.graph.gates import GatedSum
+from pyrel.compiler.graph.intervals import runs
+from pyrel.compiler.graph.nodes import Addresses, Floats, Linear, Product, picked
+from pyrel.compiler.lowering.emitter import Emitter, Place
+from pyrel.compiler.lowering.linear import divide_by, give
+from pyrel.compiler.lowering.parts import Division, Divisor, at
+from pyrel.compiler.lowering.placement import Placement
+from pyrel.compiler.lowering.relevance import Relevance
+from pyrel.compiler.program.enums import Scale, Space
+from pyrel.compiler.program.instructions import Epilogue
+from pyrel.errors import UnsupportedModelError
+from pyrel.methods import other_rules
+
+# Products
+
+
+def forward_product(node: Product, emitter: Emitter, _: Placement | None) -> None:
+    """Multiply both factors."""
+    for size, first in emitter.row_groups(node.inputs):
+        left, right = (emitter.value(factor[first]) for factor in node.inputs)
+        epilogue = Epilogue(scale=Scale.operand, scale_space=right[0])
+        emitter.map(left, size, emitter.value(node.start + first), epilogue, right[1])
+
+
+def back_product(node: Product, relevance: Relevance, placement: Placement) -> None:
+    """Give relevance to the signal, or half to each factor; a gradient times the other factor."""
+    rule, gates = placement.rules[node.start], placement.facts.gates
+    if isinstance(rule, other_rules.BothFactors):
+        constant = picked(gates.is_stopped, node.inputs, False)
+        live = np.where(constant, -1, node.inputs)
+        relevance.pass_on(node, live[0], operands=node.inputs[1])
+        relevance.pass_on(node, live[1], operands=node.inputs[0])
+        return
+    stopped = gates.split_stopped(node)
+    signal = gates.split(node) if stopped is None else stopped
+    if isinstance(rule, other_rules.Signal) and signal is None:
+        raise UnsupportedModelError(
+            f"{placement.method.name} gives relevance to the signal of a product of a gate (a "
+            "sigmoid's output) and a signal; here both or neither is a gate. "
+            'gates="half" gives each factor half; gradient_x_input needs no rule',
+            operator="mul",
+            module=node.module,
+        )
+    for factor, share in placement.shares(node):
+        relevance.pass_on(node, factor, share)
+
+
+# Gated sums
+
+
+def forward_gated_sum(node: GatedSum, emitter: Emitter, _: Placement | None) -> None:
+    """Add up the members times their gates."""
+    out = emitter.value(node.start)
+    emitter.map(None, node.size, out, Epilogue(bias=emitter.vector(node.bias)))
+    for member, gates in zip(node.members, node.gates, strict=True):
+        _add_gated(emitter, emitter.value(int(member[0])), gates, out)
+
+
+def _add_gated(
+    emitter: Emitter, source: Place, gates: Addresses, out: Place, power: int = 1
+) -> None:
+    """Add what lies at ``source``, times its gates to a power, to ``out``."""
+    if (gates < 0).all() or power == 0:
+        emitter.map(source, gates.size, out, Epilogue(accumulate=True))
+        return
+    if power > 1:
+        once = Space.arena, np.array([emitter.reserve(gates.size)])
+        emitter.map(None, gates.size, once)
+        _add_gated(emitter, source, gates, once, power - 1)
+        source = once
+    for first, stop in runs(gates):
+        gate = emitter.value(int(gates[first]))
+        epilogue = Epilogue(scale=Scale.operand, scale_space=gate[0], accumulate=True)
+        moved = [(place[0], place[1] + first) for place in (source, out)]
+        emitter.map(moved[0], stop - first, moved[1], epilogue, gate[1])
+
+
+def back_gated_sum(node: GatedSum, relevance: Relevance, placement: Placement) -> None:
+    """S = R / (Σ gate · its member's denominator); each member gets gate · s."""
+    members = _members(node, placement)
+    propagations = [placement.propagation(member) for member in members]
+    single = all(len(p.parts) == 1 and p.parts[0].power == 1 for p in propagations)
+    if not single or placement.shares_bias:
+        _GatedParts(node, relevance, placement, members).back()
+        return
+    parts = [propagation.parts[0] for propagation in propagations]
+    denominators = [_denominator_of(member, relevance.emitter, placement) for member in members]
+    epsilon = parts[0].denominator.epsilon if parts[0].denominator else 0.0
+    if epsilon:
+        divide_by(node, relevance, placement, node.start, None, epsilon, False)
+        relevance.absorb_weighted(node, node.bias)
+    else:
+        bias = np.maximum(node.bias, 0.0)
+        place = _sum_of_denominators(node, relevance.emitter, bias, denominators)
+        divide_by(node, relevance, placement, place, None, 0.0, False, alone=True)
+        relevance.absorb_weighted(node, bias)
+    for index, (member, part) in enumerate(zip(members, parts, strict=True)):
+        _give_member(node, relevance, placement, index, member, denominators[index])
+        if part.absorbed is not None:
+            relevance.absorb_weighted(member, part.absorbed)
+
+
+def _members(node: GatedSum, placement: Placement) -> list[Linear]:
+    members = []
+    for member in node.members:
+        linear = placement.facts.owner(int(member[0]))
+        assert isinstance(linear, Linear)
+        members.append(linear)
+    return members
+
+
+def _sum_of_denominators(
+    node: GatedSum, emitter: Emitter, bias: Floats, denominators: Sequence[Place], power: int = 1
+) -> int:
+    """Form bias + Σ gate · denominator; return the operand, as of `Relevance.finish`."""
+    place = -1 - emitter.reserve(node.size)
+    out = emitter.value_or_arena(place)
+    emitter.map(None, node.size, out, Epilogue(bias=emitter.vector(bias)))
+    for denominator, gates in zip(denominators, node.gates, strict=True):
+        _add_gated(emitter, denominator, gates, out, power)
+    return place
+
+
+def _denominator_of(node: Linear, emitter: Emitter, placement: Placement, number: int = 0) -> Place:
+    """Where a member's denominator lies, its constant added; for the ε rule its value."""
+    denominator = placement.propagation(node).parts[number].denominator
+    assert denominator is not None, "rules keep the denominators of gated nodes"
+    if denominator.epsilon and denominator.output:
+        return emitter.value(node.start)
+    if (node.start, number) in placement.denominators:
+        return Space.arena, np.array([placement.denominators[node.start, number]])
+    place = Space.arena, np.array([emitter.reserve(node.size)])
+    vector = emitter.vector(np.resize(denominator.constant, node.size))
+    source = emitter.value(node.start) if denominator.output else None
+    emitter.map(source, node.size, place, Epilogue(bias=vector))
+    return place
+
+
+def _give_member(
+    node: GatedSum,
+    relevance: Relevance,
+    placement: Placement,
+    index: int,
+    member: Linear,
+    denominator: Place,
+) -> None:
+    """Write gate · s where the member's relevance lies."""
+    gates, carried = node.gates[index], node.carried[index]
+    if (gates < 0).all():
+        relevance.pass_on(node, member.addresses)
+        return
+    relevance.pass_on(node, member.addresses, operands=gates)
+    if not isinstance(placement.products[node.start], other_rules.Half) or carried.all():
+        return
+    # The gate gets half of what the member would: ½ s · gate · denominator.
+    emitter = relevance.emitter
+    slot = relevance.place(member.start)
+    halves = emitter.program.vector(np.full(member.size, 0.5))
+    halved = Epilogue(scale=Scale.vector, scale_vector=halves)
+    op = emitter.map(slot, member.size, slot, halved)
+    relevance.record(op, member.start, member.size)
+    _give_gate(relevance, gates, slot, denominator)
+
+
+def _give_gate(relevance: Relevance, gates: Addresses, shares: Place, denominator: Place) -> None:
+    """Give the gates what their member gets: shares times its denominator."""
+    emitter = relevance.emitter
+    for size, first in emitter.row_groups(gates[None]):
+        addresses = gates[first]
+        epilogue = Epilogue(
+            scale=Scale.operand,
+            scale_space=denominator[0],
+            accumulate=relevance.accumulates(addresses, size),
+        )
+        op = emitter.map(
+            (shares[0], shares[1] + first),
+            size,
+            relevance.place(addresses),
+            epilogue,
+            denominator[1] + first,
+        )
+        relevance.record(op, addresses, size)
+
+
+class _GatedParts:
+    """The way back of a gated sum whose rule has several parts, or shares its bias."""
+
+    def __init__(
+        self,
+        node: GatedSum,
+        relevance: Relevance,
+        placement: Placement,
+        members: Sequence[Linear],
+    ) -> None:
+        self._node, self._relevance, self._placement = node, relevance, placement
+        self._members = members
+        self._emitter = relevance.emitter
+        self._of_members = [placement.propagation(member) for member in members]
+        self._of_bias = placement.of_bias(node)
+
+    def back(self) -> None:
+        """Divide by the sums of the members' denominators, part by part."""
+        node, placement = self._node, self._placement
+        propagation = self._of_members[0]
+        division = Division(node, self._relevance, placement.shares_bias)
+        numbers = range(len(propagation.parts))
+        denominators = [
+            [_denominator_of(m, self._emitter, placement, number) for m in self._members]
+            for number in numbers
+        ]
+        divisors = [self._divisor(number, denominators[number]) for number in numbers]
+        parts = [
+            replace(part, absorbed=self._of_bias.parts[number].absorbed)
+            for number, part in zip(numbers, propagation.parts, strict=True)
+        ]
+        places = division.divide(parts, divisors, propagation.exchanges)
+        for number, place in zip(numbers, places, strict=True):
+            for index, member in enumerate(self._members):
+                shares = self._gated(place, index, propagation.parts[number].power)
+                self._give(member, index, number, shares, denominators[number][index])
+        if placement.shares_bias:
+            self._spread(division, places, divisors)
+
+    def _divisor(self, number: int, denominators: Sequence[Place]) -> Divisor:
+        part = self._of_members[0].parts[number]
+        assert part.denominator is not None
+        absorbed = self._of_bias.parts[number].absorbed
+        bias = np.zeros(self._node.size) if absorbed is None else absorbed
+        epsilon = part.denominator.epsilon
+        if part.denominator.output and epsilon:  # the ε rule, which divides by the sum itself
+            return Divisor(self._node.start, None, epsilon, bias)
+        operand = _sum_of_denominators(self._node, self._emitter, bias, denominators, part.power)
+        return Divisor(operand, None, epsilon, bias)
+
+    def _gated(self, place: Place, index: int, power: int) -> Place:
+        """Form the shares of a member: gate · s, the gate to a power."""
+        gates = self._node.gates[index]
+        if (gates < 0).all() or power == 0:
+            return place
+        shares = Space.arena, np.array([self._emitter.reserve(self._node.size)])
+        self._emitter.map(None, self._node.size, shares)
+        _add_gated(self._emitter, place, gates, shares, power)
+        return shares
+
+    def _give(
+        self, member: Linear, index: int, number: int, shares: Place, denominator: Place
+    ) -> None:
+        part = self._of_members[index].parts[number]
+        gates, carried = self._node.gates[index], self._node.carried[index]
+        half = isinstance(self._placement.products[self._node.start], other_rules.Half)
+        if half and not (gates < 0).all() and not carried.all():
+            halves = self._emitter.program.vector(np.full(member.size, 0.5))
+            halved = Space.arena, np.array([self._emitter.reserve(member.size)])
+            scaled = Epilogue(scale=Scale.vector, scale_vector=halves)
+            self._emitter.map(shares, member.size, halved, scaled)
+            shares = halved
+            _give_gate(self._relevance, gates, shares, denominator)
+        if part.absorbed is not None and not self._placement.shares_bias:
+            self._relevance.absorb_weighted(member, part.absorbed, at(shares))
+        give(member, self._relevance, part.terms, at(shares))
+
+    def _spread(
+        self, division: Division, places: Sequence[Place], divisors: Sequence[Divisor]
+    ) -> None:
+        """Give the shares of biases and stabilisers to the inputs of all members."""
+        left = division.left_over(places, divisors)
+        assert left is not None
+        for number, place in enumerate(places):
+            for index in range(len(self._members)):
+                absorbed = self._of_members[index].parts[number].absorbed
+                if absorbed is not None and absorbed.any():
+                    power = self._of_members[index].parts[number].power
+                    shares = self._gated(place, index, power)
+                    scale = self._emitter.program.vector(absorbed)
+                    epilogue = Epilogue(scale=Scale.vector, scale_vector=scale, accumulate=True)
+                    self._emitter.map(shares, self._node.size, left, epilogue)
+        counts = [self._placement.count_inputs(member) for member in self._members]
+        number_of_inputs = np.sum([count for _, count in counts], axis=0)
+        none = (number_of_inputs == 0).astype(float)
+        self._relevance.absorb_weighted(self._node, none, at(left))
+        inverse = np.divide(
+            1.0, number_of_inputs, out=np.zeros(self._node.size), where=number_of_inputs > 0
+        )
+        scaled = Epilogue(scale=Scale.vector, scale_vector=self._emitter.program.vector(inverse))
+        self._emitter.map(left, self._node.size, left, scaled)
+        for member, (terms, _) in zip(self._members, counts, strict=True):
+            give(member, self._relevance, terms, at(left))

@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which rule stands at which node of a graph, and what a linear node's rule makes of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from functools import cached_property
+
+import numpy as np
+
+from pyrel.compiler.graph.facts import Facts
+from pyrel.compiler.graph.gates import GatedSum
+from pyrel.compiler.graph.nodes import (
+    Add,
+    Addresses,
+    Choice,
+    EvenMaximum,
+    Floats,
+    Linear,
+    Lookup,
+    Node,
+    Product,
+    StopGradient,
+)
+from pyrel.compiler.graph.relevant_zeros import relevant_at_zero
+from pyrel.compiler.lowering.sites import KINDS, Sites
+from pyrel.errors import UnsupportedModelError
+from pyrel.methods import Method, Rule, UnsuitableDomainError
+from pyrel.methods.enums import Start
+from pyrel.methods.other_rules import Half
+from pyrel.methods.rules import LinearRule
+from pyrel.methods.terms import Domain, LinearNode, Mask, Propagation, Term
+
+_OPERATORS = {"normalisation": "layer_norm", "product": "mul"}  # for messages; else "linear"
+
+
+class Placement:
+    """The rules of one method at the nodes of one graph.
+
+    Parameters
+    ----------
+    method : Method
+    facts : Facts
+
+    Attributes
+    ----------
+    rules : dict
+        By the start of each node that relevance reaches. The members of a gated sum have its
+        linear rule.
+    reached : ndarray of bool
+        By address: whether relevance reaches it; gates that get none are not reached.
+
+    Raises
+    ------
+    UnsupportedModelError
+        The method has no rule for a node with what is known of its inputs.
+    """
+
+    def __init__(self, method: Method, facts: Facts) -> None:
+        self.method, self.facts = method, facts
+        self.rules: dict[int, Rule] = {}
+        self.products: dict[int, Rule] = {}  # of gated sums: who gets what of gate and signal
+        self.reached = np.zeros(facts.graph.size, dtype=bool)
+        # Where in the arena a denominator lies, by the node's start and the part of its rule.
+        self.denominators: dict[tuple[int, int], int] = {}
+        self._sites = Sites(facts)
+        self._propagations: dict[Hashable, Propagation] = {}
+        self._even_terms: dict[Hashable, tuple[Term, ...]] = {}
+        self._choose()
+
+    def _choose(self) -> None:
+        """Choose rules from the outputs back, as a rule says which inputs get relevance."""
+        graph = self.facts.graph
+        self.reached[graph.outputs] = True
+        refused: dict[int, UnsupportedModelError] = {}
+        for index in range(len(graph.nodes) - 1, -1, -1):
+            node = graph.nodes[index]
+            if not self.reached[node.start : node.start + node.size].any():
+                continue
+            try:
+                self._choose_for(node)
+            except UnsuitableDomainError as error:
+                linear = isinstance(node, Linear | GatedSum)
+                operator = "add" if isinstance(node, GatedSum) else "linear"
+                named = operator if linear else _OPERATORS.get(KINDS[type(node)], "linear")
+                # The first linear node in the order of the model; of others, the last.
+                order = index if linear else 2 * len(graph.nodes) - index
+                refused[order] = UnsupportedModelError(
+                    str(error), operator=named, module=node.module
+                )
+            if not isinstance(node, StopGradient | Lookup):
+                inputs = self._receivers(node)
+                self.reached[self._live(inputs[inputs >= 0])] = True
+        if refused:
+            raise refused[min(refused)]
+
+    def _choose_for(self, node: Node) -> None:
+        if node.start in self.rules:  # a member of a gated sum, which has chosen
+            return
+        rule = self.method.rule(self._sites.of(node))
+        if isinstance(node, Linear | GatedSum) and not isinstance(rule, LinearRule):
+            kind = self._sites.of(node).kind
+            raise TypeError(
+                f"{self.method.name}: wanted a LinearRule for a {kind} node, got {rule!r}"
+            )
+        self.rules[node.start] = rule
+        if isinstance(node, GatedSum):
+            for member in node.members[:, 0]:
+                self.rules[int(member)] = rule
+            self.products[node.start] = self.method.rule(self._sites.of(node, "product"))
+
+    def _receivers(self, node: Node) -> Addresses:
+        """Return the inputs that may get relevance of a node."""
+        if isinstance(node, Product) and self.method.conserves:
+            return np.concatenate([part for part, _ in self.shares(node)])
+        if isinstance(node, GatedSum) and not isinstance(self.products.get(node.start), Half):
+            return node.members
+        if isinstance(node, EvenMaximum | Choice):
+            return node.values
+        return node.inputs
+
+    def _live(self, addresses: Addresses) -> Addresses:
+        """Leave out what no gradient goes through to the input."""
+        if self.method.conserves:
+            return addresses
+        return addresses[~self.facts.gates.is_stopped[addresses]]
+
+    def shares(self, node: Product) -> list[tuple[Addresses, Floats | None]]:
+        """Return what gets relevance of a product, and its share; None is all.
+
+        The signal all, or gate and signal half each but where the signal is a state carried on.
+        A factor that is detached is a constant, which gets none.
+        """
+        gates = self.facts.gates
+        stopped = gates.split_stopped(node)
+        if stopped is not None:
+            return [(stopped[1], None)]
+        parts = gates.split(node)
+        if not isinstance(self.rules[node.start], Half):
+            return [(part, None) for part in (node.inputs if parts is None else parts[1:])]
+        halves = np.full(node.size, 0.5)
+        if parts is None or node.carried is None:
+            return [(factor, halves) for factor in node.inputs]
+        gate = np.where(node.carried, -1, parts[0])  # nothing where the signal has all
+        return [(gate, halves), (parts[1], np.where(node.carried, 1.0, 0.5))]
+
+    # Where relevance may arrive at zeros
+
+    @cached_property
+    def relevant_at_zero(self) -> Mask:
+        """Mark the addresses that may have relevance where they are zero."""
+        return relevant_at_zero(self.facts.graph, self._given_at_zero())
+
+    def _given_at_zero(self) -> Mask | None:
+        """Mark the inputs that a rule may give relevance to although they are zero."""
+        given = self.facts.domains.boxed if self.method.folds else None
+        for node in self.facts.graph.nodes:
+            rule = self.rules.get(node.start)
+            reaches = isinstance(rule, LinearRule) and rule.reaches_zeros
+            if self.shares_bias and isinstance(node, Linear | Add):
+                reaches = True
+            if reaches and (self.shares_bias or not self.method.folds):
+                given = np.zeros(self.facts.graph.size, dtype=bool) if given is None else given
+                given[node.inputs[node.inputs >= 0]] = True
+        return given
+
+    def relus_apart(self) -> set[int]:
+        """Return the starts of linear nodes with a ReLU that must keep values below zero.
+
+        Relevance may arrive where the ReLU gives zero, and their rules divide by the value before
+        it. Deep Taylor's do not.
+        """
+        if self.method.folds or not self.method.conserves:
+            return set()
+        return {
+            node.start
+            for node in self.facts.graph.nodes
+            if isinstance(node, Linear)
+            and node.relu
+            and self.relevant_at_zero[node.addresses].any()
+        }
+
+    def positive(self, node: Linear) -> bool:
+        """Whether relevance arrives at outputs above zero only."""
+        if node.start == int(self.facts.graph.outputs[0]):
+            return self.method.start == Start.positive_output
+        return node.relu and not self.relevant_at_zero[node.addresses].any()
+
+    @property
+    def shares_bias(self) -> bool:
+        """Whether bias and stabilisers give their share of relevance to a node's inputs."""
+        return self.method.conserves and self.method.bias == "share"
+
+    # What rules make of weights
+
+    def propagation(self, node: Linear) -> Propagation:
+        """Return what a node's rule makes of its weights; equal nodes have the same object.
+
+        Raises
+        ------
+        UnsupportedModelError
+            The rule does not fit what is known of the node's inputs.
+        """
+        rule = self.rules[node.start]
+        assert isinstance(rule, LinearRule)
+        seen = self.facts.linear_node(
+            node, self.positive(node), gated=node.start in self.facts.members
+        )
+        domain = seen.domain
+        key = (
+            rule,
+            node.named,
+            seen.positive,
+            seen.gated,
+            *(
+                part.tobytes()
+                for part in (
+                    node.bias,
+                    seen.value,
+                    domain.low,
+                    domain.high,
+                    domain.raw,
+                    domain.constant,
+                )
+            ),
+        )
+        if key not in self._propagations:
+            try:
+                self._propagations[key] = rule.propagation(seen)
+            except UnsuitableDomainError as error:
+                raise UnsupportedModelError(
+                    str(error), operator="linear", module=node.module
+                ) from None
+        return self._propagations[key]
+
+    def of_bias(self, node: GatedSum) -> Propagation:
+        """Return what the rule of a gated sum makes of its own bias, beside the members."""
+        rule = self.rules[node.start]
+        assert isinstance(rule, LinearRule)
+        nothing = np.zeros((1, 0))
+        domain = Domain(nothing, nothing, nothing.astype(bool), nothing[0].astype(bool))
+        weight = np.zeros((node.size, 0))
+        return rule.propagation(LinearNode(weight, node.bias, domain, nothing[0], gated=True))
+
+    def count_inputs(self, node: Linear) -> tuple[tuple[Term, ...], Floats]:
+        """Count the inputs of each output that are neither constants nor padding.
+
+        Returns the term that gives the same to each, one object for equal nodes, and the numbers.
+        """
+        seen = self.facts.linear_node(node)
+        features = ~seen.constant
+        key = node.named, features.tobytes()
+        if key not in self._even_terms:
+            self._even_terms[key] = (Term(features, seen.counted),)
+        (term,) = self._even_terms[key]
+        there = (~seen.domain.zero[:, features]).astype(float)
+        return (term,), (there @ term.matrix.T).ravel()

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where each node stands: its kind, its depth, and what is known of its inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+import numpy as np
+
+from pyrel.compiler.graph.facts import Facts
+from pyrel.compiler.graph.gates import GatedSum
+from pyrel.compiler.graph.nodes import (
+    Activation,
+    Add,
+    Choice,
+    Copy,
+    Embedding,
+    EvenMaximum,
+    Linear,
+    Lookup,
+    MaxPool,
+    Node,
+    Normalise,
+    Product,
+    Relu,
+    Scale,
+    StopGradient,
+)
+from pyrel.methods import Domain, Site
+
+_FAR = np.iinfo(np.int32).max
+
+KINDS: dict[type[Node], str] = {
+    Activation: "activation",
+    Relu: "activation",
+    Scale: "activation",
+    Add: "sum",
+    Choice: "copy",
+    Copy: "copy",
+    Embedding: "embedding",
+    EvenMaximum: "max_pool",
+    Lookup: "stop",
+    MaxPool: "max_pool",
+    Normalise: "normalisation",
+    Product: "product",
+    StopGradient: "stop",
+}
+
+
+class Sites:
+    """Where each node of a graph stands.
+
+    Parameters
+    ----------
+    facts : Facts
+    """
+
+    def __init__(self, facts: Facts) -> None:
+        self._facts = facts
+        graph = facts.graph
+        forward = np.full(graph.size + 1, _FAR, dtype=np.int64)  # the last is for constants
+        forward[: graph.input_size] = 0
+        back = np.full(graph.size, _FAR, dtype=np.int64)
+        back[graph.outputs] = 0
+        self._from_input: dict[Hashable, int] = {}
+        self._from_output: dict[Hashable, int] = {}
+        for node in graph.nodes:
+            depth = int(forward[np.maximum(node.inputs, -1)].min(initial=_FAR))
+            key = _named(node)
+            self._from_input[key] = min(depth, self._from_input.get(key, _FAR))
+            forward[node.addresses] = min(depth + isinstance(node, Linear), _FAR)
+        for node in reversed(graph.nodes):
+            depth = int(back[node.addresses].min(initial=_FAR))
+            key = _named(node)
+            self._from_output[key] = min(depth, self._from_output.get(key, _FAR))
+            read = node.inputs[node.inputs >= 0]
+            back[read] = np.minimum(back[read], min(depth + isinstance(node, Linear), _FAR))
+
+    def of(self, node: Node, kind: str | None = None) -> Site:
+        """Return where a node stands; a gated sum is a linear node, and a product as well."""
+        linear: Node = node
+        if isinstance(node, GatedSum):
+            found = self._facts.owner(int(node.members[0, 0]))
+            assert found is not None
+            linear = found
+        if kind is None:
+            kind = linear.kind if isinstance(linear, Linear) else KINDS[type(node)]
+        from_input, from_output = self._depth(linear)
+        return Site(
+            kind,
+            node.module,
+            from_input,
+            from_output,
+            lambda: self._domain(node),
+            function=_function_of(node),
+            gated=isinstance(node, GatedSum),
+        )
+
+    def _domain(self, node: Node) -> Domain:
+        domains = self._facts.domains
+        if not isinstance(node, GatedSum):
+            return domains.of_inputs(node)
+        members = [self._facts.owner(int(member)) for member in node.members[:, 0]]
+        parts = [domains.of_inputs(member) for member in members if member is not None]
+        return Domain(
+            np.concatenate([part.low for part in parts], axis=1),
+            np.concatenate([part.high for part in parts], axis=1),
+            np.concatenate([part.raw for part in parts], axis=1),
+            np.concatenate([part.constant for part in parts]),
+        )
+
+    def _depth(self, node: Node) -> tuple[int, int]:
+        """Return the depths of a node from the input and from the output."""
+        key = _named(node)
+        return self._from_input[key], self._from_output[key]
+
+
+def _named(node: Node) -> Hashable:
+    return node.named if isinstance(node, Linear) else node.start
+
+
+def _function_of(node: Node) -> str:
+    if isinstance(node, Activation):
+        return node.function.name
+    return {Relu: "relu", Scale: "scale"}.get(type(node), "")

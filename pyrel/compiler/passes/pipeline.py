@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The passes that a graph goes through before it is lowered, in their order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pyrel.compiler.graph.facts import Facts
+from pyrel.compiler.graph.nodes import Floats, Graph
+from pyrel.compiler.passes.carries import mark_carries
+from pyrel.compiler.passes.chain_pools import chain_pools, pool_before_relu
+from pyrel.compiler.passes.contiguous import lay_out
+from pyrel.compiler.passes.even_maxima import write_out_even_maxima
+from pyrel.compiler.passes.fold import fold, split_mixed_rows
+from pyrel.compiler.passes.gated_sums import gather_gated_sums
+from pyrel.compiler.passes.gradient_stops import prepared
+from pyrel.compiler.passes.lone_sums import keep_stabilised
+from pyrel.methods import Method
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One rewrite: what it does to a graph, and for which methods."""
+
+    name: str
+    run: Callable[[Facts, Method], Graph]
+    applies: Callable[[Method], bool] = lambda method: True
+
+
+PASSES = (
+    Pass("resolve gradient marks", lambda facts, method: prepared(facts.graph, method)),
+    Pass("keep stabilised sums", keep_stabilised),
+    Pass("fold", lambda facts, _: fold(facts), lambda m: m.folds),
+    Pass(
+        "write out even maxima",
+        lambda facts, _: write_out_even_maxima(facts.graph),
+        lambda m: not m.conserves,
+    ),
+    Pass(
+        "mark carried states",
+        lambda facts, _: mark_carries(facts),
+        lambda m: m.conserves and m.gates == "half",
+    ),
+    Pass("gather gated sums", lambda facts, _: gather_gated_sums(facts), lambda m: m.conserves),
+    Pass("split mixed rows", lambda facts, _: split_mixed_rows(facts), lambda m: m.conserves),
+    Pass(
+        "pool before ReLU",
+        lambda facts, _: pool_before_relu(facts),
+        lambda m: m.conserves and m.pooling == "winner",
+    ),
+    Pass("chain pools", lambda facts, method: chain_pools(facts, method.pooling != "winner")),
+    Pass("contiguous operands", lambda facts, _: lay_out(facts)),
+)
+
+
+def run_passes(graph: Graph, method: Method, low: Floats, high: Floats) -> Facts:
+    """Rewrite a graph for a method; return the facts of what it became."""
+    facts = Facts(graph, low, high)
+    for each in PASSES:
+        if each.applies(method):
+            facts = facts.of(each.run(facts, method))
+    return facts

@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Composites: methods that put rules at nodes by kind, name and position."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from pyrel.methods import rules
+from pyrel.methods.base import RelevancePropagation
+from pyrel.methods.options import number
+from pyrel.methods.other_rules import Rule
+from pyrel.methods.rules import LinearRule
+from pyrel.methods.site import KINDS, Site
+
+
+@dataclass(frozen=True)
+class Assign:
+    """Puts a rule at the nodes that fit all that is given.
+
+    Parameters
+    ----------
+    rule : Rule
+        A `LinearRule` for linear nodes.
+    kind : str, optional
+        Of `Site`, such as "convolution"; by default "dense" and "convolution".
+    module : str, optional
+        Pattern for the module's path, as of a shell: "encoder.*", "*.lstm".
+    from_input, from_output : int, optional
+        How many linear nodes there are at least between the node and the input, or the output; 0
+        for the first, or last, one.
+
+    Raises
+    ------
+    ValueError
+        There is no such kind, or a depth is below 0.
+    TypeError
+        ``rule`` is no rule.
+    """
+
+    rule: Rule
+    kind: str | None = None
+    module: str | None = None
+    from_input: int | None = None
+    from_output: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check what was given."""
+        if not isinstance(self.rule, Rule):
+            raise TypeError(f"rule: wanted a rule such as Epsilon(), got {self.rule!r}")
+        if self.kind is not None and self.kind not in KINDS:
+            raise ValueError(f"kind: no {self.kind!r}; there are {', '.join(KINDS)}")
+        for name in ("from_input", "from_output"):
+            depth = getattr(self, name)
+            if depth is not None and (not isinstance(depth, int) or depth < 0):
+                raise ValueError(f"{name}: wanted a whole number of 0 or more, got {depth!r}")
+
+    def fits(self, site: Site) -> bool:
+        """Whether a node is one of those."""
+        of_kind = site.is_linear if self.kind is None else self.kind == site.kind
+        return (
+            of_kind
+            and (self.module is None or fnmatchcase(site.module, self.module))
+            and self.from_input in (None, site.from_input)
+            and self.from_output in (None, site.from_output)
+        )
+
+
+class Composite(RelevancePropagation):
+    """Puts a rule at each node: that of the first assignment which fits it.
+
+    Nodes that none fits have the ε rule if they are linear, else the rule of `LrpEpsilon`.
+
+    Parameters
+    ----------
+    assignments : sequence of Assign
+    epsilon, gates, detach, pooling, bias
+        As for `LrpEpsilon`.
+
+    Raises
+    ------
+    ValueError
+        When a model is compiled: an assignment has a pattern for modules that none matches.
+
+    Examples
+    --------
+    >>> from pyrel.methods import Assign, Composite, Epsilon, Gamma, Flat
+    >>> first, encoder = Assign(Flat(), from_input=0), Assign(Gamma(0.25), module="encoder.*")
+    >>> composite = Composite([first, encoder, Assign(Epsilon(1e-4))])
+    """
+
+    name = "composite"
+
+    def __init__(
+        self,
+        assignments: Sequence[Assign],
+        epsilon: float = 1e-6,
+        gates: str = "signal",
+        detach: str = "pass",
+        pooling: str | None = None,
+        bias: str = "absorb",
+    ) -> None:
+        super().__init__(epsilon, gates, detach, pooling, bias)
+        self.assignments = tuple(assignments)
+        for each in self.assignments:
+            if not isinstance(each, Assign):
+                raise TypeError(f"assignments: wanted objects of Assign, got {each!r}")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The assignments as text, and those of `LrpEpsilon`."""
+        return {"assignments": [repr(each) for each in self.assignments], **super().options}
+
+    def rule(self, site: Site) -> Rule:
+        """Return the rule of the first assignment that fits."""
+        return next((a.rule for a in self.assignments if a.fits(site)), None) or super().rule(site)
+
+    def check_modules(self, modules: Sequence[str]) -> None:
+        """Refuse patterns that match no module."""
+        for each in self.assignments:
+            pattern = each.module
+            if pattern is not None and not any(fnmatchcase(m, pattern) for m in modules):
+                named = ", ".join(repr(m) for m in modules[:8])
+                raise ValueError(
+                    f"module={pattern!r} of {each.rule!r} matches none of the modules that compute "
+                    f"something: {named}{', …' if len(modules) > 8 else ''}"
+                )
+
+
+class _Preset(RelevancePropagation):
+    """A composite with a name: a rule for convolutions, the ε rule for dense layers."""
+
+    @abstractmethod
+    def convolution_rule(self, site: Site) -> LinearRule:
+        """Choose the rule of a convolution."""
+
+    def linear_rule(self, site: Site) -> LinearRule:
+        """Choose by the kind."""
+        return (
+            self.convolution_rule(site) if site.kind == "convolution" else super().linear_rule(site)
+        )
+
+
+class EpsilonPlus(_Preset):
+    """The z⁺ rule for convolutions, the ε rule for dense layers (Kohlbrenner et al. 2020).
+
+    zennit's composite of that name. Recurrent layers count as dense.
+
+    Parameters
+    ----------
+    epsilon, gates, detach, pooling, bias
+        As for `LrpEpsilon`.
+    """
+
+    name = "epsilon_plus"
+
+    def convolution_rule(self, site: Site) -> LinearRule:
+        """Return the z⁺ rule."""
+        return rules.ZPlus()
+
+
+class EpsilonAlpha2Beta1(_Preset):
+    """The αβ rule with α = 2, β = 1 for convolutions, the ε rule for dense layers.
+
+    zennit's composite of that name; units without contributions of one sign leave all to the other
+    part, unless ``textbook``. Recurrent layers count as dense.
+
+    Parameters
+    ----------
+    textbook : bool, default False
+        As for `AlphaBeta`; True is zennit's formula.
+    epsilon, gates, detach, pooling, bias
+        As for `LrpEpsilon`.
+    """
+
+    name = "epsilon_alpha2_beta1"
+
+    def __init__(
+        self,
+        textbook: bool = False,
+        epsilon: float = 1e-6,
+        gates: str = "signal",
+        detach: str = "pass",
+        pooling: str | None = None,
+        bias: str = "absorb",
+    ) -> None:
+        super().__init__(epsilon, gates, detach, pooling, bias)
+        self._rule = rules.AlphaBeta(2.0, 1.0, textbook)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """``textbook``, and those of `LrpEpsilon`."""
+        return {"textbook": self._rule.textbook, **super().options}
+
+    def convolution_rule(self, site: Site) -> LinearRule:
+        """Return the αβ rule."""
+        return self._rule
+
+
+class EpsilonGammaBox(_Preset):
+    """z^β for the first convolution, γ for the others, ε for dense layers (Montavon et al. 2019).
+
+    zennit's composite of that name. Needs ``low`` and ``high`` of the input. Recurrent layers count
+    as dense.
+
+    Parameters
+    ----------
+    gamma : float, default 0.25
+    epsilon, gates, detach, pooling, bias
+        As for `LrpEpsilon`.
+
+    Raises
+    ------
+    ValueError
+        γ is below 0; or, when a model is compiled, ``low`` and ``high`` are not given.
+    """
+
+    name = "epsilon_gamma_box"
+    needs_bounds = True
+
+    def __init__(
+        self,
+        gamma: float = 0.25,
+        epsilon: float = 1e-6,
+        gates: str = "signal",
+        detach: str = "pass",
+        pooling: str | None = None,
+        bias: str = "absorb",
+    ) -> None:
+        super().__init__(epsilon, gates, detach, pooling, bias)
+        self._rule = rules.Gamma(number("gamma", gamma), epsilon)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """``gamma``, and those of `LrpEpsilon`."""
+        return {"gamma": self._rule.gamma, **super().options}
+
+    def convolution_rule(self, site: Site) -> LinearRule:
+        """Return the z^β rule for what reads the input, else the γ rule."""
+        return rules.ZBeta() if site.from_input == 0 else self._rule
