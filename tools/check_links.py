@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Check the relative links and anchors of README.md and docs/; used by `make lint`."""
+"""Check the relative links and anchors of the root's Markdown and docs/; used by `make lint`."""
 
 import re
 import sys
@@ -57,8 +57,8 @@ def problem(root: Path, page: Path, target: str) -> str | None:
 
 
 def broken_links(root: Path) -> list[str]:
-    """List the broken links of README.md and docs/**/*.md under `root`, one line each."""
-    pages = [root / "README.md", *sorted((root / "docs").rglob("*.md"))]
+    """List the broken links of *.md and docs/**/*.md under `root`, one line each."""
+    pages = [*sorted(root.glob("*.md")), *sorted((root / "docs").rglob("*.md"))]
     found = []
     for page in pages:
         for target in links(page.read_text("utf-8")):
