@@ -113,7 +113,7 @@ class AlphaBeta(LinearRule):
 
     Examples
     --------
-    >>> AlphaBeta(alpha=2.0, beta=1.0)
+    >>> pyrel.methods.AlphaBeta(alpha=2.0, beta=1.0)
     AlphaBeta(alpha=2.0, beta=1.0, textbook=False)
     """
 

@@ -26,9 +26,9 @@ def test_hooks_run_what_make_lint_runs() -> None:
         assert f"\t{hook.removesuffix(' --force-exclude')}" in makefile
 
 
-@pytest.mark.parametrize("page", ["SECURITY.md"])
+@pytest.mark.parametrize("page", ["SECURITY.md", "CONTRIBUTING.md"])
 def test_files_that_a_page_names_are_there(page: str) -> None:
     text = (ROOT / page).read_text()
-    named = re.findall(r"`((?:pyrel|csrc|tests|tools|docs)/[\w./]+)`", text)
+    named = re.findall(r"`((?:pyrel|csrc|tests|tools|docs|requirements)/[\w./]*)`", text)
     assert named
     assert [name for name in named if not (ROOT / name).exists()] == []
