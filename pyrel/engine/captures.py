@@ -22,7 +22,7 @@ _LARGEST = 1 << 26  # bytes of tensors: comparing and keeping more costs more th
 
 @dataclass(eq=False)
 class Kept:
-    """What is kept of a module: its capture, and explainers made of it, the latest last.
+    """The capture of a module and the explainers made from it, the latest last.
 
     Attributes
     ----------
@@ -79,7 +79,7 @@ def find(model: torch.nn.Module, x: Array, lengths: bool) -> Kept | None:
 
 
 def make(model: torch.nn.Module, x: Array, lengths: bool) -> Kept | None:
-    """Capture a module, and keep that; None if it cannot be told whether it stays as it is.
+    """Capture a module, and keep that; None if a change of it might not be seen.
 
     The caller holds `exporting`.
     """

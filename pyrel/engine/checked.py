@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What of a compiled program was compared with its model, in words."""
+"""Describes the parts of a compiled program that were compared with its model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MODEL = "the model"
 
 @dataclass(frozen=True)
 class Checked:
-    """What was compared, for ``print(explainer)`` and for a saved program.
+    """The comparisons made, for ``print(explainer)`` and for a saved program.
 
     Attributes
     ----------

@@ -15,8 +15,8 @@ from pyrel.engine.model_run import Answer, Doubles, Finish
 from pyrel.engine.rounding import LAMBDA, TINY, Roundoff
 
 
-class Asked(NamedTuple):
-    """What a reference is asked for: samples, classes, and how a map is made of gradients."""
+class Request(NamedTuple):
+    """Samples, classes, and how a map is computed from gradients."""
 
     x: Float32s
     targets: Int64s
@@ -62,7 +62,7 @@ class Undecided(NamedTuple):
 
 
 def difference(
-    reference: Reference, asked: Asked, part: Part, answer: Answer
+    reference: Reference, request: Request, part: Part, answer: Answer
 ) -> Difference | Undecided | None:
     """Find a difference that rounding does not explain.
 
@@ -76,7 +76,7 @@ def difference(
     Parameters
     ----------
     reference : Reference
-    asked : Asked
+    request : Request
     part : Part
     answer : Answer
         Of the reference.
@@ -91,22 +91,22 @@ def difference(
     if _within(part.values, wanted, allowed):
         return None
     try:
-        exact = part.of(reference.exact(*asked))
+        exact = part.of(reference.exact(*request))
         allowed = relative * _largest(exact) + LAMBDA * _largest(wanted - exact) + floor
         if _within(part.values, exact, allowed):
             return None
-        return _decided(reference, asked, part, exact, allowed)
+        return _decided(reference, request, part, exact, allowed)
     except NoCopyError as error:
         undecided = f"; no copy of the model runs in float64, which would decide: {error}"
         return _furthest(part.values, wanted, allowed, undecided)
 
 
 def _decided(
-    reference: Reference, asked: Asked, part: Part, exact: Doubles, least: Doubles
+    reference: Reference, request: Request, part: Part, exact: Doubles, least: Doubles
 ) -> Difference | Undecided | None:
     """Draw roundings until they explain a difference; or enough of them, to say that none does."""
     allowed = least
-    with contextlib.closing(reference.moves(*asked, part.of, exact, part.roundoff)) as drawn:
+    with contextlib.closing(reference.moves(*request, part.of, exact, part.roundoff)) as drawn:
         for count, moves in enumerate(drawn, 1):
             allowed = np.maximum(least, moves)
             if _within(part.values, exact, allowed):

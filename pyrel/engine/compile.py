@@ -22,7 +22,7 @@ _LOGGER = logging.getLogger("pyrel")
 
 
 class Compiler:
-    """Compiles a captured model for the numbers of steps that are asked for.
+    """Compiles a captured model, for each number of steps when it is first needed.
 
     For few steps, up to the last of `TRIED`, the model is lowered as it is; for more, by a pattern
     if there is one (see `pyrel.compiler.program.generalise`), which is found when it is first
@@ -134,8 +134,8 @@ class Compiler:
         return compile_graph(self._capture.graph(steps), self._method, domain, self._precision)
 
     def _generalised(self) -> Patterns:
-        if self._capture.uneven is not None:
-            raise NoPatternError(self._capture.uneven)
+        if self._capture.irregular_growth is not None:
+            raise NoPatternError(self._capture.irregular_growth)
         if not self._inputs.same_at_all_steps:
             raise NoPatternError("low and high differ from step to step")
         graphs = {n: self._tried(n) for n in TRIED}

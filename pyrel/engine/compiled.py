@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model is compiled to: programs for one number of steps, or for any."""
+"""Compiled models: programs for one number of steps, or for any."""
 
 from __future__ import annotations
 

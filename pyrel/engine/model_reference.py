@@ -27,7 +27,7 @@ class NoCopyError(Exception):
 
 
 class Reference(Protocol):
-    """What a program is compared with.
+    """The model, or another reference, that a program is compared with.
 
     Attributes
     ----------

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model itself says of a few samples: its outputs, and autograd's gradient of some.
+"""Runs a model on a few samples: its outputs, and autograd's gradient.
 
 The model is left as it was: its mode, its buffers, what it holds as attributes, the gradients of
 its parameters and the state of the random generators.
@@ -38,7 +38,7 @@ Finish = Callable[[Doubles, Doubles], Doubles]
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """What a model says of a batch, in float64 whatever it was computed in.
+    """Outputs and map of a model for a batch, converted to float64.
 
     Attributes
     ----------
@@ -75,7 +75,7 @@ class ModelRun:
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """The device of the parameters."""
         return next((p.device for p in self.module.parameters()), torch.device("cpu"))
 
     @property

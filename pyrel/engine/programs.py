@@ -61,9 +61,9 @@ _KEPT_STEPS = 1 << 15  # of all programs of an explainer that are kept; each tak
 
 
 class Programs:
-    """The programs of one explainer by number of steps, compiled when they are first asked for.
+    """The programs of one explainer by number of steps, compiled when they are first needed.
 
-    Those used last are kept. Several threads may ask at once.
+    The most recently used are kept. Several threads may call at once.
 
     Parameters
     ----------

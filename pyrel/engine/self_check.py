@@ -15,7 +15,7 @@ from pyrel import methods
 from pyrel.engine.arrays import Float32s, Int64s
 from pyrel.engine.check_inputs import check_inputs
 from pyrel.engine.checked import Checked
-from pyrel.engine.comparison import Asked, Part, Undecided, difference
+from pyrel.engine.comparison import Part, Request, Undecided, difference
 from pyrel.engine.inputs import Inputs
 from pyrel.engine.model_reference import Reference
 from pyrel.engine.model_run import Answer, Doubles, Finish
@@ -127,7 +127,7 @@ class SelfCheck:
         return Checked(tuple(what), compared, self.reference.samples, shown, model, notes)
 
     def _finish(self) -> Finish | None:
-        """How the map is made of autograd's gradient; None for methods that are none."""
+        """Return the function from a gradient to the map; None for methods that are no gradient."""
         finish = _MAPS.get(type(self.method))
         if finish is not None and self.method.autograd == "ignore":
             self._note('no gradients: autograd="ignore"')
@@ -218,9 +218,9 @@ class SelfCheck:
                 f"outputs {whose} have shape {output.shape} in what was compiled and "
                 f"{answer.output.shape} in {self.reference.name}"
             )
-        asked = Asked(batch.x, results.target, finish)
+        request = Request(batch.x, results.target, finish)
         found = difference(
-            self.reference, asked, Part(output, _output, self._roundoff("bf16_all")), answer
+            self.reference, request, Part(output, _output, self._roundoff("bf16_all")), answer
         )
         if isinstance(found, Undecided):
             self._leave_undecided("outputs", batch, found)
@@ -232,8 +232,8 @@ class SelfCheck:
         if answer.map is None or not np.isfinite(answer.map).all():
             return
         relevance = np.asarray(results.relevance, np.float64)
-        part = Part(relevance, _map, self._roundoff("bf16"), self._floor(asked, output))
-        found = difference(self.reference, asked, part, answer)
+        part = Part(relevance, _map, self._roundoff("bf16"), self._floor(request, output))
+        found = difference(self.reference, request, part, answer)
         if isinstance(found, Undecided):
             self._leave_undecided("gradients", batch, found)
         elif found is not None:
@@ -243,19 +243,19 @@ class SelfCheck:
                 f"{found.wanted:.9g} by {self.reference.gradient_name}; {found}"
             )
 
-    def _floor(self, asked: Asked, output: Doubles) -> Doubles | float:
+    def _floor(self, request: Request, output: Doubles) -> Doubles | float:
         """Return what a slope amounts to that moves the score by some thousand errors of float64.
 
         Slopes of saturated gates are products of 1 - σ, which torch rounds to multiples of 2⁻⁵³.
         """
-        if asked.finish is None or self.inputs.vocabulary:
+        if request.finish is None or self.inputs.vocabulary:
             return 0.0
-        x = np.abs(asked.x.astype(np.float64)).reshape(len(asked.x), -1)
+        x = np.abs(request.x.astype(np.float64)).reshape(len(request.x), -1)
         score = np.abs(output).reshape(len(x), -1).max(axis=1)
         slope = 2.0**-40 * score / np.maximum(x.max(axis=1), np.finfo(np.float32).tiny)
-        shape = (-1, *[1] * (asked.x.ndim - 1))
-        slopes = np.broadcast_to(slope.reshape(shape), asked.x.shape)
-        found = np.abs(asked.finish(slopes, np.abs(asked.x.astype(np.float64))))
+        shape = (-1, *[1] * (request.x.ndim - 1))
+        slopes = np.broadcast_to(slope.reshape(shape), request.x.shape)
+        found = np.abs(request.finish(slopes, np.abs(request.x.astype(np.float64))))
         return np.asarray(found.reshape(len(x), -1).max(axis=1).reshape(shape))
 
     def _conserves(self, batch: _Batch) -> None:

@@ -11,6 +11,7 @@ from engine.checks import unchecked
 from torch import nn
 
 import pyrel
+from pyrel.compiler.capture import capture as capturing
 
 RNG = np.random.default_rng(7)
 
@@ -214,3 +215,56 @@ def test_relevance_that_overflows_is_an_error() -> None:
 def test_bounds_beyond_float32_are_refused() -> None:
     with pytest.raises(ValueError, match="low: wanted values up to"):
         unchecked(Loop(), np.zeros((2, 4, 5), np.float32), low=-3e38, high=3e38)
+
+
+class Last(nn.Module):
+    """A recurrent layer, which takes any number of steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.out = nn.GRU(5, 4, batch_first=True), nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(self.layer(x)[0][:, -1])
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> list[Any]:
+    """Note the arguments of each call of a function."""
+    calls: list[Any] = []
+    function = getattr(owner, name)
+
+    def noting(*args: Any, **options: Any) -> Any:
+        calls.append(args)
+        return function(*args, **options)
+
+    monkeypatch.setattr(owner, name, noting)
+    return calls
+
+
+def test_a_capture_takes_few_exports_and_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    exports = counted(monkeypatch, torch.export, "export")
+    graphs = counted(monkeypatch, capturing, "interpret")
+    model, x = Last().eval(), RNG.random((2, 20, 5), dtype=np.float32)
+    pyrel.Explainer(model, x, "gradient")
+    # For any steps and for one, each for a batch of one too.
+    shapes = [tuple(inputs[0].shape[:2]) for _, inputs, *_ in exports]
+    assert shapes == [(2, 20), (1, 20), (2, 1), (1, 1)]
+    # Of the smallest number of steps for three sizes of the batch.
+    assert [(batch, steps) for *_, batch, steps, _ in graphs] == [
+        (2, 10), (3, 10), (1, 10), (2, 11), (2, 16)
+    ]  # fmt: skip
+    pyrel.Explainer(model, x, "lrp_epsilon")
+    assert (len(exports), len(graphs)) == (4, 5)
+
+
+def test_weights_are_not_copied_where_the_graph_is_made_at_once() -> None:
+    model, x = nn.Linear(3, 2).eval(), torch.rand(2, 3)
+    exported = torch.export.export(model, (x,))
+    explainer = pyrel.Explainer(exported, method="gradient")
+    kept = capturing.capture_at(exported)
+    wanted = model(x).detach().numpy()
+    with torch.no_grad():
+        model.weight.zero_()
+    np.testing.assert_allclose(explainer(x).output, wanted, rtol=1e-5)
+    np.testing.assert_array_equal(kept.graph().nodes[0].weight != 0, True)
+    assert not capturing.capture_at(exported, at_once=True).graph().nodes[0].weight.any()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import pyrel
 from pyrel.engine import self_check
-from pyrel.engine.comparison import Asked, Difference, Part, Undecided, difference
+from pyrel.engine.comparison import Difference, Part, Request, Undecided, difference
 from pyrel.engine.model_copies import RoundedResults
 from pyrel.engine.model_reference import DRAWS, largest_moves
 from pyrel.engine.model_run import Answer
@@ -110,8 +110,8 @@ class Moved:
 
 def compared(reference: Any, values: Any) -> Any:
     part = Part(np.asarray(values), lambda answer: answer.output, FLOAT32)
-    asked = Asked(np.zeros((2, 1), np.float32), np.zeros(2, np.int64), None)
-    return difference(reference, asked, part, reference.answer())
+    request = Request(np.zeros((2, 1), np.float32), np.zeros(2, np.int64), None)
+    return difference(reference, request, part, reference.answer())
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_no_more_is_drawn_than_decides() -> None:
 
 
 def test_what_is_not_decided_is_said(monkeypatch: Any) -> None:
-    def found(reference: Any, asked: Any, part: Any, answer: Any) -> Any:
+    def found(reference: Any, request: Any, part: Any, answer: Any) -> Any:
         return Undecided(1, 0.5) if part.values.ndim == 2 else None
 
     monkeypatch.setattr(self_check, "difference", found)

@@ -254,9 +254,9 @@ def test_the_line_of_what_grows_unevenly_is_named() -> None:
             return self.last(torch.roll(x, 11, 1))  # here
 
     found = capture_at(Shifted().eval(), X)
-    assert found.uneven is not None
-    assert found.uneven.startswith("roll reads steps that are more than")
-    assert _here(Shifted) in found.uneven
+    assert found.irregular_growth is not None
+    assert found.irregular_growth.startswith("roll reads steps that are more than")
+    assert _here(Shifted) in found.irregular_growth
 
 
 def test_why_one_step_is_not_taken_is_told() -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the batch is, among the dimensions of what an exported program computes."""
+"""Finds the batch dimension of values in an exported program, and operators that lose it."""
 
 from __future__ import annotations
 

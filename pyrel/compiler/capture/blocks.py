@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Blocks of an exported graph that hold under a setting of torch's, in the place of their calls.
+"""Inlines the blocks of an exported graph that run under ``no_grad`` or ``autocast``.
 
 torch.export makes graphs of their own of what runs under ``no_grad`` and ``autocast``. Operators
 of the former carry the setting as a mark. Autocast rounds what goes into some operators, so that
@@ -71,7 +71,7 @@ def _inline(module: torch.fx.GraphModule, node: Node) -> None:
 
 
 def _refuse_rounding(inner: torch.fx.GraphModule, device: str, dtype: Any, enabled: bool) -> None:
-    """Refuse operators that autocast rounds, which the graph tells of by the type of results."""
+    """Refuse operators that autocast rounds, which shows in the types of results."""
     if not enabled:
         return
     for node in inner.graph.nodes:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a torch model to a `Graph`, at one number of steps or at any."""
+"""Captures a torch model as a `Graph`, for one number of steps or for any."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pyrel.compiler.capture.parameters import Weights
 from pyrel.compiler.capture.refusals import depends_on_batch, is_unknown, refuse_parts
 from pyrel.compiler.capture.sizes import first_input, fixed, holds_for
 from pyrel.compiler.capture.step_causes import Causes
-from pyrel.compiler.capture.step_growth import span, uneven
+from pyrel.compiler.capture.step_growth import irregular_growth, span
 from pyrel.compiler.graph.nodes import Graph
 from pyrel.compiler.graph.rewrites import compact, same_graph
 from pyrel.compiler.passes.gradient_stops import simplified
@@ -229,7 +229,7 @@ class Capture:
     def holds(self, steps: int) -> bool:
         """Whether a graph can be made for a number of steps.
 
-        Besides being dynamic, a model may ask for a certain number: three for a convolution without
+        Besides being dynamic, a model may need a certain number: three for a convolution without
         padding, an even one where it takes them in pairs, or another if it has a branch on it.
         """
         if steps == self.steps:
@@ -240,7 +240,7 @@ class Capture:
 
     @functools.cached_property
     def fixed_because(self) -> str | None:
-        """What in the model takes the number of steps of the example only, with its place.
+        """The operation that fixes the number of steps to that of the example, with its place.
 
         None if the model takes any, or has none.
         """
@@ -261,17 +261,16 @@ class Capture:
         return self._causes.refusing(first_input(self._programs[0]).shape[1], steps)
 
     @functools.cached_property
-    def uneven(self) -> str | None:
-        """Why what the model does at a few numbers of steps does not show what it does at all.
-
-        None if it does: nothing in the model happens from a certain number of steps on only.
-        """
-        return uneven(self._programs[0]) if self.dynamic else "it takes one number of steps only"
+    def irregular_growth(self) -> str | None:
+        """Why behaviour at a few sequence lengths does not extend to all; None if it does."""
+        if not self.dynamic:
+            return "it takes one number of steps only"
+        return irregular_growth(self._programs[0])
 
     @property
-    def grows_evenly(self) -> bool:
-        """Whether what the model does at a few numbers of steps shows what it does at all."""
-        return self.uneven is None
+    def grows_regularly(self) -> bool:
+        """True if behaviour checked at a few sequence lengths provably extends to all lengths."""
+        return self.irregular_growth is None
 
     def span(self) -> tuple[int, int | None] | None:
         """Find the fewest and the most steps that graphs can be made for; None if there are gaps.
@@ -311,8 +310,7 @@ class Capture:
     def _checked(self, steps: int) -> Graph:
         """Make the graph for a number of steps, and check that it is that of any batch size.
 
-        What grows evenly with the steps is checked at the first number of them that is asked for:
-        at others it does the same with the size of a batch.
+        A model that grows regularly with the steps is checked at the first number of them only.
         """
         single = steps == 1 and self.dynamic
         if self._batch_checked and not single:
@@ -327,7 +325,7 @@ class Capture:
         if not all(_agree(graphs[0], graph) for graph in graphs[1:]):
             raise depends_on_batch(self._causes.batch if self._causes is not None else None)
         self._check_longest(graphs[0], steps)
-        if not single and self._shortened is None and self.grows_evenly:
+        if not single and self._shortened is None and self.grows_regularly:
             self._batch_checked = len(others) + 1 == len(self._programs)
         return graphs[0]
 
@@ -353,7 +351,7 @@ class Capture:
 
 
 def _places(graph: Graph) -> int:
-    """How many addresses the nodes of a graph read."""
+    """Count the addresses that the nodes of a graph read."""
     return sum(node.inputs.size for node in graph.nodes)
 
 

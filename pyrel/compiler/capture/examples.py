@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The example that a model is exported with, and what is wrong with one that it does not take."""
+"""Checks the example that a model is exported with, and explains why one does not fit."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exports a torch model, leaves it as it was, and says in plain words why it could not."""
+"""Exports a torch model, for open sizes where it allows them, and leaves it as it was."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.export import Dim, ExportedProgram
 
+from pyrel.compiler.capture.as_eager import as_eager
 from pyrel.compiler.capture.autograd_watch import watched
 from pyrel.compiler.capture.examples import (
     POSITIONAL,
@@ -20,7 +21,7 @@ from pyrel.compiler.capture.examples import (
     unwrapped,
 )
 from pyrel.compiler.capture.isolation import as_it_was, quiet
-from pyrel.compiler.capture.opaque_layers import marked, shortened
+from pyrel.compiler.capture.opaque_layers import opaque_layers, shortened
 from pyrel.compiler.capture.refusals import (
     branches,
     depends_on_batch,
@@ -30,7 +31,6 @@ from pyrel.compiler.capture.refusals import (
 )
 from pyrel.compiler.capture.sizes import bounds_the_batch, first_input, fixed
 from pyrel.compiler.capture.step_causes import Causes
-from pyrel.compiler.capture.told_eager import told_eager
 
 
 def export(
@@ -42,8 +42,8 @@ def export(
     example. So the model is exported for a batch of one too, if it takes one, or else of another.
     Where it makes a number of the batch size, as ``len(x)`` does, there are fixed sizes only. The
     second dimension, that of the steps, stays open where the model allows it. ``lengths`` gives a
-    model that takes two inputs the lengths of the sequences. ``causes`` notes what the first of the
-    programs asks about sizes.
+    model that takes two inputs the lengths of the sequences. ``causes`` records the
+    guards of the first program.
     """
     causes = Causes() if causes is None else causes
     model = unwrapped(model)
@@ -64,7 +64,7 @@ def export(
         except Exception as error:
             raise refusal(model, sample, error, lengths) from error
     if bounds_the_batch(programs[0]):
-        raise depends_on_batch(causes.asking(first_input(programs[0]).shape[0]))
+        raise depends_on_batch(causes.first_use(first_input(programs[0]).shape[0]))
     steps = _freedom(programs[0])
     return [*programs, _export_to_compare(model, sample, sizes[1], lengths, steps)]
 
@@ -72,10 +72,10 @@ def export(
 def export_one_step(
     model: torch.nn.Module, example: Example, lengths: bool = False
 ) -> list[ExportedProgram]:
-    """Export for one step, which torch.export tells from an open number of two or more.
+    """Export for a sequence of one step, which an open number of steps does not include.
 
-    `export` has shown what the model makes of the size of a batch, so here two sizes are enough:
-    that takes a third of the time.
+    An open size is at least two for torch.export. `export` checks an open batch size; here two
+    fixed batch sizes are enough, which takes a third of the time.
     """
     model = unwrapped(model)
     sample = example_tensor(model, example[:, :1])
@@ -150,7 +150,7 @@ def _export_once(
     if lengths:
         shapes.append({0: size})
     inputs = arguments(batch, lengths)
-    with as_it_was(model), told_eager(), marked(), watched(model), quiet():
+    with as_it_was(model), as_eager(), opaque_layers(), watched(model), quiet():
         _name_inputs(model, len(inputs))
         with no_draws():
             return torch.export.export(model, inputs, dynamic_shapes=tuple(shapes), strict=False)

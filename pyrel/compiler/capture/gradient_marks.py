@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stops or replaces gradients in a forward pass, made visible in what torch.export gives.
+"""Opaque operators that mark where a forward pass stops or replaces gradients.
 
 torch.export records what is computed, and most of ``detach``. It loses which operators ran under
 ``no_grad`` or ``inference_mode``, inlines the forward pass of a ``torch.autograd.Function``, and

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is known of numbers that a model computes of token ids alone, as counts and masks."""
+"""Properties of numbers computed from token ids alone, such as counts and masks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _EXACT = 1 << 24  # float32 holds all whole numbers up to this
 
 
 class Kind(IntEnum):
-    """What numbers there are in something that is made of token ids alone."""
+    """The numbers that a value computed from token ids alone may hold."""
 
     other = 0
     whole = 1
@@ -32,7 +32,7 @@ class InexactCountError(Exception):
 
 
 class IdNumbers:
-    """Notes of one tracer about numbers that are made of token ids.
+    """The properties of numbers computed from token ids, for one tracer.
 
     Parameters
     ----------

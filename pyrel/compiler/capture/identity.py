@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a model is still the one that was captured.
+"""Decides whether a model is still the one that was captured.
 
 What a model computes is in its parameters, and as well in its attributes, its hooks, the code of
 its functions and what that code names. `state_of` writes all of that down as far as it can be
@@ -63,7 +63,7 @@ class IncomparableError(Exception):
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """What a model is at a moment.
+    """A record of everything that determines what a model computes.
 
     Attributes
     ----------
@@ -92,30 +92,30 @@ def state_of(model: nn.Module) -> State:
     IncomparableError
         If the model holds something that may change unseen.
     """
-    walk = _Walk(model)
+    traversal = _Traversal(model)
     try:
-        walk.surroundings()
-        walk.see(model)
+        traversal.surroundings()
+        traversal.see(model)
     except RecursionError:
         raise IncomparableError(model, "it is nested too deeply") from None
-    return walk.state
+    return traversal.state
 
 
 def state_of_options(options: object) -> State:
     """Write down arguments of a call; see `state_of`."""
-    walk = _Walk(None)
-    walk.see(options)
-    return walk.state
+    traversal = _Traversal(None)
+    traversal.see(options)
+    return traversal.state
 
 
-class _Walk:
-    """Goes through all that can be reached, each object once, in an order of its own."""
+class _Traversal:
+    """Visits every object reachable from a model once, in a fixed order."""
 
     def __init__(self, model: nn.Module | None) -> None:
         self.state = State()
         self._tokens = self.state.tokens
         self._seen: dict[int, int] = {}
-        self._kept: list[object] = []  # so that no id is used twice during the walk
+        self._kept: list[object] = []  # so that no id is used twice during the traversal
         self._named: set[tuple[int, str]] = set()
         self._layers: set[int] = set()  # classes of torch
         self._builders: set[int] = set()  # what makes modules, before they run

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What functions, classes and instances hold, for `pyrel.compiler.capture.identity`."""
+"""Lists what functions, classes and instances hold, for `pyrel.compiler.capture.identity`."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Takes out of torch's caches what exporting a model leaves in them.
+"""Removes from torch's caches the entries that an export adds.
 
 torch keeps, for the whole process, what it computed with fake tensors, the source of each graph it
 made, and symbolic sizes with all that they were computed from: some 100 KB for each export of a

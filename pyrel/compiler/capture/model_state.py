@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model holds, put back after it ran: what ``forward`` kept in a capture is not the user's.
+"""Restores a model after an export, or after a run, to the state before.
 
 While torch.export runs a model, tensors are fake. A model may keep them: in an attribute, a list or
 a dictionary, an object, the closure of a hook, its class, a global variable. So all that can be
@@ -62,7 +62,7 @@ def put_back(model: nn.Module, *, values: bool = False) -> Iterator[None]:
 
 
 class ModelState:
-    """What a model holds at a moment; it can be put back after each of several runs.
+    """A snapshot of a model, which can be restored after each of several runs.
 
     Parameters
     ----------

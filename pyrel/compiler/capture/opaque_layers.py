@@ -2,9 +2,9 @@
 """Recurrent layers as opaque operators while a model is exported.
 
 torch.export runs a model on tensors without values, and would run ``nn.LSTM`` step by step, though
-it leaves one operator in the graph. With these markers a layer takes the same time at any number
-of steps, which may then stay open. ``pack_padded_sequence`` asks for the values of the lengths; a
-sequence of full length takes its place. Nothing outside the exporting thread is changed.
+it leaves one operator in the graph. With opaque operators a layer takes the same time at any
+number of steps, which may then stay open. ``pack_padded_sequence`` reads the values of the lengths;
+a sequence of full length takes its place. Nothing outside the exporting thread is changed.
 """
 
 from __future__ import annotations
@@ -137,8 +137,8 @@ _PACKING: dict[str, tuple[str, Callable[..., Any], Callable[..., Any]]] = {
 LIBRARY = _define()  # the operators last as long as it does
 
 
-class _Markers(TorchFunctionMode):
-    """Calls markers for recurrent layers, and packs sequences as if all were of full length."""
+class _OpaqueLayers(TorchFunctionMode):
+    """Calls opaque operators for recurrent layers, and packs sequences as of full length."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
@@ -289,9 +289,9 @@ def _functions_replaced() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def marked() -> Iterator[None]:
-    """Export with markers."""
-    with exporting, _Markers(), _functions_replaced():
+def opaque_layers() -> Iterator[None]:
+    """Let recurrent layers be opaque operators of what this thread exports."""
+    with exporting, _OpaqueLayers(), _functions_replaced():
         yield
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parameters of a model as they were when it was captured, and what is computed of them alone.
+"""Parameters of a model at the time of its capture, and constants computed from them.
 
 Every array is made once: the steps of a recurrence, and the graphs that are made of one model, then
 share their weights, and comparing these costs nothing.
@@ -45,12 +45,11 @@ class Weights:
 
     def array(self, tensor: torch.Tensor) -> Floats:
         """Return a tensor as float64, the same array for the same memory."""
-        made: Floats = self.made(
-            ("array", *_place(tensor)),
-            lambda: tensor.detach().cpu().to(torch.float64, copy=True).numpy(),
-            tensor,
-        )
-        return made
+        return self.made(("array", *_place(tensor)), lambda: doubles(tensor), tensor)
+
+    def are_finite(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor holds neither NaN nor infinity; looked at once for the same memory."""
+        return self.made(("finite", *_place(tensor)), lambda: _are_finite(tensor), tensor)
 
     def made(self, key: Hashable, make: Callable[[], T], *sources: object) -> T:
         """Return what ``make`` gave for this key the first time.
@@ -71,6 +70,18 @@ class Weights:
             args,
             kwargs,
         )
+
+
+def doubles(tensor: torch.Tensor) -> Floats:
+    """Copy the values of a tensor as float64."""
+    copied: Floats = tensor.detach().cpu().to(torch.float64, copy=True).numpy()
+    return copied
+
+
+def _are_finite(tensor: torch.Tensor) -> bool:
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    return all(bool(end.isfinite()) for end in torch.aminmax(tensor.detach()))
 
 
 def _place(tensor: torch.Tensor) -> tuple[Hashable, ...]:

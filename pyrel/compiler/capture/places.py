@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where in a model something happens: the path of its module, and the line of its code."""
+"""Places in a model: the path of a module, and a line of code."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Frame = tuple[types.FrameType, int]  # with the number of the line
 
 @dataclass(frozen=True)
 class Place:
-    """Where in a model something happens.
+    """A place in a model.
 
     Attributes
     ----------

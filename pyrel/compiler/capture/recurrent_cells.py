@@ -22,7 +22,7 @@ State: TypeAlias = tuple[Addresses, ...]  # h, or h and c
 
 
 class Cell(Protocol):
-    """What one step of one layer does in one direction."""
+    """One step of one layer in one direction."""
 
     def step(self, builder: Builder, x: Addresses, state: State) -> State:
         """Add the nodes of one step; the first part of the state is the step's output."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Why a model could not be exported or interpreted, in plain words: what, where, and what to do."""
+"""Errors for models that cannot be exported or interpreted: what, where, and what to do."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def lacks_argument(error: Exception) -> bool:
 
 
 def is_unknown(error: UnsupportedModelError) -> bool:
-    """Whether torch.export failed for a reason of none of the kinds that are told apart."""
+    """Whether torch.export failed for a reason that pyrel does not know."""
     cause = error.__cause__
     known = not isinstance(cause, Exception) or branches(cause) or lacks_argument(cause)
     return error.operator == "torch.export" and not known

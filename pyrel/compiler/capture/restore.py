@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How each thing that a model may change is put back, if it is not as it was."""
+"""Restores values that a model changed: containers, attributes, tensors, names."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def set_array(array: Any, before: Any) -> None:
 
 
 def set_cache(cached: Any, misses: int) -> None:
-    """Empty a cache that was filled meanwhile: which of its results are fake cannot be told."""
+    """Empty a cache that was filled meanwhile: nothing shows which of its results are fake."""
     if cached.cache_info().misses != misses:
         cached.cache_clear()
 

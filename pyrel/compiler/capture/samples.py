@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The samples of a traced batch: which elements, and which rows, belong to which of them.
+"""Splits traced elements, and rows of them, by the sample that they belong to.
 
 An element of a traced tensor is a number: its sample and its address within the sample.
 """

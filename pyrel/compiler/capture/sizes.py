@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sizes in an exported program: which are open, and for which of them it holds."""
+"""Open sizes of an exported program, and the guards that they have to satisfy."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _range(program: ExportedProgram, size: int | torch.SymInt) -> Any:
 def holds_for(program: ExportedProgram, steps: int) -> bool:
     """Whether a program with an open second dimension computes what the model does at a size of it.
 
-    Where the model asked for the size, torch.export noted the answer as a guard.
+    Where the model branches on the size, torch.export recorded the condition as a guard.
     """
     value = first_input(program)
     size = value.shape[1]
@@ -69,5 +69,5 @@ def _true(guard: str, shape: tuple[int, ...]) -> bool:
     given = SimpleNamespace(size=lambda: shape)
     try:
         return bool(eval(guard, {"__builtins__": {}, **names}, {"L": defaultdict(lambda: given)}))
-    except Exception:  # it asks for something else: then nothing is known
+    except Exception:  # it reads something else: then nothing is known
         return False

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Why a model takes one number of steps only, or not the one that is asked for.
+"""Finds the operation that fixes the number of steps, or refuses a certain one.
 
-torch.export keeps the number of steps open until something in the model asks for it, and notes what
-it asked as a guard. `Causes` notes as well where in the model that was.
+torch.export keeps the number of steps open until the model reads it, and records what the model
+requires of it as a guard. `Causes` records where in the model that was, too.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _RANGE = re.compile(r"\brange\(")
 
 
 class Causes:
-    """What an export asked about sizes, and where."""
+    """The conditions that a model sets on sizes, and their places."""
 
     def __init__(self) -> None:
         self._guards: list[tuple[Any, Place]] = []
@@ -35,7 +35,7 @@ class Causes:
 
     @contextlib.contextmanager
     def noted(self, model: nn.Module) -> Iterator[None]:
-        """Note what is asked while a model is exported, and where it fails if it does."""
+        """Record the guards of an export, and where it fails if it does."""
         self._guards.clear()
         paths = paths_of(model)
         namespace = vars(symbolic_shapes)
@@ -61,8 +61,8 @@ class Causes:
         found = (place for expression, place in self._guards if _fixes(expression, size))
         self.batch = next(found, None)
 
-    def asking(self, size: Any) -> Place | None:
-        """Return where an open size was asked for first, and no other; None if nobody did."""
+    def first_use(self, size: Any) -> Place | None:
+        """Return where an open size was first read, alone; None if it never was."""
         symbols = size.node.expr.free_symbols
         found = (p for e, p in self._guards if getattr(e, "free_symbols", None) == symbols)
         return next(found, None)

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether what a program computes changes evenly with the number of steps T.
+"""Whether behaviour checked at a few sequence lengths T provably extends to all lengths.
 
-A pattern over T is found at a few T (`pyrel.compiler.program.generalise`). To trust it at others,
-nothing may happen in the model from a certain T on only: no step of a window that first fits there,
-no mask that is first false there. A branch on T is a guard of torch.export, and is checked for each
-T apart; the rest is told here from the sizes in the program, which are expressions of T.
+A length-parametric program is found at a few T (`pyrel.compiler.program.generalise`). It is right
+at other T if nothing in the model starts at a certain T: no window that first fits there, no mask
+that is first false there. This is checked on the sizes in the exported program, which are
+expressions of T: they have to grow affinely, as 2 T + 3 does. A branch on T is a guard of
+torch.export, and is checked for each T.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from pyrel.compiler.capture.sizes import first_input, guards_of, holds_for
 # Operators that make of constants which are the same at all steps constants which are so too. Those
 # with a threshold are missing, and those that count the steps, as arange and cumsum. Lengths that
 # are given, not counted in the input, are full.
-_EVEN = frozenset(
+_UNIFORM = frozenset(
     """
     zeros ones full new_zeros new_ones new_full zeros_like ones_like full_like
     expand expand_as repeat unsqueeze squeeze view reshape flatten transpose permute t select slice
@@ -35,8 +36,10 @@ _EVEN = frozenset(
     """.split()
 )
 _OF_BATCH = frozenset("sort argsort index_select index getitem".split())  # for packing
-# Operators over values of the input that may be told a number of steps.
-_TOLD = frozenset("view reshape expand slice select narrow flatten unflatten repeat div".split())
+# Operators over values of the input that may take a number of steps as an argument.
+_WITH_SIZES = frozenset(
+    "view reshape expand slice select narrow flatten unflatten repeat div".split()
+)
 # Operators that take no more than the size or type of the second operand, or of the only one.
 _OF_SHAPE = re.compile(r"new_.*|.*_like|sym_.*")
 _OF_OTHER = frozenset("expand_as view_as reshape_as type_as to".split())
@@ -47,10 +50,10 @@ _MANY_STEPS = 256
 _MOST_BITS = 24
 
 
-def uneven(program: ExportedProgram) -> str | None:
-    """Say what does not change evenly with T, or return None where all does.
+def irregular_growth(program: ExportedProgram) -> str | None:
+    """Return why behaviour at a few T does not extend to all T; None if it provably does.
 
-    All sizes have to be T times a number plus a small one, and constants alike at all steps.
+    Each size has to be a multiple of T plus a small number, and constants equal at all steps.
 
     Parameters
     ----------
@@ -81,9 +84,9 @@ def uneven(program: ExportedProgram) -> str | None:
         if node in seen:
             if not _near(node, steps):
                 return f"reads steps that are more than {_FARTHEST} apart"
-            if not _told_sizes_only(node):
+            if not _takes_sizes_only(node):
                 return "computes with the number of steps as a value"
-        elif not _of_even_constants(node, steps, counting):
+        elif not _of_uniform_constants(node, steps, counting):
             return "makes constants that may differ from step to step"
         return None
 
@@ -99,7 +102,7 @@ def _named(node: Node, fault: str) -> str:
     return f"{_operator(node)}{within} {fault}{at}"
 
 
-def _of_even_constants(node: Node, steps: sympy.Symbol, checked: set[Node]) -> bool:
+def _of_uniform_constants(node: Node, steps: sympy.Symbol, checked: set[Node]) -> bool:
     """Whether a constant that depends on T, or on lengths, is the same at all steps.
 
     That is, it is made of such constants only, and not of parameters, from which it could take
@@ -112,7 +115,7 @@ def _of_even_constants(node: Node, steps: sympy.Symbol, checked: set[Node]) -> b
         return False
     if operator in _OF_BATCH:
         return not _depends(node.meta.get("val"), steps)
-    return operator in _EVEN
+    return operator in _UNIFORM
 
 
 def _is_number(node: Node) -> bool:
@@ -120,7 +123,7 @@ def _is_number(node: Node) -> bool:
 
 
 def _near(node: Node, steps: sympy.Symbol) -> bool:
-    """Whether values of some steps meet those of near ones only, as far as sizes do not tell."""
+    """Whether an operator combines near steps only, where its sizes do not show that."""
     operator = _operator(node)
     if operator in ("pad", "constant_pad_nd", "roll"):
         return max(map(abs, _numbers(node.args[1:])), default=0) <= _FARTHEST
@@ -135,9 +138,9 @@ def _near(node: Node, steps: sympy.Symbol) -> bool:
     return True
 
 
-def _told_sizes_only(node: Node) -> bool:
+def _takes_sizes_only(node: Node) -> bool:
     """Whether no number of steps is counted as a value, but to divide by it."""
-    if not isinstance(node.target, torch._ops.OpOverload) or _operator(node) in _TOLD:
+    if not isinstance(node.target, torch._ops.OpOverload) or _operator(node) in _WITH_SIZES:
         return True
     return not any(map(_is_number, node.all_input_nodes))
 

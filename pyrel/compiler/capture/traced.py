@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Traced tensors, which hold where each element comes from, and empty ones among them."""
+"""Traced tensors, whose elements are value ids, and empty tensors among them."""
 
 from __future__ import annotations
 

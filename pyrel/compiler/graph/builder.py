@@ -79,12 +79,12 @@ class Builder:
 
     @property
     def ids(self) -> IdNodes:
-        """What makes the nodes of numbers that are computed of token ids."""
+        """The builder of nodes that are computed from token ids."""
         return IdNodes(self)  # not kept: the two would keep each other, and the nodes, alive
 
     @property
     def end(self) -> int:
-        """Where the next node starts."""
+        """The address at which the next node starts."""
         return self._next
 
     def inputs(self) -> Addresses:

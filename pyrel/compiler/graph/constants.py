@@ -10,7 +10,7 @@ from pyrel.compiler.graph.nodes import Addresses, Floats
 
 
 class Constants:
-    """The constants of one graph, numbered in the order in which they are first asked for."""
+    """The constants of one graph, numbered in the order of their first use."""
 
     def __init__(self) -> None:
         self._numbers: dict[tuple[float, bool], int] = {}

@@ -233,7 +233,7 @@ def supported() -> list[str]:
 def families() -> dict[str, tuple[str, ...]]:
     """Names of the supported operators, by what becomes of them in a graph.
 
-    "move" only rearranges elements, "nothing" hands on what it gets, "constant" does not depend on
+    "move" only rearranges elements, "nothing" returns its operand, "constant" does not depend on
     the input.
     """
     names = {family: set(handlers) for family, handlers in _FAMILIES.items()}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a message says of operators without a rule: why there is none, or what to write instead."""
+"""Texts for operators without a rule: why there is none, or what to write instead."""
 
 from __future__ import annotations
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
+from pyrel.compiler.capture.parameters import doubles
 from pyrel.compiler.capture.traced import Traced
 from pyrel.compiler.capture.tracer import Tracer
 from pyrel.compiler.graph.nodes import Floats
@@ -20,10 +20,19 @@ class UnsupportedOperandsError(Exception):
 
 def array(tracer: Tracer, tensor: torch.Tensor) -> Floats:
     """Values of a parameter, the same array each time."""
-    values = tracer.weights.array(tensor)
-    if not np.isfinite(values).all():
+    _check_finite(tracer, tensor)
+    return tracer.weights.array(tensor)
+
+
+def blocks(tracer: Tracer, tensor: torch.Tensor) -> Floats:
+    """Values of a parameter for one that takes it apart: another array each time, not kept."""
+    _check_finite(tracer, tensor)
+    return doubles(tensor)
+
+
+def _check_finite(tracer: Tracer, tensor: torch.Tensor) -> None:
+    if not tracer.weights.are_finite(tensor):
         raise UnsupportedOperandsError("a weight or bias holds NaN or infinity")
-    return values
 
 
 def constant(value: object, role: str) -> torch.Tensor:

@@ -10,7 +10,12 @@ import numpy as np
 import torch
 
 from pyrel.compiler.capture.operators.arithmetic import offsets
-from pyrel.compiler.capture.operators.operands import UnsupportedOperandsError, array, constant
+from pyrel.compiler.capture.operators.operands import (
+    UnsupportedOperandsError,
+    array,
+    blocks,
+    constant,
+)
 from pyrel.compiler.capture.operators.packing import PackedSizes
 from pyrel.compiler.capture.recurrent_cells import (
     Affine,
@@ -109,7 +114,7 @@ def _cell(tracer: Tracer, kind: str, params: Sequence[Any], has_biases: bool) ->
     tensors = [None if p is None else constant(p, "weight") for p in params]
 
     def make() -> Cell:
-        w_ih, w_hh = (array(tracer, t) for t in tensors[:2] if t is not None)
+        w_ih, w_hh = (blocks(tracer, t) for t in tensors[:2] if t is not None)
         b_ih, b_hh = tensors[2:4] if has_biases else (None, None)
         rest = tensors[4:] if has_biases else tensors[2:]
         projection = array(tracer, rest[0]) if rest and rest[0] is not None else None

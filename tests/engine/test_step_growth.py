@@ -52,7 +52,7 @@ EVEN: dict[str, Callable[[Tensor], Tensor]] = {
 
 @pytest.mark.parametrize("read", EVEN.values(), ids=EVEN)
 def test_even(read: Callable[[Tensor], Tensor]) -> None:
-    assert captured(read).grows_evenly
+    assert captured(read).grows_regularly
 
 
 UNEVEN: dict[str, Callable[[Tensor], Tensor]] = {
@@ -84,7 +84,7 @@ UNEVEN: dict[str, Callable[[Tensor], Tensor]] = {
 def test_uneven(read: Callable[[Tensor], Tensor]) -> None:
     found = captured(read)
     assert found.dynamic
-    assert not found.grows_evenly
+    assert not found.grows_regularly
 
 
 SPANS: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, int | None] | None]] = {
@@ -112,5 +112,5 @@ def test_a_fixed_number_of_steps() -> None:
             return total
 
     found = capture_at(Loop(), np.zeros((2, EXAMPLE, 6), np.float32))
-    assert not found.grows_evenly
+    assert not found.grows_regularly
     assert found.span() == (EXAMPLE, EXAMPLE)
