@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What pyrel raises beside ValueError and TypeError."""
+"""The errors that pyrel raises beside ValueError and TypeError."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _unpickled(
 
 
 class SelfCheckError(UnsupportedModelError):
-    """What was compiled computes something else than the model: an error of pyrel, found in time.
+    """The compiled program computes something else than the model: a fault of pyrel, found in time.
 
     The message says which number is off, by how much, and what rounding explains.
     """

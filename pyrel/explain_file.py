@@ -37,7 +37,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class FileSummary:
-    """What `explain_file` did.
+    """Counts and the largest error of one call of `explain_file`.
 
     Attributes
     ----------
@@ -157,7 +157,7 @@ def _output(out: Path, resume: str | None, job: _Job) -> Iterator[tuple[IO[bytes
 
 
 class _Job:
-    """What is to be explained, and what comes out beside relevance."""
+    """The samples of a file with their targets and lengths, and the results beside relevance."""
 
     def __init__(
         self,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an explainer returns."""
+"""The result of an explainer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """What a method says of a batch. Arrays are of the input's type: NumPy or torch.
+    """Relevance of a batch, and facts about it. Arrays have the input's type: NumPy or torch.
 
     Attributes
     ----------

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is explained: a cell at the thesis's sizes, a batch, a method; and samples for it."""
+"""Cases of the benchmark: a cell at the thesis's sizes, a batch size, a method, and samples."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who takes part: pyrel in its variants, and its peers."""
+"""The contestants: pyrel in its variants, and its peers."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Contestant:
 
     @property
     def is_pyrel(self) -> bool:
-        """Whether this is pyrel, in any variant."""
+        """True for pyrel in any variant."""
         return self.maker == "pyrel.benchmark.peers.runners:pyrel"
 
     def why_not(self) -> str | None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a worker is told to explain, and what it makes of that."""
+"""The job of a worker process: the model and method to explain, and the function that does it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What contestants must answer: float64, with the error that float32 may make.
+"""Reference answers in float64, with the error that float32 may make.
 
 The bounds are those of the project's tests. A sum of products that float32 accumulates is off by
 4 ε Σ|terms| at most, apart from rare exceptions; bounds of inputs add to it in quadrature, times

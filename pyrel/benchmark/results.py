@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was measured, as a file, and the arithmetic on it."""
+"""Measurements as a file, and the arithmetic on them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class WrongAnswerError(RuntimeError):
 
 @dataclass(frozen=True)
 class Protocol:
-    """How is measured.
+    """Settings of a measurement.
 
     Attributes
     ----------
@@ -101,7 +101,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Row:
-    """What a table says of one contestant in one case."""
+    """The row of a table for one contestant in one case."""
 
     samples_per_second: Spread
     ratio: Spread  # its seconds / those of pyrel, block by block

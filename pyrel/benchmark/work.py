@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much work an explanation is: counted from the sizes of a cell, whoever does the work."""
+"""Useful FLOPs of an explanation, counted from the sizes of a cell alone."""
 
 from __future__ import annotations
 

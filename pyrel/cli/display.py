@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What commands show: a progress bar on standard error, the table of a study on standard output."""
+"""Progress bar (standard error) and table of a study (standard output) of the commands."""
 
 from __future__ import annotations
 

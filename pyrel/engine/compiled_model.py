@@ -19,7 +19,7 @@ from pyrel.methods import Method
 
 
 class CompiledModel:
-    """What an explainer keeps, whether it was compiled, loaded or copied."""
+    """The programs of an explainer, whether compiled, loaded or copied."""
 
     method: Method
     inputs: Inputs

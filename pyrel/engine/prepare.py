@@ -42,7 +42,7 @@ Model: TypeAlias = torch.nn.Module | ExportedProgram | Graph | Capture | Capture
 
 @dataclass(frozen=True, eq=False)
 class Wanted:
-    """What a user says of the inputs: their range, and whether calls give lengths."""
+    """The user's settings for the inputs: their range, lengths, and the check for NaN."""
 
     low: Any
     high: Any
@@ -59,7 +59,7 @@ class Prepared(NamedTuple):
 
 
 class _Sample(NamedTuple):
-    """What one sample is: its shape, the bounds of its token ids, and which one is padding."""
+    """Shape of one sample, the bounds of its token ids, and the id of padding."""
 
     shape: tuple[int, ...]
     vocabulary: int
@@ -121,7 +121,7 @@ def reference_of(model: Model, source: Graph | Capture, ids: bool) -> Reference:
 
 
 def _steps(source: Capture, example: Any) -> int:
-    """How many steps the example has, where those of the capture can be others."""
+    """Return the number of steps of the example, where the capture takes any number."""
     shape: tuple[int, ...] = tuple(getattr(example, "shape", ()))
     return shape[1] if source.dynamic and len(shape) > 1 else source.steps
 

@@ -147,7 +147,7 @@ def _failures(wrong: _Flags) -> list[int]:
 
 
 class _Count:
-    """How far the work on all cells and methods is."""
+    """Counts explained samples over all cells and methods, for the progress bar."""
 
     def __init__(self, progress: Progress | None, done: int, total: int) -> None:
         self._progress, self._done, self._total = progress, done, total

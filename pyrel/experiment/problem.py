@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a cell is trained on: images of one data set, as single sequences or as majority samples."""
+"""The problems that cells are trained on: images of one data set, single or as majority samples."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What readers of files say when a file is not what it should be: a ValueError that names it.
+"""Errors of file readers: a damaged or foreign file is a ValueError that names the file.
 
 The parsers of numpy, zipfile, json and safetensors raise whatever their code meets in a damaged
 file, from SyntaxError to OverflowError, and repeat what it holds.

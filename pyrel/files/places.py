@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which paths name one file, so that no output replaces an input or another output."""
+"""Compares paths by the file that they lead to: no output replaces an input or another output."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ def _decode_items(
 
 @dataclass(frozen=True)
 class _Wanted:
-    """What an annotation allows: items of a tuple, dataclasses by name, plain types, enums."""
+    """Types that an annotation allows: items of tuples, dataclasses by name, plain types, enums."""
 
     items: tuple[Any, ...] | None
     records: Mapping[str, type[Any]]

@@ -143,7 +143,7 @@ def _parsed(
 
 
 class Sizes(Protocol):
-    """How large a description may be."""
+    """Largest sizes of a description."""
 
     def check(self, name: str, value: int, what: str) -> None:
         """Raise ValueError if there are more than a limit of that name."""

@@ -103,7 +103,7 @@ class Journal:
 
     @property
     def kept(self) -> bool:
-        """Whether there is a journal."""
+        """True if there is a journal."""
         return self._file is not None
 
     def __len__(self) -> int:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every measure stands on: checked relevance maps, their sums, and the baseline maps."""
+"""Checked relevance maps and their sums, which all measures use, and the baseline maps."""
 
 from __future__ import annotations
 

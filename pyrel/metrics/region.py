@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much of the relevance lies where the evidence is known to be."""
+"""Share of the relevance in a region that is known to hold the evidence."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How relevance is spread over the steps of a sequence."""
+"""Distribution of relevance over the steps of a sequence."""
 
 from __future__ import annotations
 

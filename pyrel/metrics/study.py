@@ -52,7 +52,7 @@ class ShownSamples:
 
 @dataclass(frozen=True, eq=False)
 class CellResult:
-    """What one trained cell came to.
+    """The results of one trained cell.
 
     Attributes
     ----------

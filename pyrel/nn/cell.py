@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all cells share: checked sizes, the way from input to scores, what rebuilds them."""
+"""Base class of the cells: checked sizes, the way from input to scores, the configuration."""
 
 from __future__ import annotations
 

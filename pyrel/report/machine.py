@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a reader needs to know about the machine of a run, and nothing that names its owner."""
+"""Facts about the machine of a run, without anything that names its owner."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What decides the outcome of a training run, in one immutable value."""
+"""The settings that decide the outcome of a training run, in one immutable value."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ TEST_SEED = 0  # of the majority samples that cells are judged on; those of trai
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train the cells on majority sequences of one set of images.
+    """Settings to train the cells on majority samples of one data set.
 
     Attributes
     ----------

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a training run reports: a record per epoch, the whole result, and how it can fail."""
+"""Results of a training run: a record for each epoch, the whole, and the errors."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ METHODS = ("deep_taylor", "gradient", "sensitivity", "guided_backprop")
 
 
 class ArrayLibrary(Protocol):
-    """What the algorithm needs. An operation may write its result over an argument named `over`."""
+    """Operations of the algorithm. One may write its result over an argument named `over`."""
 
     def array(self, values: npt.NDArray[Any]) -> Array:
         """Return NumPy values as an array of the library."""

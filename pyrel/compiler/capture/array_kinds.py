@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Says in words why something is no array or tensor whose numbers can be read, and what to do."""
+"""Refuses inputs that are no dense array or tensor of numbers, with advice for each kind."""
 
 from __future__ import annotations
 
