@@ -174,6 +174,10 @@ class Explainer(CompiledModel):
             f"{self._isa}{only})"
         )
 
+    def __str__(self) -> str:
+        """Show what `repr` shows, and the rule of each node where the model was compiled here."""
+        return f"{self!r}\n{self._table_of_rules()}"
+
     @property
     def flops(self) -> float:
         """Floating-point operations of the products for one sample, forward and backward.

@@ -9,7 +9,14 @@ from collections.abc import Mapping
 from pyrel.compiler.capture.capture import Capture
 from pyrel.compiler.capture.forks import RenewedLock
 from pyrel.compiler.graph.nodes import Floats, Graph
-from pyrel.compiler.lowering.lower import lower, lower_apart, lower_forward, lower_forward_apart
+from pyrel.compiler.lowering.lower import (
+    lower_apart,
+    lower_forward,
+    lower_forward_apart,
+    lower_with_rules,
+    place_rules,
+)
+from pyrel.compiler.lowering.rule_table import PlacedRule, placed_rules
 from pyrel.compiler.program.generalise import TRIED, NoPatternError, generalise
 from pyrel.engine.compiled import AnySteps, Compiled, Patterns
 from pyrel.engine.inputs import Inputs
@@ -129,6 +136,12 @@ class Compiler:
             tried = [steps + 1, steps - 1, *tried]
         return next((n for n in tried if n > 0 and n != steps and self._capture.holds(n)), steps)
 
+    def rules(self) -> tuple[PlacedRule, ...]:
+        """List the rules that the programs follow, as for the example's number of steps."""
+        steps = self._inputs.steps
+        graph, domain = self._capture.graph(steps), self._inputs.domain(steps)
+        return placed_rules(place_rules(graph, self._method, *domain)[1])
+
     def _lowered(self, steps: int) -> Compiled:
         domain = self._inputs.domain(steps)
         return compile_graph(self._capture.graph(steps), self._method, domain, self._precision)
@@ -186,10 +199,9 @@ def compile_graph(
     graph: Graph, method: Method, domain: tuple[Floats, Floats], precision: str
 ) -> Compiled:
     """Compile a graph for a method, whose input elements lie in a domain."""
-    return Compiled(
-        lower(graph, method, *domain, precision),
-        lower_forward(graph, method, *domain) if _decides(precision) else None,
-    )
+    program, rules = lower_with_rules(graph, method, *domain, precision)
+    decider = lower_forward(graph, method, *domain) if _decides(precision) else None
+    return Compiled(program, decider, rules=rules)
 
 
 def _decides(precision: str) -> bool:

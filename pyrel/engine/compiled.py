@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pyrel.compiler.lowering.rule_table import PlacedRule
 from pyrel.compiler.program.program import Program
 from pyrel.compiler.program.step_pattern import Pattern
 
@@ -21,11 +22,14 @@ class Compiled:
         A forward pass in float32, where the program's own outputs are too coarse for the class.
     patterns : Patterns or None
         Where these are written by patterns: they hold the weights that all numbers of steps share.
+    rules : tuple of PlacedRule
+        What the program follows, where it was compiled here; none where it was loaded.
     """
 
     program: Program
     decider: Program | None = None
     patterns: Patterns | None = None
+    rules: tuple[PlacedRule, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any, Self
 
+from pyrel.compiler.lowering.rule_table import as_text
 from pyrel.compiler.program.limits import Limits
 from pyrel.engine import config as runtime
 from pyrel.engine.compile import Compiler
@@ -42,7 +43,8 @@ class CompiledModel:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the compiled program to a file, which `load` reads without the model.
 
-        The file holds the weights as they are, not packed for this machine's instruction set.
+        The file holds the weights as they are, not packed for this machine's instruction set. Of a
+        method of your own it holds the name and the options; it loads as a `pyrel.methods.Custom`.
 
         Parameters
         ----------
@@ -53,7 +55,7 @@ class CompiledModel:
         Raises
         ------
         TypeError
-            If the method is a class of your own: a file can only name the methods of pyrel.
+            If the method is a class of your own, and has an option that JSON cannot hold.
         ValueError
             If the explainer takes any number of steps, and its programs for them follow no pattern.
         OSError
@@ -96,6 +98,12 @@ class CompiledModel:
         isa = runtime.isa()
         explainer._take(*read_program(Path(path), isa, limits or Limits()), isa)
         return explainer
+
+    def _table_of_rules(self) -> str:
+        """Show the rule of each node, where the model was compiled here."""
+        source = self._programs.source
+        rules = source.rules() if isinstance(source, Compiler) else getattr(source, "rules", ())
+        return as_text(rules) if rules else "  (the rules are in the program, without names)"
 
     def _compiled(self) -> Compiled | AnySteps:
         """Return what is saved; ValueError if no pattern holds for all numbers of steps."""

@@ -12,6 +12,7 @@ token ids, where they differ from element to element.
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +55,10 @@ _Content: TypeAlias = tuple[methods.Method, Inputs, str, Compiled | AnySteps]
 
 @dataclass(frozen=True)
 class _Header:
-    """What is neither a program nor an array; the steps of few programs, and the most steps."""
+    """What is neither a program nor an array; the steps of few programs, and the most steps.
+
+    ``custom`` is None for a method of `pyrel.methods.names()`, else whether it conserves relevance.
+    """
 
     method: str
     input_shape: tuple[int, ...]
@@ -65,6 +69,7 @@ class _Header:
     few: tuple[int, ...] = ()
     most: int | None = None
     checked: str = NOTHING
+    custom: bool | None = None
 
 
 def is_named(method: methods.Method) -> bool:
@@ -86,15 +91,10 @@ def write_program(
     Raises
     ------
     TypeError
-        The method is none of `pyrel.methods.names()`, so that a reader could not make it.
+        The method is a class of a user, and has options that JSON cannot hold.
     OSError
         The file cannot be written.
     """
-    if not is_named(method):
-        raise TypeError(
-            f"a file names its method, and {type(method).__name__} is none of pyrel's: "
-            f"{', '.join(methods.names())}"
-        )
     data = dump_program(method, inputs, compiled, checked)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, data)
@@ -103,7 +103,7 @@ def write_program(
 def dump_program(
     method: methods.Method, inputs: Inputs, compiled: Compiled | AnySteps, checked: str = NOTHING
 ) -> bytes:
-    """Return what `write_program` writes; a method that has no name of pyrel's has to go beside."""
+    """Return what `write_program` writes; of a user's method only name and options."""
     named: Arrays = {
         name: bound.reshape(-1)
         for name, bound in (("low", inputs.low), ("high", inputs.high))
@@ -124,7 +124,7 @@ def dump_program(
             content |= _described(f"few.{steps}.", compiled.few[steps], named)
     named_method = is_named(method)
     header = _Header(
-        method.name if named_method else "",
+        _name_of(method),
         inputs.shape,
         inputs.check_finite,
         inputs.vocabulary,
@@ -133,8 +133,11 @@ def dump_program(
         few,
         most,
         checked,
+        None if named_method else method.conserves,
     )
-    options = method.options if named_method else {}
+    options = method.options
+    if not named_method:
+        options = _plain_options(method)
     content |= {"explainer": encode(header), "options": options}
     tensors = {name: torch.from_numpy(array) for name, array in named.items()}
     return dump_tensors("program", tensors, content)
@@ -250,7 +253,7 @@ def _parts(
         vocabularies=vocabularies,
     )
     return (
-        method or _method(header.method, content.get("options")),
+        method or _method(header, content.get("options")),
         inputs,
         header.checked,
         compiled,
@@ -319,10 +322,32 @@ def _made(
     return Compiled(program, decider, patterns)
 
 
-def _method(name: str, options: Any) -> methods.Method:
+def _method(header: _Header, options: Any) -> methods.Method:
     if not isinstance(options, dict):
         raise ValueError("options: wanted a mapping")
-    return methods.get(name, **options)
+    if header.custom is None:
+        return methods.get(header.method, **options)
+    if len(json.dumps([header.method, options])) > _LONGEST_TEXT:
+        raise ValueError("the name and options of its method are no few lines of text")
+    return methods.Custom(header.method, options, header.custom)
+
+
+def _name_of(method: methods.Method) -> str:
+    return method.custom_name if isinstance(method, methods.Custom) else method.name
+
+
+def _plain_options(method: methods.Method) -> dict[str, Any]:
+    """Return the options of a user's method as JSON has them."""
+    try:
+        plain = json.loads(json.dumps(method.options))
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"a file names the options of its method, and those of {type(method).__name__} are "
+            f"nothing that JSON can hold: {error}"
+        ) from None
+    if not isinstance(plain, dict) or len(json.dumps([method.name, plain])) > _LONGEST_TEXT:
+        raise TypeError(f"the options of {type(method).__name__} are no short mapping")
+    return plain
 
 
 def _bounds(

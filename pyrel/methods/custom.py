@@ -29,7 +29,7 @@ class Custom(Method):
 
     def __init__(self, name: str, options: dict[str, Any], conserves: bool) -> None:
         self.custom_name, self._options = name, dict(options)
-        self.conserves = conserves  # type: ignore[misc]
+        self.conserves = conserves  # type: ignore[misc]  # of the class in all others
 
     @property
     def options(self) -> dict[str, Any]:

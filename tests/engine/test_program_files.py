@@ -123,12 +123,39 @@ def test_options_of_the_method_are_kept(tmp_path: Path) -> None:
         assert loaded.method.finish is method.finish
 
 
-def test_a_method_of_ones_own_cannot_be_saved(tmp_path: Path) -> None:
-    class Mine(pyrel.methods.Gradient):
-        name = "gradient"
+class Mine(pyrel.methods.GradientXInput):
+    """A method of one's own, with an option."""
 
-    explainer = pyrel.Explainer(SMALL.module(), inputs(SMALL, 2), Mine())
-    with pytest.raises(TypeError, match="Mine is none of pyrel's: gradient, "):
+    name = "mine"
+
+    def __init__(self, level: Any = 1) -> None:
+        super().__init__()
+        self.level = level
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"level": self.level}
+
+
+def test_a_method_of_ones_own_is_saved_by_name(tmp_path: Path) -> None:
+    x = inputs(SMALL, 5)
+    explainer = pyrel.Explainer(SMALL.module(), x[:2], Mine(level=3))
+    explainer.save(tmp_path / "program")
+    loaded = pyrel.Explainer.load(tmp_path / "program")
+    assert isinstance(loaded.method, pyrel.methods.Custom)
+    assert repr(loaded.method) == "custom mine(level=3)"
+    assert loaded.method.options == {"level": 3}
+    assert loaded.method.conserves is False
+    assert bits(loaded(x)) == bits(explainer(x))
+    loaded.save(tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "program").read_bytes()
+    with pytest.raises(TypeError, match="mine is known by its name only"):
+        pyrel.Explainer(SMALL.module(), x[:2], loaded.method)
+
+
+def test_options_that_json_cannot_hold_are_refused(tmp_path: Path) -> None:
+    explainer = pyrel.Explainer(SMALL.module(), inputs(SMALL, 2), Mine(level=object()))
+    with pytest.raises(TypeError, match="those of Mine are nothing that JSON can hold"):
         explainer.save(tmp_path / "program")
     assert list(tmp_path.iterdir()) == []
 

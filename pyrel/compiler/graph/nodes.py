@@ -340,6 +340,12 @@ class Graph:
         parts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
         return f"Graph(input {self.input_shape}, {parts}, {self.classes} outputs)"
 
+    def __str__(self) -> str:
+        """Show every node: the addresses of its outputs, what it computes, in which module."""
+        from pyrel.compiler.graph.text import graph_text  # which shows the nodes of this file
+
+        return graph_text(self)
+
     def owners(self) -> npt.NDArray[np.int64]:
         """Index into ``nodes`` of the node that each address belongs to; -1 for the input."""
         owner = np.full(self.size, -1, dtype=np.int64)

@@ -36,6 +36,7 @@ from pyrel.compiler.lowering import elementwise, embedding, gated, linear, norma
 from pyrel.compiler.lowering.emitter import Emitter
 from pyrel.compiler.lowering.placement import Placement
 from pyrel.compiler.lowering.relevance import Relevance
+from pyrel.compiler.lowering.rule_table import PlacedRule, placed_rules
 from pyrel.compiler.passes.pipeline import run_passes
 from pyrel.compiler.program.instructions import Seed
 from pyrel.compiler.program.loop_memory import plan_items
@@ -103,7 +104,16 @@ def lower(
         If its ``pooling`` was asked for by name and does not fit a layer, a pattern of a composite
         matches no module, or the method needs ``low`` and ``high``.
     """
-    return _finished(lower_apart(graph, method, low, high, precision))
+    return lower_with_rules(graph, method, low, high, precision)[0]
+
+
+def lower_with_rules(
+    graph: Graph, method: Method, low: Floats, high: Floats, precision: str = "float32"
+) -> tuple[Program, tuple[PlacedRule, ...]]:
+    """Do what `lower` does, and list the rules that the program follows."""
+    facts, placement = place_rules(graph, method, low, high)
+    program = _lowered_apart(facts, placement, precision)
+    return _finished(program), placed_rules(placement)
 
 
 def lower_apart(
@@ -113,8 +123,11 @@ def lower_apart(
 
     `pyrel.compiler.program.generalise` needs that.
     """
-    facts, placement = place_rules(graph, method, low, high)
-    emitter = Emitter(facts, method.conserves, precision)
+    return _lowered_apart(*place_rules(graph, method, low, high), precision)
+
+
+def _lowered_apart(facts: Facts, placement: Placement, precision: str) -> Program:
+    emitter = Emitter(facts, placement.method.conserves, precision)
     _forward(emitter, placement)
     _back(Relevance(emitter), placement)
     return _scheduled(emitter)

@@ -144,6 +144,10 @@ class Placement:
         gate = np.where(node.carried, -1, parts[0])  # nothing where the signal has all
         return [(gate, halves), (parts[1], np.where(node.carried, 1.0, 0.5))]
 
+    def domain(self, node: Node) -> Domain:
+        """Return what is known of a node's inputs."""
+        return self._sites.domain(node)
+
     # Where relevance may arrive at zeros
 
     @cached_property

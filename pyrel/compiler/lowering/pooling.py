@@ -63,7 +63,7 @@ def back_max_pool(node: MaxPool, relevance: Relevance, placement: Placement) -> 
     """
     emitter = relevance.emitter
     padding = picked(placement.facts.padding, node.inputs, False)
-    shares = _in_proportion(node, placement, padding)
+    shares = in_proportion(node, placement)
     if shares and placement.relevant_at_zero[node.addresses].any():
         # All of a window may be zero where relevance arrives.
         place = relevance.place(node.start)
@@ -98,9 +98,10 @@ def back_even_maximum(node: EvenMaximum, relevance: Relevance, placement: Placem
         relevance.pass_on(node, values, operands=marks)
 
 
-def _in_proportion(node: MaxPool, placement: Placement, padding: Mask) -> bool:
+def in_proportion(node: MaxPool, placement: Placement) -> bool:
     """Whether all values of a window get relevance."""
     rule = placement.rules[node.start]
+    padding = picked(placement.facts.padding, node.inputs, False)
     if not isinstance(rule, other_rules.InProportion):
         return False
     nonneg = bool((padding | (placement.facts.domains.of(node.inputs)[0] >= 0)).all())

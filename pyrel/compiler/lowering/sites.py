@@ -91,12 +91,13 @@ class Sites:
             node.module,
             from_input,
             from_output,
-            lambda: self._domain(node),
-            function=_function_of(node),
+            lambda: self.domain(node),
+            function=function_of(node),
             gated=isinstance(node, GatedSum),
         )
 
-    def _domain(self, node: Node) -> Domain:
+    def domain(self, node: Node) -> Domain:
+        """Return what is known of a node's inputs; of a gated sum those of all its members."""
         domains = self._facts.domains
         if not isinstance(node, GatedSum):
             return domains.of_inputs(node)
@@ -119,7 +120,8 @@ def _named(node: Node) -> Hashable:
     return node.named if isinstance(node, Linear) else node.start
 
 
-def _function_of(node: Node) -> str:
+def function_of(node: Node) -> str:
+    """Return the name of an elementwise function; "" for other nodes."""
     if isinstance(node, Activation):
         return node.function.name
     return {Relu: "relu", Scale: "scale"}.get(type(node), "")

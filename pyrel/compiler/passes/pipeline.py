@@ -54,10 +54,22 @@ PASSES = (
 )
 
 
-def run_passes(graph: Graph, method: Method, low: Floats, high: Floats) -> Facts:
-    """Rewrite a graph for a method; return the facts of what it became."""
+def run_passes(
+    graph: Graph,
+    method: Method,
+    low: Floats,
+    high: Floats,
+    check: Callable[[Graph], None] | None = None,
+) -> Facts:
+    """Rewrite a graph for a method; return the facts of what it became.
+
+    ``check`` is called with every graph on the way, as tests do with
+    `pyrel.compiler.graph.verify.verify`.
+    """
     facts = Facts(graph, low, high)
     for each in PASSES:
         if each.applies(method):
             facts = facts.of(each.run(facts, method))
+            if check is not None:
+                check(facts.graph)
     return facts
