@@ -201,11 +201,15 @@ def calls_in(work: Callable[[], Any]) -> tuple[Any, int]:
     return result, count
 
 
-def test_a_thousand_steps_are_written_at_once() -> None:
+def test_thousands_of_steps_are_written_at_once() -> None:
+    """Above some number, values of several steps are placed together."""
     found = pattern("LSTM-2-bi-hidden", "lrp_epsilon")
-    _, few = calls_in(lambda: found.at(100))
-    program, many = calls_in(lambda: found.at(1000))
+    _, few = calls_in(lambda: found.apart(100))
+    _, many = calls_in(lambda: found.apart(1000))
     assert many < 1.05 * few
+    _, few = calls_in(lambda: found.at(500))
+    program, many = calls_in(lambda: found.at(5000))
+    assert many < 1.25 * few
     assert sum(len(i.body) if isinstance(i, Repeat) else 1 for i in program.instructions) < 600
     with pytest.raises(ValueError, match="begins at 10 steps, got 9"):
         found.at(9)

@@ -19,7 +19,6 @@ from engine.sequences import Last, batch, explainer
 import pyrel
 from pyrel.compiler.program.instructions import Map
 from pyrel.compiler.program.limits import NO_LIMITS, Limits
-from pyrel.compiler.program.loop_memory import _ring
 from pyrel.compiler.program.step_pattern import Item, Part, Pattern, Rows
 from pyrel.engine.compiled_model import limits_of
 from pyrel.files.tensors import read_tensors, write_tensors
@@ -155,20 +154,6 @@ def test_limits_are_numbers_above_zero() -> None:
     with pytest.raises(TypeError, match="work: wanted a number, got str"):
         Limits(work="1")  # type: ignore[arg-type]
     assert Limits().times(math.inf) == NO_LIMITS
-
-
-def test_rings_are_those_found_one_by_one() -> None:
-    def one_by_one(begins: np.ndarray[Any, Any], ends: np.ndarray[Any, Any]) -> int:
-        for places in range(1, begins.size):
-            if (ends[:-places] < begins[places:]).all():
-                return places
-        return int(begins.size)
-
-    rng = np.random.default_rng(0)
-    for _ in range(300):
-        begins = np.sort(rng.integers(0, 12, rng.integers(1, 9)))
-        ends = begins + rng.integers(0, 6, begins.size)
-        assert _ring(begins, ends) == one_by_one(begins, ends)
 
 
 def test_a_pickled_explainer_keeps_its_limits(path: Path) -> None:

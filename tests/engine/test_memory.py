@@ -16,6 +16,7 @@ from engine.unplanned import (
     arena_runs,
     assert_plan_changes_nothing,
     explainer_without_plan,
+    written_out,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,7 +25,8 @@ import pyrel
 from pyrel.compiler.graph.nodes import LINE
 from pyrel.compiler.program.enums import Post, Scale, Space
 from pyrel.compiler.program.instructions import Epilogue, Gather, Gemm, Instruction, Map, Template
-from pyrel.compiler.program.memory import plan
+from pyrel.compiler.program.memory import Items, plan
+from pyrel.compiler.program.schedule import row_op, schedule
 
 LINES = 24  # of the made-up programs' arenas
 Ints = npt.NDArray[np.int64]
@@ -146,11 +148,30 @@ def assert_intact(runs: list[Any], version: Ints, owner: Ints, held: Ints) -> No
         np.testing.assert_array_equal(held[memory][known], version[places][known])
 
 
+def assert_plan_holds(items: Items) -> tuple[Instructions, int]:
+    """Follow every value through the planned program; return it and the size of its arena."""
+    planned, size = plan(items)
+    after = written_out(planned)
+    assert_same_run(written_out(items), after, size)
+    return after, size
+
+
+def assert_all_plans_hold(items: Items) -> None:
+    """Plan as for few values, and as for so many that the plan takes them together."""
+    assert_plan_holds(items)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pyrel.compiler.program.block_placement._FEW", 0)
+        assert_plan_holds(items)
+        patch.setattr("pyrel.compiler.program.block_placement._MOST_SIZES", 2)
+        patch.setattr("pyrel.compiler.program.block_placement._MOST_HEIGHTS", 1)
+        patch.setattr("pyrel.compiler.program.memory._MOST_BLOCKS", 8)
+        assert_plan_holds(items)
+
+
 @settings(max_examples=200, deadline=None, derandomize=True, database=None)
 @given(before=programs())
 def test_every_read_sees_the_last_write(before: Instructions) -> None:
-    after, size = plan(before)
-    assert_same_run(before, after, size)
+    assert_all_plans_hold(before)
 
 
 def test_rows_of_one_instruction_do_not_share_memory() -> None:
@@ -160,19 +181,17 @@ def test_rows_of_one_instruction_do_not_share_memory() -> None:
         Instruction(read, np.array([[0, 16]])),
         Instruction(write, np.array([[0, 16], [32, 48]])),
     )
-    after, size = plan(before)
-    assert size == 64
-    assert_same_run(before, after, size)
+    assert assert_plan_holds(before)[1] == 64
 
 
 def test_reading_what_was_never_written_is_a_fault() -> None:
-    first = Instruction(Map(None, 16, Space.arena), np.array([[0]]))
-    late = Instruction(Map(Space.arena, 17, Space.arena), np.array([[0], [32]]))
-    with pytest.raises(AssertionError, match="instruction 1 reads what no earlier one wrote"):
-        plan((first, late))
-    summed = Instruction(Map(None, 8, Space.arena, Epilogue(accumulate=True)), np.array([[8]]))
-    with pytest.raises(AssertionError, match="instruction 0 reads"):
-        plan((summed, first))
+    first = row_op(Map(None, 16, Space.arena), 0)
+    late = row_op(Map(Space.arena, 17, Space.arena), 0, 32)
+    with pytest.raises(AssertionError, match="operation 1 reads what no earlier one wrote"):
+        schedule([first, late], 1, 64)
+    summed = row_op(Map(None, 8, Space.arena, Epilogue(accumulate=True)), 8)
+    with pytest.raises(AssertionError, match="operation 0 reads"):
+        schedule([summed, first], 1, 64)
 
 
 @pytest.mark.parametrize("case", ALL_CASES, ids=lambda case: case.name)
@@ -208,10 +227,9 @@ def cell_graph(request: pytest.FixtureRequest) -> pyrel.Graph:
 def test_cells_take_little_more_than_what_is_in_use(cell_graph: pyrel.Graph, method: str) -> None:
     """A quarter is room for gaps: the plan takes the largest first, not the best of all."""
     _, before = explainer_without_plan(cell_graph, method=method, low=0.0, high=1.0)
-    after, size = plan(before)
+    after, size = assert_plan_holds(before)
     assert peak(before) <= size <= 1.25 * peak(before)
     assert size < 0.75 * arena_end(before)
-    assert_same_run(before, after, size)
     assert all(run.start % LINE == 0 for i in after for _, run in arena_runs(i))
 
 

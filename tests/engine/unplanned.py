@@ -32,9 +32,10 @@ def explainer_without_plan(graph: pyrel.Graph, **options: Any) -> tuple[Any, Ins
     """Return an explainer whose values have a place each, and its instructions."""
     seen: list[Instructions] = []
 
-    def keep(instructions: Instructions) -> tuple[Instructions, int]:
+    def keep(items: tuple[Instruction | Repeat, ...]) -> tuple[Any, int]:
+        instructions = written_out(items)
         seen.append(instructions)
-        return instructions, arena_end(instructions)
+        return items, arena_end(instructions)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pyrel.compiler.lowering.lower.plan", keep)

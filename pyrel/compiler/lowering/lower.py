@@ -39,16 +39,11 @@ from pyrel.compiler.lowering.relevance import Relevance
 from pyrel.compiler.lowering.rule_table import PlacedRule, placed_rules
 from pyrel.compiler.passes.pipeline import run_passes
 from pyrel.compiler.program.instructions import Seed
-from pyrel.compiler.program.loop_memory import plan_items
 from pyrel.compiler.program.loops import roll
 from pyrel.compiler.program.memory import plan
 from pyrel.compiler.program.program import Program
 from pyrel.compiler.program.schedule import schedule
 from pyrel.methods import Method
-
-# Instructions from which memory is planned by loops: block by block it takes less memory, but time
-# with the square of the number of blocks.
-_MANY = 2000
 
 
 class Kind(NamedTuple):
@@ -213,10 +208,5 @@ def _scheduled(emitter: Emitter) -> Program:
 
 
 def _finished(program: Program) -> Program:
-    instructions = tuple(program.every_instruction())
-    if len(instructions) > _MANY:
-        program.instructions, program.arena_size = plan_items(roll(instructions))
-    else:
-        planned, program.arena_size = plan(instructions)
-        program.instructions = roll(planned)
+    program.instructions, program.arena_size = plan(roll(tuple(program.every_instruction())))
     return program

@@ -97,7 +97,7 @@ class _Fit:
     def __init__(self, steps: Sequence[int], programs: Sequence[Program]) -> None:
         self._steps = np.array(steps)
         self._programs = programs
-        self._instructions = [pack(cast(Any, p.instructions)) for p in programs]
+        self._instructions = [cast(tuple[Instruction, ...], pack(p.instructions)) for p in programs]
         matrices, vectors, indices, tables = map(list, stores_of(programs[0]))
         self.stores = matrices, vectors, indices, tables
         self.shares: tuple[list[Share], list[Share]] = [], []

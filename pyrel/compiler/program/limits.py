@@ -49,7 +49,7 @@ class Limits:
     first_rows : int
         Those that it names for its fewest steps, which are written out when the file is read.
     values : int
-        Families of values of a pattern, which are placed in memory one by one.
+        Live-range classes of a pattern's values, which are placed in memory one by one.
     lookups : int
         Scattered elements that are looked up where they are moved.
     work : float

@@ -91,7 +91,7 @@ def _dependencies(ops: list[RowOp], input_size: int, arena_size: int) -> list[se
 
     No place is written for a new purpose before all its readers are done, as every value still has
     its own (`pyrel.compiler.program.memory` lets them share memory afterwards): so reads need not
-    be waited for.
+    be waited for. Reading what was never written is a fault of the lowering.
     """
     writer: dict[Space, npt.NDArray[np.int64]] = {
         Space.input: np.full(input_size, -1),
@@ -107,7 +107,11 @@ def _dependencies(ops: list[RowOp], input_size: int, arena_size: int) -> list[se
             if operand.space != Space.input:
                 found = writer[operand.space][place]
                 first = int(found[0])
-                needed.update([first] if (found == first).all() else np.unique(found).tolist())
+                writers = [first] if (found == first).all() else np.unique(found).tolist()
+                reads = operand.space == Space.arena and operand.read and operand.whole
+                if reads and -1 in writers:
+                    raise AssertionError(f"operation {index} reads what no earlier one wrote: {op}")
+                needed.update(writers)
         needed.discard(-1)
         before.append(needed)
         for operand, place in zip(operands, places, strict=True):

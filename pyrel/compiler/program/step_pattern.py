@@ -26,7 +26,7 @@ from pyrel.compiler.program.instructions import (
     Template,
 )
 from pyrel.compiler.program.limits import NO_LIMITS, Limits
-from pyrel.compiler.program.loop_memory import plan_items
+from pyrel.compiler.program.memory import plan
 from pyrel.compiler.program.program import Program, content_of
 
 Growth: TypeAlias = tuple[int, int]  # a number at the least T, and what each further step adds
@@ -236,7 +236,7 @@ class Pattern:
             If there are fewer steps than ``least``, or the pattern makes no sense.
         """
         program = self.apart(steps)
-        program.instructions, program.arena_size = plan_items(program.instructions, self.limits)
+        program.instructions, program.arena_size = plan(program.instructions, self.limits)
         return program
 
     def sharing(self, program: Program) -> Program:
