@@ -5,7 +5,7 @@ The reviews are made from templates, so that it is known which words decide: a j
 negated, sometimes conceded ("although the plot was dull , the ending was brilliant"), between
 sentences that say nothing. An LSTM over embedded words learns whether the judgement is good or
 bad; LRP-ε then tells how much each word contributed to its answer. One HTML page shows the words
-in colour:
+in colour. Needs the extra ``report``:
 
     python examples/text.py --out reviews.html
 """
