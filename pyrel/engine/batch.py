@@ -11,7 +11,8 @@ from pyrel.engine import arrays
 from pyrel.engine.arrays import Array, Float32s, Int64s
 from pyrel.engine.inputs import Inputs
 from pyrel.engine.programs import Programs
-from pyrel.engine.run import Results, Run
+from pyrel.engine.results import Results
+from pyrel.engine.run import Run
 
 
 def explain_all(

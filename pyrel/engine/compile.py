@@ -20,6 +20,7 @@ from pyrel.compiler.lowering.rule_table import PlacedRule, placed_rules
 from pyrel.compiler.program.generalise import TRIED, NoPatternError, generalise
 from pyrel.engine.compiled import AnySteps, Compiled, Patterns
 from pyrel.engine.inputs import Inputs
+from pyrel.engine.plan import EXPLAIN, plan_of_precision
 from pyrel.errors import UnsupportedModelError
 from pyrel.methods import Method
 
@@ -177,18 +178,16 @@ class Compiler:
 
     def _of_tried(self, graphs: Mapping[int, tuple[Graph, Floats, Floats]]) -> Patterns:
         method, precision = self._method, self._precision
-        pattern = generalise(
-            {
-                n: lower_apart(g, method, low, high, precision)
-                for n, (g, low, high) in graphs.items()
+        apart = {
+            n: lower_apart(g, method, low, high, precision) for n, (g, low, high) in graphs.items()
+        }
+        patterns = {EXPLAIN: generalise(apart)}
+        for name in plan_of_precision(precision).forward_only:
+            forward = {
+                n: lower_forward_apart(g, method, low, high) for n, (g, low, high) in graphs.items()
             }
-        )
-        if not _decides(precision):
-            return Patterns(pattern)
-        decider = generalise(
-            {n: lower_forward_apart(g, method, low, high) for n, (g, low, high) in graphs.items()}
-        )
-        return Patterns(pattern, decider)
+            patterns[name] = generalise(forward)
+        return Patterns(patterns)
 
 
 def _first_line(error: Exception) -> str:
@@ -200,10 +199,7 @@ def compile_graph(
 ) -> Compiled:
     """Compile a graph for a method, whose input elements lie in a domain."""
     program, rules = lower_with_rules(graph, method, *domain, precision)
-    decider = lower_forward(graph, method, *domain) if _decides(precision) else None
-    return Compiled(program, decider, rules=rules)
-
-
-def _decides(precision: str) -> bool:
-    """Whether a forward pass of its own decides the class."""
-    return precision == "bf16_all"
+    programs = {EXPLAIN: program}
+    for name in plan_of_precision(precision).forward_only:
+        programs[name] = lower_forward(graph, method, *domain)
+    return Compiled(programs, rules=rules)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pyrel.compiler.lowering.rule_table import PlacedRule
 from pyrel.compiler.program.program import Program
 from pyrel.compiler.program.step_pattern import Pattern
+from pyrel.engine.plan import EXPLAIN
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,39 +18,44 @@ class Compiled:
 
     Attributes
     ----------
-    program : Program
-    decider : Program or None
-        A forward pass in float32, where the program's own outputs are too coarse for the class.
+    programs : dict
+        By name, those of its plan (`pyrel.engine.plan`).
     patterns : Patterns or None
         Where these are written by patterns: they hold the weights that all numbers of steps share.
     rules : tuple of PlacedRule
         What the program follows, where it was compiled here; none where it was loaded.
     """
 
-    program: Program
-    decider: Program | None = None
+    programs: Mapping[str, Program]
     patterns: Patterns | None = None
     rules: tuple[PlacedRule, ...] = ()
+
+    @property
+    def program(self) -> Program:
+        """The program that explains."""
+        return self.programs[EXPLAIN]
 
 
 @dataclass(frozen=True, eq=False)
 class Patterns:
     """The programs of `Compiled` over the number of steps."""
 
-    program: Pattern
-    decider: Pattern | None = None
+    patterns: Mapping[str, Pattern]
+
+    @property
+    def program(self) -> Pattern:
+        """The pattern of the program that explains."""
+        return self.patterns[EXPLAIN]
 
     def at(self, steps: int) -> Compiled:
         """Write the programs for a number of steps."""
-        decider = None if self.decider is None else self.decider.at(steps)
-        return Compiled(self.program.at(steps), decider, self)
+        return Compiled({name: each.at(steps) for name, each in self.patterns.items()}, self)
 
     def sharing(self, compiled: Compiled) -> Compiled:
         """Return programs that do the same with the weights of these patterns."""
-        decider = None
-        if compiled.decider is not None and self.decider is not None:
-            decider = self.decider.sharing(compiled.decider)
-        return Compiled(self.program.sharing(compiled.program), decider, self)
+        programs = compiled.programs
+        shared = {name: self.patterns[name].sharing(each) for name, each in programs.items()}
+        return Compiled(shared, self)
 
 
 @dataclass(frozen=True, eq=False)

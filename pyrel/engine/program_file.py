@@ -24,7 +24,6 @@ from torch import Tensor
 
 from pyrel import _core, methods
 from pyrel.compiler.program.limits import Limits
-from pyrel.compiler.program.program import Program
 from pyrel.compiler.program.tensors import (
     Arrays,
     describe,
@@ -38,6 +37,7 @@ from pyrel.engine.arrays import Float32s, Int64s
 from pyrel.engine.checked import NOTHING
 from pyrel.engine.compiled import AnySteps, Compiled, Patterns
 from pyrel.engine.inputs import LARGEST_VOCABULARY, Inputs
+from pyrel.engine.plan import DECIDE, EXPLAIN
 from pyrel.engine.precision import check_precision
 from pyrel.engine.programs import load
 from pyrel.files.atomic import write_whole
@@ -45,7 +45,7 @@ from pyrel.files.foreign import parsing, read_whole, shown
 from pyrel.files.records import decode, encode
 from pyrel.files.tensors import dump_tensors, load_tensors, version_of
 
-_DECIDER = "decider."
+_PREFIXES = {EXPLAIN: "", DECIDE: "decider."}  # of programs, by name
 _MOST_FEW = 64  # steps for which there is a program beside a pattern
 _LONGEST_TEXT = 10_000  # characters
 
@@ -117,9 +117,9 @@ def dump_program(
         content = _described("", compiled, named)
     else:
         few, most = tuple(compiled.few), compiled.most
-        content = describe_pattern("", compiled.patterns.program, named)
-        if compiled.patterns.decider is not None:
-            content |= describe_pattern(_DECIDER, compiled.patterns.decider, named)
+        content = {}
+        for name, pattern in compiled.patterns.patterns.items():
+            content |= describe_pattern(_PREFIXES[name], pattern, named)
         for steps in few:
             content |= _described(f"few.{steps}.", compiled.few[steps], named)
     named_method = is_named(method)
@@ -144,12 +144,10 @@ def dump_program(
 
 
 def _described(prefix: str, compiled: Compiled, named: Arrays) -> dict[str, Any]:
-    patterns = compiled.patterns
-    shared = None if patterns is None else patterns.program
-    content = describe(prefix, compiled.program, named, shared)
-    if compiled.decider is not None:
-        shared = None if patterns is None else patterns.decider
-        content |= describe(f"{prefix}{_DECIDER}", compiled.decider, named, shared)
+    patterns = compiled.patterns.patterns if compiled.patterns is not None else {}
+    content: dict[str, Any] = {}
+    for name, program in compiled.programs.items():
+        content |= describe(f"{prefix}{_PREFIXES[name]}", program, named, patterns.get(name))
     return content
 
 
@@ -207,14 +205,12 @@ def _check(inputs: Inputs, compiled: Compiled | AnySteps, isa: str, limits: Limi
         shape = inputs.of_steps(steps)
         if math.prod(shape) != each.program.input_size:
             raise ValueError(f"samples of shape {shape} do not fit its program")
-        if each.decider is not None and (each.decider.input_size, each.decider.classes) != (
-            each.program.input_size,
-            each.program.classes,
-        ):
+        sizes = {(program.input_size, program.classes) for program in each.programs.values()}
+        if len(sizes) > 1:
             raise ValueError("its two programs are of different models")
         loaded = load(each, inputs, steps, isa)
         limits.check("outputs", loaded.classes, "outputs")
-        if not loaded.core.explains or (loaded.decider is not None and loaded.decider.explains):
+        if any(core.explains != (name == EXPLAIN) for name, core in loaded.programs.items()):
             raise ValueError("one of its programs does not do what it is there for")
 
 
@@ -294,13 +290,14 @@ def _any_steps(
 ) -> AnySteps:
     if not header.input_shape:
         raise ValueError("samples without a dimension have no steps")
-    decider = None
-    pattern = make_pattern("", left, content, limits)
-    if f"{_DECIDER}pattern" in content:
-        decider = make_pattern(_DECIDER, left, content, limits)
-        if decider.least != pattern.least:
-            raise ValueError("its two patterns are of different numbers of steps")
-    patterns = Patterns(pattern, decider)
+    made = {
+        name: make_pattern(prefix, left, content, limits)
+        for name, prefix in _PREFIXES.items()
+        if name == EXPLAIN or f"{prefix}pattern" in content
+    }
+    if len({pattern.least for pattern in made.values()}) > 1:
+        raise ValueError("its two patterns are of different numbers of steps")
+    patterns = Patterns(made)
     if not all(0 < n <= _MOST_FEW for n in header.few):
         raise ValueError(f"it has programs for {shown(header.few, 60)} steps beside its pattern")
     few = {n: _made(f"few.{n}.", left, content, limits, patterns) for n in header.few}
@@ -314,12 +311,13 @@ def _made(
     limits: Limits,
     patterns: Patterns | None = None,
 ) -> Compiled:
-    program = make(prefix, left, content, None if patterns is None else patterns.program, limits)
-    decider: Program | None = None
-    if f"{prefix}{_DECIDER}program" in content:
-        shared = None if patterns is None else patterns.decider
-        decider = make(f"{prefix}{_DECIDER}", left, content, shared, limits)
-    return Compiled(program, decider, patterns)
+    shared = patterns.patterns if patterns is not None else {}
+    programs = {
+        name: make(f"{prefix}{own}", left, content, shared.get(name), limits)
+        for name, own in _PREFIXES.items()
+        if name == EXPLAIN or f"{prefix}{own}program" in content
+    }
+    return Compiled(programs, patterns)
 
 
 def _method(header: _Header, options: Any) -> methods.Method:

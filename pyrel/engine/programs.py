@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -15,6 +16,7 @@ from pyrel.engine.compile import Compiler
 from pyrel.engine.compiled import AnySteps, Compiled
 from pyrel.engine.inputs import Inputs
 from pyrel.engine.loaded import bind, bind_weights
+from pyrel.engine.plan import EXPLAIN, Plan, plan_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,8 +25,10 @@ class Loaded:
 
     Attributes
     ----------
-    core, decider
-        See `Compiled`.
+    programs : dict
+        By name, see `Compiled`.
+    plan : Plan
+        How they run.
     shape : tuple of int
         Of one sample.
     classes : int
@@ -32,23 +36,29 @@ class Loaded:
     low, high : ndarray of float32, flat, or None
     """
 
-    core: _core.Program
-    decider: _core.Program | None
+    programs: Mapping[str, _core.Program]
+    plan: Plan
     shape: tuple[int, ...]
     classes: int
     low: Float32s | None
     high: Float32s | None
 
+    @property
+    def core(self) -> _core.Program:
+        """The program that explains."""
+        return self.programs[EXPLAIN]
+
 
 def load(compiled: Compiled, inputs: Inputs, steps: int, isa: str) -> Loaded:
     """Pack programs for an instruction set."""
-    patterns = compiled.patterns
-    core = bind(compiled.program, isa, _packed(patterns.program if patterns else None, isa))
-    decider = None
-    if compiled.decider is not None:
-        decider = bind(compiled.decider, isa, _packed(patterns.decider if patterns else None, isa))
+    patterns = compiled.patterns.patterns if compiled.patterns is not None else {}
+    programs = {
+        name: bind(program, isa, _packed(patterns.get(name), isa))
+        for name, program in compiled.programs.items()
+    }
     low, high = inputs.bounds(steps) or (None, None)
-    return Loaded(core, decider, inputs.of_steps(steps), compiled.program.classes, low, high)
+    shape, classes = inputs.of_steps(steps), compiled.program.classes
+    return Loaded(programs, plan_of(programs), shape, classes, low, high)
 
 
 def _packed(pattern: Pattern | None, isa: str) -> _core.Program | None:

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
 from pyrel import _core
@@ -12,54 +10,8 @@ from pyrel._core import Outcome, Status
 from pyrel.engine import config as runtime
 from pyrel.engine.arrays import Array, Float32s, Int64s
 from pyrel.engine.inputs import Inputs
-from pyrel.engine.precision import classes_of_float32
 from pyrel.engine.programs import Loaded
-
-_AGAIN_AT_ONCE = 1024  # samples that are copied to be explained again
-
-
-class Results(NamedTuple):
-    """Arrays that the engine writes an explanation to; no relevance for a forward pass."""
-
-    relevance: Float32s | None
-    output: Float32s
-    target: Int64s
-    absorbed: Float32s
-    conservation: Float32s
-    amplification: Float32s
-
-    @classmethod
-    def places(cls, relevance: Float32s | None, n: int, classes: int) -> Results:
-        """Make those beside the relevance."""
-        return cls(
-            relevance,
-            np.empty((n, classes), np.float32),
-            np.empty(n, np.int64),
-            np.empty(n, np.float32),
-            np.empty(n, np.float32),
-            np.empty(n, np.float32),
-        )
-
-    def part(self, first: int, n: int) -> Results:
-        """Return views of ``n`` samples from ``first`` on."""
-        some = slice(first, first + n)
-        relevance = None if self.relevance is None else self.relevance[some]
-        return Results(
-            relevance,
-            self.output[some],
-            self.target[some],
-            self.absorbed[some],
-            self.conservation[some],
-            self.amplification[some],
-        )
-
-    def put(self, samples: Int64s, part: Results) -> None:
-        """Write results of some samples where theirs belong, relevance apart."""
-        self.output[samples] = part.output
-        self.target[samples] = part.target
-        self.absorbed[samples] = part.absorbed
-        self.conservation[samples] = part.conservation
-        self.amplification[samples] = part.amplification
+from pyrel.engine.results import Results, Samples
 
 
 class Run:
@@ -76,6 +28,16 @@ class Run:
     def __init__(self, x: Array, loaded: Loaded, inputs: Inputs) -> None:
         self._x, self._loaded, self._inputs = x, loaded, inputs
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of a sample."""
+        return self._loaded.shape
+
+    @property
+    def classes(self) -> int:
+        """Number of raw outputs."""
+        return self._loaded.classes
+
     def explain(
         self,
         values: Float32s,
@@ -84,66 +46,28 @@ class Run:
         first: int = 0,
         numbers: Int64s | None = None,
     ) -> None:
-        """Explain ``values``, which are the samples from ``first`` on of targets and results.
-
-        ``numbers`` are theirs in the whole batch, where they are not those from ``first`` on.
+        """Explain samples, which are as `Samples` says.
 
         Raises
         ------
         ValueError, MemoryError
             If the engine refuses them; a message names the sample by its number in the batch.
         """
-        self._run(self._loaded.core, values, targets, results, first, numbers)
-        if self._loaded.decider is not None and targets is None:
-            self._decide(self._loaded.decider, values, results, first, numbers)
+        samples = Samples(values, targets, results, first, numbers)
+        self._loaded.plan.explain(self, samples)
 
-    def _run(
-        self,
-        core: _core.Program,
-        values: Float32s,
-        targets: Int64s | None,
-        results: Results,
-        first: int,
-        numbers: Int64s | None,
-    ) -> None:
+    def run(self, name: str, samples: Samples) -> None:
+        """Run one of the programs."""
+        core, (values, targets, results, first, _) = self._loaded.programs[name], samples
         low, high = self._loaded.low, self._loaded.high
         check = self._inputs.check_finite
         threads = runtime.num_threads() if len(values) > 1 else 1  # one sample is never divided
         status = core.run(values, targets, low, high, check, threads, *results, first)
         if status.outcome != Outcome.done:
-            number = first + status.sample if numbers is None else int(numbers[status.sample])
+            number = int(samples.in_batch()[status.sample])
             if status.outcome == Outcome.relevance_lost:
                 raise _lost(number, results.part(first + status.sample, 1))
-            raise self._failure(status, number, values)
-
-    def _decide(
-        self,
-        decider: _core.Program,
-        values: Float32s,
-        results: Results,
-        first: int,
-        numbers: Int64s | None,
-    ) -> None:
-        """Explain those samples again whose class is another one in float32."""
-        if numbers is None:
-            numbers = np.arange(first, first + len(values))
-
-        def forward(some: Int64s) -> tuple[Float32s, Int64s]:
-            exact = Results.places(None, some.size, self._loaded.classes)
-            self._run(decider, values[some], None, exact, 0, numbers[some])
-            return exact.output, exact.target
-
-        here = results.part(first, len(values))
-        assert here.relevance is not None
-        classes = classes_of_float32(here.output, here.target, forward)
-        other = np.flatnonzero(classes != here.target)
-        for start in range(0, other.size, _AGAIN_AT_ONCE):
-            some = other[start : start + _AGAIN_AT_ONCE]
-            relevance = np.empty((some.size, *self._loaded.shape), np.float32)
-            again = Results.places(relevance, some.size, self._loaded.classes)
-            self._run(self._loaded.core, values[some], classes[some], again, 0, numbers[some])
-            here.relevance[some] = relevance
-            here.put(some, again)
+            raise self._failure(core, status, number, values)
 
     def _of_ids(self) -> str:
         """Say what else it may be that torch refuses as well."""
@@ -154,10 +78,12 @@ class Run:
             "padding alone, or more than its steps) or a position lies outside"
         )
 
-    def _failure(self, status: Status, number: int, values: Float32s) -> Exception:
+    def _failure(
+        self, core: _core.Program, status: Status, number: int, values: Float32s
+    ) -> Exception:
         """Say in words why the engine refused ``values``: because of ``x[number]``."""
         if status.outcome == Outcome.out_of_memory:
-            size = self._loaded.core.arena_size * 4
+            size = core.arena_size * 4
             return MemoryError(f"no memory for {size} bytes per sample")
         if status.outcome == Outcome.relevance_not_finite:
             return ValueError(

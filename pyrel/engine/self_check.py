@@ -20,8 +20,9 @@ from pyrel.engine.inputs import Inputs
 from pyrel.engine.model_reference import Reference
 from pyrel.engine.model_run import Answer, Doubles, Finish
 from pyrel.engine.programs import Programs
+from pyrel.engine.results import Results
 from pyrel.engine.rounding import BFLOAT16, FLOAT32, TINY, Roundoff
-from pyrel.engine.run import Results, Run
+from pyrel.engine.run import Run
 from pyrel.errors import SelfCheckError, UnsupportedModelError
 from pyrel.methods import Method
 from pyrel.methods.enums import Start

@@ -129,7 +129,7 @@ def test_repeats_and_tables_are_kept_in_files(tmp_path: Path) -> None:
     own = explaining(steps)
     own.table(np.ones((3, 2)))
     x = np.random.default_rng(1).standard_normal((7, steps * WIDTH)).astype(np.float32)
-    write_program(file, methods.Gradient(), Inputs((steps, WIDTH)), Compiled(own))
+    write_program(file, methods.Gradient(), Inputs((steps, WIDTH)), Compiled({"explain": own}))
     *_, compiled = read_program(file, ISAS[-1])
     np.testing.assert_array_equal(
         outputs(bind(compiled.program, ISAS[-1]), x), outputs(bind(own, ISAS[-1]), x)
