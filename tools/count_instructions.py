@@ -29,7 +29,7 @@ STORED = Path(__file__).with_name("instruction_counts.json")
 ISA = "avx2"
 TOLERANCE = 0.01  # a hundred times what was seen to vary, and less than a regression worth a look
 _COUNTED = (
-    "pyrel::run(pyrel::Program const&, pyrel::Batch const&, int, std::optional<bool>, bool (*)())"
+    "pyrel::run(pyrel::Engine const&, pyrel::Batch const&, int, std::optional<bool>, bool (*)())"
 )
 
 

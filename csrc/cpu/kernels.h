@@ -6,11 +6,11 @@
 
 #include <stdint.h>
 
-namespace pyrel {
+#include "../program/limits.h"
+#include "../program/operations.h"
+#include "tuning.h"
 
-// A gemm's reduction dimension is a list of at most this many segments, each with its own row
-// addresses.
-constexpr int kMaxSegments = 16;
+namespace pyrel {
 
 // Row (sample s, step t) of a matrix that lives scattered in memory starts at base + s·stride +
 // offsets[t] · 2^shift. The shift is 0 where the elements of one sample lie side by side. Where
@@ -21,38 +21,6 @@ struct View {
     int64_t stride;
     const int64_t* offsets;
     int32_t shift;
-};
-
-enum class Scale : int32_t {
-    none,
-    vector,                // v · u[n]
-    operand,               // v · a[row, n]
-    operand_minus_vector,  // v · (a[row, n] − u[n])
-};
-
-enum class Post : int32_t {
-    none,
-    relu,               // max(0, v)
-    divide,             // v / d[row, n], 0 where d is 0
-    mask,               // v where d[row, n] > 0, else 0
-    guided,             // v where d[row, n] > 0 and v > 0, else 0
-    square,             // v²
-    multiply,           // v · d[row, n]
-    divide_stabilised,  // v / (d[row, n] + ε sign(d[row, n])), sign(0) being 1
-    divide_operand,     // d[row, n] / v, 0 where v is 0
-};
-
-// Elementwise functions of a parameter p.
-enum class Function : int32_t {
-    sigmoid,
-    tanh,
-    softplus,    // log(1 + e^v)
-    leaky_relu,  // v, or p·v below 0
-    elu,         // v, or p·(e^v − 1) below 0
-    gelu,        // v·Φ(v)
-    gelu_tanh,   // its approximation by tanh
-    silu,        // v·sigmoid(v)
-    reciprocal,  // 1 / v
 };
 
 // What happens to a result while it is still in a register, in this order:
@@ -138,14 +106,6 @@ struct PoolTask {
     const View* outs;
     bool shares;
     bool accumulate;
-};
-
-// Which part of a row is relevance that no input gets. d is the operand plus the vector, if there
-// is one; sign(0) is 1.
-enum class Share : int32_t {
-    weighted,    // Σ_n source[n] · vector[n]
-    stabiliser,  // ε Σ_n source[n] · sign(d[n]), after the division by d + ε sign(d)
-    undivided,   // Σ_n source[n] where d[n] is 0, before the division
 };
 
 // absorbed[sample] += a share of the sample's rows, in double precision. A stabiliser's task also

@@ -203,8 +203,7 @@ struct Doubles {
 
 inline void widen(Vector v, Doubles& wide) { widen(v, wide.part[0], wide.part[1]); }
 
-// Long sums are those of eight parts, element i being of part i % 8, in both layouts.
-constexpr int kParts = 8;
+// Sums the eight parts of a long sum; see tuning.h.
 template <typename Sum>
 inline Sum sum_of(const Sum (&parts)[kParts]) {
     return ((parts[0] + parts[4]) + (parts[2] + parts[6])) +

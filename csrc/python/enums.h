@@ -7,7 +7,7 @@
 
 #include <string>
 
-#include "../program.h"
+#include "../program/instructions.h"
 
 namespace pyrel {
 
@@ -50,24 +50,6 @@ struct Names<Start> {
     static constexpr const char* kEnum = "Start";
     static constexpr const char* kMembers[] = {"one", "output", "positive_output"};
 };
-
-// Name → number of the members of every enum, by the enum's name.
-inline pybind11::dict enums() {
-    pybind11::dict all;
-    const auto add = [&](auto names) {
-        pybind11::dict members;
-        int number = 0;
-        for (const char* name : names.kMembers) members[name] = number++;
-        all[names.kEnum] = members;
-    };
-    add(Names<Space>{});
-    add(Names<Scale>{});
-    add(Names<Post>{});
-    add(Names<Share>{});
-    add(Names<Function>{});
-    add(Names<Start>{});
-    return all;
-}
 
 }  // namespace pyrel
 

@@ -1,50 +1,47 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hands programs to the compiled engine, which checks and packs them."""
+"""Hands programs to the compiled engine, which checks them and packs their matrices."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeAlias, cast
+from collections.abc import Iterator
+from enum import Enum
+from typing import Any, NamedTuple, TypeAlias, cast, get_args, get_type_hints
 
 import numpy as np
 
 from pyrel import _core
+from pyrel.compiler.program.enums import Space
 from pyrel.compiler.program.instructions import (
-    Absorb,
-    Activate,
-    Embed,
     Epilogue,
-    Gather,
-    Gemm,
     Instruction,
-    Map,
-    MaxPool,
-    Normalise,
-    NormaliseBack,
     Offsets,
-    PoolRoute,
+    Planned,
     Repeat,
-    Scatter,
-    Seed,
-    Slope,
     Template,
 )
 from pyrel.compiler.program.program import Program
 from pyrel.compiler.program.step_pattern import Pattern
 
-_Rows: TypeAlias = list[tuple[int, Offsets]]
+_Rows: TypeAlias = Iterator[tuple[int, Offsets]]
 
 
-def bind(program: Program, isa: str, weights: _core.Program | None = None) -> _core.Program:
-    """Pack a program for an instruction set.
+class Weights(NamedTuple):
+    """Matrices, vectors and tables that programs share, and what of the matrices is packed."""
+
+    program: _core.Program
+    packed: _core.PackedMatrices
+
+
+def bind(program: Program, isa: str, weights: Weights | None = None) -> _core.Engine:
+    """Bind a program to an instruction set.
 
     Parameters
     ----------
     program : Program
     isa : str
-    weights : _core.Program, optional
-        What a program with equal matrices, vectors and tables was bound to, for the same
-        instruction set. What it has packed and copied is then used and not made again.
+    weights : Weights, optional
+        Of a pattern that the program is written by, for the same instruction set. They are not
+        copied again, nor is packed again what an engine in use has packed of them.
 
     Raises
     ------
@@ -56,15 +53,11 @@ def bind(program: Program, isa: str, weights: _core.Program | None = None) -> _c
         arena_size=program.arena_size,
         classes=program.classes,
         conserves=program.conserves,
-        isa=isa,
-        weights=weights,
-        **program.limits.of_core(program.matrices),
+        weights=None if weights is None else weights.program,
+        **program.limits.of_program(),
     )
     program.limits.check("memory", program.arena_size, "floats of working memory")
-    for vector in program.vectors[core.vectors :]:
-        core.add_vector(vector)
-    for table in program.tables[core.tables :]:
-        core.add_table(table)
+    _add_constants(core, program)
     for item in program.instructions:
         if isinstance(item, Repeat):
             core.begin_repeat(item.count)
@@ -74,154 +67,63 @@ def bind(program: Program, isa: str, weights: _core.Program | None = None) -> _c
         else:
             _add(core, program, item)
     core.finish()
-    return core
+    packed = None if weights is None else weights.packed
+    return _core.Engine(core, isa, packed, program.limits.packed_bytes(program.matrices))
 
 
-def bind_weights(pattern: Pattern, isa: str) -> _core.Program:
-    """Pack what the programs of all numbers of steps share, for `bind`; once for each set."""
-    if isa in pattern.packed:
-        return cast(_core.Program, pattern.packed[isa])
-    core = _core.Program(
-        input_size=1,
-        arena_size=1,
-        classes=1,
-        conserves=False,
-        isa=isa,
-        **pattern.limits.of_core(pattern.matrices),
-    )
-    for vector in pattern.vectors:
+def bind_weights(pattern: Pattern, isa: str) -> Weights:
+    """Return what the programs of all numbers of steps share, for `bind`; the same every time."""
+    if isa not in pattern.packed:
+        core = _core.Program(input_size=1, arena_size=1, classes=1, conserves=False)
+        _add_constants(core, pattern)
+        pattern.packed[isa] = Weights(core, _core.PackedMatrices(isa))
+    return cast(Weights, pattern.packed[isa])
+
+
+def _add_constants(core: _core.Program, made: Program | Pattern) -> None:
+    """Add those that are not there yet; their numbers stay the same."""
+    for matrix in made.matrices[core.matrices :]:
+        core.add_matrix(matrix)
+    for vector in made.vectors[core.vectors :]:
         core.add_vector(vector)
-    for table in pattern.tables:
+    for table in made.tables[core.tables :]:
         core.add_table(table)
-    for template in (part.template for item in pattern.items for part in item.body):
-        if isinstance(template, Gemm):
-            key, bf16 = template.matrix, template.bf16
-            if key < len(pattern.matrices) and core.find_matrix(key, bf16) < 0:
-                core.add_matrix(pattern.matrices[key], bf16, key)
-    pattern.packed[isa] = core
-    return core
 
 
 def _add(core: _core.Program, program: Program, instruction: Instruction) -> None:
     template = instruction.template
     spaces = [operand.space.value for operand in template.operands()]
     offsets = np.ascontiguousarray(instruction.offsets)
-    _ADDERS[type(template)](core, program, template, list(zip(spaces, offsets, strict=True)))
+    rows = iter(list(zip(spaces, offsets, strict=True)))
+    core.add(type(template).__name__, _fields(template, rows, program))
 
 
-def _gemm(core: _core.Program, program: Program, template: Gemm, rows: _Rows) -> None:
-    count = len(template.segments)
-    depths = [depth for _, depth in template.segments]
-    segments = list(zip(rows[:count], depths, strict=True))
-    epilogue = _epilogue(template.epilogue, rows[count + 1 :])
-    if template.matrix not in range(len(program.matrices)):
-        raise ValueError(f"no such matrix: {template.matrix}")
-    key, bf16 = template.matrix, template.bf16
-    matrix = core.find_matrix(key, bf16)
-    if matrix < 0:
-        matrix = core.add_matrix(program.matrices[key], bf16, key)
-    core.gemm(segments, matrix, rows[count], epilogue)
+def _fields(record: Template | Epilogue, rows: _Rows, program: Program) -> dict[str, Any]:
+    """Return the fields of a template, or of an epilogue, as the engine takes them.
+
+    Templates list their operands in the order of their fields, so each space takes the next rows.
+    """
+    found = {name: _field(getattr(record, name), rows, program) for name in _NAMES[type(record)]}
+    if "index" in found:
+        found["index"] = program.indices[found["index"]]
+    return found
 
 
-def _map(core: _core.Program, _: Program, template: Map, rows: _Rows) -> None:
-    source = None if template.source is None else rows[0]
-    out = 0 if source is None else 1
-    epilogue = _epilogue(template.epilogue, rows[out + 1 :])
-    core.map(source, template.columns, rows[out], epilogue)
+def _field(value: Any, rows: _Rows, program: Program) -> Any:
+    if isinstance(value, Space):
+        return next(rows)
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, tuple):
+        return [_field(item, rows, program) for item in value]
+    return _fields(value, rows, program) if isinstance(value, Epilogue) else value
 
 
-def _gather(core: _core.Program, program: Program, template: Gather, rows: _Rows) -> None:
-    core.gather(rows[0], program.indices[template.index], rows[1])
+def _names(kind: Any) -> tuple[str, ...]:
+    hints = get_type_hints(kind, include_extras=True)
+    return tuple(name for name, hint in hints.items() if hint != Planned)
 
 
-def _scatter(core: _core.Program, program: Program, template: Scatter, rows: _Rows) -> None:
-    core.scatter(rows[0], program.indices[template.index], rows[1])
-
-
-def _seed(core: _core.Program, _: Program, template: Seed, rows: _Rows) -> None:
-    core.seed(int(rows[0][1][0]), int(rows[1][1][0]), template.start.value)
-
-
-def _absorb(core: _core.Program, _: Program, template: Absorb, rows: _Rows) -> None:
-    operand = None if template.operand is None else rows[1]
-    share = template.share.value
-    core.absorb(rows[0], template.columns, share, operand, template.vector, template.epsilon)
-
-
-def _activate(core: _core.Program, _: Program, template: Activate, rows: _Rows) -> None:
-    function, parameter = template.function.value, template.parameter
-    core.activate(rows[0], template.columns, rows[1], function, parameter)
-
-
-def _slope(core: _core.Program, _: Program, template: Slope, rows: _Rows) -> None:
-    source, value, out = rows
-    function, parameter = template.function.value, template.parameter
-    core.slope(source, value, template.columns, out, function, parameter, template.accumulate)
-
-
-def _max_pool(core: _core.Program, _: Program, template: MaxPool, rows: _Rows) -> None:
-    core.max_pool(rows[:-1], template.columns, rows[-1])
-
-
-def _pool_route(core: _core.Program, _: Program, template: PoolRoute, rows: _Rows) -> None:
-    count = len(template.values)
-    core.pool_route(
-        rows[:count],
-        template.columns,
-        rows[count],
-        rows[count + 1 :],
-        template.shares,
-        template.accumulate,
-    )
-
-
-def _normalise(core: _core.Program, _: Program, template: Normalise, rows: _Rows) -> None:
-    core.normalise(rows[0], template.columns, rows[1], template.epsilon)
-
-
-def _normalise_back(core: _core.Program, _: Program, template: NormaliseBack, rows: _Rows) -> None:
-    source, value, out = rows
-    columns, epsilon = template.columns, template.epsilon
-    core.normalise_back(
-        source, value, columns, out, epsilon, template.detached, template.accumulate
-    )
-
-
-def _embed(core: _core.Program, program: Program, template: Embed, rows: _Rows) -> None:
-    if template.table not in range(len(program.tables)):
-        raise ValueError(f"no such table: {template.table}")
-    core.embed(rows[0], template.table, rows[1])
-
-
-_ADDERS: dict[type[Template], Callable[[_core.Program, Program, Any, _Rows], None]] = {
-    Gemm: _gemm,
-    Map: _map,
-    Gather: _gather,
-    Scatter: _scatter,
-    Seed: _seed,
-    Absorb: _absorb,
-    Activate: _activate,
-    Slope: _slope,
-    MaxPool: _max_pool,
-    PoolRoute: _pool_route,
-    Normalise: _normalise,
-    NormaliseBack: _normalise_back,
-    Embed: _embed,
+_NAMES: dict[type[Any], tuple[str, ...]] = {
+    kind: _names(kind) for kind in (*get_args(Template), Epilogue)
 }
-
-
-def _epilogue(epilogue: Epilogue, rows: _Rows) -> _core.Epilogue:
-    left = iter(rows)
-    scale_rows = next(left) if epilogue.scale_space is not None else None
-    post_rows = next(left) if epilogue.post_space is not None else None
-    return _core.Epilogue(
-        bias=epilogue.bias,
-        scale=epilogue.scale.value,
-        scale_rows=scale_rows,
-        scale_vector=epilogue.scale_vector,
-        accumulate=epilogue.accumulate,
-        post=epilogue.post.value,
-        post_rows=post_rows,
-        post_vector=epilogue.post_vector,
-        epsilon=epilogue.epsilon,
-    )

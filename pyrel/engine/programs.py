@@ -15,7 +15,7 @@ from pyrel.engine.arrays import Float32s
 from pyrel.engine.compile import Compiler
 from pyrel.engine.compiled import AnySteps, Compiled
 from pyrel.engine.inputs import Inputs
-from pyrel.engine.loaded import bind, bind_weights
+from pyrel.engine.loaded import Weights, bind, bind_weights
 from pyrel.engine.plan import EXPLAIN, Plan, plan_of
 
 
@@ -36,7 +36,7 @@ class Loaded:
     low, high : ndarray of float32, flat, or None
     """
 
-    programs: Mapping[str, _core.Program]
+    programs: Mapping[str, _core.Engine]
     plan: Plan
     shape: tuple[int, ...]
     classes: int
@@ -44,7 +44,7 @@ class Loaded:
     high: Float32s | None
 
     @property
-    def core(self) -> _core.Program:
+    def core(self) -> _core.Engine:
         """The program that explains."""
         return self.programs[EXPLAIN]
 
@@ -61,7 +61,7 @@ def load(compiled: Compiled, inputs: Inputs, steps: int, isa: str) -> Loaded:
     return Loaded(programs, plan_of(programs), shape, classes, low, high)
 
 
-def _packed(pattern: Pattern | None, isa: str) -> _core.Program | None:
+def _packed(pattern: Pattern | None, isa: str) -> Weights | None:
     return None if pattern is None else bind_weights(pattern, isa)
 
 

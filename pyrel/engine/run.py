@@ -79,7 +79,7 @@ class Run:
         )
 
     def _failure(
-        self, core: _core.Program, status: Status, number: int, values: Float32s
+        self, core: _core.Engine, status: Status, number: int, values: Float32s
     ) -> Exception:
         """Say in words why the engine refused ``values``: because of ``x[number]``."""
         if status.outcome == Outcome.out_of_memory:

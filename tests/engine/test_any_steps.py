@@ -24,7 +24,7 @@ from pyrel.compiler.program.instructions import Repeat
 from pyrel.compiler.program.memory import pack
 from pyrel.compiler.program.program import Program
 from pyrel.compiler.program.step_pattern import Pattern
-from pyrel.engine.loaded import bind, bind_weights
+from pyrel.engine.loaded import Weights, bind, bind_weights
 
 ISA = _core.instruction_sets()[-1]
 FEATURES, CLASSES = 4, 3
@@ -123,7 +123,7 @@ def pattern(name: str, method: str) -> Pattern:
     return generalise(programs)
 
 
-def results(program: Program, weights: _core.Program | None = None) -> list[Any]:
+def results(program: Program, weights: Weights | None = None) -> list[Any]:
     """Explain samples that are 0 in some places."""
     core = bind(program, ISA, weights)
     rng = np.random.default_rng(0)

@@ -81,7 +81,7 @@ SECOND = [(ROWS + row) * WIDTH for row in range(ROWS)]
 PLAIN, SQUARE, SUM = Epilogue(), Epilogue(post=Post.square), Epilogue(accumulate=True)
 
 
-def long_program(between: Callable[[Program], list[Any]]) -> _core.Program:
+def long_program(between: Callable[[Program], list[Any]]) -> _core.Engine:
     """Return rows that are computed, ``between``, and summed up: too many for a cache."""
     size = ROWS * WIDTH
     program = Program(input_size=ROWS, classes=3, conserves=False, arena_size=2 * size + 8)

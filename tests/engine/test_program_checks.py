@@ -4,21 +4,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from engine.building_programs import Building, Function, Post, Scale, Share, Space, Start, epilogue
 
 from pyrel import _core, methods
-from pyrel._core import Epilogue
 from pyrel.compiler.graph import functions
 from pyrel.compiler.program import enums
 
-Space, Scale, Post, Share, Start, Function = (
-    SimpleNamespace(**_core.enums[name])
-    for name in ("Space", "Scale", "Post", "Share", "Start", "Function")
-)
 INT64_MAX = 2**63 - 1
 INPUTS, CLASSES, ARENA = 3, 2, 8
 
@@ -40,30 +35,30 @@ def routed(p: Any, values: list[Any], columns: int, outs: list[Any]) -> None:
     p.pool_route(values, columns, arena(2), outs, False, True)
 
 
-def begun() -> _core.Program:
+def begun() -> Building:
     """Return a program with outputs at 0 and their relevance at 2; 4 to 7 are not written."""
-    program = _core.Program(
-        input_size=INPUTS, arena_size=ARENA, classes=CLASSES, conserves=False, isa="baseline"
-    )
+    program = Building(input_size=INPUTS, arena_size=ARENA, classes=CLASSES, conserves=False)
     program.add_matrix(np.ones((INPUTS, CLASSES), np.float32))
     program.add_matrix(np.ones((CLASSES, INPUTS), np.float32))
     program.add_vector(np.ones(CLASSES, np.float32))
     program.add_vector(np.ones(INPUTS, np.float32))
     program.add_table(np.ones((5, 3), np.float32))
-    program.gemm([(input_at(0), INPUTS)], 0, arena(0), Epilogue())
+    program.gemm([(input_at(0), INPUTS)], 0, arena(0), epilogue())
     program.seed(0, 2, Start.one)
     return program
 
 
-def complete(program: _core.Program) -> None:
-    program.gemm([(arena(2), CLASSES)], 1, relevance(0), Epilogue())
+def complete(program: Building) -> None:
+    program.gemm([(arena(2), CLASSES)], 1, relevance(0), epilogue())
 
 
-def run(program: _core.Program, samples: int) -> Any:
+def run(program: Building, samples: int) -> Any:
     x = np.ones((samples, INPUTS), np.float32)
     out, floats = np.empty_like(x), [np.empty(samples, np.float32) for _ in range(3)]
     output, target = np.empty((samples, CLASSES), np.float32), np.empty(samples, np.int64)
-    program.run(x, None, None, None, True, 2, out, output, target, *floats)
+    _core.Engine(program.core, "baseline").run(
+        x, None, None, None, True, 2, out, output, target, *floats
+    )
     return out
 
 
@@ -86,16 +81,16 @@ def test_only_a_finished_program_runs_and_nothing_is_added_to_it() -> None:
 
 def test_relevance_must_be_written_everywhere() -> None:
     program = begun()
-    program.map(None, INPUTS - 1, relevance(1), Epilogue())
+    program.map(None, INPUTS - 1, relevance(1), epilogue())
     with pytest.raises(ValueError, match="elements of the relevance unwritten"):
         program.finish()
 
 
 @pytest.mark.parametrize("seeds", [0, 2])
 def test_a_program_has_one_seed(seeds: int) -> None:
-    program = _core.Program(input_size=2, arena_size=2, classes=1, conserves=False, isa="baseline")
-    program.map(None, 1, arena(0), Epilogue())
-    program.map(None, 2, relevance(0), Epilogue())
+    program = Building(input_size=2, arena_size=2, classes=1, conserves=False)
+    program.map(None, 1, arena(0), epilogue())
+    program.map(None, 2, relevance(0), epilogue())
     for _ in range(seeds):
         program.seed(0, 1, Start.one)
     with pytest.raises(ValueError, match="one seed"):
@@ -107,46 +102,46 @@ def test_a_program_has_one_seed(seeds: int) -> None:
 def test_sizes(which: str, size: int) -> None:
     sizes = {"input_size": 1, "arena_size": 1, "classes": 1} | {which: size}
     with pytest.raises(ValueError, match="input, arena"):
-        _core.Program(**sizes, conserves=False, isa="baseline")
+        Building(**sizes, conserves=False)
 
 
-Build = Callable[[_core.Program], object]
+Build = Callable[[Building], object]
 WRONG: dict[str, Build] = {
-    "gemm reads beyond the input": lambda p: p.gemm([(input_at(1), 3)], 0, arena(4), Epilogue()),
-    "gemm reads before the input": lambda p: p.gemm([(input_at(-1), 3)], 0, arena(4), Epilogue()),
-    "offset near overflow": lambda p: p.map(input_at(INT64_MAX), 2, arena(4), Epilogue()),
-    "negative offset": lambda p: p.map(input_at(-INT64_MAX), 2, arena(4), Epilogue()),
-    "one bad step": lambda p: p.map(input_at(0, 2), 2, arena(4, 6), Epilogue()),
-    "writes beyond the arena": lambda p: p.map(None, 5, arena(4), Epilogue()),
-    "columns near overflow": lambda p: p.map(None, INT64_MAX, arena(4), Epilogue()),
-    "no columns": lambda p: p.map(None, 0, arena(4), Epilogue()),
-    "writes to the input": lambda p: p.map(arena(0), 2, input_at(0), Epilogue()),
-    "steps that differ": lambda p: p.map(input_at(0, 1), 1, arena(4), Epilogue()),
-    "no steps": lambda p: p.map(None, 1, arena(), Epilogue()),
-    "no such matrix": lambda p: p.gemm([(arena(0), 2)], 2, arena(4), Epilogue()),
-    "negative matrix": lambda p: p.gemm([(arena(0), 2)], -1, arena(4), Epilogue()),
-    "no segments": lambda p: p.gemm([], 0, arena(4), Epilogue()),
-    "seventeen segments": lambda p: p.gemm([(input_at(0), 1)] * 17, 0, arena(4), Epilogue()),
+    "gemm reads beyond the input": lambda p: p.gemm([(input_at(1), 3)], 0, arena(4), epilogue()),
+    "gemm reads before the input": lambda p: p.gemm([(input_at(-1), 3)], 0, arena(4), epilogue()),
+    "offset near overflow": lambda p: p.map(input_at(INT64_MAX), 2, arena(4), epilogue()),
+    "negative offset": lambda p: p.map(input_at(-INT64_MAX), 2, arena(4), epilogue()),
+    "one bad step": lambda p: p.map(input_at(0, 2), 2, arena(4, 6), epilogue()),
+    "writes beyond the arena": lambda p: p.map(None, 5, arena(4), epilogue()),
+    "columns near overflow": lambda p: p.map(None, INT64_MAX, arena(4), epilogue()),
+    "no columns": lambda p: p.map(None, 0, arena(4), epilogue()),
+    "writes to the input": lambda p: p.map(arena(0), 2, input_at(0), epilogue()),
+    "steps that differ": lambda p: p.map(input_at(0, 1), 1, arena(4), epilogue()),
+    "no steps": lambda p: p.map(None, 1, arena(), epilogue()),
+    "no such matrix": lambda p: p.gemm([(arena(0), 2)], 2, arena(4), epilogue()),
+    "negative matrix": lambda p: p.gemm([(arena(0), 2)], -1, arena(4), epilogue()),
+    "no segments": lambda p: p.gemm([], 0, arena(4), epilogue()),
+    "nine segments": lambda p: p.gemm([(input_at(0), 1)] * 9, 0, arena(4), epilogue()),
     "negative depth": lambda p: p.gemm(
-        [(input_at(0), 2), (input_at(0), 2), (input_at(0), -1)], 0, arena(4), Epilogue()
+        [(input_at(0), 2), (input_at(0), 2), (input_at(0), -1)], 0, arena(4), epilogue()
     ),
-    "depths that do not fit": lambda p: p.gemm([(input_at(0), 2)], 0, arena(4), Epilogue()),
-    "unwritten source": lambda p: p.map(arena(4), 2, arena(6), Epilogue()),
-    "partly unwritten segment": lambda p: p.gemm([(arena(2), 3)], 0, arena(4), Epilogue()),
-    "adds to what is not there": lambda p: p.map(None, 1, arena(4), Epilogue(accumulate=True)),
-    "bias of another width": lambda p: p.map(None, 2, arena(4), Epilogue(bias=1)),
-    "no such bias": lambda p: p.map(None, 2, arena(4), Epilogue(bias=2)),
+    "depths that do not fit": lambda p: p.gemm([(input_at(0), 2)], 0, arena(4), epilogue()),
+    "unwritten source": lambda p: p.map(arena(4), 2, arena(6), epilogue()),
+    "partly unwritten segment": lambda p: p.gemm([(arena(2), 3)], 0, arena(4), epilogue()),
+    "adds to what is not there": lambda p: p.map(None, 1, arena(4), epilogue(accumulate=True)),
+    "bias of another width": lambda p: p.map(None, 2, arena(4), epilogue(bias=1)),
+    "no such bias": lambda p: p.map(None, 2, arena(4), epilogue(bias=2)),
     "unused vector that is not there": lambda p: p.map(
-        None, 2, arena(4), Epilogue(scale_vector=2**31 - 1)
+        None, 2, arena(4), epilogue(scale_vector=2**31 - 1)
     ),
-    "scale without its vector": lambda p: p.map(None, 2, arena(4), Epilogue(scale=Scale.vector)),
-    "scale without its operand": lambda p: p.map(None, 2, arena(4), Epilogue(scale=Scale.operand)),
-    "post without its operand": lambda p: p.map(None, 2, arena(4), Epilogue(post=Post.divide)),
+    "scale without its vector": lambda p: p.map(None, 2, arena(4), epilogue(scale=Scale.vector)),
+    "scale without its operand": lambda p: p.map(None, 2, arena(4), epilogue(scale=Scale.operand)),
+    "post without its operand": lambda p: p.map(None, 2, arena(4), epilogue(post=Post.divide)),
     "unused operand with fewer steps": lambda p: p.map(
-        None, 2, arena(4, 6), Epilogue(post_rows=arena(0))
+        None, 2, arena(4, 6), epilogue(post_rows=arena(0))
     ),
     "unused operand beyond the arena": lambda p: p.map(
-        None, 2, arena(4), Epilogue(scale_rows=arena(7))
+        None, 2, arena(4), epilogue(scale_rows=arena(7))
     ),
     "gather beyond the input": lambda p: p.gather(input_at(0), [0, 3], arena(4)),
     "gather near overflow": lambda p: p.gather(input_at(0), [INT64_MAX], arena(4)),
@@ -165,12 +160,12 @@ WRONG: dict[str, Build] = {
     "absorb of another width": lambda p: p.absorb(arena(2), 2, Share.weighted, None, 1, 0.0),
     "absorb without a vector": lambda p: p.absorb(arena(2), 2, Share.weighted, None, -1, 0.0),
     "absorb without rows": lambda p: p.absorb(arena(), 2, Share.weighted, None, 0, 0.0),
-    "epsilon below 0": lambda p: p.map(None, 2, arena(4), Epilogue(epsilon=-1e-9)),
-    "epsilon that is no number": lambda p: p.map(None, 2, arena(4), Epilogue(epsilon=float("nan"))),
+    "epsilon below 0": lambda p: p.map(None, 2, arena(4), epilogue(epsilon=-1e-9)),
+    "epsilon that is no number": lambda p: p.map(None, 2, arena(4), epilogue(epsilon=float("nan"))),
     "stabilised division by nothing": lambda p: p.map(
-        None, 2, arena(4), Epilogue(post=Post.divide_stabilised)
+        None, 2, arena(4), epilogue(post=Post.divide_stabilised)
     ),
-    "division of nothing": lambda p: p.map(None, 2, arena(4), Epilogue(post=Post.divide_operand)),
+    "division of nothing": lambda p: p.map(None, 2, arena(4), epilogue(post=Post.divide_operand)),
     "absorb where an operand is missing": lambda p: p.absorb(
         arena(2), 2, Share.undivided, None, 0, 0.0
     ),
@@ -223,26 +218,26 @@ WRONG: dict[str, Build] = {
     "repeat of nothing": lambda p: repeat(p, 2),
     "repeat without iterations": lambda p: repeat(p, 0),
     "rows that iterations cannot share": lambda p: repeat(
-        p, 2, lambda: p.map(None, 1, arena(4, 5, 6), Epilogue())
+        p, 2, lambda: p.map(None, 1, arena(4, 5, 6), epilogue())
     ),
     "fewer rows than iterations": lambda p: repeat(
-        p, 2, lambda: p.map(None, 1, arena(4), Epilogue())
+        p, 2, lambda: p.map(None, 1, arena(4), epilogue())
     ),
-    "no rows in a repeat": lambda p: repeat(p, 2, lambda: p.map(None, 1, arena(), Epilogue())),
+    "no rows in a repeat": lambda p: repeat(p, 2, lambda: p.map(None, 1, arena(), epilogue())),
     "operands with other steps in a repeat": lambda p: repeat(
-        p, 2, lambda: p.map(arena(0), 1, arena(4, 5), Epilogue())
+        p, 2, lambda: p.map(arena(0), 1, arena(4, 5), epilogue())
     ),
     "more steps than the output in a repeat": lambda p: repeat(
-        p, 1, lambda: p.map(arena(0, 1), 1, arena(4), Epilogue())
+        p, 1, lambda: p.map(arena(0, 1), 1, arena(4), epilogue())
     ),
     "a repeat reads what its next iteration writes": lambda p: repeat(
         p,
         2,
-        lambda: p.map(arena(4, 6), 1, arena(7, 7), Epilogue()),
-        lambda: p.map(None, 1, arena(6, 4), Epilogue()),
+        lambda: p.map(arena(4, 6), 1, arena(7, 7), epilogue()),
+        lambda: p.map(None, 1, arena(6, 4), epilogue()),
     ),
     "a repeat's last iteration reaches beyond": lambda p: repeat(
-        p, 3, lambda: p.map(None, 2, arena(4, 5, 7), Epilogue())
+        p, 3, lambda: p.map(None, 2, arena(4, 5, 7), epilogue())
     ),
     "a repeat's gather of unwritten values": lambda p: repeat(
         p, 2, lambda: p.gather(arena(0, 6), [0, 1], arena(4, 4))
@@ -257,7 +252,7 @@ WRONG: dict[str, Build] = {
 SIGMOID = Function.sigmoid
 
 
-def repeat(program: _core.Program, count: int, *body: Callable[[], object]) -> None:
+def repeat(program: Building, count: int, *body: Callable[[], object]) -> None:
     program.begin_repeat(count)
     for add in body:
         add()
@@ -299,6 +294,19 @@ def test_sizes_of_tables(rows: int) -> None:
 def test_python_and_the_engine_number_alike(name: str) -> None:
     (home,) = (each for each in (enums, functions, methods.enums) if hasattr(each, name))
     assert {m.name: m.value for m in getattr(home, name)} == _core.enums[name]
+
+
+def test_fields_are_those_of_the_instruction() -> None:
+    fields = {"source": arena(0), "columns": 2, "out": arena(4), "epsilon": 1e-5}
+    program = begun()
+    for wrong in ({**fields, "more": 1}, {n: v for n, v in fields.items() if n != "columns"}):
+        with pytest.raises(TypeError, match="field"):
+            program.add("Normalise", wrong)
+    with pytest.raises(ValueError, match="no such columns"):
+        program.add("Normalise", fields | {"columns": 2**64})
+    with pytest.raises(ValueError, match="no instruction 'Normalize'"):
+        program.add("Normalize", fields)
+    program.add("Normalise", fields)
 
 
 @pytest.mark.parametrize("number", [-1, 3])

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,11 @@ from pyrel.compiler.program.instructions import (
     Scatter,
     Seed,
 )
+from pyrel.compiler.program.limits import NO_LIMITS
 from pyrel.compiler.program.program import Program
 from pyrel.engine.compiled import Compiled
 from pyrel.engine.inputs import Inputs
-from pyrel.engine.loaded import bind
+from pyrel.engine.loaded import Weights, bind
 from pyrel.engine.program_file import read_program, write_program
 from pyrel.methods.enums import Start
 
@@ -114,7 +116,7 @@ def explaining(steps: int) -> Program:
     return own
 
 
-def outputs(core: _core.Program, x: Any) -> Any:
+def outputs(core: _core.Engine, x: Any) -> Any:
     relevance, output = np.empty_like(x), np.empty((len(x), HIDDEN), np.float32)
     explained = np.empty(len(x), np.int64)
     rest = [np.empty(len(x), np.float32) for _ in range(3)]
@@ -144,30 +146,34 @@ def test_repeats_and_tables_are_kept_in_files(tmp_path: Path) -> None:
         np.testing.assert_array_equal(one.offsets, other.offsets)
 
 
+def weights_of(own: Program, isa: str) -> Weights:
+    core = _core.Program(input_size=1, arena_size=1, classes=1, conserves=False)
+    for matrix in own.matrices:
+        core.add_matrix(matrix)
+    for vector in own.vectors:
+        core.add_vector(vector)
+    return Weights(core, _core.PackedMatrices(isa))
+
+
 @pytest.mark.parametrize("isa", ISAS)
 def test_programs_for_other_steps_share_weights(isa: str) -> None:
     x = np.random.default_rng(1).standard_normal((7, 9 * WIDTH)).astype(np.float32)
-    first = bind(explaining(4), isa)
-    shared = bind(explaining(9), isa, weights=first)
-    assert (shared.vectors, shared.find_matrix(0, False)) == (first.vectors, 0)
-    del first
+    weights = weights_of(explaining(4), isa)
+    kept, other = bind(explaining(4), isa, weights), explaining(9)
+    other.limits = replace(NO_LIMITS, packed=1)  # no room for anything that is packed anew
+    shared = bind(other, isa, weights)
+    del kept
     np.testing.assert_array_equal(outputs(shared, x), outputs(bind(explaining(9), isa), x))
+    del shared
+    with pytest.raises(ValueError, match="more memory than it may, as packed"):
+        bind(other, isa, weights)
 
 
 def test_weights_of_another_instruction_set_are_refused() -> None:
     if len(ISAS) < 2:
         pytest.skip("this machine has one instruction set")
-    first = bind(explaining(1), ISAS[0])
     with pytest.raises(ValueError, match="another instruction set"):
-        bind(explaining(1), ISAS[1], weights=first)
-
-
-def test_matrices_are_found_by_key_and_kind() -> None:
-    core = bind(explaining(1), ISAS[0])
-    assert core.find_matrix(0, False) == 0
-    assert [core.find_matrix(0, True), core.find_matrix(1, False), core.find_matrix(-1, False)] == [
-        -1, -1, -1
-    ]  # fmt: skip
+        bind(explaining(1), ISAS[1], weights_of(explaining(1), ISAS[0]))
 
 
 MEGABYTE = 2**20

@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <deque>
 #include <limits>
 #include <memory>
 #include <random>
@@ -24,7 +25,7 @@
 
 #include "cpu/dispatch.h"
 #include "cpu/executor.h"
-#include "program.h"
+#include "program/program.h"
 
 namespace {
 
@@ -43,6 +44,11 @@ constexpr std::array kPosts = {
     Post::none,          Post::relu,   Post::divide,   Post::mask,
     Post::guided,        Post::square, Post::multiply, Post::divide_stabilised,
     Post::divide_operand};
+
+// A matrix whose values are a vector's, which lives longer.
+pyrel::Matrix borrowed(const std::vector<float>& values, int64_t depth, int64_t columns) {
+    return {depth, columns, std::shared_ptr<const float>(values.data(), [](const float*) {})};
+}
 
 int failures = 0;
 
@@ -400,8 +406,9 @@ void check_gemm(const Kernels& kernels, const Shape& shape, Scale scale, Post po
         a.push_back(std::make_unique<Rows>(shape.samples, shape.steps, d));
         numbers.fill(*a.back(), zeros ? &Numbers::sparse : &Numbers::value);
     }
-    pyrel::Program program(1, 1, 1, false, kernels);
-    program.add_matrix(w.data(), depth, columns);
+    int64_t left = INT64_MAX;
+    const auto matrix = std::make_shared<const pyrel::Matrix>(borrowed(w, depth, columns));
+    const auto packed = pyrel::PackedMatrices(kernels).get(matrix, false, left);
 
     pyrel::GemmTask task{};
     task.samples = shape.samples;
@@ -413,8 +420,8 @@ void check_gemm(const Kernels& kernels, const Shape& shape, Scale scale, Post po
         task.segment_depth[s] = shape.depths[s];
         task.a[s] = a[s]->view();
     }
-    task.packed = program.matrix(0).packed.get();
-    task.panel_stride = program.matrix(0).panel_stride;
+    task.packed = packed->packed.get();
+    task.panel_stride = packed->panel_stride;
     task.out = operands.out.view();
     task.epilogue = operands.epilogue(vectors, scale, post, flags & 1, flags & 2, flags & 4);
 
@@ -535,16 +542,18 @@ void check_program(const Kernels& kernels, Digest& digest) {
         return t;
     };
     const std::vector<float> w1 = positive(kInputs * kHidden), w2 = positive(kHidden * kClasses);
-    pyrel::Program program(kInputs, kBack + kHidden, kClasses, true, kernels);
+    pyrel::Program program(kInputs, kBack + kHidden, kClasses, true);
     using pyrel::Space;
     const auto arena = [](int64_t offset) { return pyrel::Rows{Space::arena, {offset}}; };
+    std::deque<std::vector<float>> weights;
     const auto product = [&](const std::vector<float>& w, int64_t depth, int64_t columns,
                              const pyrel::Rows& from, const pyrel::Rows& to, Post post,
                              const pyrel::Rows& operand) {
         pyrel::EpilogueSpec epilogue;
         epilogue.post = post;
         epilogue.post_rows = operand;
-        const int matrix = program.add_matrix(w.data(), depth, columns);
+        weights.push_back(w);
+        const int matrix = program.add_matrix(borrowed(weights.back(), depth, columns));
         program.add(pyrel::Gemm{{{from, depth}}, matrix, to, epilogue});
     };
     const auto divided = [&](const pyrel::Rows& rows, int64_t columns, const pyrel::Rows& by) {
@@ -556,7 +565,7 @@ void check_program(const Kernels& kernels, Digest& digest) {
     const pyrel::Rows input{Space::input, {0}}, relevance{Space::relevance, {0}};
     product(w1, kInputs, kHidden, input, arena(0), Post::relu, {});
     product(w2, kHidden, kClasses, arena(0), arena(kOutput), Post::none, {});
-    program.add(pyrel::Seed{kOutput, kSeed, pyrel::Start::output});
+    program.add(pyrel::Seed{arena(kOutput), arena(kSeed), pyrel::Start::output});
     divided(arena(kSeed), kClasses, arena(kOutput));
     product(transposed(w2, kHidden, kClasses), kClasses, kHidden, arena(kSeed), arena(kBack),
             Post::none, {});
@@ -564,6 +573,8 @@ void check_program(const Kernels& kernels, Digest& digest) {
     product(transposed(w1, kInputs, kHidden), kHidden, kInputs, arena(kBack), relevance,
             Post::multiply, input);
     program.finish();
+    pyrel::PackedMatrices packed(kernels);
+    const pyrel::Engine engine(program, packed);
 
     const std::vector<float> x = positive(kSamples * kInputs);
     std::vector<float> first;
@@ -582,7 +593,7 @@ void check_program(const Kernels& kernels, Digest& digest) {
         batch.absorbed = absorbed.data();
         batch.conservation = conservation.data();
         batch.amplification = amplification.data();
-        const pyrel::Status status = pyrel::run(program, batch, threads, in_lanes, nullptr);
+        const pyrel::Status status = pyrel::run(engine, batch, threads, in_lanes, nullptr);
         const std::string what = std::string(kernels.isa) + " program";
         expect(status.outcome == pyrel::Outcome::done, what + ", outcome");
         for (int64_t s = 0; s < kSamples; ++s) {

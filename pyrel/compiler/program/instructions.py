@@ -8,7 +8,7 @@ one instruction with twelve offsets an operand.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,9 @@ from pyrel.methods.enums import Start
 
 Float32s = npt.NDArray[np.float32]
 Offsets = npt.NDArray[np.int64]
+
+# A number that says how large operands are, which engines know from a matrix, an index or a table.
+Planned: TypeAlias = Annotated[int, "planned"]
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class Gemm:
 
     segments: tuple[tuple[Space, int], ...]
     matrix: int
-    columns: int
+    columns: Planned
     out: Space
     epilogue: Epilogue = Epilogue()
     bf16: bool = False
@@ -102,9 +105,9 @@ class Gather:
     """``out[i] = source[index[i]]``; the index is from ``Program.indices``."""
 
     source: Space
-    span: int
+    span: Planned
     index: int
-    columns: int
+    columns: Planned
     out: Space
 
     def operands(self) -> tuple[Operand, ...]:
@@ -118,9 +121,9 @@ class Scatter:
     """``out[index[i]] += source[i]``."""
 
     source: Space
-    span: int
+    span: Planned
     index: int
-    columns: int
+    columns: Planned
     out: Space
 
     def operands(self) -> tuple[Operand, ...]:
@@ -132,15 +135,14 @@ class Scatter:
 class Seed:
     """Choose the target from the outputs and write the relevance it starts with."""
 
-    classes: int
+    classes: Planned
     start: Start
+    source: Space = Space.arena
+    out: Space = Space.arena
 
     def operands(self) -> tuple[Operand, ...]:
         """List outputs and initial relevance."""
-        return (
-            Operand(Space.arena, self.classes),
-            Operand(Space.arena, self.classes, False, True),
-        )
+        return (Operand(self.source, self.classes), Operand(self.out, self.classes, False, True))
 
 
 @dataclass(frozen=True)
@@ -289,7 +291,7 @@ class Embed:
 
     source: Space
     table: int
-    columns: int
+    columns: Planned
     out: Space
 
     def operands(self) -> tuple[Operand, ...]:

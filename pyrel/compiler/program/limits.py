@@ -108,11 +108,15 @@ class Limits:
         whole = {n: int(v) if n != "work" and math.isfinite(v) else v for n, v in larger.items()}
         return type(self)(**whole)
 
-    def of_core(self, matrices: Sequence[npt.NDArray[Any]]) -> dict[str, Any]:
-        """Return them as the engine takes them, for a program with these matrices."""
-        packed = self.packed + 2 * sum(matrix.nbytes for matrix in matrices)
-        wanted = {"packed": packed, "looked_up": self.lookups, "work": self.work}
+    def of_program(self) -> dict[str, Any]:
+        """Return those that the engine checks while a program is built, as it takes them."""
+        wanted = {"looked_up": self.lookups, "work": self.work}
         return {f"most_{n}": v for n, v in wanted.items() if math.isfinite(v)}
+
+    def packed_bytes(self, matrices: Sequence[npt.NDArray[Any]]) -> int | None:
+        """Return how many bytes these matrices may take as they are packed; None for any."""
+        packed = self.packed + 2 * sum(matrix.nbytes for matrix in matrices)
+        return packed if math.isfinite(packed) else None
 
     def check(self, name: str, value: int, what: str) -> None:
         """Refuse what is more than a limit.

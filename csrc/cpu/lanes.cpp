@@ -5,11 +5,9 @@
 // own zeros cannot be skipped. Each sample's sums are the same, in the same order.
 #include <algorithm>
 #include <limits>
-#include <numeric>
 #include <type_traits>
 
-#include "program.h"
-#include "touched.h"
+#include "engine.h"
 
 namespace pyrel {
 namespace {
@@ -40,7 +38,7 @@ double cycles_of(int64_t rows, int64_t columns) {
 
 // Groups of columns of nearly equal width: of all widths the one with which the tiles take the
 // fewest cycles. Narrow ones leave out more zeros.
-LaneMatrix grouped(const Matrix& matrix, const Kernels& kernels) {
+LaneMatrix grouped(const PackedMatrix& matrix, const Kernels& kernels) {
     constexpr double kRange = 10.0, kResult = 4.0;  // cycles of each beside the products
     std::vector<char> non_zero;
     for (int64_t k = 0; k < matrix.depth; ++k)
@@ -70,7 +68,7 @@ LaneMatrix grouped(const Matrix& matrix, const Kernels& kernels) {
     return best;
 }
 
-LaneMatrix pack(const Matrix& matrix, const Kernels& kernels) {
+LaneMatrix pack(const PackedMatrix& matrix, const Kernels& kernels) {
     LaneMatrix packed = grouped(matrix, kernels);
     std::vector<size_t> starts;
     for (const LaneColumns& group : packed.groups) {
@@ -87,52 +85,36 @@ LaneMatrix pack(const Matrix& matrix, const Kernels& kernels) {
     return packed;
 }
 
-// All instructions, those of repeats too: take(instruction).
-template <typename Take>
-void for_each(const std::vector<Instruction>& instructions, Take&& take) {
-    for (const Instruction& instruction : instructions)
-        std::visit(
-            [&](const auto& i) {
-                if constexpr (std::is_same_v<std::decay_t<decltype(i)>, Repeat>)
-                    for (const Repeatable& each : i.body) std::visit(take, each);
-                else
-                    take(i);
-            },
-            instruction);
-}
-
 }  // namespace
 
-void Matrix::pack_in_lanes(const Kernels& kernels) const {
+void PackedMatrix::pack_in_lanes(const Kernels& kernels) const {
     std::call_once(once_, [&] { in_lanes_ = pack(*this, kernels); });
 }
 
-void Program::pack_in_lanes() const {
-    for_each(instructions_, [this](const auto& i) {
-        if constexpr (std::is_same_v<std::decay_t<decltype(i)>, Gemm>)
-            matrix(i.matrix).pack_in_lanes(kernels_);
-    });
+void Engine::pack_in_lanes() const {
+    for (const auto& [plain, bf16] : matrices_)
+        if (plain) plain->pack_in_lanes(kernels_);
 }
 
 // By a rough count of the multiply-adds of vectors that a sample takes either way.
-double Program::compare_with_lanes() const {
-    // What a row, and a vector of results, cost beside the products (as in join_positions.py); what
-    // a vector costs that is only moved; and what a number costs that is normalised, twice that
-    // where it must be copied.
-    constexpr double kRow = 12.0, kResult = 8.0, kMoved = 4.0, kAlone = 8.0;
-    // What is left of large products where rows skip the zeros that ReLUs leave; large as the
-    // kernels have it.
+double Engine::compare_with_lanes() const {
+    // What a row, and a vector of results, cost beside the products; what a vector costs that is
+    // only moved; and what a number costs that is normalised, twice that where it must be copied.
+    constexpr auto kRow = static_cast<double>(kRowCost), kResult = static_cast<double>(kResultCost);
+    constexpr double kMoved = 4.0, kAlone = 8.0;
+    // What is left of large products where rows skip the zeros that ReLUs leave.
     constexpr double kSkipping = 0.6;
-    constexpr int64_t kLargeProduct = 6144, kLargeColumns = 6;
     // What a vector of weights costs that is not in the second-level cache, for so many rows.
     constexpr double kFar = 2.0, kRowsApart = 12.0;
     const auto rows_together = static_cast<double>(2 * kernels_.lanes);
     constexpr int64_t kCacheFloats = int64_t{256} << 10;
     int64_t weights = 0;
-    for (const auto& matrix : matrices_) weights += matrix->depth * matrix->columns;
+    for (const auto& forms : matrices_)
+        for (const auto& packed : forms)
+            if (packed) weights += packed->depth * packed->columns;
     const double far = weights > kCacheFloats ? kFar : 0.0;
     bool has_zeros = false;
-    for_each(instructions_, [&](const auto& i) {
+    for_each(code_->instructions, [&](const auto& i) {
         if constexpr (requires { i.epilogue.post; })
             has_zeros |= i.epilogue.post == Post::relu || i.epilogue.post == Post::mask ||
                          i.epilogue.post == Post::guided;
@@ -147,18 +129,18 @@ double Program::compare_with_lanes() const {
         using Kind = std::decay_t<decltype(i)>;
         const auto rows = static_cast<double>(rows_of(i));
         if constexpr (std::is_same_v<Kind, Gemm>) {
-            const Matrix& w = matrix(i.matrix);
+            const PackedMatrix& w = matrix(i);
             runs &= !w.bf16;
             const auto taken = static_cast<double>(w.lane_products);
-            const bool skips = has_zeros && w.columns >= kLargeColumns * kernels_.lanes &&
-                               w.depth * w.columns >= kLargeProduct;
+            const bool skips = has_zeros && w.columns >= kSparseVectors * kernels_.lanes &&
+                               w.depth * w.columns >= kSparseWeights;
             const double depth =
                 static_cast<double>(w.depth) * ((skips ? kSkipping : 1.0) + far / kRowsApart);
             apart += rows * (vectors(w.columns) * (depth + kResult) + kRow);
             together += rows * share(taken * (1.0 + far / rows_together) +
                                      static_cast<double>(w.columns) * kResult + kRow);
         } else if constexpr (std::is_same_v<Kind, Embed>) {
-            const double floats = rows * static_cast<double>(table(i.table).columns);
+            const double floats = rows * static_cast<double>(code_->table(i.table).columns);
             apart += floats * kMoved / static_cast<double>(kernels_.lanes);
             together += floats;
         } else if constexpr (std::is_same_v<Kind, Normalise> ||
@@ -170,76 +152,8 @@ double Program::compare_with_lanes() const {
             together += rows * share(static_cast<double>(i.columns) * kMoved + kRow);
         }
     };
-    for_each(instructions_, count);
+    for_each(code_->instructions, count);
     return runs && together > 0.0 ? apart / together : 0.0;
-}
-
-// Touches what an instruction does, in `parts` parts of its rows; all in the first one if they
-// cannot be divided.
-void Program::touch(const Instruction& instruction, int64_t parts, Touched& touched) {
-    const double flops = flops_;
-    touched_ = &touched;
-    std::visit(
-        [&](const auto& i) {
-            const int64_t rows = rows_of(i), count = rows % parts == 0 ? rows / parts : rows;
-            for (int64_t part = 0; part < rows / count; ++part) {
-                touched.start(part);
-                steps_ = {rows, part * count, count};
-                check(i);
-            }
-        },
-        instruction);
-    touched_ = nullptr;
-    flops_ = flops;
-}
-
-// Where what many instructions touch is more than a cache holds, they run part by part: a part of
-// their rows, such as those of one step of the model, is handed through all of them before the next
-// one is. That is another order; it is taken only where no instruction touches what a later part of
-// an earlier one does.
-std::vector<Stretch> Program::find_stretches() {
-    // Products of so many rows repay reading the weights once for a part of them; and so few
-    // weights stay in a cache.
-    constexpr int64_t kManyRows = 96, kFewWeights = int64_t{16} << 10;
-    // Of what a part touches: the second-level cache of a core holds it.
-    constexpr int64_t kCacheBytes = int64_t{512} << 10;
-    const auto rows_here = [](const Instruction& i) {
-        return std::visit([](const auto& each) { return rows_of(each); }, i);
-    };
-    Touched touched(input_size_, arena_size_);
-    const auto divides = [&](const Instruction& i) {
-        if (std::holds_alternative<Repeat>(i) || std::holds_alternative<Seed>(i)) return false;
-        const auto* gemm = std::get_if<Gemm>(&i);
-        if (!gemm || rows_here(i) >= kManyRows) return true;
-        const Matrix& w = matrix(gemm->matrix);
-        return w.depth * w.columns <= kFewWeights;
-    };
-    const int64_t bytes = kernels_.lanes * static_cast<int64_t>(sizeof(float));
-    std::vector<Stretch> stretches;
-    for (size_t first = 0, end; first < instructions_.size(); first = end) {
-        int64_t divisor = 0;
-        touched.forget();
-        for (end = first; end < instructions_.size() && divides(instructions_[end]); ++end) {
-            if (touched.spent()) continue;
-            const int64_t rows = rows_here(instructions_[end]);
-            if (rows > 1) divisor = std::gcd(divisor, rows);
-            touch(instructions_[end], 1, touched);
-        }
-        end = std::max(end, first + 1);
-        int64_t parts = 1;
-        const int64_t floats = touched.floats();
-        while (parts < divisor && (divisor % parts != 0 || floats * bytes / parts > kCacheBytes))
-            ++parts;
-        if (parts > 1 && !touched.spent()) {
-            touched.forget();
-            for (size_t i = first; i < end && touched.in_order(); ++i) {
-                touch(instructions_[i], parts, touched);
-                if (!touched.in_order()) end = std::max(i, first + 1);
-            }
-        }
-        stretches.push_back({first, end, touched.spent() ? 1 : parts});
-    }
-    return stretches;
 }
 
 }  // namespace pyrel

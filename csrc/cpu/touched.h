@@ -7,11 +7,11 @@
 #include <cstdint>
 #include <vector>
 
-#include "program.h"
+#include "../program/operands.h"
 
 namespace pyrel {
 
-class Program::Touched {
+class Touched {
   public:
     Touched(int64_t input_size, int64_t arena_size) {
         for (auto* last : {&writer_, &reader_})
@@ -29,24 +29,25 @@ class Program::Touched {
         in_order_ = true;
     }
 
-    // What is touched from now on is by this part.
-    void start(int64_t part) {
+    // What is touched from now on is by this part, in so many steps from the first one on.
+    void start(int64_t part, int64_t first_step, int64_t steps) {
+        first_step_ = first_step;
+        end_step_ = first_step + steps;
         part_ = first_ + part;
         touches_ += kStart;
         latest_ = std::max(latest_, part_);
     }
 
-    void rows(const Rows& rows, const Steps& steps, int64_t columns, Access access) {
-        for (int64_t step = steps.first; step < steps.first + steps.count; ++step) {
+    void rows(const Rows& rows, int64_t columns, Access access) {
+        for (int64_t step = first_step_; step < end_step_; ++step) {
             if (spent()) return;
             const int64_t offset = rows.offsets[static_cast<size_t>(step)];
             for (int64_t f = offset; f < offset + columns; ++f) touch(rows.space, f, access);
         }
     }
 
-    void elements(const std::vector<int64_t>& index, const Rows& rows, const Steps& steps,
-                  bool writes) {
-        for (int64_t step = steps.first; step < steps.first + steps.count && !spent(); ++step)
+    void elements(const std::vector<int64_t>& index, const Rows& rows, bool writes) {
+        for (int64_t step = first_step_; step < end_step_ && !spent(); ++step)
             for (const int64_t i : index)
                 touch(rows.space, rows.offsets[static_cast<size_t>(step)] + i,
                       writes ? Access::update : Access::read);
@@ -81,6 +82,7 @@ class Program::Touched {
     std::array<std::vector<int64_t>, kSpaces> writer_, reader_;
     static constexpr int64_t kMostTouches = int64_t{1} << 28;
     static constexpr int64_t kStart = 32;  // touches that take about as long as starting
+    int64_t first_step_ = 0, end_step_ = 0;
     int64_t absorbed_ = -1;
     int64_t touches_ = 0;
     int64_t first_ = 0;

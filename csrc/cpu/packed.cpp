@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "packed.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstdlib>
+#include <iterator>
+#include <new>
+
+namespace pyrel {
+namespace {
+
+// A cache line, and the widest vector.
+constexpr size_t kAlignment = kLineFloats * sizeof(float);
+
+// Floats from one panel to the next: the kernel for rows with zeros reads a few rows of four panels
+// again and again, and these must not fall on the same sets of the first-level cache.
+int64_t panel_stride(int64_t depth, int64_t panel) {
+    constexpr int64_t kPage = 1024, kQuarter = 256;
+    return (depth * panel + kPage - 1) / kPage * kPage + kQuarter;
+}
+
+// Rounds to the nearest bfloat16, ties to even. Of finite values only.
+uint32_t to_bf16(float value) {
+    const uint32_t bits = std::bit_cast<uint32_t>(value);
+    return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+
+// Rows 2k and 2k + 1 of a matrix as one row of pairs; see GemmTask.
+std::vector<float> paired(const float* data, int64_t depth, int64_t columns) {
+    std::vector<float> pairs(static_cast<size_t>((depth + 1) / 2 * columns));
+    for (int64_t k = 0; k < depth; k += 2)
+        for (int64_t c = 0; c < columns; ++c) {
+            const uint32_t low = to_bf16(data[k * columns + c]);
+            const uint32_t high = k + 1 < depth ? to_bf16(data[(k + 1) * columns + c]) : 0;
+            pairs[static_cast<size_t>(k / 2 * columns + c)] =
+                std::bit_cast<float>(high << 16 | low);
+        }
+    return pairs;
+}
+
+int64_t packed_bytes(int64_t depth, int64_t columns, const Kernels& kernels) {
+    const int64_t panels = (columns + kernels.panel - 1) / kernels.panel;
+    return panels * panel_stride(depth, kernels.panel) * static_cast<int64_t>(sizeof(float));
+}
+
+// How many products a row takes in lanes, where depths are left out at which all weights of a group
+// of columns are zero.
+int64_t lane_products(const float* data, int64_t depth, int64_t columns, const Kernels& kernels) {
+    int64_t products = 0;
+    const int64_t groups = (columns + kernels.lane_columns - 1) / kernels.lane_columns;
+    for (int64_t g = 0; g < groups; ++g) {
+        const int64_t column = columns * g / groups, next = columns * (g + 1) / groups;
+        for (int64_t k = 0; k < depth; ++k) {
+            const float* const row = data + k * columns;
+            if (std::any_of(row + column, row + next, [](float w) { return w != 0.0f; }))
+                products += next - column;
+        }
+    }
+    return products;
+}
+
+// Columns are cut into panels; a panel is contiguous, its rows in ascending k. The last one is
+// padded by zeros.
+void pack(PackedMatrix& matrix, const float* data, int64_t depth, int64_t columns,
+          const Kernels& kernels) {
+    const int64_t width = kernels.panel;
+    const int64_t panels = (columns + width - 1) / width;
+    const int64_t stride = panel_stride(depth, width);
+    const size_t bytes = static_cast<size_t>(panels * stride) * sizeof(float);
+    void* memory = std::aligned_alloc(kAlignment, bytes);
+    if (!memory) throw std::bad_alloc();
+    matrix.packed = {static_cast<float*>(memory), &std::free};
+    matrix.depth = depth;
+    matrix.columns = columns;
+    matrix.panel = width;
+    matrix.panel_stride = stride;
+    matrix.lane_products = lane_products(data, depth, columns, kernels);
+    for (int64_t panel = 0; panel < panels; ++panel) {
+        const int64_t column = panel * width;
+        const int64_t filled = std::min(width, columns - column);
+        float* out = matrix.packed.get() + panel * stride;
+        for (int64_t k = 0; k < depth; ++k, out += width) {
+            std::copy_n(data + k * columns + column, filled, out);
+            std::fill(out + filled, out + width, 0.0f);
+        }
+    }
+}
+
+std::shared_ptr<const PackedMatrix> packed(const Matrix& matrix, bool bf16,
+                                           const Kernels& kernels) {
+    const auto made = std::make_shared<PackedMatrix>();
+    const float* const data = matrix.values.get();
+    if (bf16) {
+        const std::vector<float> pairs = paired(data, matrix.depth, matrix.columns);
+        pack(*made, pairs.data(), (matrix.depth + 1) / 2, matrix.columns, kernels);
+        made->depth = matrix.depth;
+        made->bf16 = true;
+    } else {
+        pack(*made, data, matrix.depth, matrix.columns, kernels);
+    }
+    return made;
+}
+
+}  // namespace
+
+std::shared_ptr<const PackedMatrix> PackedMatrices::get(const std::shared_ptr<const Matrix>& matrix,
+                                                        bool bf16, int64_t& left) {
+    require(!bf16 || kernels_.gemm_bf16, "this instruction set has no products of bfloat16");
+    const std::lock_guard lock(mutex_);
+    std::erase_if(entries_, [](const auto& entry) { return entry.second.matrix.expired(); });
+    Entry& entry = entries_[matrix.get()];
+    entry.matrix = matrix;
+    std::weak_ptr<const PackedMatrix>& kept = entry.packed[bf16 ? 1 : 0];
+    if (auto shared = kept.lock()) return shared;
+    const int64_t depth = bf16 ? (matrix->depth + 1) / 2 : matrix->depth;
+    left -= packed_bytes(depth, matrix->columns, kernels_);
+    require(left >= 0, "its matrices take more memory than it may, as packed");
+    auto made = packed(*matrix, bf16, kernels_);
+    kept = made;
+    return made;
+}
+
+}  // namespace pyrel
