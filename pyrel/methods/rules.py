@@ -29,6 +29,7 @@ from pyrel.methods.terms import (
     Propagation,
     Sign,
     Term,
+    columns,
 )
 
 
@@ -61,7 +62,7 @@ class PlainGradient(LinearRule):
     def propagation(self, node: LinearNode) -> Propagation:
         """Multiply by the weights."""
         features = ~node.constant
-        return Propagation.of(Term(features, node.weight[:, features]))
+        return Propagation.of(Term(features, columns(node.weight, features)))
 
 
 class Epsilon(LinearRule):
@@ -86,7 +87,7 @@ class Epsilon(LinearRule):
         """Divide by the outputs, stabilised."""
         features = ~node.constant
         constants = node.weight[:, node.constant] @ node.value[node.constant]
-        term = Term(features, node.weight[:, features], Factor.value)
+        term = Term(features, columns(node.weight, features), Factor.value)
         denominator = Denominator(np.zeros_like(node.bias), output=True, epsilon=self.epsilon)
         return Propagation.of(term, denominator=denominator, absorbed=node.bias + constants)
 

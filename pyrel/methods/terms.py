@@ -24,6 +24,11 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 Mask: TypeAlias = npt.NDArray[np.bool_]
 
 
+def columns(weight: Floats, features: Mask) -> Floats:
+    """Return some columns of a matrix; the matrix itself, not a copy, where these are all."""
+    return weight if features.all() else weight[:, features]
+
+
 @dataclass(frozen=True, eq=False)
 class Domain:
     """What is known of a node's inputs before any sample is seen; all arrays are (rows, in).

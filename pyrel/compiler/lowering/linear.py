@@ -20,7 +20,7 @@ from pyrel.compiler.program.enums import Post, Scale, Share, Space
 from pyrel.compiler.program.instructions import Epilogue, Offsets
 from pyrel.methods import AtRelu
 from pyrel.methods.enums import Start
-from pyrel.methods.terms import Denominator, Mask, Term
+from pyrel.methods.terms import Denominator, Mask, Term, columns
 
 AT_RELU = {AtRelu.pass_on: Post.none, AtRelu.mask: Post.mask, AtRelu.guided: Post.guided}
 
@@ -57,7 +57,7 @@ def _multiply(
 ) -> None:
     """Emit the products of a node's weights with the ``features`` of rows of inputs."""
     key = node.named, "forward", features.tobytes()
-    matrix = Matrix(key, node.width, lambda: node.weight[:, features].T)
+    matrix = Matrix(key, node.width, lambda: columns(node.weight, features).T)
     segments = emitter.segments(inputs[:, features])
     emitter.gemm(segments, matrix, emitter.value(rows), epilogue, bf16=emitter.bf16_forward)
 

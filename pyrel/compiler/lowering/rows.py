@@ -15,7 +15,7 @@ from pyrel.compiler.lowering.relevance import Relevance, Shares
 from pyrel.compiler.lowering.transposed_convolution import Blocks, WayBack, find_way_back
 from pyrel.compiler.program.enums import Scale, Space
 from pyrel.compiler.program.instructions import Epilogue, Offsets
-from pyrel.compiler.program.program import content_of
+from pyrel.compiler.program.program import Contents
 from pyrel.methods.terms import Factor, Term
 
 
@@ -70,7 +70,7 @@ def _find_way_back(
         support = np.asarray(connected.any(axis=1))
     # A row that is one position reads all, whatever its weights.
     read = (inputs - inputs.min(), np.where(sources < 0, -1, sources - first), owners, support)
-    key = (*(content_of(np.ascontiguousarray(part)) for part in read), width, terms)
+    key = (*(Contents(np.ascontiguousarray(part)) for part in read), width, terms)
     if key not in emitter.ways_back:
         emitter.ways_back[key] = find_way_back(*read, width, terms)
     way_back = emitter.ways_back[key]

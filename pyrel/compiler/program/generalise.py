@@ -26,7 +26,7 @@ import numpy as np
 from pyrel.compiler.program.instructions import Float32s, Instruction, Offsets, Repeat
 from pyrel.compiler.program.loops import codes_of, loops, repeat
 from pyrel.compiler.program.memory import pack
-from pyrel.compiler.program.program import Program, content_of
+from pyrel.compiler.program.program import Contents, Program
 from pyrel.compiler.program.step_pattern import (
     STORED,
     Growth,
@@ -102,7 +102,7 @@ class _Fit:
         self.stores = matrices, vectors, indices, tables
         self.shares: tuple[list[Share], list[Share]] = [], []
         self.growing: list[Rows] = []
-        self._interned = [[[content_of(a) for a in s] for s in stores_of(p)] for p in programs]
+        self._interned = [[[Contents(a) for a in s] for s in stores_of(p)] for p in programs]
 
     def growth(self, numbers: Sequence[int]) -> Growth:
         """Fit a number that the programs have in the order of their T."""

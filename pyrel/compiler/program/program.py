@@ -6,7 +6,6 @@ A `Program` is what lowering makes and what an engine runs.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -18,6 +17,7 @@ from pyrel.compiler.program.instructions import Float32s, Instruction, Offsets, 
 from pyrel.compiler.program.limits import NO_LIMITS, Limits
 from pyrel.compiler.program.single import single
 
+_SAMPLE = 1 << 14  # elements of an array that are hashed
 _Stored = TypeVar("_Stored", Float32s, Offsets)
 
 
@@ -45,7 +45,7 @@ class Program:
     indices: list[Offsets] = field(default_factory=list)
     tables: list[Float32s] = field(default_factory=list)
     limits: Limits = NO_LIMITS
-    _interned: dict[tuple[str, bytes, tuple[int, ...]], int] = field(default_factory=dict)
+    _interned: dict[tuple[str, Contents], int] = field(default_factory=dict)
 
     def matrix(self, values: npt.ArrayLike) -> int:
         """Index of a (depth, columns) matrix, stored once for equal contents."""
@@ -64,7 +64,7 @@ class Program:
         return self._intern("table", self.tables, single(values))
 
     def _intern(self, kind: str, store: list[_Stored], array: _Stored) -> int:
-        key = kind, *content_of(array)
+        key = kind, Contents(array)
         if key not in self._interned:
             self._interned[key] = len(store)
             store.append(array)
@@ -79,6 +79,32 @@ class Program:
                 yield item
 
 
-def content_of(array: npt.NDArray[Any]) -> tuple[bytes, tuple[int, ...]]:
-    """Tell contiguous arrays apart by their contents and shape."""
-    return hashlib.blake2b(array.data).digest(), array.shape
+class Contents:
+    """A contiguous array as a key: equal are those of equal bits, shape and type.
+
+    Of a large array the hash is that of a sample, so that interning it takes no time; only arrays
+    whose samples are equal are compared.
+    """
+
+    __slots__ = ("_array", "_hash")
+
+    def __init__(self, array: npt.NDArray[Any]) -> None:
+        flat = array.reshape(-1)
+        step = -(-flat.size // _SAMPLE) or 1
+        self._array = array
+        self._hash = hash((array.shape, array.dtype.str, flat[::step].tobytes()))
+
+    def __hash__(self) -> int:
+        """Hash of shape, type and a sample of the bits."""
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        """Whether shape, type and all bits are equal."""
+        if not isinstance(other, Contents):
+            return NotImplemented
+        one, two = self._array, other._array
+        if one is two:
+            return True
+        alike = self._hash == other._hash and one.shape == two.shape and one.dtype == two.dtype
+        bits = f"u{one.itemsize}"
+        return alike and np.array_equal(one.reshape(-1).view(bits), two.reshape(-1).view(bits))

@@ -18,7 +18,8 @@ def single(values: npt.ArrayLike) -> npt.NDArray[np.float32]:
     wide = np.asarray(values)
     with np.errstate(over="ignore"):
         narrow = np.array(wide, dtype=np.float32, order="C")
-    if wide.dtype != np.float32:
+    finite = not narrow.size or bool(np.isfinite([narrow.min(), narrow.max()]).all())
+    if wide.dtype != np.float32 and not finite:
         lost = np.isinf(narrow) & np.isfinite(wide)
         if lost.any():
             raise ValueError(

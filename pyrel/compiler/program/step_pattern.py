@@ -27,7 +27,7 @@ from pyrel.compiler.program.instructions import (
 )
 from pyrel.compiler.program.limits import NO_LIMITS, Limits
 from pyrel.compiler.program.memory import plan
-from pyrel.compiler.program.program import Program, content_of
+from pyrel.compiler.program.program import Contents, Program
 
 Growth: TypeAlias = tuple[int, int]  # a number at the least T, and what each further step adds
 
@@ -247,11 +247,11 @@ class Pattern:
         stores: list[list[Any]] = []
         renumbered: list[list[int]] = []
         for mine, its in zip(stores_of(self), stores_of(program), strict=True):
-            known = {content_of(array): number for number, array in enumerate(mine)}
+            known = {Contents(array): number for number, array in enumerate(mine)}
             store = list(mine)
             numbers = []
             for array in its:
-                number = known.setdefault(content_of(array), len(store))
+                number = known.setdefault(Contents(array), len(store))
                 if number == len(store):
                     store.append(array)
                 numbers.append(number)
