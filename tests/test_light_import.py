@@ -148,6 +148,12 @@ def test_the_command_names_its_extra(told: dict[str, Any]) -> None:
     assert told["command"] == [1, wanted]
 
 
+def test_judging_training_and_benchmarks_need_no_figures() -> None:
+    parts = "pyrel.experiment, pyrel.cli.commands, pyrel.cli.display, pyrel.benchmark.measuring"
+    code = f"import sys; sys.modules['matplotlib'] = None; import {parts}, pyrel.training"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_the_demo_asks_for_its_extra_before_it_trains() -> None:
     code = "import sys; sys.modules['matplotlib'] = None; from pyrel.cli import main; main()"
     command = [sys.executable, "-c", code, "demo"]

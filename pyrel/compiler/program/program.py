@@ -70,6 +70,12 @@ class Program:
             store.append(array)
         return self._interned[key]
 
+    def __str__(self) -> str:
+        """Show every instruction: what it writes, of what, and how."""
+        from pyrel.compiler.program.text import program_text  # which reads what is here
+
+        return program_text(self)
+
     def every_instruction(self) -> Iterator[Instruction]:
         """Yield all instructions in order, those in the body of a `Repeat` once."""
         for item in self.instructions:
