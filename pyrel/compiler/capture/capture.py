@@ -26,6 +26,7 @@ from pyrel.compiler.capture.step_growth import irregular_growth, span
 from pyrel.compiler.graph.nodes import Graph
 from pyrel.compiler.graph.rewrites import compact, same_graph
 from pyrel.compiler.passes.gradient_stops import simplified
+from pyrel.compiler.passes.merge_sums import Merged
 from pyrel.errors import UnsupportedModelError
 from pyrel.methods.options import flag
 
@@ -168,6 +169,7 @@ class Capture:
         self._no_single_step: str | None = None
         self._shortened: ExportedProgram | None = None
         self._kept: dict[int, Graph] = {}  # by number of steps; they are the same for all methods
+        self._merged: Merged = {}  # weights that these graphs share
         self._batch_checked = False
         size = _steps_of(programs[0], lengths)
         self.dynamic = fixed(size) is None
@@ -302,7 +304,7 @@ class Capture:
             )
         if steps in self._kept:
             return self._kept[steps]
-        graph = simplified(self._checked(steps))
+        graph = simplified(self._checked(steps), self._merged)
         if len(self._kept) < _MOST_KEPT and _places(graph) <= _LARGEST_KEPT:
             self._kept[steps] = graph
         return graph

@@ -21,7 +21,7 @@ from pyrel.compiler.graph.nodes import (
     picked,
 )
 from pyrel.compiler.graph.rewrites import compact
-from pyrel.compiler.passes.merge_sums import simplify
+from pyrel.compiler.passes.merge_sums import Merged, simplify
 from pyrel.compiler.passes.twins import Twins
 from pyrel.errors import UnsupportedModelError
 from pyrel.methods import AtRelu, Method
@@ -29,9 +29,12 @@ from pyrel.methods import AtRelu, Method
 _MARKS = (StopGradient, CustomGradient)
 
 
-def simplified(graph: Graph) -> Graph:
-    """Simplify a graph that is the same for all methods; leave others to `prepared`."""
-    return compact(graph) if _is_marked(graph) else simplify(graph)
+def simplified(graph: Graph, merged: Merged | None = None) -> Graph:
+    """Simplify a graph that is the same for all methods; leave others to `prepared`.
+
+    ``merged`` is that of `simplify`.
+    """
+    return compact(graph) if _is_marked(graph) else simplify(graph, merged=merged)
 
 
 def prepared(graph: Graph, method: Method) -> Graph:

@@ -30,18 +30,20 @@ from pyrel.compiler.passes.twins import Twins
 
 # What a sum is merged of: units of a linear node, or constants, or other values, which are None.
 _Part: TypeAlias = tuple[Linear | None, npt.NDArray[Any] | None]
-_Made: TypeAlias = dict[WeightId, tuple[Floats, Floats, npt.NDArray[np.bool_] | None]]
+# Weights, biases and connections of merged nodes.
+Merged: TypeAlias = dict[WeightId, tuple[Floats, Floats, npt.NDArray[np.bool_] | None]]
 
 
-def simplify(graph: Graph, twins: Twins | None = None) -> Graph:
+def simplify(graph: Graph, twins: Twins | None = None, merged: Merged | None = None) -> Graph:
     """Merge sums of pre-activations, join ReLUs to their linear nodes, drop what is dead.
 
-    Sums that ``twins`` finds are left as they are.
+    Sums that ``twins`` finds are left as they are. Graphs that are given one ``merged`` share the
+    weights of merged nodes, as those of one model for several numbers of steps.
     """
-    return compact(_join_relus(_merge_sums(graph, twins)))
+    return compact(_join_relus(_merge_sums(graph, twins, {} if merged is None else merged)))
 
 
-def _merge_sums(graph: Graph, twins: Twins | None) -> Graph:
+def _merge_sums(graph: Graph, twins: Twins | None, made: Merged) -> Graph:
     """Turn sums and multiples of pre-activations into one linear node over all their inputs.
 
     A sum of linear pre-activations is one linear function of the concatenated inputs. Explained as
@@ -51,7 +53,6 @@ def _merge_sums(graph: Graph, twins: Twins | None) -> Graph:
     owner = np.full(graph.size + 1, -1, dtype=np.int64)  # by address: index into `nodes`
     origin = np.arange(graph.size)  # by address: the pre-activation that zeros were added to
     nodes: list[Node] = []
-    made: _Made = {}
     has_lone = any(isinstance(node, Add) and node.alone for node in graph.nodes)
     for node in graph.nodes:
         if has_lone:
@@ -71,7 +72,7 @@ def _pieces(
     origin: Addresses,
     nodes: list[Node],
     graph: Graph,
-    made: _Made,
+    made: Merged,
 ) -> Iterator[Node]:
     """Merge a node, of whose inputs ``owner`` and ``nodes`` tell what became of them.
 
@@ -93,7 +94,7 @@ def _pieces(
 
 
 def _merged(
-    node: Node, owner: Addresses, nodes: list[Node], graph: Graph, made: _Made
+    node: Node, owner: Addresses, nodes: list[Node], graph: Graph, made: Merged
 ) -> Iterator[Node]:
     inputs = np.atleast_2d(node.inputs)
     coefficients = node.coefficients if isinstance(node, Scale) else np.ones(node.size)
@@ -155,7 +156,7 @@ def _merge_part(
     coefficients: Floats,
     sources: Sequence[Node | None],
     graph: Graph,
-    made: _Made,
+    made: Merged,
 ) -> Iterator[Linear]:
     """Merge addends, of which at least one is part of a linear node, row by row if need be."""
     rows = _rows(piece, coefficients, sources, graph)
@@ -199,7 +200,7 @@ def _merge_rows(
     sources: Sequence[Node | None],
     rows: int,
     graph: Graph,
-    made: _Made,
+    made: Merged,
 ) -> Linear:
     width = part.size // rows
     inputs: list[Addresses] = []
@@ -229,7 +230,7 @@ def _merge_rows(
 
 
 def _merged_weights(
-    parts: Sequence[_Part], scale: Floats, made: _Made
+    parts: Sequence[_Part], scale: Floats, made: Merged
 ) -> tuple[WeightId, tuple[Floats, Floats, npt.NDArray[np.bool_] | None]]:
     """Name, weight, bias and connections of a merged node; steps of equal parts share them."""
     name = WeightId(
