@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -116,6 +117,23 @@ def test_imports_point_one_way() -> None:
         for pair in wrong(path.relative_to(PACKAGE), path.read_text("utf-8"))
     }
     assert found == set()
+
+
+def test_includes_point_one_way() -> None:
+    """A program knows no processor, an engine no Python."""
+    may_include = {
+        "program": set(),
+        "cpu": {"program"},
+        "cuda": {"program"},
+        "python": {"program", "cpu"},
+    }
+    csrc = ROOT / "csrc"
+    assert {path.name for path in csrc.iterdir()} <= may_include.keys()
+    for path in csrc.rglob("*.*"):
+        here = path.parent.name
+        for name in re.findall(r'^#include "(.*)"', path.read_text("utf-8"), re.MULTILINE):
+            there = (path.parent / name).resolve().parent.name
+            assert there in {here, *may_include[here]}, f"{path.name} includes {name}"
 
 
 def test_the_folders_are_those_of_the_architecture() -> None:

@@ -32,3 +32,16 @@ def test_files_that_a_page_names_are_there(page: str) -> None:
     named = re.findall(r"`((?:pyrel|csrc|tests|tools|docs|requirements)/[\w./]*)`", text)
     assert named
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_files_that_the_architecture_names_are_there() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    named = set(re.findall(r"`([\w./]+\.(?:py|h|cpp))`", text))
+    there = [
+        path
+        for folder in ("pyrel", "csrc", "tools", "tests")
+        for path in (ROOT / folder).rglob("*.*")
+    ]
+    ends = {"/".join(path.parts[-n:]) for path in there for n in range(1, 6)}
+    assert len(named) > 20
+    assert named - ends == set()
