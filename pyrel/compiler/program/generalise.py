@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds in the programs of a few numbers of steps the pattern of those of any number.
+"""Derives a length-parametric program from the programs of a few numbers of steps.
 
 A model over sequences is captured and lowered for a few lengths T, by
 `pyrel.compiler.lowering.lower.lower_apart`, which leaves every value a place of its own.
@@ -46,7 +46,7 @@ LEAST_LOOP = 3  # iterations that show how offsets go on
 
 
 def generalise(programs: Mapping[int, Program]) -> Pattern:
-    """Find the pattern of which these are the programs of several T.
+    """Find the length-parametric program of which these are the instances at several T.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ class NoPatternError(Exception):
 
 
 class _Fit:
-    """Fits what the programs of several T have at the same place."""
+    """Fits numbers at the same place of several programs as functions of T."""
 
     def __init__(self, steps: Sequence[int], programs: Sequence[Program]) -> None:
         self._steps = np.array(steps)
@@ -259,7 +259,7 @@ class _Fit:
 
 
 def _regular(loop: Repeat) -> tuple[int, int]:
-    """How many iterations of a loop lie before and behind the longest stretch of fixed strides."""
+    """Numbers of iterations before and behind the longest stretch of fixed strides."""
     fixed = np.ones(loop.count - 2, dtype=bool)
     for part in loop.body:
         places = part.offsets.reshape(len(part.offsets), loop.count, -1)
@@ -272,9 +272,9 @@ def _regular(loop: Repeat) -> tuple[int, int]:
 
 
 def _runs(offsets: Offsets) -> list[tuple[int, int]]:
-    """Return (first, stop) of the stretches of rows in which all operands go on evenly.
+    """Return (first, stop) of the stretches of rows with a fixed stride in every operand.
 
-    That takes three: two rows do not show a stride.
+    A stretch has at least three rows: two would have a stride by chance.
     """
     runs, first = [], 0
     steps = np.diff(offsets, axis=1)

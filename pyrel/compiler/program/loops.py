@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loops in programs: a stretch of instructions that do the same again and again is one `Repeat`.
+"""Loops in programs: consecutive repetitions of some instructions become one `Repeat`.
 
 Recurrent layers are unrolled while a model is captured, so a program of a thousand steps has tens
 of thousands of instructions, most of which differ in their offsets only. Rolling changes neither
-the instructions nor their order, and asks for no pattern in the offsets.
+the instructions nor their order, and offsets may be any.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Codes = npt.NDArray[np.int64]
 
 
 def roll(instructions: Sequence[Instruction]) -> tuple[Instruction | Repeat, ...]:
-    """Put the repetitions among instructions into bodies, the one that saves most first.
+    """Replace repetitions among instructions by loops, the one that saves most first.
 
     Parameters
     ----------
@@ -43,9 +43,9 @@ def roll(instructions: Sequence[Instruction]) -> tuple[Instruction | Repeat, ...
 
 
 def codes_of(instructions: Sequence[Instruction]) -> Codes:
-    """Give instructions with equal templates and as many rows the same number.
+    """Assign numbers to instructions, by template and number of rows.
 
-    A seed is like no other: a program has one, and a repeat cannot hold it.
+    A seed gets a number of its own: a program has one, and a `Repeat` cannot hold it.
     """
     known: dict[tuple[Template, int], int] = {}
     codes = [known.setdefault((i.template, i.offsets.shape[1]), len(known)) for i in instructions]
@@ -71,7 +71,7 @@ def loops(codes: Codes, least_saved: int = LEAST_SAVED) -> list[tuple[int, int, 
 
 
 def _most_saving(codes: Codes) -> tuple[int, int, int]:
-    """Where what comes again and again starts, its period and how often; the shortest period."""
+    """Start, period and count of the repetition that saves most instructions."""
     best = (0, codes.size, 1)
     saved = 0
     for period in range(1, min(LONGEST_BODY, codes.size // 2) + 1):
@@ -87,7 +87,7 @@ def _most_saving(codes: Codes) -> tuple[int, int, int]:
 
 
 def repeat(instructions: Sequence[Instruction], period: int) -> Repeat:
-    """Make the loop of instructions that come again after ``period`` others."""
+    """Make a loop of instructions, each of which returns after ``period`` instructions."""
     body = [
         Instruction(
             instructions[place].template,

@@ -2,9 +2,9 @@
 """Time batching: which row operations become one instruction, and in which order they run.
 
 Lowering makes one operation per node: a layer applied at twelve steps is twelve of them. Those that
-do the same with the same weights and do not wait for each other become one instruction over all
-their rows, so an encoder, or the denominators that nothing in the recurrence waits for, run as one
-tall product.
+do the same with the same weights, and none of which reads a result of another, become one
+instruction over all their rows: an encoder, or the denominators that the recurrence doesn't read,
+run as one tall product.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ def row_op(template: Template, *offsets: int | Offsets) -> RowOp:
 def schedule(ops: list[RowOp], input_size: int, arena_size: int) -> tuple[Instruction, ...]:
     """Order and batch operations that are given in an order in which they could run.
 
-    Operations of the same kind are taken together (see `_kinds`), and kinds that wait for each
-    other are a loop: the layer of a recurrence, forward or backward. A loop runs to its end before
-    anything else does, in the order given, so that all its steps look alike however many there are.
-    Outside of loops the ready operation of the kind with the longest chain of kinds behind it runs,
-    and with it all of the same template that are ready. So what nothing waits for runs late,
-    together, and close to its readers: its result takes memory for a short time only. What only
-    reads runs at once, so that its operands' memory is free again; what only writes, and is read in
-    a loop, when its first reader waits for nothing else.
+    Operations are grouped by kind (see `_kinds`). Kinds that depend on each other form a loop: the
+    layer of a recurrence, forward or backward. A loop runs to its end before anything else does, in
+    the order given, so that its iterations are equal however many there are. Outside of loops, the
+    ready operation with the longest chain of dependent kinds runs first, together with all ready
+    operations of the same template. Operations without consumers in a loop are thus deferred, so
+    that they batch and their buffers live briefly. Operations that only read run at once, which
+    frees their operands. Operations that only write, and are first read in a loop, run when their
+    first reader has no other dependency left.
     """
     before = _dependencies(ops, input_size, arena_size)
     loop, rank = _loops_and_ranks(ops, before)
@@ -87,11 +87,11 @@ def schedule(ops: list[RowOp], input_size: int, arena_size: int) -> tuple[Instru
 
 
 def _dependencies(ops: list[RowOp], input_size: int, arena_size: int) -> list[set[int]]:
-    """For each operation, those whose results it reads or writes over.
+    """Find for each operation those whose results it reads or overwrites.
 
-    No place is written for a new purpose before all its readers are done, as every value still has
-    its own (`pyrel.compiler.program.memory` lets them share memory afterwards): so reads need not
-    be waited for. Reading what was never written is a fault of the lowering.
+    Every value still has a place of its own (`pyrel.compiler.program.memory` lets values share
+    memory afterwards), so no write has to wait for earlier reads. Reading a place that was never
+    written is a fault of the lowering.
     """
     writer: dict[Space, npt.NDArray[np.int64]] = {
         Space.input: np.full(input_size, -1),
@@ -121,17 +121,17 @@ def _dependencies(ops: list[RowOp], input_size: int, arena_size: int) -> list[se
 
 
 def _places(size: int, offsets: Offsets) -> slice | Offsets:
-    """Return what rows of ``size`` floats touch: a slice, or an array of places."""
+    """Return the places of rows of ``size`` floats, as a slice or an array."""
     if offsets.size == 1:
         return slice(int(offsets[0]), int(offsets[0]) + size)
     return (offsets[:, None] + np.arange(size)).ravel()
 
 
 def _kinds(ops: list[RowOp], before: list[set[int]]) -> list[int]:
-    """Give those with equal templates that come behind the same products the same number.
+    """Assign numbers to operations, by template and the products whose results reach them.
 
-    Those are the last ones on all ways that lead there. So what different layers do to vectors of
-    the same length is told apart, while the steps of a recurrence are alike but for the first two.
+    Only the last product on each path counts. So equal templates of different layers get different
+    numbers, and the steps of a recurrence, except for the first two, get the same.
     """
     behind: list[int] = []  # by operation: the bits of matrices
     known: dict[tuple[Template, int], int] = {}
@@ -147,9 +147,10 @@ def _kinds(ops: list[RowOp], before: list[set[int]]) -> list[int]:
 
 
 def _roles(ops: list[RowOp], before: list[set[int]], after: list[list[int]]) -> list[int]:
-    """Tell operations apart by what stands around them; numbers in the order they come in.
+    """Assign numbers to operations, by their neighbourhood in the graph of dependencies.
 
-    So the rows of one instruction go on evenly as long as they do the same at other steps.
+    Rows of one instruction are ordered by it, so that the same row of the next step is one stride
+    further on.
     """
     known: dict[object, int] = {}
     role = [known.setdefault(op.template, len(known)) for op in ops]
@@ -170,7 +171,7 @@ def _roles(ops: list[RowOp], before: list[set[int]], after: list[list[int]]) -> 
 
 
 def _side_by_side(parts: list[tuple[int, Offsets]]) -> Offsets:
-    """Join the offsets of operations; of those with the same role, all first rows come first."""
+    """Join the offsets of operations; where roles are equal, all first rows come first."""
     joined = []
     for _, group in itertools.groupby(parts, lambda part: (part[0], part[1].shape)):
         offsets = np.stack([each for _, each in group], axis=2)
@@ -250,7 +251,7 @@ def _delay(
     loop: list[int],
     rank: list[int],
 ) -> None:
-    """Let what only writes, and is first read in a loop, wait for what its reader waits for."""
+    """Let operations that only write depend on what their first reader in a loop depends on."""
     writes = [not any(o.read for o in op.template.operands()) for op in ops]
     for index in [i for i, readers in enumerate(after) if readers and writes[i]]:
         reader = min(after[index])

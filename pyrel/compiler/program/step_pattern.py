@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs as patterns over the number of steps T: how often loops run and where operands lie.
+"""Length-parametric programs: iteration counts and offsets as functions of the number of steps T.
 
-`pyrel.compiler.program.generalise` finds the pattern of a model. `Pattern.at` writes the program of
-any T of at least the smallest, in a time that hardly grows with T. The programs of all T share
-matrices, tables and the vectors that do not depend on T; the core program of `Pattern.weights`
-holds them::
+`pyrel.compiler.program.generalise` finds the `Pattern` of a model. `Pattern.at` makes the program
+of any T from the smallest on, in a time that hardly grows with T. The programs of all T share
+matrices, tables and the vectors that do not depend on T, which an engine packs once::
 
     core = bind(pattern.at(1000), isa, weights=bind_weights(pattern, isa))
 """
@@ -41,7 +40,7 @@ STORED = {
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Rows of numbers that come in runs, in each of which they go on by a fixed stride.
+    """Rows of numbers in runs of a fixed stride.
 
     Attributes
     ----------
@@ -158,7 +157,7 @@ class Share:
 
 @dataclass(frozen=True, eq=False)
 class Pattern:
-    """The programs of all T from ``least`` on.
+    """A length-parametric program: the programs of all T from ``least`` on.
 
     Attributes
     ----------
@@ -194,7 +193,7 @@ class Pattern:
     packed: dict[str, Any] = field(default_factory=dict)
 
     def apart(self, steps: int) -> Program:
-        """Make the program of ``steps`` in which every value has a place of its own."""
+        """Make the program of ``steps`` before the memory plan: each value has its own place."""
         more = steps - self.least
         if more < 0:
             raise ValueError(f"the pattern begins at {self.least} steps, got {steps}")
