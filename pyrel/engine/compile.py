@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pyrel.compiler.capture.capture import Capture
 from pyrel.compiler.capture.forks import RenewedLock
 from pyrel.compiler.graph.nodes import Floats, Graph
+from pyrel.compiler.lowering.cache import LoweringCache
 from pyrel.compiler.lowering.lower import (
     lower_apart,
     lower_forward,
@@ -178,13 +179,16 @@ class Compiler:
 
     def _of_tried(self, graphs: Mapping[int, tuple[Graph, Floats, Floats]]) -> Patterns:
         method, precision = self._method, self._precision
+        cache = LoweringCache()
         apart = {
-            n: lower_apart(g, method, low, high, precision) for n, (g, low, high) in graphs.items()
+            n: lower_apart(g, method, low, high, precision, cache)
+            for n, (g, low, high) in graphs.items()
         }
         patterns = {EXPLAIN: generalise(apart)}
         for name in plan_of_precision(precision).forward_only:
             forward = {
-                n: lower_forward_apart(g, method, low, high) for n, (g, low, high) in graphs.items()
+                n: lower_forward_apart(g, method, low, high, cache)
+                for n, (g, low, high) in graphs.items()
             }
             patterns[name] = generalise(forward)
         return Patterns(patterns)

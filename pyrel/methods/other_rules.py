@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from abc import ABC
+from collections.abc import Hashable
 
 from pyrel.methods.options import number
 
@@ -12,7 +13,27 @@ SMALLEST_EPSILON, LARGEST_EPSILON = 1e-30, 1e30
 
 
 class Rule(ABC):  # noqa: B024
-    """What a node does with the relevance of its outputs."""
+    """What a node does with the relevance of its outputs.
+
+    Rules of one class with equal attributes are equal: what the compiler makes of weights by one of
+    them serves the others.
+    """
+
+    def __eq__(self, other: object) -> bool:
+        """Compare class and attributes."""
+        return isinstance(other, Rule) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        """Hash class and attributes."""
+        return hash(self._key())
+
+    def _key(self) -> tuple[Hashable, ...]:
+        key = type(self), tuple(sorted(vars(self).items()))
+        try:
+            hash(key)
+        except TypeError:  # such as an array among the attributes: each rule is its own
+            return type(self), id(self)
+        return key
 
     def __repr__(self) -> str:
         """Show the name, and the options that it was made with."""

@@ -190,7 +190,7 @@ class Gamma(LinearRule):
         other = np.minimum if favoured is np.maximum else np.maximum
         terms = []
         for features, factor, side in _by_sign(node):
-            weight = node.weight[:, features]
+            weight = columns(node.weight, features).astype(np.float64)
             kept = favoured if side is np.maximum else other
             terms.append(Term(features, weight + self.gamma * kept(weight, 0.0), factor))
         constants = node.from_constants
@@ -227,7 +227,8 @@ class WSquared(LinearRule):
 
     def propagation(self, node: LinearNode) -> Propagation:
         """Multiply by squared weights."""
-        return _by_constant_sums(node, node.weight[:, ~node.constant] ** 2, power=2)
+        squares = np.square(columns(node.weight, ~node.constant), dtype=np.float64)
+        return _by_constant_sums(node, squares, power=2)
 
 
 class ZBeta(LinearRule):

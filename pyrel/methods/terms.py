@@ -24,11 +24,6 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 Mask: TypeAlias = npt.NDArray[np.bool_]
 
 
-def columns(weight: Floats, features: Mask) -> Floats:
-    """Return some columns of a matrix; the matrix itself, not a copy, where these are all."""
-    return weight if features.all() else weight[:, features]
-
-
 @dataclass(frozen=True, eq=False)
 class Domain:
     """What is known of a node's inputs before any sample is seen; all arrays are (rows, in).
@@ -122,6 +117,14 @@ class LinearNode:
         """Products w · c for each constant input c; (out, constants)."""
         products: Floats = self.weight[:, self.constant] * self.value[self.constant]
         return products
+
+
+def columns(weight: Floats, features: Mask) -> Floats:
+    """Return some columns of weights; a view where they lie side by side."""
+    places = np.flatnonzero(features)
+    if places.size and places[-1] - places[0] + 1 == places.size:
+        return weight[:, places[0] : places[-1] + 1]
+    return weight[:, places]
 
 
 class Factor(Enum):

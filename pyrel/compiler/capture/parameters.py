@@ -17,6 +17,8 @@ from pyrel.compiler.graph.weight_ids import WeightIds
 
 T = TypeVar("T")
 
+_NARROW = (torch.float32, torch.float16, torch.bfloat16)
+
 
 class Weights:
     """Copies of parameters, their arrays, and results of operations on them.
@@ -47,6 +49,13 @@ class Weights:
         """Return a tensor as float64, the same array for the same memory."""
         return self.made(("array", *_place(tensor)), lambda: doubles(tensor), tensor)
 
+    def matrix(self, tensor: torch.Tensor) -> Floats:
+        """Return weights as they are stored: in float32 if that holds them, else in float64.
+
+        The same array for the same memory. What is computed of them must be computed in float64.
+        """
+        return self.made(("matrix", *_place(tensor)), lambda: stored(tensor, copy=True), tensor)
+
     def are_finite(self, tensor: torch.Tensor) -> bool:
         """Whether a tensor holds neither NaN nor infinity; looked at once for the same memory."""
         return self.made(("finite", *_place(tensor)), lambda: _are_finite(tensor), tensor)
@@ -76,6 +85,13 @@ def doubles(tensor: torch.Tensor) -> Floats:
     """Copy the values of a tensor as float64."""
     copied: Floats = tensor.detach().cpu().to(torch.float64, copy=True).numpy()
     return copied
+
+
+def stored(tensor: torch.Tensor, copy: bool = False) -> Floats:
+    """Return the values of a tensor in float32 if that holds them, else in float64."""
+    exact = torch.float32 if tensor.dtype in _NARROW else torch.float64
+    values: Floats = tensor.detach().cpu().to(exact, copy=copy).numpy()
+    return values
 
 
 def _are_finite(tensor: torch.Tensor) -> bool:

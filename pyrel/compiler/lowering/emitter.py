@@ -17,7 +17,7 @@ import numpy as np
 from pyrel.compiler.graph.facts import Facts
 from pyrel.compiler.graph.intervals import Integers, common_runs, runs
 from pyrel.compiler.graph.nodes import Addresses, Floats, aligned
-from pyrel.compiler.lowering.transposed_convolution import WayBack
+from pyrel.compiler.lowering.cache import LoweringCache
 from pyrel.compiler.passes.contiguous import MAX_SEGMENTS
 from pyrel.compiler.program.enums import Post, Scale, Space
 from pyrel.compiler.program.instructions import Epilogue, Gemm, Map, Offsets, Template
@@ -55,9 +55,10 @@ class Emitter:
         Of the method.
     precision : str
         Of `pyrel.engine.precision.PRECISIONS`.
+    cache : LoweringCache
     """
 
-    def __init__(self, facts: Facts, conserves: bool, precision: str) -> None:
+    def __init__(self, facts: Facts, conserves: bool, precision: str, cache: LoweringCache) -> None:
         graph = facts.graph
         self.facts, self.graph = facts, graph
         self.program = Program(graph.input_size, graph.classes, conserves)
@@ -69,7 +70,7 @@ class Emitter:
         self.bf16_forward = precision == "bf16_all"
         self.bf16_relevance = precision != "float32"
         self._matrices: dict[Hashable, int] = {}
-        self.ways_back: dict[Hashable, WayBack | None] = {}
+        self.cache = cache
         # By factor and addresses: where the factor of the values lies.
         self._factors: dict[tuple[Factor, bytes], Offsets] = {}
 
@@ -139,7 +140,7 @@ class Emitter:
                 depth += segment[1]
             return op
         if matrix.key not in self._matrices:
-            self._matrices[matrix.key] = self.program.matrix(matrix.make())
+            self._matrices[matrix.key] = self.program.take_matrix(self.cache.matrix(matrix))
         template = Gemm(
             tuple((place[0], depth) for place, depth in segments),
             self._matrices[matrix.key],

@@ -32,7 +32,9 @@ def forward_linear(node: Linear, emitter: Emitter, placement: Placement | None) 
     """
     graph = emitter.graph
     constant = np.asarray((node.inputs < 0).all(axis=0))
-    bias = node.bias + node.weight @ graph.constant_values(node.inputs[0])
+    bias = node.bias
+    if (node.inputs[0] < 0).any():
+        bias = bias + node.weight @ graph.constant_values(node.inputs[0])
     epilogue = Epilogue(bias=emitter.vector(bias), post=Post.relu if node.relu else Post.none)
     recurrence = emitter.facts.recurrences.get(node.start)
     if recurrence is None:

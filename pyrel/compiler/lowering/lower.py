@@ -33,6 +33,7 @@ from pyrel.compiler.graph.nodes import (
 )
 from pyrel.compiler.graph.rewrites import compact
 from pyrel.compiler.lowering import elementwise, embedding, gated, linear, normalise, pooling
+from pyrel.compiler.lowering.cache import LoweringCache
 from pyrel.compiler.lowering.emitter import Emitter
 from pyrel.compiler.lowering.placement import Placement
 from pyrel.compiler.lowering.relevance import Relevance
@@ -112,17 +113,22 @@ def lower_with_rules(
 
 
 def lower_apart(
-    graph: Graph, method: Method, low: Floats, high: Floats, precision: str = "float32"
+    graph: Graph,
+    method: Method,
+    low: Floats,
+    high: Floats,
+    precision: str = "float32",
+    cache: LoweringCache | None = None,
 ) -> Program:
     """Do what `lower` does, but leave every value a place of its own.
 
-    `pyrel.compiler.program.generalise` needs that.
+    `pyrel.compiler.program.generalise` needs that. A ``cache`` is for graphs of one model.
     """
-    return _lowered_apart(*place_rules(graph, method, low, high), precision)
+    return _lowered_apart(*place_rules(graph, method, low, high, cache), precision)
 
 
 def _lowered_apart(facts: Facts, placement: Placement, precision: str) -> Program:
-    emitter = Emitter(facts, placement.method.conserves, precision)
+    emitter = Emitter(facts, placement.method.conserves, precision, placement.cache)
     _forward(emitter, placement)
     _back(Relevance(emitter), placement)
     return _scheduled(emitter)
@@ -133,16 +139,20 @@ def lower_forward(graph: Graph, method: Method, low: Floats, high: Floats) -> Pr
     return _finished(lower_forward_apart(graph, method, low, high))
 
 
-def lower_forward_apart(graph: Graph, method: Method, low: Floats, high: Floats) -> Program:
+def lower_forward_apart(
+    graph: Graph, method: Method, low: Floats, high: Floats, cache: LoweringCache | None = None
+) -> Program:
     """Do what `lower_forward` does, but leave every value a place of its own."""
-    facts, _ = place_rules(graph, method, low, high)
-    emitter = Emitter(facts, method.conserves, "float32")
+    facts, placement = place_rules(graph, method, low, high, cache)
+    emitter = Emitter(facts, method.conserves, "float32", placement.cache)
     _forward(emitter, None)
     _seed(Relevance(emitter), method)
     return _scheduled(emitter)
 
 
-def place_rules(graph: Graph, method: Method, low: Floats, high: Floats) -> tuple[Facts, Placement]:
+def place_rules(
+    graph: Graph, method: Method, low: Floats, high: Floats, cache: LoweringCache | None = None
+) -> tuple[Facts, Placement]:
     """Rewrite a graph for a method, and choose the rule of each node; raises as `lower` does."""
     if method.needs_bounds and not graph.vocabulary and np.isneginf(low).any():
         raise ValueError(
@@ -150,11 +160,11 @@ def place_rules(graph: Graph, method: Method, low: Floats, high: Floats) -> tupl
         )
     method.check_modules(sorted({node.module for node in graph.nodes}))
     facts = run_passes(graph, method, low, high)
-    placement = Placement(method, facts)
+    placement = Placement(method, facts, cache)
     apart = placement.relus_apart()
     if apart:
         facts = facts.of(_without_relus(facts.graph, apart))
-        placement = Placement(method, facts)
+        placement = Placement(method, facts, cache)
     return facts, placement
 
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from functools import cached_property
 
 import numpy as np
@@ -23,6 +22,7 @@ from pyrel.compiler.graph.nodes import (
     StopGradient,
 )
 from pyrel.compiler.graph.relevant_zeros import relevant_at_zero
+from pyrel.compiler.lowering.cache import LoweringCache
 from pyrel.compiler.lowering.sites import KINDS, Sites
 from pyrel.errors import UnsupportedModelError
 from pyrel.methods import Method, Rule, UnsuitableDomainError
@@ -41,6 +41,7 @@ class Placement:
     ----------
     method : Method
     facts : Facts
+    cache : LoweringCache, optional
 
     Attributes
     ----------
@@ -56,7 +57,7 @@ class Placement:
         The method has no rule for a node with what is known of its inputs.
     """
 
-    def __init__(self, method: Method, facts: Facts) -> None:
+    def __init__(self, method: Method, facts: Facts, cache: LoweringCache | None = None) -> None:
         self.method, self.facts = method, facts
         self.rules: dict[int, Rule] = {}
         self.products: dict[int, Rule] = {}  # of gated sums: who gets what of gate and signal
@@ -64,8 +65,7 @@ class Placement:
         # Where in the arena a denominator lies, by the node's start and the part of its rule.
         self.denominators: dict[tuple[int, int], int] = {}
         self._sites = Sites(facts)
-        self._propagations: dict[Hashable, Propagation] = {}
-        self._even_terms: dict[Hashable, tuple[Term, ...]] = {}
+        self.cache = cache or LoweringCache()
         self._choose()
 
     def _choose(self) -> None:
@@ -228,14 +228,14 @@ class Placement:
                 )
             ),
         )
-        if key not in self._propagations:
+        if key not in self.cache.propagations:
             try:
-                self._propagations[key] = rule.propagation(seen)
+                self.cache.propagations[key] = rule.propagation(seen)
             except UnsuitableDomainError as error:
                 raise UnsupportedModelError(
                     str(error), operator="linear", module=node.module
                 ) from None
-        return self._propagations[key]
+        return self.cache.propagations[key]
 
     def of_bias(self, node: GatedSum) -> Propagation:
         """Return what the rule of a gated sum makes of its own bias, beside the members."""
@@ -254,8 +254,8 @@ class Placement:
         seen = self.facts.linear_node(node)
         features = ~seen.constant
         key = node.named, features.tobytes()
-        if key not in self._even_terms:
-            self._even_terms[key] = (Term(features, seen.counted),)
-        (term,) = self._even_terms[key]
+        if key not in self.cache.even_terms:
+            self.cache.even_terms[key] = (Term(features, seen.counted),)
+        (term,) = self.cache.even_terms[key]
         there = (~seen.domain.zero[:, features]).astype(float)
         return (term,), (there @ term.matrix.T).ravel()

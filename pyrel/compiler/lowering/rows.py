@@ -71,9 +71,9 @@ def _find_way_back(
     # A row that is one position reads all, whatever its weights.
     read = (inputs - inputs.min(), np.where(sources < 0, -1, sources - first), owners, support)
     key = (*(Contents(np.ascontiguousarray(part)) for part in read), width, terms)
-    if key not in emitter.ways_back:
-        emitter.ways_back[key] = find_way_back(*read, width, terms)
-    way_back = emitter.ways_back[key]
+    if key not in emitter.cache.ways_back:
+        emitter.cache.ways_back[key] = find_way_back(*read, width, terms)
+    way_back = emitter.cache.ways_back[key]
     return None if way_back is None else (way_back, first)
 
 

@@ -153,7 +153,7 @@ def _fold_once(
     weights: list[Floats] = []
     bias = node.bias
     for part in np.split(np.arange(read.size), breaks):
-        weight, addresses = node.weight[:, part], read[part]
+        weight, addresses = node.weight[:, part].astype(np.float64), read[part]
         source = nodes[belongs[part[0]]] if belongs[part[0]] >= 0 else None
         if source is None:
             pieces = [(addresses, weight)]

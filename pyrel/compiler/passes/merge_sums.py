@@ -250,7 +250,8 @@ def _merged_weights(
         bias = np.zeros(scale.size)
         for source, values in parts:
             if source is not None:
-                weights.append(scale[:, None] * source.weight[values])
+                part = source.weight[values]
+                weights.append(part if (scale == 1).all() else scale[:, None] * part)
                 bias += scale * source.bias[values]
                 whole = np.ones(source.weight.shape, dtype=bool)
                 connected.append((whole if source.connected is None else source.connected)[values])

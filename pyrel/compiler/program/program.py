@@ -51,6 +51,10 @@ class Program:
         """Index of a (depth, columns) matrix, stored once for equal contents."""
         return self._intern("matrix", self.matrices, single(values))
 
+    def take_matrix(self, array: Float32s) -> int:
+        """Index of a matrix that is in float32 already, and is not copied."""
+        return self._intern("matrix", self.matrices, array)
+
     def vector(self, values: npt.ArrayLike) -> int:
         """Index of a vector, stored once for equal contents."""
         return self._intern("vector", self.vectors, single(values))

@@ -13,6 +13,7 @@ from pyrel.compiler.capture.operators.operands import (
     array,
     constant,
     either,
+    matrix,
     number,
     traced,
 )
@@ -24,12 +25,12 @@ from pyrel.compiler.graph.nodes import Floats
 
 def linear(tracer: Tracer, value: Any, weight: Any, bias: Any = None) -> Traced:
     """``aten.linear``: ``value @ weight.T + bias``."""
-    matrix = array(tracer, constant(weight, "weight"))
-    if matrix.ndim != 2:
+    weights = matrix(tracer, constant(weight, "weight"))
+    if weights.ndim != 2:
         raise UnsupportedOperandsError(
-            f"the weight has shape {matrix.shape}, two dimensions are wanted"
+            f"the weight has shape {weights.shape}, two dimensions are wanted"
         )
-    return tracer.linear(traced(value), matrix, offsets(tracer, bias, matrix.shape[0]))
+    return tracer.linear(traced(value), weights, offsets(tracer, bias, weights.shape[0]))
 
 
 def offsets(tracer: Tracer, bias: Any, size: int) -> Floats:

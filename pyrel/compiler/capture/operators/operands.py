@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from pyrel.compiler.capture.parameters import doubles
+from pyrel.compiler.capture.parameters import stored
 from pyrel.compiler.capture.traced import Traced
 from pyrel.compiler.capture.tracer import Tracer
 from pyrel.compiler.graph.nodes import Floats
@@ -24,10 +24,16 @@ def array(tracer: Tracer, tensor: torch.Tensor) -> Floats:
     return tracer.weights.array(tensor)
 
 
-def blocks(tracer: Tracer, tensor: torch.Tensor) -> Floats:
-    """Values of a parameter for one that takes it apart: another array each time, not kept."""
+def matrix(tracer: Tracer, tensor: torch.Tensor) -> Floats:
+    """Weights of a linear layer as they are stored, the same array each time."""
     _check_finite(tracer, tensor)
-    return doubles(tensor)
+    return tracer.weights.matrix(tensor)
+
+
+def blocks(tracer: Tracer, tensor: torch.Tensor) -> Floats:
+    """Weights as they are stored, for one that takes a copy of parts of them; not kept."""
+    _check_finite(tracer, tensor)
+    return stored(tensor)
 
 
 def _check_finite(tracer: Tracer, tensor: torch.Tensor) -> None:

@@ -20,7 +20,7 @@ from pyrel.compiler.capture.operators.arithmetic import offsets
 from pyrel.compiler.capture.operators.operands import (
     NoValue,
     UnsupportedOperandsError,
-    array,
+    blocks,
     constant,
     traced,
 )
@@ -154,7 +154,7 @@ def _matrices(
     """Weight and bias of each group; columns go by kernel row, kernel column, channel."""
 
     def make() -> list[tuple[Floats, Floats]]:
-        values = array(tracer, weight if weight.dim() == 4 else weight.unsqueeze(2))
+        values = blocks(tracer, weight if weight.dim() == 4 else weight.unsqueeze(2)).copy()
         flat = values.transpose(0, 2, 3, 1).reshape(len(values), -1)
         parts = np.split(flat, groups), np.split(offsets(tracer, bias, len(values)), groups)
         return list(zip(*parts, strict=True))

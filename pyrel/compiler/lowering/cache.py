@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What programs of one model have in common: made once, for all numbers of steps."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pyrel.compiler.lowering.transposed_convolution import WayBack
+from pyrel.compiler.program.instructions import Float32s
+from pyrel.compiler.program.single import single
+from pyrel.methods.terms import Propagation, Term
+
+if TYPE_CHECKING:
+    from pyrel.compiler.lowering.emitter import Matrix
+
+
+@dataclass(eq=False)
+class LoweringCache:
+    """Results by keys whose equality means equal results.
+
+    Attributes
+    ----------
+    propagations : dict
+        What rules made of weights.
+    even_terms : dict
+        Terms that give every input the same.
+    ways_back : dict
+        How the rows of a node give relevance back.
+    """
+
+    propagations: dict[Hashable, Propagation] = field(default_factory=dict)
+    even_terms: dict[Hashable, tuple[Term, ...]] = field(default_factory=dict)
+    ways_back: dict[Hashable, WayBack | None] = field(default_factory=dict)
+    _matrices: dict[Hashable, Float32s] = field(default_factory=dict)
+
+    def matrix(self, matrix: Matrix) -> Float32s:
+        """Return a matrix in float32."""
+        if matrix.key not in self._matrices:
+            self._matrices[matrix.key] = single(matrix.make())
+        return self._matrices[matrix.key]
