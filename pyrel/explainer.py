@@ -25,6 +25,7 @@ from pyrel.engine.model_reference import Reference
 from pyrel.engine.precision import check_precision
 from pyrel.engine.prepare import Model, Wanted, captured, prepare, reference_of
 from pyrel.engine.program_file import dump_program, is_named, load_program
+from pyrel.engine.results import Results
 from pyrel.engine.self_check import SelfCheck, check_option
 from pyrel.explanation import Explanation
 from pyrel.methods.options import flag
@@ -237,24 +238,63 @@ class Explainer(CompiledModel):
             If an argument has the wrong type.
         """
         self.inputs.check(x)
-        n = x.shape[0]
-        steps = int(x.shape[1]) if self.any_steps else self.inputs.steps
-        if lengths is not None:
-            if not self.inputs.lengths:
-                raise TypeError(
-                    "lengths: this explainer takes none; make it with Explainer(model, example, "
-                    "lengths=True)"
-                )
-            lengths = arrays.lengths(lengths, n, steps)
+        lengths = self._checked_lengths(x, lengths)
         relevance = arrays.result(out, x)
-        if lengths is None:
-            results = explain_all(self._programs, self.inputs, x, target, steps, relevance)
-        else:
-            results = explain_by_length(self._programs, self.inputs, x, target, lengths, relevance)
+        results = self._run(x, target, lengths, relevance)
         if self.method.conserves:
             self._stability.check(results.amplification)
         given = arrays.like(relevance, x) if out is None else out
         return Explanation(given, *[arrays.like(column, x) for column in results[1:]])
+
+    def forward(self, x: Array, *, lengths: Any = None) -> Array:
+        """Compute the raw outputs alone, as the explained ones: bit for bit ``self(x).output``.
+
+        Parameters
+        ----------
+        x, lengths
+            As for a call.
+
+        Returns
+        -------
+        ndarray or Tensor of float32, shape (n, classes)
+            Of the type of ``x``, before softmax.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As for a call, but for what is said of relevance.
+
+        Examples
+        --------
+        >>> model, x = torch.nn.Linear(3, 2), torch.rand(5, 3)
+        >>> explainer = pyrel.Explainer(model, x, method="lrp_epsilon")
+        >>> torch.equal(explainer.forward(x), explainer(x).output)
+        True
+        """
+        self.inputs.check(x)
+        results = self._run(x, None, self._checked_lengths(x, lengths), None)
+        given: Array = arrays.like(results.output, x)
+        return given
+
+    def _checked_lengths(self, x: Array, lengths: Any) -> Any:
+        if lengths is None:
+            return None
+        if not self.inputs.lengths:
+            raise TypeError(
+                "lengths: this explainer takes none; make it with Explainer(model, example, "
+                "lengths=True)"
+            )
+        return arrays.lengths(lengths, x.shape[0], self._steps_of(x))
+
+    def _steps_of(self, x: Array) -> int:
+        return int(x.shape[1]) if self.any_steps else self.inputs.steps
+
+    def _run(self, x: Array, target: Any, lengths: Any, relevance: Any) -> Results:
+        """Explain a batch, or run it forward where there is no place for relevance."""
+        if lengths is None:
+            steps = self._steps_of(x)
+            return explain_all(self._programs, self.inputs, x, target, steps, relevance)
+        return explain_by_length(self._programs, self.inputs, x, target, lengths, relevance)
 
     def attribute(self, inputs: Array, target: Any = None) -> Any:
         """Relevance alone, under the name that captum and Quantus call."""

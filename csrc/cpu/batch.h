@@ -14,7 +14,7 @@ struct Batch {
     const float* low = nullptr;   // (input_size,) or null
     const float* high = nullptr;  // with low
     bool check_finite = true;
-    float* relevance = nullptr;     // (samples, input_size), or null of a program without any
+    float* relevance = nullptr;     // (samples, input_size), or null for the outputs alone
     float* output = nullptr;        // (samples, classes)
     int64_t* explained = nullptr;   // (samples,)
     float* absorbed = nullptr;      // (samples,)

@@ -61,7 +61,7 @@ Status finish(const Slab& slab) {
         const double largest = slab.largest()[s];
         batch.absorbed[sample] = static_cast<float>(slab.absorbed()[s]);
         batch.amplification[sample] = amplification(put_in, largest, 0.0);
-        if (!slab.code().explains) continue;
+        if (!batch.relevance) continue;
         const float* relevance = batch.relevance + sample * size;
         const auto [sum, end] = slab.kernels().totals(relevance, size);
         batch.conservation[sample] = slab.code().conserves

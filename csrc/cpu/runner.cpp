@@ -32,10 +32,21 @@ Status execute_part(const Plain& instruction, Slab& slab, int64_t part, int64_t 
     return {};
 }
 
+// All instructions, or those as far as the seed, which reads the outputs, where no relevance is
+// asked for: the seed stands outside of repeats.
+size_t end_of_run(const std::vector<Instruction>& all, const Batch& batch) {
+    if (batch.relevance) return all.size();
+    const auto seed = std::find_if(all.begin(), all.end(), [](const Instruction& each) {
+        return std::holds_alternative<Seed>(each);
+    });
+    return static_cast<size_t>(seed - all.begin()) + 1;
+}
+
 }  // namespace
 
 SlabRunner::SlabRunner(const Engine& engine, const Batch& batch, Plan plan)
     : slab_(engine, batch, plan),
+      end_(end_of_run(engine.code().instructions, batch)),
       part_(std::max<int64_t>(
           1, kCacheBytes / (slab_.stride() * static_cast<int64_t>(sizeof(float))))) {}
 
@@ -50,12 +61,12 @@ Status SlabRunner::run(int64_t first, int64_t samples) {
 Status SlabRunner::run_in_lanes(int64_t groups) {
     slab_.spread_input(groups);
     const std::vector<Stretch>& stretches = slab_.engine().stretches();
-    const Stretch whole{0, slab_.code().instructions.size(), 1};
+    const Stretch whole{0, end_, 1};
     Status status;
     if (stretches.empty()) status = run_stretch(whole, groups);
     for (const Stretch& stretch : stretches)
         if (status.outcome == Outcome::done) status = run_stretch(stretch, groups);
-    if (status.outcome == Outcome::done && slab_.code().explains) slab_.collect_relevance();
+    if (status.outcome == Outcome::done && slab_.batch().relevance) slab_.collect_relevance();
     return status;
 }
 
@@ -65,7 +76,7 @@ Status SlabRunner::run_stretch(const Stretch& stretch, int64_t groups) {
     for (int64_t group = 0; group < groups; group += together) {
         slab_.choose(group, together);
         for (int64_t part = 0; part < stretch.parts; ++part)
-            for (size_t i = stretch.first; i < stretch.end; ++i)
+            for (size_t i = stretch.first; i < std::min(stretch.end, end_); ++i)
                 if (Status bad = run_part(slab_.code().instructions[i], part, stretch.parts);
                     bad.outcome != Outcome::done)
                     return bad;
@@ -85,8 +96,8 @@ Status SlabRunner::run_part(const Instruction& instruction, int64_t part, int64_
 
 Status SlabRunner::run_apart(int64_t samples) {
     const std::vector<Instruction>& all = slab_.code().instructions;
-    for (size_t i = 0, end; i < all.size(); i = end) {
-        end = part_ < samples ? end_of_stretch(i) : all.size();
+    for (size_t i = 0, end; i < end_; i = end) {
+        end = part_ < samples ? std::min(end_of_stretch(i), end_) : end_;
         const int64_t part = part_ < samples && end > i + 1 ? part_ : samples;
         for (int64_t begin = 0; begin < samples; begin += part) {
             slab_.choose(begin, std::min(part, samples - begin));

@@ -21,6 +21,7 @@ class SlabRunner {
     size_t end_of_stretch(size_t first) const;
 
     Slab slab_;
+    const size_t end_;    // of the instructions that run
     const int64_t part_;  // samples of a stretch of many rows, out of lanes
 };
 

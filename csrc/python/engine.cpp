@@ -40,8 +40,8 @@ Status run_engine(const Engine& engine, const Floats& x, const std::optional<Int
                   Integers explained, Floats absorbed, Floats conservation, Floats amplification,
                   int64_t first, std::optional<bool> in_lanes) {
     const Code& program = engine.code();
-    if (program.explains != relevance.has_value())
-        throw std::invalid_argument("a program needs a place for relevance if it writes any");
+    if (relevance && !program.explains)
+        throw std::invalid_argument("a program that only computes outputs writes no relevance");
     const int64_t n = x.ndim() == 0 ? -1 : x.shape(0), size = program.input_size;
     const auto holds = [&](int64_t count, int64_t width) {
         return count / width >= n && count / width - n >= first;
@@ -110,8 +110,9 @@ void bind_engine(py::module_& module) {
              "output"_a.noconvert(), "explained"_a.noconvert(), "absorbed"_a.noconvert(),
              "conservation"_a.noconvert(), "amplification"_a.noconvert(), "first"_a = 0,
              "in_lanes"_a = py::none(),
-             "Explain x, which are the samples from `first` on of all the other arrays. `in_lanes` "
-             "says whether samples lie in lanes, where they can.");
+             "Explain x, which are the samples from `first` on of all the other arrays; without a "
+             "place for relevance, compute the outputs alone. `in_lanes` says whether samples lie "
+             "in lanes, where they can.");
 }
 
 }  // namespace pyrel

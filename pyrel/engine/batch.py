@@ -16,9 +16,14 @@ from pyrel.engine.run import Run
 
 
 def explain_all(
-    programs: Programs, inputs: Inputs, x: Array, target: Any, steps: int, relevance: Float32s
+    programs: Programs,
+    inputs: Inputs,
+    x: Array,
+    target: Any,
+    steps: int,
+    relevance: Float32s | None,
 ) -> Results:
-    """Explain samples that all have the steps that ``x`` has."""
+    """Explain samples that all have the steps that ``x`` has; without relevance, run forward."""
     loaded = programs.at(steps if len(x) else inputs.steps)
     targets = arrays.targets(target, len(x), loaded.classes)
     results = Results.places(relevance, len(x), loaded.classes)
@@ -29,9 +34,17 @@ def explain_all(
 
 
 def explain_by_length(
-    programs: Programs, inputs: Inputs, x: Array, target: Any, lengths: Int64s, relevance: Float32s
+    programs: Programs,
+    inputs: Inputs,
+    x: Array,
+    target: Any,
+    lengths: Int64s,
+    relevance: Float32s | None,
 ) -> Results:
-    """Explain sequences of equal length together, by the program for that number of steps."""
+    """Explain sequences of equal length together, by the program for that number of steps.
+
+    Without ``relevance`` run them forward.
+    """
     classes = programs.classes_at(inputs.steps)
     targets = arrays.targets(target, len(x), classes)
     results = Results.places(relevance, len(x), classes)
@@ -49,9 +62,11 @@ def explain_by_length(
         for first in range(0, group.size, at_once):
             some = group[first : first + at_once]
             values = arrays.taken(x, some, steps)
-            part = Results.places(np.empty(values.shape, np.float32), some.size, classes)
+            own = None if relevance is None else np.empty(values.shape, np.float32)
+            part = Results.places(own, some.size, classes)
             run.explain(values, None if targets is None else targets[some], part, 0, some)
-            relevance[some, :steps] = part.relevance
-            relevance[some, steps:] = 0.0
+            if relevance is not None:
+                relevance[some, :steps] = own
+                relevance[some, steps:] = 0.0
             results.put(some, part)
     return results

@@ -61,6 +61,10 @@ class Plan(ABC):
             If the engine refuses one; a message names it by its number in the batch.
         """
 
+    def forward(self, runner: Runner, samples: Samples) -> None:
+        """Compute the outputs that `explain` computes, and no relevance."""
+        runner.run(EXPLAIN, samples)
+
 
 class OneProgram(Plan):
     """One program, which computes outputs, classes and relevance."""

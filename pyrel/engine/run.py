@@ -46,7 +46,7 @@ class Run:
         first: int = 0,
         numbers: Int64s | None = None,
     ) -> None:
-        """Explain samples, which are as `Samples` says.
+        """Explain samples, which are as `Samples` says; without relevance, run forward alone.
 
         Raises
         ------
@@ -54,7 +54,10 @@ class Run:
             If the engine refuses them; a message names the sample by its number in the batch.
         """
         samples = Samples(values, targets, results, first, numbers)
-        self._loaded.plan.explain(self, samples)
+        if results.relevance is None:
+            self._loaded.plan.forward(self, samples)
+        else:
+            self._loaded.plan.explain(self, samples)
 
     def run(self, name: str, samples: Samples) -> None:
         """Run one of the programs."""
