@@ -5,7 +5,18 @@ from __future__ import annotations
 
 import numpy as np
 from reference_forward import Forward, windowed
-from reference_graph import Array, Embedding, Gather, Input, MaxPool, Node, Relu, reachable
+from reference_graph import (
+    Array,
+    Constant,
+    Embedding,
+    Gather,
+    Input,
+    Mask,
+    MaxPool,
+    Node,
+    Relu,
+    reachable,
+)
 
 
 class Backward:
@@ -90,6 +101,18 @@ class Backward:
                 variance = variance.reshape(*size, width).sum(axis=2)
             total, doubt = total + relevance, doubt + variance
         return total.reshape(shape), doubt.reshape(shape)
+
+
+def varies(node: Node) -> Mask:
+    """Mark the features that are no constants."""
+    if isinstance(node, Gather):
+        return np.concatenate([varies(source) for source in node.sources])[node.index]
+    return np.full(node.size, not isinstance(node, Constant))
+
+
+def counts(node: Node) -> Mask:
+    """Mark the features that are neither padding nor zero for another reason."""
+    return ~((node.low == 0) & (node.high == 0))
 
 
 def finish(method: str, relevance: Array, variance: Array, x: Array) -> tuple[Array, Array]:

@@ -20,10 +20,12 @@ On its way down relevance meets roundings of three kinds, all kept as variances 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from reference_backward import Backward
+from reference_backward import Backward, counts, varies
 from reference_forward import Forward, deviation, margin, preactivation, rows, windowed
 from reference_functions import FUNCTIONS
 from reference_graph import (
@@ -49,12 +51,20 @@ from reference_graph import (
 
 @dataclass(frozen=True)
 class Rules:
-    """What a method does where there is a choice: `taylor` gives linear nodes their domain rule."""
+    """What a method does where there is a choice: `taylor` gives linear nodes their domain rule.
+
+    `linear` (walk, node) puts another rule there. With `shares_bias` inputs get in equal parts what
+    biases, constants and stabilisers would absorb. `in_proportion` says that relevance arrives in
+    proportion to values, so that an error of a sum that it is divided by cancels.
+    """
 
     taylor: bool
     epsilon: float = 1e-6
     gates: str = "signal"
     pooling: str = "winner"
+    linear: Callable[[Any, Affine], None] | None = None
+    shares_bias: bool = False
+    in_proportion: bool = True
 
 
 def relevance(
@@ -96,6 +106,8 @@ class _Walk:
                 self._pool(node)
             case Normalise():
                 self._normalise(node)
+            case Affine() if self.rules.linear is not None:
+                self.rules.linear(self, node)
             case Affine() if self.rules.taylor:
                 self._taylor(node)
             case Affine():
@@ -134,7 +146,7 @@ class _Walk:
         received = np.where((arrived != 0) | (size > 0), bound, 0.0)
         self.margin = np.minimum(self.margin, margin(size, received))
         error = 2 * bound / np.maximum(size, bound + np.finfo(np.float64).tiny)
-        if not self.rules.taylor:
+        if not self.rules.taylor and self.rules.in_proportion:
             error *= self.rules.epsilon / (size + self.rules.epsilon)
         return ratio, error
 
@@ -147,21 +159,40 @@ class _Walk:
     def _sum(self, node: Sum) -> None:
         """R_i = a_i R / Σa, stabilised where an addend may be negative.
 
-        So is a single addend beside zeros: R a / (a + ε sign a).
+        So is a single addend beside zeros: R a / (a + ε sign a). Where biases are shared, addends
+        that vary get what constants and the stabiliser would absorb in equal parts. A gated first
+        state of zeros is no addend: what it leaves alone, and is ≥ 0, gets all.
         """
         arrived, variance = self.back.at(node)
         z, e = self.run.of(node), self.run.bound(node)
-        if all((addend.low >= 0).all() for addend in node.addends):
+        values = [self.run.of(addend) for addend in node.addends]
+        counted = [(varies(a) & counts(a)).astype(float) for a in node.addends]
+        number, absorbed = np.sum(counted, axis=0), self.back.absorbed.copy()
+        stabilised = any((addend.low < 0).any() for addend in node.addends)
+        if stabilised:
+            ratio, error = self._stabilised(arrived, z, e)
+        else:
             ratio = self._undivided(arrived, z)
             error = np.divide(e, z, out=np.zeros(z.shape), where=z > 0)
-        else:
-            ratio, error = self._stabilised(arrived, z, e)
         scale = np.divide(ratio, arrived, out=np.zeros_like(ratio), where=arrived != 0)
         doubt = variance * scale**2 + (ratio * (error + 4 * EPS32)) ** 2
-        for addend in node.addends:
-            value = self.run.of(addend)
-            moved = (ratio * self.run.bound(addend)) ** 2 if self.rules.taylor else 0.0
-            self.back.give(addend, value * ratio, value**2 * doubt + moved)
+        alone = (np.sum([counts(a) | ~varies(a) for a in node.addends], axis=0) == 1) & (
+            number == 1
+        )
+        each = np.where(alone & (z == 0) & (not stabilised), arrived, 0.0)
+        self.back.absorbed -= each.sum(axis=1)
+        unsure = variance * (each != 0)
+        if self.rules.shares_bias:
+            values = [some * value for some, value in zip(counted, values, strict=True)]
+            left = arrived - np.sum(values, axis=0) * ratio
+            each = np.divide(left, number, out=np.zeros_like(left), where=number > 0)
+            self.back.absorbed = absorbed + np.where(number > 0, 0.0, left).sum(axis=1)
+            unsure = variance + (np.abs(z * ratio) * (error + 4 * EPS32)) ** 2
+        own = not self.rules.taylor and self.rules.linear is None  # what a divides stands below
+        for addend, some, value in zip(node.addends, counted, values, strict=True):
+            moved = 0.0 if own else (ratio * self.run.bound(addend)) ** 2
+            spread = value**2 * doubt + moved + some * unsure
+            self.back.give(addend, value * ratio + some * each, spread)
 
     def _product(self, node: Product) -> None:
         """The signal takes all, or gate and signal half each unless the signal is carried on."""
@@ -259,7 +290,7 @@ class _Walk:
     def _taylor(self, node: Affine) -> None:
         """Equations 13 and 15: R_j = Σ_k q_jk R_k / (Σ_j' q_j'k + max(0, b_k)), q by j's domain."""
         arrived, variance = self.back.at(node)
-        square = _takes_square_rule(node)
+        square = takes_square_rule(node)
         denominator, moved = np.zeros_like(arrived), np.zeros(arrived.shape)
         taken: list[Array] = []
         for part in node.units:
@@ -298,7 +329,7 @@ class _Walk:
         """Σ_k q_jk · share_k for every feature j of the term's source."""
         a, e = self.run.of(term.source), self.run.bound(term.source)
         given, variance = np.zeros_like(a), np.zeros(a.shape)
-        for factor, weight in _factors(term, self.run):
+        for factor, weight in factors(term, self.run):
             given = given + factor * (share @ weight.T)
             variance = variance + factor**2 * (spread @ (weight**2).T)
             rounded = (np.abs(factor) * 4 * EPS32 + e) * (np.abs(share) @ np.abs(weight).T)
@@ -306,7 +337,7 @@ class _Walk:
         self.back.give(term.source, given, variance)
 
 
-def _takes_square_rule(node: Affine) -> Mask:
+def takes_square_rule(node: Affine) -> Mask:
     """Return for every output whether its inputs are real; constant zeros beside them are none."""
     real, other = np.zeros((2, node.size), bool)
     for part in node.units:
@@ -332,7 +363,7 @@ def _is_input(node: Node) -> bool:
     return not isinstance(node, Activation | Sum | Product | Normalise)
 
 
-def _factors(term: Term, run: Forward) -> list[tuple[Array, Array]]:
+def factors(term: Term, run: Forward) -> list[tuple[Array, Array]]:
     """(factor of feature j, weights) whose product is q_jk, by the domain of j.
 
     a w − l w⁺ − h w⁻ = (a − l) w⁺ + (a − h) w⁻ in a box, a w⁺ at [0, ∞), w² for real features.
@@ -355,6 +386,6 @@ def _contributions(term: Term, run: Forward) -> Array:
     """Σ_j q_jk."""
     n = len(run.relu_margin)
     total = run.cast(np.zeros((n, term.weight.shape[1])))
-    for factor, weight in _factors(term, run):
+    for factor, weight in factors(term, run):
         total = total + factor @ weight
     return total

@@ -205,15 +205,15 @@ class Gamma(LinearRule):
 class Flat(LinearRule):
     """R_j = Σ_k R_k / (number of inputs of k), whatever weights and values are.
 
-    Inputs are counted that are neither padding nor constants. A unit that has none absorbs its
-    relevance.
+    Inputs are counted that are neither padding nor constant zeros; other constants absorb their
+    share. A unit that has none absorbs its relevance.
     """
 
     reaches_zeros = True
 
     def propagation(self, node: LinearNode) -> Propagation:
         """Divide by the number of inputs."""
-        return _by_constant_sums(node, node.counted, power=0)
+        return _by_constant_sums(node, node.read, power=0)
 
 
 class WSquared(LinearRule):
@@ -227,8 +227,7 @@ class WSquared(LinearRule):
 
     def propagation(self, node: LinearNode) -> Propagation:
         """Multiply by squared weights."""
-        squares = np.square(columns(node.weight, ~node.constant), dtype=np.float64)
-        return _by_constant_sums(node, squares, power=2)
+        return _by_constant_sums(node, np.square(node.weight, dtype=np.float64), power=2)
 
 
 class ZBeta(LinearRule):
@@ -316,16 +315,18 @@ def _signed_part(node: LinearNode, side: np.ufunc, weight: float) -> Part:
 
 
 def _by_constant_sums(node: LinearNode, shares: Floats, power: int) -> Propagation:
-    """Hand relevance on in proportion to numbers that do not depend on the inputs."""
-    features = ~node.constant
-    total = (~node.domain.zero[:, features]).astype(float) @ shares.T
+    """Hand relevance on in proportion to numbers, (out, in), that do not depend on the inputs."""
+    features = node.receiving
+    kept = shares[:, node.constant & (node.value != 0)].sum(axis=1)
+    shares = shares[:, features]
+    total = node.present @ shares.T + kept
     if (total == total[0]).all():
         total = total[0]
         if not node.gated:
             normalised = np.divide(
                 shares, total[:, None], out=np.zeros_like(shares), where=total[:, None] > 0
             )
-            absorbed = (total == 0).astype(float)
+            absorbed = np.divide(kept, total, out=np.ones_like(total), where=total > 0)
             return Propagation.of(Term(features, normalised), absorbed=absorbed, power=power)
     term = Term(features, shares)
-    return Propagation.of(term, denominator=Denominator(total), power=power)
+    return Propagation.of(term, denominator=Denominator(total), absorbed=kept, power=power)

@@ -89,6 +89,8 @@ class LinearNode:
         weights and denominators must not be divided by each other beforehand.
     connected : ndarray of bool, shape (out, in), or None
         Which inputs an output reads at all, where a node joins several; None is all.
+    padding : ndarray of bool, shape (rows, in), or None
+        Which inputs are zeros that are no values, such as those around an image; None is none.
     """
 
     weight: Floats
@@ -98,6 +100,7 @@ class LinearNode:
     positive: bool = False
     gated: bool = False
     connected: Mask | None = None
+    padding: Mask | None = None
 
     @property
     def constant(self) -> Mask:
@@ -105,12 +108,24 @@ class LinearNode:
         return self.domain.constant
 
     @property
-    def counted(self) -> Floats:
-        """1 where an output reads an input that is no constant, else 0; (out, inputs)."""
-        variable = ~self.constant
-        if self.connected is None:
-            return np.ones((len(self.weight), int(variable.sum())))
-        return self.connected[:, variable].astype(float)
+    def receiving(self) -> Mask:
+        """Which inputs may get relevance that does not depend on values; (in,).
+
+        All but constants and what is zero in all rows.
+        """
+        return ~self.constant & ~self.domain.zero.all(axis=0)
+
+    @property
+    def present(self) -> Floats:
+        """0 where one of the `receiving` inputs is padding, else 1; (rows, receiving)."""
+        there = np.ones(self.domain.low.shape)
+        return (there if self.padding is None else there - self.padding)[:, self.receiving]
+
+    @property
+    def read(self) -> Floats:
+        """1 where an output reads an input, else 0; (out, in)."""
+        known = np.ones(self.weight.shape) if self.connected is None else self.connected
+        return np.asarray(known, np.float64)
 
     @property
     def from_constants(self) -> Floats:

@@ -87,12 +87,14 @@ class Facts:
 
     @cached_property
     def read_by_others(self) -> Mask:
-        """Mark the outputs, and the addresses that nodes read that are not linear."""
+        """Mark the outputs, and what nodes that are not linear read, directly or as copies."""
         read = np.zeros(self.graph.size, dtype=bool)
         read[self.graph.outputs] = True
-        for node in self.graph.nodes:
-            if not isinstance(node, Linear):
-                read[node.inputs[node.inputs >= 0]] = True
+        for node in reversed(self.graph.nodes):
+            if isinstance(node, Linear):
+                continue
+            inputs = node.inputs[read[node.addresses]] if isinstance(node, Copy) else node.inputs
+            read[inputs[inputs >= 0]] = True
         return read
 
     def absorbing(self, node: Copy) -> Mask:
@@ -136,7 +138,14 @@ class Facts:
             positive,
             gated,
             node.connected,
+            self._padding(node),
         )
+
+    def _padding(self, node: Linear) -> Mask:
+        """Mark the inputs of each row that are zeros which no input of the model can change."""
+        copied = np.asarray(picked(self.sources(False), node.inputs, -1) < 0)
+        padding: Mask = copied & self.domains.of_inputs(node).zero
+        return padding
 
     def of(self, graph: Graph) -> Facts:
         """Return the facts of what a pass made of this graph; these, if it left it as it is."""

@@ -167,17 +167,24 @@ def back_add(node: Add, relevance: Relevance, placement: Placement) -> None:
 
 
 def _share_sum(node: Add, relevance: Relevance, placement: Placement, divisor: Divisor) -> None:
-    """Give the shares of constants and stabiliser to the other addends, in equal parts."""
+    """Give the shares of constants and stabiliser to the other addends, in equal parts.
+
+    What is always zero, such as a gate times a first state of zeros, gets none.
+    """
     division = Division(node, relevance, placement.shares_bias)
-    (place,) = division.divide([Part(())], [divisor], exchanges=False)
-    left = division.left_over([place], [divisor])
+    parts = [Part(())]
+    (place,) = division.divide(parts, [divisor], exchanges=False)
+    left = division.left_over(parts, [place], [divisor])
     assert left is not None
     for addend in node.inputs:
         relevance.pass_on(node, addend, operands=addend, shares=at(place))
-    number = (node.inputs >= 0).sum(axis=0)
+    low, high = placement.facts.domains.of(node.inputs)
+    counted = (node.inputs >= 0) & ((low < 0) | (high > 0))
+    number = counted.sum(axis=0)
     relevance.absorb_weighted(node, (number == 0).astype(float), at(left))
-    for addend in node.inputs:
-        relevance.pass_on(node, addend, 1.0 / np.maximum(number, 1), shares=at(left))
+    for addend, some in zip(node.inputs, counted, strict=True):
+        given = np.where(some, addend, -1)
+        relevance.pass_on(node, given, 1.0 / np.maximum(number, 1), shares=at(left))
 
 
 # Choices

@@ -20,6 +20,7 @@ from pyrel.compiler.program.enums import Scale, Space
 from pyrel.compiler.program.instructions import Epilogue
 from pyrel.errors import UnsupportedModelError
 from pyrel.methods import other_rules
+from pyrel.methods.terms import Part
 
 # Products
 
@@ -229,7 +230,7 @@ class _GatedParts:
                 shares = self._gated(place, index, propagation.parts[number].power)
                 self._give(member, index, number, shares, denominators[number][index])
         if placement.shares_bias:
-            self._spread(division, places, divisors)
+            self._spread(division, parts, places, divisors)
 
     def _divisor(self, number: int, denominators: Sequence[Place]) -> Divisor:
         part = self._of_members[0].parts[number]
@@ -256,9 +257,8 @@ class _GatedParts:
         self, member: Linear, index: int, number: int, shares: Place, denominator: Place
     ) -> None:
         part = self._of_members[index].parts[number]
-        gates, carried = self._node.gates[index], self._node.carried[index]
-        half = isinstance(self._placement.products[self._node.start], other_rules.Half)
-        if half and not (gates < 0).all() and not carried.all():
+        gates = self._node.gates[index]
+        if self._halves(index):
             halves = self._emitter.program.vector(np.full(member.size, 0.5))
             halved = Space.arena, np.array([self._emitter.reserve(member.size)])
             scaled = Epilogue(scale=Scale.vector, scale_vector=halves)
@@ -269,11 +269,21 @@ class _GatedParts:
             self._relevance.absorb_weighted(member, part.absorbed, at(shares))
         give(member, self._relevance, part.terms, at(shares))
 
+    def _halves(self, index: int) -> bool:
+        """Whether the gate of a member gets half of what the member would."""
+        half = isinstance(self._placement.products[self._node.start], other_rules.Half)
+        gates, carried = self._node.gates[index], self._node.carried[index]
+        return half and not bool((gates < 0).all()) and not bool(carried.all())
+
     def _spread(
-        self, division: Division, places: Sequence[Place], divisors: Sequence[Divisor]
+        self,
+        division: Division,
+        parts: Sequence[Part],
+        places: Sequence[Place],
+        divisors: Sequence[Divisor],
     ) -> None:
         """Give the shares of biases and stabilisers to the inputs of all members."""
-        left = division.left_over(places, divisors)
+        left = division.left_over(parts, places, divisors)
         assert left is not None
         for number, place in enumerate(places):
             for index in range(len(self._members)):
@@ -281,7 +291,9 @@ class _GatedParts:
                 if absorbed is not None and absorbed.any():
                     power = self._of_members[index].parts[number].power
                     shares = self._gated(place, index, power)
-                    scale = self._emitter.program.vector(absorbed)
+                    # A gate that has half has that of the bias, too.
+                    kept = absorbed * (0.5 if self._halves(index) else 1.0)
+                    scale = self._emitter.program.vector(kept)
                     epilogue = Epilogue(scale=Scale.vector, scale_vector=scale, accumulate=True)
                     self._emitter.map(shares, self._node.size, left, epilogue)
         counts = [self._placement.count_inputs(member) for member in self._members]

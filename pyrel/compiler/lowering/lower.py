@@ -38,6 +38,7 @@ from pyrel.compiler.lowering.emitter import Emitter
 from pyrel.compiler.lowering.placement import Placement
 from pyrel.compiler.lowering.relevance import Relevance
 from pyrel.compiler.lowering.rule_table import PlacedRule, placed_rules
+from pyrel.compiler.passes.chain_pools import pool_before_relu
 from pyrel.compiler.passes.pipeline import run_passes
 from pyrel.compiler.program.instructions import Seed
 from pyrel.compiler.program.loops import roll
@@ -165,6 +166,12 @@ def place_rules(
     if apart:
         facts = facts.of(_without_relus(facts.graph, apart))
         placement = Placement(method, facts, cache)
+    if method.conserves and method.pooling == "winner":
+        # Once more: there are rules that give relevance to zeros.
+        graph = pool_before_relu(facts, placement.relevant_at_zero)
+        if graph is not facts.graph:
+            facts = facts.of(graph)
+            placement = Placement(method, facts, cache)
     return facts, placement
 
 

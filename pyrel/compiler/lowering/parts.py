@@ -57,7 +57,7 @@ def divide_into_parts(
     places = division.divide([part for _, part in parts], divisors, propagation.exchanges)
     given = [(part.terms, at(place)) for (_, part), place in zip(parts, places, strict=True)]
     if placement.shares_bias:
-        left = division.left_over(places, divisors)
+        left = division.left_over([part for _, part in parts], places, divisors)
         if left is not None:
             given.append(_spread_evenly(node, relevance, placement, left))
     return given
@@ -131,15 +131,20 @@ class Division:
         return places
 
     def left_over(
-        self, places: Sequence[Place], divisors: Sequence[Divisor | None]
+        self, parts: Sequence[Part], places: Sequence[Place], divisors: Sequence[Divisor | None]
     ) -> Place | None:
-        """Form what the parts did not hand to inputs: R − Σ s · (denominator − constants)."""
-        if all(divisor is None for divisor in divisors):
+        """Form what the parts did not hand to inputs: R − Σ s · (denominator − constants).
+
+        Without a denominator shares are of 1. None if nothing is left.
+        """
+        absorbs = [part.absorbed is not None and bool(part.absorbed.any()) for part in parts]
+        if not any(absorbs) and all(divisor is None for divisor in divisors):
             return None
         left = self._new(self._relevance.place(self._node.start))
-        for place, divisor in zip(places, divisors, strict=True):
+        for part, place, divisor in zip(parts, places, divisors, strict=True):
             if divisor is None:
-                self._map(place, left, self._scaled(-1.0, accumulate=True))
+                absorbed = np.zeros(1) if part.absorbed is None else part.absorbed
+                self._map(place, left, self._scaled(absorbed - 1.0, accumulate=True))
                 continue
             constant = divisor.constant - (0.0 if divisor.vector is None else divisor.vector)
             epilogue = replace(self._scaled(-1.0), bias=self._emitter.vector(-constant))
@@ -216,8 +221,8 @@ class Division:
         vector = divisor.vector
         return Epilogue() if vector is None else Epilogue(bias=self._emitter.vector(vector))
 
-    def _scaled(self, factor: float, accumulate: bool = False) -> Epilogue:
-        index = self._emitter.program.vector(np.full(self._size, factor))
+    def _scaled(self, factor: float | Floats, accumulate: bool = False) -> Epilogue:
+        index = self._emitter.program.vector(np.resize(factor, self._size))
         return Epilogue(scale=Scale.vector, scale_vector=index, accumulate=accumulate)
 
     def _new(self, source: Place | None = None, epilogue: Epilogue | None = None) -> Place:

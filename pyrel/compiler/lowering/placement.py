@@ -225,6 +225,7 @@ class Placement:
                     domain.high,
                     domain.raw,
                     domain.constant,
+                    seen.present,
                 )
             ),
         )
@@ -252,10 +253,9 @@ class Placement:
         Returns the term that gives the same to each, one object for equal nodes, and the numbers.
         """
         seen = self.facts.linear_node(node)
-        features = ~seen.constant
+        features = seen.receiving
         key = node.named, features.tobytes()
         if key not in self.cache.even_terms:
-            self.cache.even_terms[key] = (Term(features, seen.counted),)
+            self.cache.even_terms[key] = (Term(features, seen.read[:, features]),)
         (term,) = self.cache.even_terms[key]
-        there = (~seen.domain.zero[:, features]).astype(float)
-        return (term,), (there @ term.matrix.T).ravel()
+        return (term,), (seen.present @ term.matrix.T).ravel()

@@ -9,30 +9,44 @@ import numpy as np
 
 from pyrel.compiler.graph.facts import Facts
 from pyrel.compiler.graph.intervals import common_runs
-from pyrel.compiler.graph.nodes import Graph, MaxPool, Node, Relu, picked
+from pyrel.compiler.graph.nodes import Copy, Graph, MaxPool, Node, Relu, picked
 from pyrel.compiler.graph.relevant_zeros import relevant_at_zero
 from pyrel.compiler.graph.rewrites import compact
 from pyrel.compiler.passes.contiguous import MAX_SEGMENTS
+from pyrel.methods.terms import Mask
 
 _FEW_RUNS = 4
 
 
-def pool_before_relu(facts: Facts) -> Graph:
+def pool_before_relu(facts: Facts, relevant: Mask | None = None) -> Graph:
     """Let max pools of ReLUs choose before the ReLU, where relevance may arrive at zeros.
 
     max(0, ·) and the maximum can change places. In a window of zeros the winner then is the largest
     pre-activation, whichever of them a model writes first. Elsewhere such a window gets nothing.
+    ``relevant`` marks the zeros where relevance may arrive; by default whatever the rules are.
     """
     graph = facts.graph
-    relevant = relevant_at_zero(graph)
+    relevant = relevant_at_zero(graph) if relevant is None else relevant
     below = np.arange(graph.size)  # by address: what it is the ReLU of, or itself
     is_relu = np.zeros(graph.size, dtype=bool)
     nodes: list[Node] = []
+    padded: list[Copy] = []  # ReLUs with −∞ around them, of which nothing is made yet
     position = graph.size
     for node in graph.nodes:
         if isinstance(node, Relu):
             below[node.addresses], is_relu[node.addresses] = node.inputs, True
+        if isinstance(node, Copy):
+            inside = ~facts.padding[node.addresses]
+            if picked(is_relu, node.inputs, False)[inside].all():
+                padded.append(node)
         pools = isinstance(node, MaxPool) and relevant[node.addresses].any()
+        if pools:
+            for copy in [c for c in padded if np.isin(node.inputs, c.addresses).any()]:
+                padded.remove(copy)
+                inputs = picked(below, copy.inputs, copy.inputs)
+                nodes.append(replace(copy, start=position, inputs=inputs))
+                below[copy.addresses], is_relu[copy.addresses] = nodes[-1].addresses, True
+                position += copy.size
         if pools and picked(is_relu, node.inputs, True).all():
             inputs = picked(below, node.inputs, node.inputs)
             pool = replace(node, start=position, inputs=inputs)
