@@ -17,7 +17,7 @@ from pyrel.methods.rules import LinearRule
 from pyrel.methods.site import KINDS, Site
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Assign:
     """Puts a rule at the nodes that fit all that is given.
 
@@ -57,6 +57,11 @@ class Assign:
             depth = getattr(self, name)
             if depth is not None and (not isinstance(depth, int) or depth < 0):
                 raise ValueError(f"{name}: wanted a whole number of 0 or more, got {depth!r}")
+
+    def __repr__(self) -> str:
+        """Show the rule, and what of the rest is given."""
+        given = [f"{name}={value!r}" for name, value in vars(self).items() if value is not None]
+        return f"Assign({', '.join([repr(self.rule), *given[1:]])})"
 
     def fits(self, site: Site) -> bool:
         """Whether a node is one of those."""
@@ -113,6 +118,11 @@ class Composite(RelevancePropagation):
     def options(self) -> dict[str, Any]:
         """The assignments as text, and those of `LrpEpsilon`."""
         return {"assignments": [repr(each) for each in self.assignments], **super().options}
+
+    def __repr__(self) -> str:
+        """Show the constructor call."""
+        options = "".join(f", {name}={value!r}" for name, value in super().options.items())
+        return f"Composite({list(self.assignments)}{options})"
 
     def rule(self, site: Site) -> Rule:
         """Return the rule of the first assignment that fits."""

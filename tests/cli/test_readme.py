@@ -50,6 +50,24 @@ def test_an_exported_program_is_explained_as_told(
     assert library.Explainer(names["model"], names["x"], "lrp_epsilon").any_steps
 
 
+def test_composites_and_rules_of_ones_own(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = after_the_examples("docs/methods.md")
+    first, *table = capsys.readouterr().out.splitlines()
+    assert "Composite([Assign(Flat(), from_input=0), Assign(Gamma(gamma=0.5" in first
+    assert [row.split()[0] for row in table] == ["node", "dense", "dense"]
+    # Behind a ReLU, and where z > 0, it is the γ rule; the first layer reads inputs ≥ 0 as well.
+    model, x = names["model"], names["x"]
+    e = library.Explainer(model, x, "lrp_gamma", gamma=0.5, low=0.0, high=1.0)(x)
+    mine = names["explainer"](x)
+    above = e.output[range(len(x)), e.target] > 0
+    assert torch.allclose(mine.relevance[above], e.relevance[above], rtol=1e-4, atol=1e-6)
+    assert repr(names["loaded"].method).startswith("custom my_gamma(")
+    assert names["loaded"].method.options == names["explainer"].method.options
+
+
 def test_all_methods_are_in_the_table() -> None:
     table = re.findall(r"^\| `(\w+)` \|.*\| (yes|no) \|$", README, re.MULTILINE)
     assert dict(table) == {
