@@ -37,26 +37,26 @@ from pyrel.methods import (
 
 
 class Tower(nn.Module):
-    """Two convolutions, an LSTM over the columns, and two dense layers."""
+    """Two convolutions, a recurrence over the columns, and two dense layers."""
 
     def __init__(self) -> None:
         super().__init__()
         self.front = nn.Sequential(
             nn.Conv1d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv1d(4, 5, 2), nn.Tanh()
         )
-        self.lstm = nn.LSTM(5, 6, batch_first=True)
+        self.core = nn.RNN(5, 6, batch_first=True)
         self.head = nn.Sequential(nn.Linear(6, 7), nn.ReLU(), nn.Linear(7, 2))
 
     def forward(self, x: Tensor) -> Tensor:
-        states: Tensor = self.lstm(self.front(x).transpose(1, 2))[0]
+        states: Tensor = self.core(self.front(x).transpose(1, 2))[0]
         return self.head(states[:, -1])
 
 
 torch.manual_seed(0)
 TOWER = Tower().eval()
-X = torch.rand(6, 3, 5, generator=torch.Generator().manual_seed(1))
+X = torch.rand(6, 3, 4, generator=torch.Generator().manual_seed(1))
 CAPTURED = pyrel.capture(TOWER, X)
-PLACES = ("front.0", "front.2", "lstm", "head.0", "head.2")
+PLACES = ("front.0", "front.2", "core", "head.0", "head.2")
 
 
 def explained(method: Any, **options: Any) -> Any:
@@ -91,7 +91,7 @@ def test_by_kind() -> None:
 def test_by_the_name_of_the_module() -> None:
     composite = Composite([Assign(GAMMA, module="front.*"), Assign(EPSILON, module="*.2")])
     assert_placed(composite, GAMMA, GAMMA, DEFAULT, DEFAULT, EPSILON)
-    composite = Composite([Assign(GAMMA, module="lstm"), Assign(FLAT, module="[fh]*.0")])
+    composite = Composite([Assign(GAMMA, module="core"), Assign(FLAT, module="[fh]*.0")])
     assert_placed(composite, FLAT, DEFAULT, GAMMA, FLAT, DEFAULT)
 
 
@@ -192,7 +192,7 @@ def test_a_method_without_a_linear_rule() -> None:
         name = "wrong"
 
         def rule(self, site: Site) -> methods.Rule:
-            dense = site.is_linear and site.module == "lstm"
+            dense = site.is_linear and site.module == "core"
             return (
                 super().rule(Site("sum", "", 0, 0, lambda: site.domain))
                 if dense
