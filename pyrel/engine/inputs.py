@@ -10,9 +10,8 @@ import torch
 
 from pyrel.compiler.capture.array_kinds import refuse_unreadable
 from pyrel.compiler.graph.nodes import Floats
+from pyrel.compiler.limits import LARGEST_EXACT
 from pyrel.engine.arrays import Array, Float32s, Int64s
-
-LARGEST_VOCABULARY = 1 << 24  # float32, in which the engine takes token ids, is exact up to here
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,8 +113,8 @@ class Inputs:
             return np.zeros_like(highest), highest
         own = self.vocabularies if shape == self.shape else self.vocabularies[:1]
         rows = np.broadcast_to(own, shape).reshape(-1)
-        low = np.where(rows > 0, 0, -LARGEST_VOCABULARY).astype(np.float32)
-        return low, np.where(rows > 0, rows - 1, LARGEST_VOCABULARY).astype(np.float32)
+        low = np.where(rows > 0, 0, -LARGEST_EXACT).astype(np.float32)
+        return low, np.where(rows > 0, rows - 1, LARGEST_EXACT).astype(np.float32)
 
     @property
     def same_at_all_steps(self) -> bool:

@@ -15,12 +15,13 @@ from pyrel.compiler.capture.capture import Capture, capture_at
 from pyrel.compiler.capture.forks import exporting
 from pyrel.compiler.graph.lookups import told_apart
 from pyrel.compiler.graph.nodes import Graph
+from pyrel.compiler.limits import LARGEST_EXACT
 from pyrel.compiler.program.generalise import TRIED
 from pyrel.engine import arrays, captures
 from pyrel.engine.arrays import Array, Int64s
 from pyrel.engine.compile import Compiler, compile_graph
 from pyrel.engine.graph_reference import GraphReference
-from pyrel.engine.inputs import LARGEST_VOCABULARY, Inputs
+from pyrel.engine.inputs import Inputs
 from pyrel.engine.model_reference import ModelReference, Reference
 from pyrel.engine.model_run import ModelRun
 from pyrel.engine.programs import Source
@@ -166,10 +167,10 @@ def _inputs(sample: _Sample, wanted: Wanted, any_steps: bool, because: str = "")
         raise ValueError(
             "low, high: the model takes token ids, whose range is that of its table; leave them out"
         )
-    if vocabulary > LARGEST_VOCABULARY:
+    if vocabulary > LARGEST_EXACT:
         raise UnsupportedModelError(
             f"its table has {vocabulary:,} rows; the engine takes token ids below "
-            f"{LARGEST_VOCABULARY:,}",
+            f"{LARGEST_EXACT:,}",
             operator="embedding",
         )
     low, high = arrays.bounds(low, high, shape) or (None, None)

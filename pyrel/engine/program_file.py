@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from pyrel import _core, methods
+from pyrel.compiler.limits import LARGEST_EXACT
 from pyrel.compiler.program.limits import Limits
 from pyrel.compiler.program.tensors import (
     Arrays,
@@ -36,7 +37,7 @@ from pyrel.engine import arrays
 from pyrel.engine.arrays import Float32s, Int64s
 from pyrel.engine.checked import NOTHING
 from pyrel.engine.compiled import AnySteps, Compiled, Patterns
-from pyrel.engine.inputs import LARGEST_VOCABULARY, Inputs
+from pyrel.engine.inputs import Inputs
 from pyrel.engine.plan import DECIDE, EXPLAIN
 from pyrel.engine.precision import check_precision
 from pyrel.engine.programs import load
@@ -229,7 +230,7 @@ def _parts(
     vocabularies = _vocabularies(left, header)
     if len(header.checked) > _LONGEST_TEXT or not header.checked.isprintable():
         raise ValueError("it says of what was checked something that is no line of text")
-    if not 0 <= header.vocabulary <= LARGEST_VOCABULARY:
+    if not 0 <= header.vocabulary <= LARGEST_EXACT:
         raise ValueError(f"it has a vocabulary of {header.vocabulary}")
     limits.check("instructions", _instructions(content), "instructions")
     compiled = (

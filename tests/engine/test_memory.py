@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pyrel
-from pyrel.compiler.graph.nodes import LINE
+from pyrel.compiler.limits import LINE
 from pyrel.compiler.program.enums import Post, Scale, Space
 from pyrel.compiler.program.instructions import Epilogue, Gather, Gemm, Instruction, Map, Template
 from pyrel.compiler.program.memory import Items, plan

@@ -20,10 +20,10 @@ from reference import explain
 from torch import nn
 
 import pyrel
+from pyrel.compiler.limits import SEGMENTS
 from pyrel.compiler.lowering import transposed_convolution as transposed
 from pyrel.compiler.lowering.lower import lower
 from pyrel.compiler.lowering.transposed_convolution import WayBack, find_way_back
-from pyrel.compiler.passes.contiguous import MAX_SEGMENTS
 from pyrel.compiler.program.enums import Scale
 from pyrel.compiler.program.instructions import Gemm, Seed
 from pyrel.compiler.program.program import Program
@@ -113,7 +113,7 @@ def test_blocks_are_the_transpose(
     np.testing.assert_array_equal(found, wanted)
     read = np.zeros(wanted.size, dtype=bool)
     read[sources[sources >= 0]] = True
-    most = -(-kernel.kernel // MAX_SEGMENTS)
+    most = -(-kernel.kernel // SEGMENTS)
     assert (written[read] >= 1).all()
     assert (written <= most * read).all()
 
@@ -124,7 +124,7 @@ def product(
     """Do what the engine does with blocks; return the sums, and how often each is written."""
     found, written = np.zeros(size), np.zeros(size, dtype=np.int64)
     for blocks in way_back.blocks:
-        assert len(blocks.lengths) <= MAX_SEGMENTS
+        assert len(blocks.lengths) <= SEGMENTS
         matrix = way_back.matrix(blocks, weight)
         width = matrix.shape[0] // sum(blocks.lengths)
         for start, firsts in zip(blocks.starts, blocks.firsts.T, strict=True):

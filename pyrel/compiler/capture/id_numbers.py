@@ -15,8 +15,7 @@ from pyrel.compiler.graph.builder import Builder
 from pyrel.compiler.graph.nodes import Addresses, Graph, picked
 from pyrel.compiler.graph.ranges import propagate
 from pyrel.compiler.graph.rewrites import live_nodes
-
-_EXACT = 1 << 24  # float32 holds all whole numbers up to this
+from pyrel.compiler.limits import LARGEST_EXACT
 
 
 class Kind(IntEnum):
@@ -106,5 +105,5 @@ class IdNumbers:
         part = replace(graph, nodes=live_nodes(nodes, read, graph.size), outputs=read)
         nothing = np.zeros(graph.input_size)
         low, high = propagate(part, nothing, nothing).of(read)
-        if read.size and max(high.max(), -low.min()) > _EXACT:
+        if read.size and max(high.max(), -low.min()) > LARGEST_EXACT:
             raise InexactCountError

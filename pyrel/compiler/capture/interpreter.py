@@ -26,6 +26,7 @@ from pyrel.compiler.capture.traced import Traced, UnwrittenError
 from pyrel.compiler.capture.tracer import Tracer
 from pyrel.compiler.graph.lookups import UnboundedIdsError
 from pyrel.compiler.graph.nodes import Graph
+from pyrel.compiler.limits import LARGEST_EXACT
 from pyrel.errors import UnsupportedModelError
 
 
@@ -186,8 +187,9 @@ class _Interpreter:
             raise unwritten(error) from None
         except InexactCountError:
             raise UnsupportedModelError(
-                f"numbers made of token ids are compared that may be above {1 << 24}, up to which "
-                "float32 holds whole numbers. Count the ids, or compare each of them",
+                "numbers made of token ids are compared that may be above "
+                f"{LARGEST_EXACT}, up to which float32 holds whole numbers. Count the ids, or "
+                "compare each of them",
                 operator="token ids",
             ) from None
         except UnboundedIdsError as error:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from pyrel.compiler.graph.functions import Function
 from pyrel.compiler.graph.weight_ids import WeightId
+from pyrel.compiler.limits import LINE
 
 Addresses = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -367,9 +368,6 @@ def look_up(constants: Floats, addresses: Addresses) -> Floats:
 def picked(values: npt.NDArray[Any], addresses: Addresses, constant: Any) -> npt.NDArray[Any]:
     """``values`` by address, and ``constant`` where an address is that of a constant."""
     return np.asarray(np.where(addresses >= 0, values[np.maximum(addresses, 0)], constant))
-
-
-LINE = 16  # floats in a cache line: nodes start on one
 
 
 def aligned(size: int) -> int:

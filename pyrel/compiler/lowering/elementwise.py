@@ -9,24 +9,16 @@ import numpy as np
 
 from pyrel.compiler.graph.functions import Function
 from pyrel.compiler.graph.intervals import by_vector, runs
-from pyrel.compiler.graph.nodes import (
-    Activation,
-    Add,
-    Addresses,
-    Choice,
-    Copy,
-    Node,
-    Relu,
-    picked,
-)
+from pyrel.compiler.graph.nodes import Activation, Add, Addresses, Choice, Copy, Node, Relu, picked
 from pyrel.compiler.graph.nodes import Scale as ScaleNode
+from pyrel.compiler.limits import SEGMENTS
 from pyrel.compiler.lowering import linear
 from pyrel.compiler.lowering.emitter import Emitter
 from pyrel.compiler.lowering.linear import divide_by
 from pyrel.compiler.lowering.parts import Division, Divisor, at
 from pyrel.compiler.lowering.placement import Placement
 from pyrel.compiler.lowering.relevance import Relevance
-from pyrel.compiler.passes.contiguous import MAX_SEGMENTS, SHORT_RUN
+from pyrel.compiler.passes.contiguous import SHORT_RUN
 from pyrel.compiler.program.enums import Post, Scale, Space
 from pyrel.compiler.program.instructions import Activate, Epilogue, Gather, Scatter, Slope
 from pyrel.methods import other_rules
@@ -264,7 +256,7 @@ def _copied_parts(node: Node, emitter: Emitter) -> tuple[list[Addresses], list[t
     """
     owner = picked(emitter.facts.owners, node.inputs, -2)
     breaks = np.flatnonzero(np.diff(owner)) + 1
-    if breaks.size >= MAX_SEGMENTS and node.size < SHORT_RUN * (breaks.size + 1):
+    if breaks.size >= SEGMENTS and node.size < SHORT_RUN * (breaks.size + 1):
         breaks = np.flatnonzero(np.diff(np.sign(owner + 1) - (owner == -2))) + 1
     edges = [0, *breaks.tolist(), node.size]
     short = []

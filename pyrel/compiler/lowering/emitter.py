@@ -17,8 +17,8 @@ import numpy as np
 from pyrel.compiler.graph.facts import Facts
 from pyrel.compiler.graph.intervals import Integers, common_runs, runs
 from pyrel.compiler.graph.nodes import Addresses, Floats, aligned
+from pyrel.compiler.limits import SEGMENTS
 from pyrel.compiler.lowering.cache import LoweringCache
-from pyrel.compiler.passes.contiguous import MAX_SEGMENTS
 from pyrel.compiler.program.enums import Post, Scale, Space
 from pyrel.compiler.program.instructions import Epilogue, Gemm, Map, Offsets, Template
 from pyrel.compiler.program.program import Program
@@ -128,7 +128,7 @@ class Emitter:
 
         What lies in more segments than a product can read is multiplied one by one.
         """
-        if len(segments) > MAX_SEGMENTS:
+        if len(segments) > SEGMENTS:
             first = replace(epilogue, post=Post.none)
             then = replace(first, bias=-1, accumulate=True)
             last = replace(epilogue, bias=-1, accumulate=True)

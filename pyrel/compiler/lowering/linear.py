@@ -10,12 +10,12 @@ import numpy as np
 
 from pyrel.compiler.graph.intervals import common_runs, runs
 from pyrel.compiler.graph.nodes import Addresses, Floats, Linear, Node
+from pyrel.compiler.limits import SEGMENTS
 from pyrel.compiler.lowering.emitter import Emitter, Matrix, Place
 from pyrel.compiler.lowering.parts import divide_into_parts
 from pyrel.compiler.lowering.placement import Placement
 from pyrel.compiler.lowering.relevance import Relevance, Shares
 from pyrel.compiler.lowering.rows import back_rows, factor_epilogue
-from pyrel.compiler.passes.contiguous import MAX_SEGMENTS
 from pyrel.compiler.program.enums import Post, Scale, Share, Space
 from pyrel.compiler.program.instructions import Epilogue, Offsets
 from pyrel.methods import AtRelu
@@ -95,7 +95,7 @@ def _divides_at_once(node: Linear, denominator: Denominator, placement: Placemen
         return False
     pieces = common_runs(node.inputs[:, denominator.terms[0].features])
     return (
-        len(list(pieces)) <= MAX_SEGMENTS  # a single product, that reads before it writes
+        len(list(pieces)) <= SEGMENTS  # a single product, that reads before it writes
         and not denominator.output
         and not denominator.epsilon
         and not placement.shares_bias
@@ -138,7 +138,7 @@ def _denominator_product(
     node: Linear, emitter: Emitter, term: Term
 ) -> tuple[list[tuple[Place, int]], Matrix]:
     segments = emitter.factor_segments(node.inputs[:, term.features], term.factor)
-    if len(segments) <= MAX_SEGMENTS:
+    if len(segments) <= SEGMENTS:
         return segments, Matrix((term, "denominator"), node.width, lambda: term.matrix.T)
     # Too many pieces: read all inputs, those between them with weights of zero.
     variable = (node.inputs >= 0).all(axis=0)

@@ -20,8 +20,7 @@ import numpy as np
 
 from pyrel.compiler.graph.intervals import Integers, common_runs
 from pyrel.compiler.graph.nodes import Addresses, Floats
-from pyrel.compiler.passes.contiguous import MAX_SEGMENTS
-from pyrel.compiler.passes.join_positions import LANES, RESULT, ROW
+from pyrel.compiler.limits import LINE, RESULT_COST, ROW_COST, SEGMENTS
 from pyrel.methods.terms import Mask
 
 Count = TypeVar("Count", int, Integers)
@@ -240,10 +239,10 @@ class _Cut:
     def cost(self, width: int, terms: int, together: bool) -> int:
         """Vector multiply-adds of all products; ``together`` with what follows for each term."""
         products = _products(self._runs)
-        depth = width * self.depths + products * RESULT
-        rest = products * ROW + _RUN * self._runs
+        depth = width * self.depths + products * RESULT_COST
+        rest = products * ROW_COST + _RUN * self._runs
         if together:
-            apart = terms * (_vectors(self.sizes) * RESULT + ROW)
+            apart = terms * (_vectors(self.sizes) * RESULT_COST + ROW_COST)
             each = _vectors(terms * self.sizes) * depth + rest + apart
         else:
             each = terms * (_vectors(self.sizes) * depth + rest)
@@ -308,13 +307,15 @@ def _places(new: Mask) -> Integers:
 
 def _cost_of_adding_up(inputs: Addresses, width: int, terms: int) -> int:
     """Vector multiply-adds of products that read what is there already, and add to it."""
-    each = sum(_vectors(j - i) * (width + 2 * RESULT) + ROW for i, j in common_runs(inputs))
+    each = sum(
+        _vectors(j - i) * (width + 2 * RESULT_COST) + ROW_COST for i, j in common_runs(inputs)
+    )
     return terms * len(inputs) * int(each)
 
 
 def _products(runs: Count) -> Count:
-    return -(-runs // MAX_SEGMENTS)
+    return -(-runs // SEGMENTS)
 
 
 def _vectors(columns: Count) -> Count:
-    return -(-columns // LANES)
+    return -(-columns // LINE)

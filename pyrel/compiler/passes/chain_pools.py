@@ -12,7 +12,7 @@ from pyrel.compiler.graph.intervals import common_runs
 from pyrel.compiler.graph.nodes import Copy, Graph, MaxPool, Node, Relu, picked
 from pyrel.compiler.graph.relevant_zeros import relevant_at_zero
 from pyrel.compiler.graph.rewrites import compact
-from pyrel.compiler.passes.contiguous import MAX_SEGMENTS
+from pyrel.compiler.limits import SEGMENTS
 from pyrel.methods.terms import Mask
 
 _FEW_RUNS = 4
@@ -87,5 +87,5 @@ def chain_pools(facts: Facts, shares: bool) -> Graph:
 
 def _in_vectors(node: MaxPool) -> bool:
     """Whether there are many inputs, each in a few runs and none constant."""
-    many = len(node.inputs) > MAX_SEGMENTS and (node.inputs >= 0).all()
+    many = len(node.inputs) > SEGMENTS and (node.inputs >= 0).all()
     return bool(many) and len(list(common_runs(node.inputs))) <= _FEW_RUNS

@@ -27,10 +27,10 @@ from pyrel.compiler.graph.nodes import (
 )
 from pyrel.compiler.graph.rewrites import compact
 from pyrel.compiler.graph.weight_ids import WeightId
+from pyrel.compiler.limits import SEGMENTS
 from pyrel.compiler.passes.join_positions import Joiner
 from pyrel.methods.terms import Mask
 
-MAX_SEGMENTS = 8  # of a gemm, see csrc/cpu/kernels.h
 _FEW_RUNS = 4
 SHORT_RUN = 16  # floats: shorter than a vector on average, copying costs less than reading apart
 
@@ -117,7 +117,7 @@ def _in_tiles(node: Linear) -> bool:
     It then multiplies run by run, with a few matrices, and reads no copy of all.
     """
     pieces = list(runs(node.inputs[0]))
-    if len(pieces) <= MAX_SEGMENTS:
+    if len(pieces) <= SEGMENTS:
         return False
     tiles = [node.weight[:, first:stop] for first, stop in pieces]
     return any(
@@ -130,7 +130,7 @@ def _in_tiles(node: Linear) -> bool:
 def _scattered(inputs: Addresses) -> bool:
     pieces = list(runs(inputs))
     elements = sum(stop - first for first, stop in pieces)
-    return len(pieces) > MAX_SEGMENTS or (
+    return len(pieces) > SEGMENTS or (
         len(pieces) > 1 and elements < SHORT_RUN * len(pieces) and elements > 1
     )
 
@@ -169,7 +169,7 @@ def _read_patches(node: Linear, owners: Addresses, copied: Copied) -> Linear:
     """
     owners = picked(owners, node.inputs, -1)
     one_map = (owners == owners[:1]).all()
-    few = len(list(common_runs(node.inputs))) <= MAX_SEGMENTS
+    few = len(list(common_runs(node.inputs))) <= SEGMENTS
     if (node.inputs >= 0).all() and one_map and few:
         return node
     copy = copied(node.inputs.ravel(), node.module)

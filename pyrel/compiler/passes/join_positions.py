@@ -17,13 +17,10 @@ import numpy.typing as npt
 
 from pyrel.compiler.graph.nodes import Addresses, Copy, Floats, Graph, Linear
 from pyrel.compiler.graph.weight_ids import WeightId
+from pyrel.compiler.limits import LINE, RESULT_COST, ROW_COST
 from pyrel.methods.terms import Mask
 
-LANES = 16  # floats of a vector
-# What a row of an instruction, and a vector of its results, cost beside the products: as much as
-# this many multiply-adds of vectors (AVX-512, Zen 5). Only a clear gain counts, as the count is
-# rough.
-ROW, RESULT = 12, 8
+# Only a clear gain counts, as the count is rough.
 _CLEAR = 0.9
 _MOST_INPUTS = 512  # of a joined row, so that its weights stay few
 
@@ -107,5 +104,5 @@ def _line(inputs: Addresses) -> int:
 def _cost(inputs: Addresses, width: int) -> int:
     """Vector multiply-adds of a product; the way back does not depend on which rows are joined."""
     rows, depth = inputs.shape
-    vectors = -(-width // LANES)
-    return int(rows) * (vectors * (int(depth) + RESULT) + ROW)
+    vectors = -(-width // LINE)
+    return int(rows) * (vectors * (int(depth) + RESULT_COST) + ROW_COST)

@@ -22,7 +22,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from pyrel.compiler.graph.nodes import LINE
+from pyrel.compiler.limits import LINE
 from pyrel.compiler.program.block_placement import place
 from pyrel.compiler.program.enums import Space
 from pyrel.compiler.program.instructions import Instruction, Operand, Repeat
