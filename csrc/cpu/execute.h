@@ -18,6 +18,8 @@ void execute(const PoolRoute& route, Slab& slab);
 void execute(const Normalise& normalise, Slab& slab);
 void execute(const NormaliseBack& back, Slab& slab);
 void execute(const Embed& embed, Slab& slab);
+void execute(const Reduce& reduce, Slab& slab);
+void execute(const Spread& spread, Slab& slab);
 // Fails where an output is not finite.
 Status execute(const Seed& seed, Slab& slab);
 

@@ -84,6 +84,19 @@ void execute(const PoolRoute& route, Slab& slab) {
                                slab.views(route.outs, 1), route.shares, route.accumulate});
 }
 
+void execute(const Reduce& reduce, Slab& slab) {
+    slab.kernels().reduce({slab.chosen(), slab.steps(), reduce.columns * slab.lanes(),
+                           static_cast<int64_t>(reduce.index.size()), reduce.index.data(),
+                           slab.view(reduce.source), slab.view(reduce.out), reduce.factor, false});
+}
+
+void execute(const Spread& spread, Slab& slab) {
+    slab.kernels().spread({slab.chosen(), slab.steps(), spread.columns * slab.lanes(),
+                           static_cast<int64_t>(spread.index.size()), spread.index.data(),
+                           slab.view(spread.source), slab.view(spread.out), spread.factor,
+                           spread.accumulate});
+}
+
 void execute(const Embed& embed, Slab& slab) {
     const int64_t lanes = slab.lanes();
     const Table& table = slab.code().table(embed.table);

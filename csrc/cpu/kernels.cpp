@@ -8,6 +8,7 @@
 #include "functions.h"
 #include "in_lanes.h"
 #include "pools.h"
+#include "reduce.h"
 #include "sparse.h"
 #include "sums.h"
 
@@ -180,6 +181,8 @@ constexpr Kernels table(const char* isa) {
     kernels.slope = slope;
     kernels.max_pool = max_pool;
     kernels.pool_route = pool_route;
+    kernels.reduce = reduce;
+    kernels.spread = spread;
     kernels.absorb = absorb;
     kernels.absorb_in_lanes = absorb_in_lanes;
     kernels.totals = totals;

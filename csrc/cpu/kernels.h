@@ -80,6 +80,21 @@ struct MapTask {
     Epilogue epilogue;
 };
 
+// Rows of one sample and step that begin `places[i]` elements behind the view's, `count` of them:
+// out[row, :] = factor · Σ_i source[row + i, :]; or out[row + i, :] = factor · source[row, :],
+// added to what is there if `accumulate`.
+struct ReduceTask {
+    int64_t samples;
+    int64_t steps;
+    int64_t columns;
+    int64_t count;
+    const int64_t* places;
+    View source;
+    View out;
+    float factor;
+    bool accumulate;
+};
+
 // out[row, :] = f(source[row, :]); or source · f'(value), and out added to it if `accumulate`.
 struct FunctionTask {
     int64_t samples;
@@ -151,6 +166,8 @@ struct Kernels {
     void (*slope)(const FunctionTask&);
     void (*max_pool)(const PoolTask&);
     void (*pool_route)(const PoolTask&);
+    void (*reduce)(const ReduceTask&);
+    void (*spread)(const ReduceTask&);
     void (*absorb)(const AbsorbTask&);
     void (*absorb_in_lanes)(const AbsorbTask&);
     Totals (*totals)(const float* x, int64_t size);

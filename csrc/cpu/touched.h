@@ -53,6 +53,16 @@ class Touched {
                       writes ? Access::update : Access::read);
     }
 
+    void parts(const std::vector<int64_t>& index, int64_t columns, const Rows& rows,
+               Access access) {
+        for (int64_t step = first_step_; step < end_step_; ++step)
+            for (const int64_t start : index) {
+                if (spent()) return;
+                const int64_t first = rows.offsets[static_cast<size_t>(step)] + start;
+                for (int64_t f = first; f < first + columns; ++f) touch(rows.space, f, access);
+            }
+    }
+
     // What is absorbed is one sum, which every part adds to.
     void absorbed() { touch(absorbed_, absorbed_, Access::update); }
 

@@ -302,9 +302,50 @@ struct Embed {
     }
 };
 
+// out[n] = factor · Σ_r source[index[r] + n]. Row r is of part r % 8 of the sum; see tuning.h.
+struct Reduce {
+    static constexpr const char* kName = "Reduce";
+    Rows source;
+    std::vector<int64_t> index;
+    int64_t columns = 0;
+    Rows out;
+    float factor = 1.0f;
+
+    template <typename Self, typename Take>
+    static void fields(Self& self, Take&& take) {
+        take("source", self.source);
+        take("index", self.index);
+        take("columns", self.columns);
+        take("out", self.out);
+        take("factor", self.factor);
+    }
+};
+
+// out[index[r] + n] = factor · source[n] for every r, added to what is there already if
+// `accumulate`.
+struct Spread {
+    static constexpr const char* kName = "Spread";
+    Rows source;
+    std::vector<int64_t> index;
+    int64_t columns = 0;
+    Rows out;
+    float factor = 1.0f;
+    bool accumulate = false;
+
+    template <typename Self, typename Take>
+    static void fields(Self& self, Take&& take) {
+        take("source", self.source);
+        take("index", self.index);
+        take("columns", self.columns);
+        take("out", self.out);
+        take("factor", self.factor);
+        take("accumulate", self.accumulate);
+    }
+};
+
 // What may stand in the body of a repeat.
 using Repeatable = std::variant<Gemm, Map, Gather, Scatter, Absorb, Activate, Slope, MaxPool,
-                                PoolRoute, Normalise, NormaliseBack, Embed>;
+                                PoolRoute, Normalise, NormaliseBack, Embed, Reduce, Spread>;
 
 // Runs its body `count` times. Of an instruction with count · k rows, iteration i takes the k rows
 // from i · k on.
@@ -313,8 +354,9 @@ struct Repeat {
     std::vector<Repeatable> body;
 };
 
-using Instruction = std::variant<Gemm, Map, Gather, Scatter, Absorb, Activate, Slope, MaxPool,
-                                 PoolRoute, Normalise, NormaliseBack, Embed, Seed, Repeat>;
+using Instruction =
+    std::variant<Gemm, Map, Gather, Scatter, Absorb, Activate, Slope, MaxPool, PoolRoute, Normalise,
+                 NormaliseBack, Embed, Reduce, Spread, Seed, Repeat>;
 
 // How many rows an instruction has for each sample: the offsets of each of its operands.
 template <typename Plain>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What each instruction touches, in the order in which it is checked: a visitor's
-// rows(rows, columns, access), and elements(index, rows, writes) where only some elements of a row
-// are touched.
+// rows(rows, columns, access), elements(index, rows, writes) where only some elements of a row are
+// touched, and parts(index, columns, rows, access) where the columns from each of some places are.
 #pragma once
 
 #include "program.h"
@@ -113,6 +113,18 @@ template <typename Visitor>
 void operands(const Code& code, const Embed& embed, Visitor& visitor) {
     visitor.rows(embed.source, 1, Access::read);
     visitor.rows(embed.out, code.table(embed.table).columns, Access::write);
+}
+
+template <typename Visitor>
+void operands(const Code&, const Reduce& reduce, Visitor& visitor) {
+    visitor.parts(reduce.index, reduce.columns, reduce.source, Access::read);
+    visitor.rows(reduce.out, reduce.columns, Access::write);
+}
+
+template <typename Visitor>
+void operands(const Code&, const Spread& spread, Visitor& visitor) {
+    visitor.rows(spread.source, spread.columns, Access::read);
+    visitor.parts(spread.index, spread.columns, spread.out, added_if(spread.accumulate));
 }
 
 }  // namespace pyrel

@@ -146,6 +146,8 @@ class Program {
     void check(const Normalise& normalise);
     void check(const NormaliseBack& back);
     void check(const Embed& embed);
+    void check(const Reduce& reduce);
+    void check(const Spread& spread);
     void check(const Seed& seed);
     void check(const Repeat& repeat);
     void check_vector(int index, int64_t columns) const;

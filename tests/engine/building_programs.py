@@ -99,6 +99,14 @@ class Building:
     def embed(self, source: Rows, table: int, out: Rows) -> None:
         self._add("Embed", source=source, table=table, out=out)
 
+    def reduce(self, source: Rows, index: list[int], columns: int, *rest: Any) -> None:
+        fields = {"source": source, "index": index, "columns": columns}
+        self._add("Reduce", **fields, **_named(("out", "factor"), rest))
+
+    def spread(self, source: Rows, index: list[int], columns: int, *rest: Any) -> None:
+        fields = {"source": source, "index": index, "columns": columns}
+        self._add("Spread", **fields, **_named(("out", "factor", "accumulate"), rest))
+
 
 def _named(names: tuple[str, ...], values: tuple[Any, ...]) -> dict[str, Any]:
     return dict(zip(names, values, strict=True))

@@ -299,6 +299,48 @@ class Embed:
         return (Operand(self.source, 1), Operand(self.out, self.columns, False, True))
 
 
+@dataclass(frozen=True)
+class Reduce:
+    """``out[n] = factor · Σ_r source[index[r] + n]``: a sum of rows, or a mean of them.
+
+    Row r is of part r mod 8; each part is summed in order, then the parts are: the same bits
+    whatever runs it. The index is from ``Program.indices``.
+    """
+
+    source: Space
+    span: Planned
+    index: int
+    columns: int
+    out: Space
+    factor: float = 1.0
+
+    def operands(self) -> tuple[Operand, ...]:
+        """List source and output."""
+        source = Operand(self.source, self.span, whole=False)
+        return (source, Operand(self.out, self.columns, False, True))
+
+
+@dataclass(frozen=True)
+class Spread:
+    """``out[index[r] + n] = factor · source[n]`` for every r, in order: the way back of `Reduce`.
+
+    Added to what is stored already if ``accumulate``.
+    """
+
+    source: Space
+    span: Planned
+    index: int
+    columns: int
+    out: Space
+    factor: float = 1.0
+    accumulate: bool = False
+
+    def operands(self) -> tuple[Operand, ...]:
+        """List source and output."""
+        out = Operand(self.out, self.span, self.accumulate, True)
+        return (Operand(self.source, self.columns), out)
+
+
 Template: TypeAlias = (
     Gemm
     | Map
@@ -313,6 +355,8 @@ Template: TypeAlias = (
     | Normalise
     | NormaliseBack
     | Embed
+    | Reduce
+    | Spread
 )
 
 
