@@ -91,15 +91,15 @@ void gemm_tile(const GemmTask& task, const Block& block, int first, int64_t colu
 template <typename Element, int Rows>
 void gemm_rows(const GemmTask& task, const Block& block, int first) {
     constexpr int Panels = 4 * Rows <= kTileRows ? 4 : (2 * Rows <= kTileRows ? 2 : 1);
-    const int64_t whole = task.columns / kPanel * kPanel;
-    int64_t column = 0;
+    const int64_t whole = block.end / kPanel * kPanel;
+    int64_t column = block.begin;
     for (; column + Panels * kPanel <= whole; column += Panels * kPanel)
         gemm_tile<Element, Rows, Panels * kPanelVectors, false>(task, block, first, column);
     for (; column < whole; column += kPanel)
         gemm_tile<Element, Rows, kPanelVectors, false>(task, block, first, column);
-    if (task.columns - whole > kLanes)
+    if (block.end - whole > kLanes)
         gemm_tile<Element, Rows, kPanelVectors, true>(task, block, first, whole);
-    else if (task.columns > whole)
+    else if (block.end > whole)
         gemm_tile<Element, Rows, 1, true>(task, block, first, whole);
 }
 

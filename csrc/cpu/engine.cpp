@@ -4,24 +4,39 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "tuning.h"
+
 namespace pyrel {
 
 Engine::Engine(const Program& program, PackedMatrices& packed, int64_t most_packed)
     : code_(program.code()), kernels_(packed.kernels()), matrices_(program.matrices().size()) {
     require(program.finished(), "the program is not finished");
-    for_each(code_->instructions, [&](const auto& i) {
-        if constexpr (std::is_same_v<std::decay_t<decltype(i)>, Gemm>) {
-            auto& slot = matrices_[static_cast<size_t>(i.matrix)][i.bf16 ? 1 : 0];
-            if (slot) return;
-            slot =
-                packed.get(program.matrices()[static_cast<size_t>(i.matrix)], i.bf16, most_packed);
-            if (i.bf16)
-                scratch_size_ =
-                    std::max(scratch_size_, kernels_.block_rows * bf16_row(slot->depth));
-        }
-    });
+    for (const Instruction& instruction : code_->instructions) {
+        if (const auto* gemm = std::get_if<Gemm>(&instruction))
+            pack(*gemm, 1, program, packed, most_packed);
+        if (const auto* repeat = std::get_if<Repeat>(&instruction))
+            for (const Repeatable& each : repeat->body)
+                if (const auto* gemm = std::get_if<Gemm>(&each))
+                    pack(*gemm, repeat->count, program, packed, most_packed);
+    }
     gain_in_lanes_ = compare_with_lanes();
     if (gain_in_lanes_ > 1.0) stretches_ = find_stretches(*code_, kernels_);
+}
+
+// What a gemm needs that runs so many times.
+void Engine::pack(const Gemm& gemm, int64_t times, const Program& program, PackedMatrices& packed,
+                  int64_t& most_packed) {
+    const Shape& w = code_->matrix(gemm.matrix);
+    const int64_t bytes =
+        w.depth * w.columns * (gemm.bf16 ? 2 : static_cast<int64_t>(sizeof(float)));
+    if (rows_of(gemm) / times < kManyRows)
+        streamed_bytes_ += static_cast<double>(bytes) * static_cast<double>(times);
+    auto& slot = matrices_[static_cast<size_t>(gemm.matrix)][gemm.bf16 ? 1 : 0];
+    if (slot) return;
+    slot = packed.get(program.matrices()[static_cast<size_t>(gemm.matrix)], gemm.bf16, most_packed);
+    weight_bytes_ += bytes;
+    if (gemm.bf16)
+        scratch_size_ = std::max(scratch_size_, kernels_.block_rows * bf16_row(slot->depth));
 }
 
 int64_t Engine::lane_group_bytes() const {

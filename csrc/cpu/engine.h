@@ -39,12 +39,18 @@ class Engine {
     // the same results; or 0 where it does not run so, as products of bfloat16 do not, and what
     // would take more than kMostLaneBytes.
     double gain_in_lanes() const { return gain_in_lanes_; }
+    // Of all matrices, and of those that a sample reads, each time that it does; but for products
+    // of so many rows that one sample repays reading the weights.
+    int64_t weight_bytes() const { return weight_bytes_; }
+    double streamed_bytes() const { return streamed_bytes_; }
     // Makes what the matrices are in lanes, where it is not made yet. Throws std::bad_alloc.
     void pack_in_lanes() const;
     // How the instructions run in lanes; none where each runs on its own.
     const std::vector<Stretch>& stretches() const { return stretches_; }
 
   private:
+    void pack(const Gemm& gemm, int64_t times, const Program& program, PackedMatrices& packed,
+              int64_t& most_packed);
     double compare_with_lanes() const;
 
     const std::shared_ptr<const Code> code_;
@@ -52,6 +58,8 @@ class Engine {
     // By index; in float32 and as pairs of bfloat16, where an instruction takes them.
     std::vector<std::array<std::shared_ptr<const PackedMatrix>, 2>> matrices_;
     int64_t scratch_size_ = 0;
+    int64_t weight_bytes_ = 0;
+    double streamed_bytes_ = 0.0;
     double gain_in_lanes_ = 0.0;
     std::vector<Stretch> stretches_;
 };

@@ -1,8 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 // Products, and what is done to their results.
+#include <algorithm>
+
+#include "caches.h"
 #include "execute.h"
 
 namespace pyrel {
+namespace {
+
+// Columns whose weights fill half of the second-level cache, where all do not fit it and rows
+// are enough to repay reading the rows again for each part of the columns.
+int64_t columns_together(const PackedMatrix& w, int64_t rows, const Kernels& kernels) {
+    const int64_t depth = w.bf16 ? (w.depth + 1) / 2 : w.depth;
+    const int64_t most = second_level_cache() / 2 / (depth * static_cast<int64_t>(sizeof(float)));
+    const bool stays =
+        w.columns * depth * static_cast<int64_t>(sizeof(float)) <= second_level_cache();
+    if (stays || rows <= kernels.block_rows) return w.columns;
+    return std::max<int64_t>(1, most / kernels.panel) * kernels.panel;
+}
+
+}  // namespace
 
 void execute(const Gemm& gemm, Slab& slab) {
     const PackedMatrix& w = slab.engine().matrix(gemm);
@@ -18,6 +35,7 @@ void execute(const Gemm& gemm, Slab& slab) {
     }
     task.packed = w.packed.get();
     task.panel_stride = w.panel_stride;
+    task.together = columns_together(w, task.samples * task.steps, slab.kernels());
     task.out = slab.view(gemm.out);
     task.epilogue = slab.epilogue(gemm.epilogue);
     task.scratch = slab.scratch();

@@ -23,9 +23,23 @@ void multiply(const GemmTask& task, const Block& block, NonZeros& found) {
         gemm_dense<Element>(task, block);
 }
 
+// All rows with some columns, whose weights stay in a cache, before others: take(block).
+template <typename Take>
+void for_columns(const GemmTask& task, Take&& take) {
+    for (int64_t begin = 0; begin < task.columns; begin += task.together) {
+        const int64_t left = task.columns - begin;
+        const int64_t end = begin + (left < task.together ? left : task.together);
+        for_blocks(task, [&](Block& block) {
+            block.begin = begin;
+            block.end = end;
+            take(block);
+        });
+    }
+}
+
 void gemm(const GemmTask& task) {
     NonZeros found;
-    for_blocks(task, [&](Block& block) { multiply<Single>(task, block, found); });
+    for_columns(task, [&](Block& block) { multiply<Single>(task, block, found); });
 }
 
 #if defined(PYREL_ISA_AVX512_BF16)
@@ -37,7 +51,7 @@ void gemm_bf16(const GemmTask& task) {
     pairs.segments = 1;
     pairs.depth = pairs.segment_depth[0] = (task.depth + 1) / 2;
     const int64_t stride = bf16_row(task.depth);
-    for_blocks(task, [&](Block& block) {
+    for_columns(task, [&](Block& block) {
         for (int r = 0; r < block.rows; ++r) {
             float* row = task.scratch + r * stride;
             row[pairs.depth - 1] = 0.0f;  // an odd depth leaves half of the last pair

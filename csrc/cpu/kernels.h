@@ -61,6 +61,7 @@ struct GemmTask {
     // a pair of bfloat16, of rows 2k and 2k + 1, in the bits of a float, the first one lowest.
     const float* packed;
     int64_t panel_stride;             // floats from one panel to the next
+    int64_t together;                 // columns that all rows are multiplied with before others
     float* scratch;                   // for gemm_bf16: block_rows × bf16_row(depth) floats
     const LaneColumns* lane_columns;  // for gemm_in_lanes, instead of the packed panels
     int64_t lane_groups;

@@ -7,7 +7,9 @@
 #include <limits>
 #include <type_traits>
 
+#include "caches.h"
 #include "engine.h"
+#include "plan.h"
 
 namespace pyrel {
 namespace {
@@ -85,6 +87,17 @@ LaneMatrix pack(const PackedMatrix& matrix, const Kernels& kernels) {
     return packed;
 }
 
+// Whether activations or relevance are zero in many places, as ReLUs leave them.
+bool leaves_zeros(const Code& code) {
+    bool has_zeros = false;
+    for_each(code.instructions, [&](const auto& i) {
+        if constexpr (requires { i.epilogue.post; })
+            has_zeros |= i.epilogue.post == Post::relu || i.epilogue.post == Post::mask ||
+                         i.epilogue.post == Post::guided;
+    });
+    return has_zeros;
+}
+
 }  // namespace
 
 void PackedMatrix::pack_in_lanes(const Kernels& kernels) const {
@@ -105,20 +118,11 @@ double Engine::compare_with_lanes() const {
     // What is left of large products where rows skip the zeros that ReLUs leave.
     constexpr double kSkipping = 0.6;
     // What a vector of weights costs that is not in the second-level cache, for so many rows.
-    constexpr double kFar = 2.0, kRowsApart = 12.0;
+    constexpr double kFar = 2.0;
+    const auto rows_apart = static_cast<double>(std::max(kSlabSamples, most_apart(*this, 1)));
     const auto rows_together = static_cast<double>(2 * kernels_.lanes);
-    constexpr int64_t kCacheFloats = int64_t{256} << 10;
-    int64_t weights = 0;
-    for (const auto& forms : matrices_)
-        for (const auto& packed : forms)
-            if (packed) weights += packed->depth * packed->columns;
-    const double far = weights > kCacheFloats ? kFar : 0.0;
-    bool has_zeros = false;
-    for_each(code_->instructions, [&](const auto& i) {
-        if constexpr (requires { i.epilogue.post; })
-            has_zeros |= i.epilogue.post == Post::relu || i.epilogue.post == Post::mask ||
-                         i.epilogue.post == Post::guided;
-    });
+    const double far = weight_bytes_ > kCacheBytes ? kFar : 0.0;
+    const bool has_zeros = leaves_zeros(*code_);
     bool runs = lane_group_bytes() <= kMostLaneBytes;
     double apart = 0.0, together = 0.0;
     const auto vectors = [&](int64_t columns) {
@@ -135,7 +139,7 @@ double Engine::compare_with_lanes() const {
             const bool skips = has_zeros && w.columns >= kSparseVectors * kernels_.lanes &&
                                w.depth * w.columns >= kSparseWeights;
             const double depth =
-                static_cast<double>(w.depth) * ((skips ? kSkipping : 1.0) + far / kRowsApart);
+                static_cast<double>(w.depth) * ((skips ? kSkipping : 1.0) + far / rows_apart);
             apart += rows * (vectors(w.columns) * (depth + kResult) + kRow);
             together += rows * share(taken * (1.0 + far / rows_together) +
                                      static_cast<double>(w.columns) * kResult + kRow);

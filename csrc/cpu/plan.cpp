@@ -3,14 +3,13 @@
 
 #include <algorithm>
 
+#include "caches.h"
+
 namespace pyrel {
 namespace {
 
 // A slab's memory is kept below this where that leaves at least one sample.
 constexpr int64_t kMostSlabBytes = int64_t{64} << 20;
-// Slabs of this many samples fill the widest tile at every step of a recurrence; larger ones leave
-// the caches.
-constexpr int64_t kSlabSamples = 12;
 // In lanes, of so many groups: two rows for each weight that is read, at every step.
 constexpr int64_t kSlabGroups = 2;
 // That is, of as many as take at most this together.
@@ -20,19 +19,11 @@ constexpr int64_t kSlabLaneBytes = int64_t{16} << 20;
 constexpr double kClearGain = 1.05, kPartlyFilled = 1.1, kClearestGain = 1.4;
 // A slab's memory is kept below this where that leaves at least one tile of samples.
 constexpr int64_t kSlabBytes = int64_t{4} << 20;
+
 // How many at a time, at most so many, if all threads shall have equally many to do.
 int64_t divided(int64_t count, int threads, int64_t most) {
     const int64_t rounds = (count + threads * most - 1) / (threads * most);
     return std::max<int64_t>(1, (count + threads * rounds - 1) / (threads * rounds));
-}
-
-int64_t slab_samples(const Engine& engine, int64_t samples, int threads) {
-    const int64_t bytes =
-        arena_stride(engine.code().arena_size) * static_cast<int64_t>(sizeof(float));
-    const int64_t tile = engine.kernels().tile_rows;
-    const int64_t fitting = std::clamp(kSlabBytes / bytes / tile * tile, tile, kSlabSamples);
-    const int64_t most = std::clamp<int64_t>(kMostSlabBytes / bytes, 1, fitting);
-    return divided(samples, threads, most);
 }
 
 }  // namespace
@@ -42,6 +33,22 @@ int64_t slab_samples(const Engine& engine, int64_t samples, int threads) {
 int64_t arena_stride(int64_t arena_size) {
     const int64_t lines = (arena_size + kLineFloats - 1) / kLineFloats;
     return (lines + ((17 - lines) % 32 + 32) % 32) * kLineFloats;
+}
+
+// Few samples, whose memory stays in the caches. But where the weights are larger than these, a
+// slab reads them anew for every product: as many samples then as make that no more than what they
+// read of their own memory, in no more memory than the weights take.
+int64_t most_apart(const Engine& engine, int threads) {
+    const int64_t bytes =
+        arena_stride(engine.code().arena_size) * static_cast<int64_t>(sizeof(float));
+    const int64_t tile = engine.kernels().tile_rows;
+    const int64_t fitting = std::clamp(kSlabBytes / bytes / tile * tile, tile, kSlabSamples);
+    const int64_t few = std::clamp<int64_t>(kMostSlabBytes / bytes, 1, fitting);
+    if (engine.weight_bytes() <= second_level_cache()) return few;
+    const double wanted = engine.streamed_bytes() / static_cast<double>(bytes);
+    const int64_t room = std::max(kMostSlabBytes, engine.weight_bytes() / threads) / bytes;
+    const auto many = static_cast<int64_t>(std::min(wanted, static_cast<double>(room)));
+    return std::max(few, many / tile * tile);
 }
 
 // In lanes or not: by how long the thread with the most samples takes. Where values may be NaN or
@@ -60,7 +67,7 @@ Plan plan_of(const Engine& engine, const Batch& batch, int threads, std::optiona
         const int64_t most = std::clamp<int64_t>(fitting, 1, kSlabGroups);
         return {divided(groups, threads, most) * lanes, lanes};
     }
-    return {slab_samples(engine, samples, threads), 1};
+    return {divided(samples, threads, most_apart(engine, threads)), 1};
 }
 
 }  // namespace pyrel

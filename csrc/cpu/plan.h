@@ -19,6 +19,13 @@ struct Plan {
 
 Plan plan_of(const Engine& engine, const Batch& batch, int threads, std::optional<bool> in_lanes);
 
+// Slabs of this many samples fill the widest tile at every step of a recurrence; larger ones leave
+// the caches.
+constexpr int64_t kSlabSamples = 12;
+
+// The most samples of a slab out of lanes, where so many threads have one each.
+int64_t most_apart(const Engine& engine, int threads);
+
 // Floats from one sample of a slab to the next, out of lanes.
 int64_t arena_stride(int64_t arena_size);
 

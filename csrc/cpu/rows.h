@@ -24,6 +24,7 @@ constexpr int kBlockRows = 24;
 
 struct Block {
     int rows;
+    int64_t begin, end;  // columns of a product that are computed; from a panel's first one on
     const float* a[kMaxSegments][kBlockRows];
     float* out[kBlockRows];
     const float* scale[kBlockRows];

@@ -4,15 +4,13 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "caches.h"
 #include "ends.h"
 #include "execute.h"
 
 namespace pyrel {
 namespace {
 
-// Where a slab's memory is more than this, which the second-level cache of a core may hold,
-// stretches of instructions that have many rows for each sample run for fewer samples at a time.
-constexpr int64_t kCacheBytes = int64_t{768} << 10;
 // One of `count` equal parts of an instruction's rows.
 template <typename Plain>
 Status execute_part(const Plain& instruction, Slab& slab, int64_t part, int64_t count) {
@@ -48,7 +46,7 @@ SlabRunner::SlabRunner(const Engine& engine, const Batch& batch, Plan plan)
     : slab_(engine, batch, plan),
       end_(end_of_run(engine.code().instructions, batch)),
       part_(std::max<int64_t>(
-          1, kCacheBytes / (slab_.stride() * static_cast<int64_t>(sizeof(float))))) {}
+          1, kCacheBytes * 3 / 4 / (slab_.stride() * static_cast<int64_t>(sizeof(float))))) {}
 
 Status SlabRunner::run(int64_t first, int64_t samples) {
     slab_.start(first, samples);

@@ -21,8 +21,10 @@ class SlabRunner {
     size_t end_of_stretch(size_t first) const;
 
     Slab slab_;
-    const size_t end_;    // of the instructions that run
-    const int64_t part_;  // samples of a stretch of many rows, out of lanes
+    const size_t end_;  // of the instructions that run
+    // Samples whose memory a core's cache may hold: stretches of instructions that have many rows
+    // for each sample run for so many at a time, out of lanes.
+    const int64_t part_;
 };
 
 }  // namespace pyrel

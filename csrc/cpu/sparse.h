@@ -136,12 +136,12 @@ constexpr ColumnsKernel kColumnsKernels[kGroupPanels * kPanelVectors] = {
 template <typename Element>
 void gemm_sparse(const GemmTask& task, const Block& block, const NonZeros& found) {
     // Groups of nearly equal width, as each reads all lists once.
-    const int64_t panels = (task.columns + kPanel - 1) / kPanel;
+    const int64_t panels = (block.end - block.begin + kPanel - 1) / kPanel;
     const int64_t groups = (panels + kGroupPanels - 1) / kGroupPanels;
     for (int64_t g = 0; g < groups; ++g) {
-        const int64_t column = panels * g / groups * kPanel;
-        const int64_t next = panels * (g + 1) / groups * kPanel;
-        const int64_t width = (next < task.columns ? next : task.columns) - column;
+        const int64_t column = block.begin + panels * g / groups * kPanel;
+        const int64_t next = block.begin + panels * (g + 1) / groups * kPanel;
+        const int64_t width = (next < block.end ? next : block.end) - column;
         const int64_t vectors = (width + kLanes - 1) / kLanes;
         const ColumnsKernel* kernels =
             width % kLanes ? kColumnsKernels<Element, true> : kColumnsKernels<Element, false>;

@@ -5,6 +5,7 @@
 #include <numeric>
 #include <type_traits>
 
+#include "caches.h"
 #include "touched.h"
 #include "tuning.h"
 
@@ -39,8 +40,7 @@ std::vector<Stretch> find_stretches(const Code& code, const Kernels& kernels) {
     // Products of so many rows repay reading the weights once for a part of them; and so few
     // weights stay in a cache.
     constexpr int64_t kFewWeights = int64_t{16} << 10;
-    // Of what a part touches: the second-level cache of a core holds it.
-    constexpr int64_t kCacheBytes = int64_t{512} << 10;
+    constexpr int64_t kPartBytes = kCacheBytes / 2;  // for what a part touches
     const auto rows_here = [](const Instruction& i) {
         return std::visit([](const auto& each) { return rows_of(each); }, i);
     };
@@ -67,7 +67,7 @@ std::vector<Stretch> find_stretches(const Code& code, const Kernels& kernels) {
         end = std::max(end, first + 1);
         int64_t parts = 1;
         const int64_t floats = touched.floats();
-        while (parts < divisor && (divisor % parts != 0 || floats * bytes / parts > kCacheBytes))
+        while (parts < divisor && (divisor % parts != 0 || floats * bytes / parts > kPartBytes))
             ++parts;
         if (parts > 1 && !touched.spent()) {
             touched.forget();

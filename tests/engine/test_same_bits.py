@@ -79,6 +79,30 @@ def test_large_batch_with_more_threads_than_cores(threads: None) -> None:
         np.testing.assert_array_equal(many.relevance[start : start + 100], few.relevance)
 
 
+def test_wide_layers_in_slabs_of_any_size(threads: None) -> None:
+    """Their weights are larger than a cache, so a slab has many samples, and some columns wait."""
+    torch.manual_seed(0)
+    recurrent, width = torch.nn.GRU(24, 700, batch_first=True), 700
+    head = torch.nn.Sequential(torch.nn.Linear(width, 1400), torch.nn.ReLU())
+    last = torch.nn.Linear(1400, 3)
+
+    class Wide(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.recurrent, self.head, self.last = recurrent, head, last
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.last(self.head(self.recurrent(x)[0][:, -1]))
+
+    x = np.random.default_rng(0).standard_normal((150, 3, 24)).astype(np.float32)
+    explainer = pyrel.Explainer(Wide().eval(), x[:2], method="lrp_epsilon", check=None)
+    whole = explainer(x)
+    for count in (1, 12, 13, 25, 77):
+        assert bits(explainer(x[:count])) == rows_of(whole, count), count
+    pyrel.set_num_threads(3)
+    assert bits(explainer(x)) == rows_of(whole, len(x))
+
+
 @pytest.mark.parametrize("count", [0, -1, 1.5, "two", True])
 def test_bad_thread_counts(count: Any, threads: None) -> None:
     with pytest.raises((ValueError, TypeError), match="^n: "):

@@ -422,6 +422,7 @@ void check_gemm(const Kernels& kernels, const Shape& shape, Scale scale, Post po
     }
     task.packed = packed->packed.get();
     task.panel_stride = packed->panel_stride;
+    task.together = (columns + 1) / 2 <= kernels.panel ? columns : kernels.panel;
     task.out = operands.out.view();
     task.epilogue = operands.epilogue(vectors, scale, post, flags & 1, flags & 2, flags & 4);
 
