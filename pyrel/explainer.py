@@ -17,7 +17,6 @@ from pyrel.compiler.program.limits import Limits
 from pyrel.engine import arrays
 from pyrel.engine import config as runtime
 from pyrel.engine.arrays import Array
-from pyrel.engine.batch import explain_all, explain_by_length
 from pyrel.engine.checked import NOTHING, Checked
 from pyrel.engine.compile import Compiler
 from pyrel.engine.compiled_model import CompiledModel, limits_of
@@ -25,7 +24,6 @@ from pyrel.engine.model_reference import Reference
 from pyrel.engine.precision import check_precision
 from pyrel.engine.prepare import Model, Wanted, captured, prepare, reference_of
 from pyrel.engine.program_file import dump_program, is_named, load_program
-from pyrel.engine.results import Results
 from pyrel.engine.self_check import SelfCheck, check_option
 from pyrel.explanation import Explanation
 from pyrel.methods.options import flag
@@ -275,26 +273,6 @@ class Explainer(CompiledModel):
         results = self._run(x, None, self._checked_lengths(x, lengths), None)
         given: Array = arrays.like(results.output, x)
         return given
-
-    def _checked_lengths(self, x: Array, lengths: Any) -> Any:
-        if lengths is None:
-            return None
-        if not self.inputs.lengths:
-            raise TypeError(
-                "lengths: this explainer takes none; make it with Explainer(model, example, "
-                "lengths=True)"
-            )
-        return arrays.lengths(lengths, x.shape[0], self._steps_of(x))
-
-    def _steps_of(self, x: Array) -> int:
-        return int(x.shape[1]) if self.any_steps else self.inputs.steps
-
-    def _run(self, x: Array, target: Any, lengths: Any, relevance: Any) -> Results:
-        """Explain a batch, or run it forward where there is no place for relevance."""
-        if lengths is None:
-            steps = self._steps_of(x)
-            return explain_all(self._programs, self.inputs, x, target, steps, relevance)
-        return explain_by_length(self._programs, self.inputs, x, target, lengths, relevance)
 
     def attribute(self, inputs: Array, target: Any = None) -> Any:
         """Relevance alone, under the name that captum and Quantus call."""

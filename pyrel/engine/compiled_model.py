@@ -9,12 +9,16 @@ from typing import Any, Self
 
 from pyrel.compiler.lowering.rule_table import as_text
 from pyrel.compiler.program.limits import Limits
+from pyrel.engine import arrays
 from pyrel.engine import config as runtime
+from pyrel.engine.arrays import Array
+from pyrel.engine.batch import explain_all, explain_by_length
 from pyrel.engine.compile import Compiler
 from pyrel.engine.compiled import AnySteps, Compiled
 from pyrel.engine.inputs import Inputs
 from pyrel.engine.program_file import read_program, write_program
 from pyrel.engine.programs import Programs, Source
+from pyrel.engine.results import Results
 from pyrel.engine.stability import StabilityWarning
 from pyrel.methods import Method
 
@@ -98,6 +102,26 @@ class CompiledModel:
         isa = runtime.isa()
         explainer._take(*read_program(Path(path), isa, limits or Limits()), isa)
         return explainer
+
+    def _checked_lengths(self, x: Array, lengths: Any) -> Any:
+        if lengths is None:
+            return None
+        if not self.inputs.lengths:
+            raise TypeError(
+                "lengths: this explainer takes none; make it with Explainer(model, example, "
+                "lengths=True)"
+            )
+        return arrays.lengths(lengths, x.shape[0], self._steps_of(x))
+
+    def _steps_of(self, x: Array) -> int:
+        return int(x.shape[1]) if self.any_steps else self.inputs.steps
+
+    def _run(self, x: Array, target: Any, lengths: Any, relevance: Any) -> Results:
+        """Explain a batch, or run it forward where there is no place for relevance."""
+        if lengths is None:
+            steps = self._steps_of(x)
+            return explain_all(self._programs, self.inputs, x, target, steps, relevance)
+        return explain_by_length(self._programs, self.inputs, x, target, lengths, relevance)
 
     def _table_of_rules(self) -> str:
         """Show the rule of each node, where the model was compiled here."""
