@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "plan.h"
 #include "tuning.h"
 
 namespace pyrel {
@@ -19,7 +20,8 @@ Engine::Engine(const Program& program, PackedMatrices& packed, int64_t most_pack
                 if (const auto* gemm = std::get_if<Gemm>(&each))
                     pack(*gemm, repeat->count, program, packed, most_packed);
     }
-    gain_in_lanes_ = compare_with_lanes();
+    gain_in_lanes_ = compare_with_lanes(kSlabSamples);
+    gain_over_many_ = compare_with_lanes(std::max(kSlabSamples, most_apart(*this, 1)));
     if (gain_in_lanes_ > 1.0) stretches_ = find_stretches(*code_, kernels_);
 }
 

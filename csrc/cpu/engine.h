@@ -39,6 +39,8 @@ class Engine {
     // the same results; or 0 where it does not run so, as products of bfloat16 do not, and what
     // would take more than kMostLaneBytes.
     double gain_in_lanes() const { return gain_in_lanes_; }
+    // The same where the other layout has slabs of as many samples as it may.
+    double gain_over_many() const { return gain_over_many_; }
     // Of all matrices, and of those that a sample reads, each time that it does; but for products
     // of so many rows that one sample repays reading the weights.
     int64_t weight_bytes() const { return weight_bytes_; }
@@ -51,7 +53,7 @@ class Engine {
   private:
     void pack(const Gemm& gemm, int64_t times, const Program& program, PackedMatrices& packed,
               int64_t& most_packed);
-    double compare_with_lanes() const;
+    double compare_with_lanes(int64_t rows_apart) const;
 
     const std::shared_ptr<const Code> code_;
     const Kernels& kernels_;
@@ -61,6 +63,7 @@ class Engine {
     int64_t weight_bytes_ = 0;
     double streamed_bytes_ = 0.0;
     double gain_in_lanes_ = 0.0;
+    double gain_over_many_ = 0.0;
     std::vector<Stretch> stretches_;
 };
 

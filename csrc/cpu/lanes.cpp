@@ -9,7 +9,6 @@
 
 #include "caches.h"
 #include "engine.h"
-#include "plan.h"
 
 namespace pyrel {
 namespace {
@@ -110,7 +109,7 @@ void Engine::pack_in_lanes() const {
 }
 
 // By a rough count of the multiply-adds of vectors that a sample takes either way.
-double Engine::compare_with_lanes() const {
+double Engine::compare_with_lanes(int64_t rows_apart) const {
     // What a row, and a vector of results, cost beside the products; what a vector costs that is
     // only moved; and what a number costs that is normalised, twice that where it must be copied.
     constexpr auto kRow = static_cast<double>(kRowCost), kResult = static_cast<double>(kResultCost);
@@ -119,7 +118,6 @@ double Engine::compare_with_lanes() const {
     constexpr double kSkipping = 0.6;
     // What a vector of weights costs that is not in the second-level cache, for so many rows.
     constexpr double kFar = 2.0;
-    const auto rows_apart = static_cast<double>(std::max(kSlabSamples, most_apart(*this, 1)));
     const auto rows_together = static_cast<double>(2 * kernels_.lanes);
     const double far = weight_bytes_ > kCacheBytes ? kFar : 0.0;
     const bool has_zeros = leaves_zeros(*code_);
@@ -139,7 +137,8 @@ double Engine::compare_with_lanes() const {
             const bool skips = has_zeros && w.columns >= kSparseVectors * kernels_.lanes &&
                                w.depth * w.columns >= kSparseWeights;
             const double depth =
-                static_cast<double>(w.depth) * ((skips ? kSkipping : 1.0) + far / rows_apart);
+                static_cast<double>(w.depth) *
+                ((skips ? kSkipping : 1.0) + far / static_cast<double>(rows_apart));
             apart += rows * (vectors(w.columns) * (depth + kResult) + kRow);
             together += rows * share(taken * (1.0 + far / rows_together) +
                                      static_cast<double>(w.columns) * kResult + kRow);

@@ -61,13 +61,15 @@ Plan plan_of(const Engine& engine, const Batch& batch, int threads, std::optiona
     };
     const double together = most_of(groups) * static_cast<double>(lanes);
     const double clear = together > kPartlyFilled * most_of(samples) ? kClearestGain : kClearGain;
-    const bool gains = engine.gain_in_lanes() * most_of(samples) > clear * together;
+    const int64_t apart = divided(samples, threads, most_apart(engine, threads));
+    const double gain = apart < 2 * kSlabSamples ? engine.gain_in_lanes() : engine.gain_over_many();
+    const bool gains = gain * most_of(samples) > clear * together;
     if (engine.gain_in_lanes() > 0.0 && in_lanes.value_or(gains && batch.check_finite)) {
         const int64_t fitting = kSlabLaneBytes / engine.lane_group_bytes();
         const int64_t most = std::clamp<int64_t>(fitting, 1, kSlabGroups);
         return {divided(groups, threads, most) * lanes, lanes};
     }
-    return {divided(samples, threads, most_apart(engine, threads)), 1};
+    return {apart, 1};
 }
 
 }  // namespace pyrel
