@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -318,7 +319,7 @@ class Graph:
     @property
     def input_size(self) -> int:
         """Number of input elements of one sample."""
-        return int(np.prod(self.input_shape, dtype=np.int64))
+        return math.prod(self.input_shape)
 
     @property
     def base(self) -> int:
@@ -330,7 +331,7 @@ class Graph:
         """Number of raw outputs."""
         return int(self.outputs.size)
 
-    @property
+    @functools.cached_property
     def size(self) -> int:
         """One more than the highest address."""
         return max([self.input_size, *(node.start + node.size for node in self.nodes)])
@@ -361,13 +362,18 @@ class Graph:
 
 def look_up(constants: Floats, addresses: Addresses) -> Floats:
     """Values of constant addresses in a table of constants, 0 where an address is not constant."""
+    if (addresses >= 0).all():
+        return np.zeros(addresses.shape)
     table = np.append(constants, 0.0)
     return np.asarray(table[np.where(addresses < 0, -1 - addresses, constants.size)])
 
 
 def picked(values: npt.NDArray[Any], addresses: Addresses, constant: Any) -> npt.NDArray[Any]:
     """``values`` by address, and ``constant`` where an address is that of a constant."""
-    return np.asarray(np.where(addresses >= 0, values[np.maximum(addresses, 0)], constant))
+    variable = addresses >= 0
+    if variable.all():
+        return np.asarray(values[addresses])
+    return np.asarray(np.where(variable, values[np.maximum(addresses, 0)], constant))
 
 
 def aligned(size: int) -> int:

@@ -46,6 +46,8 @@ class Domains:
 
     def of(self, addresses: Addresses) -> tuple[Floats, Floats]:
         """Range of each address; of a constant c it is [min(0, c), max(0, c)]."""
+        if (addresses >= 0).all():
+            return self.low[addresses], self.high[addresses]
         value = look_up(self.constants, addresses)
         index = np.maximum(addresses, 0)
         low = np.where(addresses < 0, np.minimum(value, 0.0), self.low[index])

@@ -102,6 +102,9 @@ class Emitter:
         Yields a length with where all runs of it begin, and none that leave a space of memory.
         """
         pieces = np.array(list(common_runs(addresses)), dtype=np.int64).reshape(-1, 2)
+        if len(pieces) == 1:
+            yield int(pieces[0, 1] - pieces[0, 0]), pieces[:, 0]
+            return
         lengths = pieces[:, 1] - pieces[:, 0]
         inside = (addresses[:, pieces[:, 0]] < self.graph.input_size) * 1
         kinds = np.concatenate([lengths[None], inside]).T

@@ -33,7 +33,11 @@ class RowOp:
 
 def row_op(template: Template, *offsets: int | Offsets) -> RowOp:
     """Make an operation of as many rows as the longest of its operands' offsets."""
-    return RowOp(template, np.stack(np.broadcast_arrays(*map(np.atleast_1d, offsets))))
+    rows = max(np.size(each) for each in offsets)
+    table = np.empty((len(offsets), rows), dtype=np.int64)
+    for row, each in zip(table, offsets, strict=True):
+        row[:] = each
+    return RowOp(template, table)
 
 
 def schedule(ops: list[RowOp], input_size: int, arena_size: int) -> tuple[Instruction, ...]:
