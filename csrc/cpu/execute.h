@@ -13,13 +13,12 @@ void execute(const Scatter& scatter, Slab& slab);
 void execute(const Absorb& absorb, Slab& slab);
 void execute(const Activate& activate, Slab& slab);
 void execute(const Slope& slope, Slab& slab);
+void execute(const Reduce& reduce, Slab& slab);
 void execute(const MaxPool& pool, Slab& slab);
 void execute(const PoolRoute& route, Slab& slab);
 void execute(const Normalise& normalise, Slab& slab);
 void execute(const NormaliseBack& back, Slab& slab);
 void execute(const Embed& embed, Slab& slab);
-void execute(const Reduce& reduce, Slab& slab);
-void execute(const Spread& spread, Slab& slab);
 // Fails where an output is not finite.
 Status execute(const Seed& seed, Slab& slab);
 

@@ -71,6 +71,13 @@ void execute(const Slope& slope, Slab& slab) {
     slab.kernels().slope(task);
 }
 
+void execute(const Reduce& reduce, Slab& slab) {
+    const int64_t lanes = slab.lanes();
+    slab.kernels().reduce({slab.chosen(), slab.steps(), reduce.columns * lanes, reduce.count,
+                           reduce.stride * lanes, slab.view(reduce.source), slab.view(reduce.out),
+                           reduce.accumulate});
+}
+
 void execute(const MaxPool& pool, Slab& slab) {
     slab.kernels().max_pool({slab.chosen(), slab.steps(), pool.columns * slab.lanes(),
                              static_cast<int64_t>(pool.sources.size()), slab.views(pool.sources, 0),
@@ -82,19 +89,6 @@ void execute(const PoolRoute& route, Slab& slab) {
     slab.kernels().pool_route({slab.chosen(), slab.steps(), route.columns * slab.lanes(), count,
                                slab.views(route.values, 0), slab.view(route.relevance),
                                slab.views(route.outs, 1), route.shares, route.accumulate});
-}
-
-void execute(const Reduce& reduce, Slab& slab) {
-    slab.kernels().reduce({slab.chosen(), slab.steps(), reduce.columns * slab.lanes(),
-                           static_cast<int64_t>(reduce.index.size()), reduce.index.data(),
-                           slab.view(reduce.source), slab.view(reduce.out), reduce.factor, false});
-}
-
-void execute(const Spread& spread, Slab& slab) {
-    slab.kernels().spread({slab.chosen(), slab.steps(), spread.columns * slab.lanes(),
-                           static_cast<int64_t>(spread.index.size()), spread.index.data(),
-                           slab.view(spread.source), slab.view(spread.out), spread.factor,
-                           spread.accumulate});
 }
 
 void execute(const Embed& embed, Slab& slab) {

@@ -8,7 +8,6 @@
 #include "functions.h"
 #include "in_lanes.h"
 #include "pools.h"
-#include "reduce.h"
 #include "sparse.h"
 #include "sums.h"
 
@@ -140,6 +139,34 @@ constexpr FunctionKernel kSlope[] = {
 void activate(const FunctionTask& task) { kActivate[static_cast<int>(task.function)](task); }
 void slope(const FunctionTask& task) { kSlope[static_cast<int>(task.function)](task); }
 
+// So many vectors of a row's columns together: one sum would wait for each addition's latency.
+template <int Vectors, bool Partial>
+inline void reduce_columns(const ReduceTask& task, const float* source, float* out,
+                           const InColumns<Vectors, Partial>& at) {
+    Vector sum[Vectors];
+    for (int j = 0; j < Vectors; ++j) sum[j] = task.accumulate ? at.row(out, j) : zero();
+    for (int64_t i = 0; i < task.count; ++i, source += task.stride)
+        for (int j = 0; j < Vectors; ++j) sum[j] = sum[j] + at.row(source, j);
+    for (int j = 0; j < Vectors; ++j) at.put(out, j, sum[j]);
+}
+
+void reduce(const ReduceTask& task) {
+    constexpr int kTogether = 4;
+    const int64_t rows = task.samples * task.steps;
+    RowCursor cursor{0, 0, task.steps};
+    for (int64_t row = 0; row < rows; ++row, cursor.next()) {
+        const float* source = cursor.row<const float*>(task.source);
+        float* out = cursor.row<float*>(task.out);
+        int64_t column = 0;
+        for (; column + kTogether * kLanes <= task.columns; column += kTogether * kLanes)
+            reduce_columns(task, source, out, InColumns<kTogether, false>(column, task.columns));
+        for (; column + kLanes <= task.columns; column += kLanes)
+            reduce_columns(task, source, out, InColumns<1, false>(column, task.columns));
+        if (column < task.columns)
+            reduce_columns(task, source, out, InColumns<1, true>(column, task.columns));
+    }
+}
+
 bool inside(const float* x, const float* low, const float* high, int64_t size) {
     const float largest = 3.402823466e+38f, smallest = -largest;
     const Vector top = broadcast(&largest), bottom = broadcast(&smallest);
@@ -193,10 +220,9 @@ constexpr Kernels table(const char* isa) {
     kernels.map_in_lanes = map_in_lanes;
     kernels.activate = activate;
     kernels.slope = slope;
+    kernels.reduce = reduce;
     kernels.max_pool = max_pool;
     kernels.pool_route = pool_route;
-    kernels.reduce = reduce;
-    kernels.spread = spread;
     kernels.absorb = absorb;
     kernels.absorb_in_lanes = absorb_in_lanes;
     kernels.totals = totals;

@@ -81,21 +81,6 @@ struct MapTask {
     Epilogue epilogue;
 };
 
-// Rows of one sample and step that begin `places[i]` elements behind the view's, `count` of them:
-// out[row, :] = factor · Σ_i source[row + i, :]; or out[row + i, :] = factor · source[row, :],
-// added to what is there if `accumulate`.
-struct ReduceTask {
-    int64_t samples;
-    int64_t steps;
-    int64_t columns;
-    int64_t count;
-    const int64_t* places;
-    View source;
-    View out;
-    float factor;
-    bool accumulate;
-};
-
 // out[row, :] = f(source[row, :]); or source · f'(value), and out added to it if `accumulate`.
 struct FunctionTask {
     int64_t samples;
@@ -106,6 +91,19 @@ struct FunctionTask {
     View out;
     Function function;
     float parameter;
+    bool accumulate;
+};
+
+// out[row, n] = Σ_i source[row, i · stride + n], in the order of i and beginning with 0, or with
+// out if `accumulate`.
+struct ReduceTask {
+    int64_t samples;
+    int64_t steps;
+    int64_t columns;
+    int64_t count;
+    int64_t stride;
+    View source;
+    View out;
     bool accumulate;
 };
 
@@ -165,10 +163,9 @@ struct Kernels {
     void (*map_in_lanes)(const MapTask&);
     void (*activate)(const FunctionTask&);
     void (*slope)(const FunctionTask&);
+    void (*reduce)(const ReduceTask&);
     void (*max_pool)(const PoolTask&);
     void (*pool_route)(const PoolTask&);
-    void (*reduce)(const ReduceTask&);
-    void (*spread)(const ReduceTask&);
     void (*absorb)(const AbsorbTask&);
     void (*absorb_in_lanes)(const AbsorbTask&);
     Totals (*totals)(const float* x, int64_t size);

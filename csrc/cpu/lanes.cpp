@@ -150,13 +150,10 @@ double Engine::compare_with_lanes(int64_t rows_apart) const {
                              std::is_same_v<Kind, NormaliseBack>) {
             apart += rows * kAlone * static_cast<double>(i.columns);
             together += 2.0 * rows * kAlone * static_cast<double>(i.columns);
-        } else if constexpr (requires {
-                                 i.index;
-                                 i.columns;
-                             }) {
-            const auto moved = rows * static_cast<double>(i.index.size()) * kMoved;
-            apart += moved * vectors(i.columns);
-            together += moved * share(static_cast<double>(i.columns));
+        } else if constexpr (std::is_same_v<Kind, Reduce>) {
+            const double moved = kMoved * static_cast<double>(i.count);
+            apart += rows * (vectors(i.columns) * moved + kRow);
+            together += rows * share(static_cast<double>(i.columns) * moved + kRow);
         } else if constexpr (requires { i.columns; }) {
             apart += rows * (vectors(i.columns) * kMoved + kRow);
             together += rows * share(static_cast<double>(i.columns) * kMoved + kRow);

@@ -53,13 +53,11 @@ class Touched {
                       writes ? Access::update : Access::read);
     }
 
-    void parts(const std::vector<int64_t>& index, int64_t columns, const Rows& rows,
-               Access access) {
+    void apart(const Rows& rows, int64_t count, int64_t stride, int64_t columns) {
         for (int64_t step = first_step_; step < end_step_; ++step)
-            for (const int64_t start : index) {
-                if (spent()) return;
-                const int64_t first = rows.offsets[static_cast<size_t>(step)] + start;
-                for (int64_t f = first; f < first + columns; ++f) touch(rows.space, f, access);
+            for (int64_t i = 0; i < count && !spent(); ++i) {
+                const int64_t from = rows.offsets[static_cast<size_t>(step)] + i * stride;
+                for (int64_t f = from; f < from + columns; ++f) touch(rows.space, f, Access::read);
             }
     }
 

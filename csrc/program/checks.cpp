@@ -102,7 +102,27 @@ struct Program::Operands {
         program.for_offsets(rows, [&](int64_t offset) { space.add(offset, columns); });
     }
 
-    void parts(const std::vector<int64_t>& index, int64_t columns, const Rows& rows, Access access);
+    // Rows of which `count` runs of columns are read, a stride apart.
+    void apart(const Rows& rows, int64_t count, int64_t stride, int64_t columns) {
+        require_steps(rows);
+        const Steps& steps = program.steps_;
+        program.count_work(steps.count, columns, count);
+        const int64_t span = (count - 1) * stride + columns;
+        const int64_t last = program.code_->size_of(rows.space) - span;
+        for (int64_t step = steps.first; step < steps.first + steps.count; ++step) {
+            const int64_t offset = rows.offsets[static_cast<size_t>(step)];
+            program.looks(1);
+            require(offset >= 0 && offset <= last, "an operand reaches beyond its space");
+            if (program.written(rows.space, offset, span)) continue;
+            program.looked_up_ += count;
+            require(program.looked_up_ <= program.most_.looked_up,
+                    "a reduce reads scattered places for more rows than it may");
+            program.looks(count);
+            for (int64_t i = 0; i < count; ++i)
+                require(program.written(rows.space, offset + i * stride, columns),
+                        "an operand is read before it is written");
+        }
+    }
 
     // The rows of a gather's source or a scatter's result, of which only some elements are touched.
     void elements(const std::vector<int64_t>& index, const Rows& rows, bool writes) {
@@ -136,43 +156,6 @@ struct Program::Operands {
         }
     }
 };
-
-// The parts of a reduction's source or a spread's result, of so many columns each.
-void Program::Operands::parts(const std::vector<int64_t>& index, int64_t columns, const Rows& rows,
-                              Access access) {
-    require(!index.empty(), "an index must not be empty");
-    require_steps(rows);
-    require(access == Access::read || rows.space != Space::input,
-            "an instruction writes to the input");
-    const int64_t last = program.code_->size_of(rows.space) - columns;
-    const Reach& reach = program.reach_of(index);
-    require(reach.least >= 0 && reach.largest <= last, "an index reaches beyond its space");
-    const Steps& steps = program.steps_;
-    program.count_work(steps.count, static_cast<int64_t>(index.size()), columns);
-    const auto for_parts = [&](auto&& take) {
-        for (int64_t step = steps.first; step < steps.first + steps.count; ++step)
-            for (const int64_t start : index) {
-                program.looks(1);
-                take(rows.offsets[static_cast<size_t>(step)] + start);
-            }
-    };
-    for (int64_t step = steps.first; step < steps.first + steps.count; ++step) {
-        const int64_t offset = rows.offsets[static_cast<size_t>(step)];
-        require(offset >= 0, "an operand reaches beyond its space");
-        require(reach.largest <= last - offset, "an index reaches beyond its space");
-        program.looked_up_ += static_cast<int64_t>(index.size());
-        require(program.looked_up_ <= program.most_.looked_up,
-                "an index reaches scattered places for more rows than it may");
-    }
-    for_parts([&](int64_t first) {
-        require(access == Access::write || program.written(rows.space, first, columns),
-                "an operand is read before it is written");
-    });
-    if (access == Access::read) return;
-    program.code_->explains |= rows.space == Space::relevance;
-    Spans& space = program.written_[static_cast<size_t>(rows.space)];
-    for_parts([&](int64_t first) { space.add(first, columns); });
-}
 
 // The instruction's own conditions, then its operands in some of its steps.
 template <typename Plain>
@@ -294,6 +277,13 @@ void Program::check(const Slope& slope) {
     require_function(slope.function, slope.parameter);
 }
 
+void Program::check(const Reduce& reduce) {
+    require(reduce.columns > 0 && reduce.count > 0 && reduce.stride > 0,
+            "a reduce must have a count, a stride and columns above 0");
+    require(std::max({reduce.columns, reduce.count, reduce.stride}) <= kLargestSpace,
+            "an operand reaches beyond its space");
+}
+
 void Program::check(const MaxPool& pool) {
     require(pool.columns > 0 && !pool.sources.empty(),
             "a max pool must have at least one column and one operand");
@@ -319,16 +309,6 @@ void Program::check(const NormaliseBack& back) {
 void Program::check(const Embed& embed) {
     require(embed.table >= 0 && embed.table < static_cast<int>(code_->tables.size()),
             "an operand names no such table");
-}
-
-void Program::check(const Reduce& reduce) {
-    require(reduce.columns > 0, "a reduce must have at least one column");
-    require(std::isfinite(reduce.factor), "an operand's factor is not finite");
-}
-
-void Program::check(const Spread& spread) {
-    require(spread.columns > 0, "a spread must have at least one column");
-    require(std::isfinite(spread.factor), "an operand's factor is not finite");
 }
 
 // In the order in which the iterations run.

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The instructions of a program. Each is edited in five places: its template in Python
 // (pyrel/compiler/program/instructions.py); its struct here, whose `fields` have the template's
-// names, so that the binding and the loading follow; its checks and what it touches (checks.h);
-// how an engine runs it (cpu/execute_*.cpp); and a kernel, where it needs one (cpu/kernels.h).
+// names, so that the binding and the loading follow; its checks and what it touches (checks.cpp,
+// operands.h); how an engine runs it (cpu/execute_*.cpp); and a kernel, where it needs one
+// (cpu/kernels.h).
 #pragma once
 
 #include <cstdint>
@@ -208,6 +209,28 @@ struct Slope {
     }
 };
 
+// out[n] = Σ_i source[i · stride + n] for i below `count`, added one after the other to 0, or to
+// what is there already if `accumulate`.
+struct Reduce {
+    static constexpr const char* kName = "Reduce";
+    Rows source;
+    int64_t count = 0;
+    int64_t stride = 0;
+    int64_t columns = 0;
+    Rows out;
+    bool accumulate = false;
+
+    template <typename Self, typename Take>
+    static void fields(Self& self, Take&& take) {
+        take("source", self.source);
+        take("count", self.count);
+        take("stride", self.stride);
+        take("columns", self.columns);
+        take("out", self.out);
+        take("accumulate", self.accumulate);
+    }
+};
+
 // out[n] = max_i sources[i][n]
 struct MaxPool {
     static constexpr const char* kName = "MaxPool";
@@ -302,50 +325,9 @@ struct Embed {
     }
 };
 
-// out[n] = factor · Σ_r source[index[r] + n]. Row r is of part r % 8 of the sum; see tuning.h.
-struct Reduce {
-    static constexpr const char* kName = "Reduce";
-    Rows source;
-    std::vector<int64_t> index;
-    int64_t columns = 0;
-    Rows out;
-    float factor = 1.0f;
-
-    template <typename Self, typename Take>
-    static void fields(Self& self, Take&& take) {
-        take("source", self.source);
-        take("index", self.index);
-        take("columns", self.columns);
-        take("out", self.out);
-        take("factor", self.factor);
-    }
-};
-
-// out[index[r] + n] = factor · source[n] for every r, added to what is there already if
-// `accumulate`.
-struct Spread {
-    static constexpr const char* kName = "Spread";
-    Rows source;
-    std::vector<int64_t> index;
-    int64_t columns = 0;
-    Rows out;
-    float factor = 1.0f;
-    bool accumulate = false;
-
-    template <typename Self, typename Take>
-    static void fields(Self& self, Take&& take) {
-        take("source", self.source);
-        take("index", self.index);
-        take("columns", self.columns);
-        take("out", self.out);
-        take("factor", self.factor);
-        take("accumulate", self.accumulate);
-    }
-};
-
 // What may stand in the body of a repeat.
-using Repeatable = std::variant<Gemm, Map, Gather, Scatter, Absorb, Activate, Slope, MaxPool,
-                                PoolRoute, Normalise, NormaliseBack, Embed, Reduce, Spread>;
+using Repeatable = std::variant<Gemm, Map, Gather, Scatter, Absorb, Activate, Slope, Reduce,
+                                MaxPool, PoolRoute, Normalise, NormaliseBack, Embed>;
 
 // Runs its body `count` times. Of an instruction with count · k rows, iteration i takes the k rows
 // from i · k on.
@@ -354,9 +336,8 @@ struct Repeat {
     std::vector<Repeatable> body;
 };
 
-using Instruction =
-    std::variant<Gemm, Map, Gather, Scatter, Absorb, Activate, Slope, MaxPool, PoolRoute, Normalise,
-                 NormaliseBack, Embed, Reduce, Spread, Seed, Repeat>;
+using Instruction = std::variant<Gemm, Map, Gather, Scatter, Absorb, Activate, Slope, Reduce,
+                                 MaxPool, PoolRoute, Normalise, NormaliseBack, Embed, Seed, Repeat>;
 
 // How many rows an instruction has for each sample: the offsets of each of its operands.
 template <typename Plain>

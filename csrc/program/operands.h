@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What each instruction touches, in the order in which it is checked: a visitor's
 // rows(rows, columns, access), elements(index, rows, writes) where only some elements of a row are
-// touched, and parts(index, columns, rows, access) where the columns from each of some places are.
+// touched, and apart(rows, count, stride, columns) where runs of a row are read.
 #pragma once
 
 #include "program.h"
@@ -84,6 +84,12 @@ void operands(const Code&, const Slope& slope, Visitor& visitor) {
 }
 
 template <typename Visitor>
+void operands(const Code&, const Reduce& reduce, Visitor& visitor) {
+    visitor.apart(reduce.source, reduce.count, reduce.stride, reduce.columns);
+    visitor.rows(reduce.out, reduce.columns, added_if(reduce.accumulate));
+}
+
+template <typename Visitor>
 void operands(const Code&, const MaxPool& pool, Visitor& visitor) {
     for (const Rows& source : pool.sources) visitor.rows(source, pool.columns, Access::read);
     visitor.rows(pool.out, pool.columns, Access::write);
@@ -113,18 +119,6 @@ template <typename Visitor>
 void operands(const Code& code, const Embed& embed, Visitor& visitor) {
     visitor.rows(embed.source, 1, Access::read);
     visitor.rows(embed.out, code.table(embed.table).columns, Access::write);
-}
-
-template <typename Visitor>
-void operands(const Code&, const Reduce& reduce, Visitor& visitor) {
-    visitor.parts(reduce.index, reduce.columns, reduce.source, Access::read);
-    visitor.rows(reduce.out, reduce.columns, Access::write);
-}
-
-template <typename Visitor>
-void operands(const Code&, const Spread& spread, Visitor& visitor) {
-    visitor.rows(spread.source, spread.columns, Access::read);
-    visitor.parts(spread.index, spread.columns, spread.out, added_if(spread.accumulate));
 }
 
 }  // namespace pyrel

@@ -141,13 +141,12 @@ class Program {
     void check(const Absorb& absorb);
     void check(const Activate& activate);
     void check(const Slope& slope);
+    void check(const Reduce& reduce);
     void check(const MaxPool& pool);
     void check(const PoolRoute& route);
     void check(const Normalise& normalise);
     void check(const NormaliseBack& back);
     void check(const Embed& embed);
-    void check(const Reduce& reduce);
-    void check(const Spread& spread);
     void check(const Seed& seed);
     void check(const Repeat& repeat);
     void check_vector(int index, int64_t columns) const;

@@ -80,6 +80,10 @@ class Building:
         fields = {"source": source, "value": value, "columns": columns, "out": out}
         self._add("Slope", **fields, **_named(("function", "parameter", "accumulate"), rest))
 
+    def reduce(self, source: Rows, count: int, stride: int, columns: int, *rest: Any) -> None:
+        fields = {"source": source, "count": count, "stride": stride, "columns": columns}
+        self._add("Reduce", **fields, **_named(("out", "accumulate"), rest))
+
     def max_pool(self, sources: list[Rows], columns: int, out: Rows) -> None:
         self._add("MaxPool", sources=sources, columns=columns, out=out)
 
@@ -98,14 +102,6 @@ class Building:
 
     def embed(self, source: Rows, table: int, out: Rows) -> None:
         self._add("Embed", source=source, table=table, out=out)
-
-    def reduce(self, source: Rows, index: list[int], columns: int, *rest: Any) -> None:
-        fields = {"source": source, "index": index, "columns": columns}
-        self._add("Reduce", **fields, **_named(("out", "factor"), rest))
-
-    def spread(self, source: Rows, index: list[int], columns: int, *rest: Any) -> None:
-        fields = {"source": source, "index": index, "columns": columns}
-        self._add("Spread", **fields, **_named(("out", "factor", "accumulate"), rest))
 
 
 def _named(names: tuple[str, ...], values: tuple[Any, ...]) -> dict[str, Any]:

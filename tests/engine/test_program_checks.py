@@ -193,6 +193,28 @@ WRONG: dict[str, Build] = {
     "slope with a parameter that is no number": lambda p: p.slope(
         arena(0), arena(0), 2, arena(4), SIGMOID, float("nan"), False
     ),
+    "reduce beyond the input": lambda p: p.reduce(input_at(0), 2, 2, 2, arena(4), False),
+    "reduce from before the input": lambda p: p.reduce(input_at(-1), 2, 1, 1, arena(4), False),
+    "reduce with a count near overflow": lambda p: p.reduce(
+        input_at(0), INT64_MAX, 1, 1, arena(4), False
+    ),
+    "reduce with a stride near overflow": lambda p: p.reduce(
+        input_at(0), 2, INT64_MAX, 1, arena(4), False
+    ),
+    "reduce of as much as memory may have": lambda p: p.reduce(
+        input_at(0), 2**31, 2**31, 2**31, arena(4), False
+    ),
+    "reduce of no rows": lambda p: p.reduce(input_at(0), 0, 1, 1, arena(4), False),
+    "reduce of no columns": lambda p: p.reduce(input_at(0), 1, 1, 0, arena(4), False),
+    "reduce without a stride": lambda p: p.reduce(input_at(0), 2, 0, 1, arena(4), False),
+    "reduce with a stride below 0": lambda p: p.reduce(input_at(2), 2, -1, 1, arena(4), False),
+    "reduce of unwritten values": lambda p: p.reduce(arena(0), 2, 4, 2, arena(6), False),
+    "reduce with other steps": lambda p: p.reduce(input_at(0, 1), 2, 1, 1, arena(4), False),
+    "reduce into the input": lambda p: p.reduce(arena(0), 2, 1, 1, input_at(0), False),
+    "reduce beyond the arena": lambda p: p.reduce(input_at(0), 2, 1, 2, arena(7), False),
+    "reduce added to what is not there": lambda p: p.reduce(
+        input_at(0), 2, 1, 1, arena(4), True
+    ),
     "max of nothing": lambda p: p.max_pool([], 1, arena(4)),
     "max of no columns": lambda p: p.max_pool([arena(0)], 0, arena(4)),
     "max of unwritten values": lambda p: p.max_pool([arena(0), arena(4)], 1, arena(5)),
@@ -215,33 +237,6 @@ WRONG: dict[str, Build] = {
     "negative table": lambda p: p.embed(input_at(0), -1, arena(4)),
     "embed beyond the arena": lambda p: p.embed(input_at(0), 0, arena(6)),
     "embed unwritten numbers": lambda p: p.embed(arena(4), 0, arena(5)),
-    "reduce nothing": lambda p: p.reduce(input_at(0), [], 1, arena(4), 1.0),
-    "reduce no columns": lambda p: p.reduce(input_at(0), [0], 0, arena(4), 1.0),
-    "reduce columns near overflow": lambda p: p.reduce(
-        input_at(0), [0], INT64_MAX, arena(4), 1.0
-    ),
-    "reduce rows beyond the input": lambda p: p.reduce(input_at(0), [0, 2], 2, arena(4), 1.0),
-    "reduce rows near overflow": lambda p: p.reduce(input_at(0), [INT64_MAX], 1, arena(4), 1.0),
-    "reduce rows before the input": lambda p: p.reduce(input_at(1), [-1], 1, arena(4), 1.0),
-    "reduce from before the input": lambda p: p.reduce(input_at(-1), [1], 1, arena(4), 1.0),
-    "reduce from an offset near overflow": lambda p: p.reduce(
-        input_at(INT64_MAX), [1], 1, arena(4), 1.0
-    ),
-    "reduce unwritten rows": lambda p: p.reduce(arena(0), [0, 3], 2, arena(6), 1.0),
-    "reduce without an offset for each step": lambda p: p.reduce(
-        input_at(0), [0], 1, arena(4, 5), 1.0
-    ),
-    "reduce into the input": lambda p: p.reduce(arena(0), [0], 2, input_at(0), 1.0),
-    "reduce by an infinite factor": lambda p: p.reduce(
-        input_at(0), [0], 1, arena(4), float("inf")
-    ),
-    "spread beyond the arena": lambda p: p.spread(arena(0), [0, 3], 2, arena(4), 1.0, False),
-    "spread into the input": lambda p: p.spread(arena(0), [0], 2, input_at(0), 1.0, False),
-    "spread unwritten values": lambda p: p.spread(arena(4), [0], 1, arena(5), 1.0, False),
-    "spread onto what is not there": lambda p: p.spread(arena(0), [0, 2], 2, arena(2), 1.0, True),
-    "spread by what is no number": lambda p: p.spread(
-        arena(0), [0], 1, arena(4), float("nan"), False
-    ),
     "repeat of nothing": lambda p: repeat(p, 2),
     "repeat without iterations": lambda p: repeat(p, 0),
     "rows that iterations cannot share": lambda p: repeat(

@@ -24,6 +24,7 @@ from pyrel.compiler.program.instructions import (
     Instruction,
     Map,
     MaxPool,
+    Reduce,
     Repeat,
     Scatter,
     Seed,
@@ -73,6 +74,9 @@ def recurrence(own: Program, steps: int) -> tuple[list[Instruction], Repeat, int
             (t + 1) * HIDDEN,
             (t + 1) * HIDDEN + 2,
             (t + 1) * HIDDEN,
+        ),
+        instruction(
+            Reduce(ARENA, 3, 5, 4, ARENA, accumulate=True), (t + 1) * HIDDEN + 4, (t + 1) * HIDDEN
         ),
         instruction(Absorb(ARENA, bias, HIDDEN, Share.weighted), (t + 1) * HIDDEN),
     )

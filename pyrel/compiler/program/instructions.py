@@ -208,6 +208,29 @@ class Slope:
 
 
 @dataclass(frozen=True)
+class Reduce:
+    """``out[n] = sum(source[i * stride + n] for i in range(count))``.
+
+    The terms are added in the order of i, to what is stored already if ``accumulate``.
+    """
+
+    source: Space
+    count: int
+    stride: int
+    columns: int
+    out: Space
+    accumulate: bool = False
+
+    def operands(self) -> tuple[Operand, ...]:
+        """List source and output."""
+        span = (self.count - 1) * self.stride + self.columns
+        return (
+            Operand(self.source, span, whole=self.stride <= self.columns),
+            Operand(self.out, self.columns, self.accumulate, True),
+        )
+
+
+@dataclass(frozen=True)
 class MaxPool:
     """``out[n] = max(source[n] for source in sources)``."""
 
@@ -299,48 +322,6 @@ class Embed:
         return (Operand(self.source, 1), Operand(self.out, self.columns, False, True))
 
 
-@dataclass(frozen=True)
-class Reduce:
-    """``out[n] = factor · Σ_r source[index[r] + n]``: a sum of rows, or a mean of them.
-
-    Row r is of part r mod 8; each part is summed in order, then the parts are: the same bits
-    whatever runs it. The index is from ``Program.indices``.
-    """
-
-    source: Space
-    span: Planned
-    index: int
-    columns: int
-    out: Space
-    factor: float = 1.0
-
-    def operands(self) -> tuple[Operand, ...]:
-        """List source and output."""
-        source = Operand(self.source, self.span, whole=False)
-        return (source, Operand(self.out, self.columns, False, True))
-
-
-@dataclass(frozen=True)
-class Spread:
-    """``out[index[r] + n] = factor · source[n]`` for every r, in order: the way back of `Reduce`.
-
-    Added to what is stored already if ``accumulate``.
-    """
-
-    source: Space
-    span: Planned
-    index: int
-    columns: int
-    out: Space
-    factor: float = 1.0
-    accumulate: bool = False
-
-    def operands(self) -> tuple[Operand, ...]:
-        """List source and output."""
-        out = Operand(self.out, self.span, self.accumulate, True)
-        return (Operand(self.source, self.columns), out)
-
-
 Template: TypeAlias = (
     Gemm
     | Map
@@ -350,13 +331,12 @@ Template: TypeAlias = (
     | Absorb
     | Activate
     | Slope
+    | Reduce
     | MaxPool
     | PoolRoute
     | Normalise
     | NormaliseBack
     | Embed
-    | Reduce
-    | Spread
 )
 
 
