@@ -70,12 +70,16 @@ def make_bases() -> None:
     pooled = nn.Sequential(
         nn.Conv1d(3, 4, 3), nn.ReLU(), nn.MaxPool1d(2), nn.Flatten(), nn.Linear(8, 3)
     )
+    averaged = nn.Sequential(
+        nn.Conv1d(3, 4, 3), nn.ReLU(), nn.AvgPool1d(4), nn.Flatten(), nn.Linear(4, 3)
+    )
     torch.manual_seed(0)
     floats, ids = np.zeros((1, 6, 3), np.float32), np.zeros((1, 6), np.int64)
     models = {
         "recurrent": (Recurrent(), floats, ("gradient", "lrp_epsilon")),
         "tokens": (Tokens(), ids, ("gradient", "lrp_epsilon")),
         "pooled": (pooled, floats.transpose(0, 2, 1), ("gradient", "lrp_epsilon", "deep_taylor")),
+        "averaged": (averaged, floats.transpose(0, 2, 1), ("gradient", "lrp_epsilon")),
     }
     BASES.mkdir(parents=True, exist_ok=True)
     for name, (model, example, methods) in models.items():

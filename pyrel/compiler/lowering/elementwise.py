@@ -3,13 +3,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 
 from pyrel.compiler.graph.functions import Function
 from pyrel.compiler.graph.intervals import by_vector, runs
-from pyrel.compiler.graph.nodes import Activation, Add, Addresses, Choice, Copy, Node, Relu, picked
+from pyrel.compiler.graph.nodes import (
+    Activation,
+    Add,
+    Addresses,
+    Choice,
+    Copy,
+    Floats,
+    Node,
+    Relu,
+    picked,
+)
 from pyrel.compiler.graph.nodes import Scale as ScaleNode
 from pyrel.compiler.limits import SEGMENTS
 from pyrel.compiler.lowering import linear
@@ -17,10 +28,10 @@ from pyrel.compiler.lowering.emitter import Emitter
 from pyrel.compiler.lowering.linear import divide_by
 from pyrel.compiler.lowering.parts import Division, Divisor, at
 from pyrel.compiler.lowering.placement import Placement
-from pyrel.compiler.lowering.relevance import Relevance
+from pyrel.compiler.lowering.relevance import Relevance, Shares
 from pyrel.compiler.passes.contiguous import SHORT_RUN
 from pyrel.compiler.program.enums import Post, Scale, Space
-from pyrel.compiler.program.instructions import Activate, Epilogue, Gather, Scatter, Slope
+from pyrel.compiler.program.instructions import Activate, Epilogue, Gather, Reduce, Scatter, Slope
 from pyrel.methods import other_rules
 from pyrel.methods.terms import Part
 
@@ -129,10 +140,40 @@ def forward_add(node: Add, emitter: Emitter, _: Placement | None) -> None:
         emitter.map_runs(node.inputs[0], node.start, Epilogue())
         return
     constants = emitter.graph.constant_values(node.inputs).sum(axis=0)
-    out = emitter.value(node.start)
-    emitter.map(None, node.size, out, Epilogue(bias=emitter.vector(constants)))
-    for addend in node.inputs:
-        emitter.map_runs(addend, node.start, Epilogue(accumulate=True))
+    parts = list(_equally_spaced(node.inputs, emitter))
+    accumulate = bool(constants.any()) or parts[0][1] == 1
+    if accumulate:
+        out = emitter.value(node.start)
+        emitter.map(None, node.size, out, Epilogue(bias=emitter.vector(constants)))
+    for first, stop in parts:
+        addend = node.inputs[first]
+        if stop - first == 1:
+            emitter.map_runs(addend, node.start, Epilogue(accumulate=True))
+        else:
+            stride = int(node.inputs[first + 1, 0] - addend[0])
+            for size, some in emitter.row_groups(np.stack([addend, node.addresses])):
+                source, out = emitter.value(addend[some]), emitter.value(node.start + some)
+                template = Reduce(source[0], stop - first, stride, size, out[0], accumulate)
+                emitter.emit(template, source[1], out[1])
+        accumulate = True
+
+
+def _equally_spaced(inputs: Addresses, emitter: Emitter) -> Iterator[tuple[int, int]]:
+    """Cut addends into runs of one node's values at equal distances; yields (first, stop).
+
+    So are the positions that a mean over maps adds up. Addends with constants stand alone.
+    """
+    owners = picked(emitter.facts.owners, inputs, -2)
+    steps = np.diff(inputs, axis=0)
+    follows = (owners[:-1] == owners[1:]) & (owners[:-1] != -2) & (steps == steps[:, :1])
+    linked = follows.all(axis=1) & (steps[:, 0] > 0)
+    first = 0
+    while first < len(inputs):
+        stop = first + 1
+        while stop < len(inputs) and linked[stop - 1] and steps[stop - 1, 0] == steps[first, 0]:
+            stop += 1
+        yield first, stop
+        first = stop
 
 
 def back_add(node: Add, relevance: Relevance, placement: Placement) -> None:
@@ -142,8 +183,7 @@ def back_add(node: Add, relevance: Relevance, placement: Placement) -> None:
     """
     rule = placement.rules[node.start]
     if not isinstance(rule, other_rules.Proportional):
-        for addend in node.inputs:
-            relevance.pass_on(node, addend)
+        _pass_on(node, node.inputs, relevance)
         return
     signed = bool((placement.facts.domains.of(node.inputs)[0] < 0).any())
     never_zero = not placement.relevant_at_zero[node.addresses].any()
@@ -154,8 +194,30 @@ def back_add(node: Add, relevance: Relevance, placement: Placement) -> None:
         return
     divide_by(node, relevance, placement, node.start, None, epsilon, never_zero and not signed)
     relevance.absorb_weighted(node, constants)
-    for addend in node.inputs:
-        relevance.pass_on(node, addend, operands=addend)
+    _pass_on(node, node.inputs, relevance, in_proportion=True)
+
+
+def _pass_on(
+    node: Add,
+    addends: Addresses,
+    relevance: Relevance,
+    vector: Floats | None = None,
+    in_proportion: bool = False,
+    shares: Shares | None = None,
+) -> None:
+    """Give every addend the sum's relevance; those at equal distances by one instruction."""
+    for first, stop in _equally_spaced(addends, relevance.emitter):
+        together = addends[first:stop]
+        if not relevance.is_even(together):
+            for addend in together:
+                operands = addend if in_proportion else None
+                relevance.pass_on(node, addend, vector, operands, shares)
+            continue
+        origins = np.tile(np.arange(node.size), stop - first)
+        weights = None if vector is None else vector[origins]
+        inputs = together.ravel()
+        operands = inputs if in_proportion else None
+        relevance.pass_on(node, inputs, weights, operands, shares, origins)
 
 
 def _share_sum(node: Add, relevance: Relevance, placement: Placement, divisor: Divisor) -> None:
@@ -168,15 +230,13 @@ def _share_sum(node: Add, relevance: Relevance, placement: Placement, divisor: D
     (place,) = division.divide(parts, [divisor], exchanges=False)
     left = division.left_over(parts, [place], [divisor])
     assert left is not None
-    for addend in node.inputs:
-        relevance.pass_on(node, addend, operands=addend, shares=at(place))
+    _pass_on(node, node.inputs, relevance, in_proportion=True, shares=at(place))
     low, high = placement.facts.domains.of(node.inputs)
     counted = (node.inputs >= 0) & ((low < 0) | (high > 0))
     number = counted.sum(axis=0)
     relevance.absorb_weighted(node, (number == 0).astype(float), at(left))
-    for addend, some in zip(node.inputs, counted, strict=True):
-        given = np.where(some, addend, -1)
-        relevance.pass_on(node, given, 1.0 / np.maximum(number, 1), shares=at(left))
+    given = np.where(counted, node.inputs, -1)
+    _pass_on(node, given, relevance, 1.0 / np.maximum(number, 1), shares=at(left))
 
 
 # Choices

@@ -68,6 +68,14 @@ class Relevance:
             op = self.emitter.map(None, count, self.place(address))
             self.record(op, address, count)
 
+    def is_even(self, addresses: Addresses) -> bool:
+        """Whether addresses differ, and relevance is there already at all of them or at none."""
+        flat = addresses.ravel()
+        if (flat < 0).any() or np.unique(flat).size < flat.size:
+            return False
+        written = self._writer[flat] >= 0
+        return bool(written.all() or not written.any())
+
     def accumulates(self, addresses: int | Addresses, size: int) -> bool:
         """Whether relevance is there already; where it is in part, the rest is cleared first."""
         starts = np.atleast_1d(addresses)
@@ -186,22 +194,28 @@ class Relevance:
         vector: Floats | None = None,
         operands: Addresses | None = None,
         shares: Shares | None = None,
+        origins: Integers | None = None,
     ) -> None:
-        """Give each input its output's relevance, times a vector or what lies at ``operands``."""
+        """Give each input its output's relevance, times a vector or what lies at ``operands``.
+
+        There is an input for each output, or for those at the offsets ``origins``.
+        """
         shares = shares or self.of(node)
+        if origins is None:
+            origins = np.arange(node.size)
         variable = np.flatnonzero(inputs >= 0)
-        read = [inputs[variable], node.start + variable]
+        read = [inputs[variable], node.start + origins[variable]]
         if operands is not None:
             read.append(operands[variable])
         for size, first in self.emitter.row_groups(np.stack(read)):
             where = variable[first]
             if vector is None:
-                self._pass_rows(shares, inputs, where, size, Epilogue(), operands)
+                self._pass_rows(shares, inputs, where, size, Epilogue(), operands, origins)
                 continue
             for factors, some in by_vector(vector, where, size):
                 index = self.emitter.program.vector(factors)
                 epilogue = Epilogue(scale=Scale.vector, scale_vector=index)
-                self._pass_rows(shares, inputs, some, size, epilogue, None)
+                self._pass_rows(shares, inputs, some, size, epilogue, None, origins)
 
     def _pass_rows(
         self,
@@ -211,6 +225,7 @@ class Relevance:
         size: int,
         epilogue: Epilogue,
         operands: Addresses | None,
+        origins: Integers,
     ) -> None:
         offsets: list[Offsets] = []
         if operands is not None:
@@ -219,7 +234,7 @@ class Relevance:
         for some in apart(inputs[where], size):
             addresses = inputs[where[some]]
             op = self.emitter.map(
-                shares(where[some]),
+                shares(origins[where[some]]),
                 size,
                 self.place(addresses),
                 replace(epilogue, accumulate=self.accumulates(addresses, size)),
