@@ -97,71 +97,55 @@ struct InLanes {
     void put(float* p, int j, Vector v) const { store(p + (column + j) * kLanes, v); }
 };
 
-// The epilogue on Rows × Vectors registers, of the block's rows from `first` on. Each stage is one
-// uniform branch around an unrolled loop, so the accumulators never leave their registers.
-template <int Rows, int Vectors, typename Place>
-[[gnu::always_inline]] inline void finish(Vector (&v)[Rows][Vectors], const Block& block, int first,
-                                          const Epilogue& e, const Place& at) {
-    float* const* out = block.out + first;
-    const float* const* scale = block.scale + first;
-    const float* const* post = block.post + first;
-    const auto each = [&](auto&& f) {
+// v[r][j] = f(v[r][j], r, j) for Rows × Vectors registers, unrolled.
+template <int Rows, int Vectors, typename Function>
+[[gnu::always_inline]] inline void for_each(Vector (&v)[Rows][Vectors], Function&& f) {
 #pragma GCC unroll 16
-        for (int r = 0; r < Rows; ++r)
+    for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 8
-            for (int j = 0; j < Vectors; ++j) v[r][j] = f(v[r][j], r, j);
-    };
-    if (e.bias) each([&](Vector x, int, int j) { return x + at.constants(e.bias, j); });
-    switch (e.scale) {
-        case Scale::none:
-            break;
-        case Scale::vector:
-            each([&](Vector x, int, int j) { return x * at.constants(e.scale_vector, j); });
-            break;
-        case Scale::operand:
-            each([&](Vector x, int r, int j) { return x * at.row(scale[r], j); });
-            break;
-        case Scale::operand_minus_vector:
-            each([&](Vector x, int r, int j) {
-                return x * (at.row(scale[r], j) - at.constants(e.scale_vector, j));
-            });
-            break;
-    }
-    if (e.accumulate) each([&](Vector x, int r, int j) { return x + at.row(out[r], j); });
+        for (int j = 0; j < Vectors; ++j) v[r][j] = f(v[r][j], r, j);
+}
+
+// The last stage of an epilogue, `post` being its operand's rows.
+template <int Rows, int Vectors, typename Place>
+[[gnu::always_inline]] inline void apply_post(Vector (&v)[Rows][Vectors], const float* const* post,
+                                              const Epilogue& e, const Place& at) {
     switch (e.post) {
         case Post::none:
             break;
         case Post::relu:
-            each([&](Vector x, int, int) { return relu(x); });
+            for_each(v, [&](Vector x, int, int) { return relu(x); });
             break;
         case Post::divide:
             if (e.post_vector)
-                each([&](Vector x, int r, int j) {
+                for_each(v, [&](Vector x, int r, int j) {
                     return safe_divide(x, at.row(post[r], j) + at.constants(e.post_vector, j));
                 });
             else
-                each([&](Vector x, int r, int j) { return safe_divide(x, at.row(post[r], j)); });
+                for_each(
+                    v, [&](Vector x, int r, int j) { return safe_divide(x, at.row(post[r], j)); });
             break;
         case Post::mask:
-            each([&](Vector x, int r, int j) { return where_positive(at.row(post[r], j), x); });
+            for_each(v,
+                     [&](Vector x, int r, int j) { return where_positive(at.row(post[r], j), x); });
             break;
         case Post::guided:
-            each([&](Vector x, int r, int j) {
+            for_each(v, [&](Vector x, int r, int j) {
                 return where_positive(at.row(post[r], j), relu(x));
             });
             break;
         case Post::square:
-            each([&](Vector x, int, int) { return x * x; });
+            for_each(v, [&](Vector x, int, int) { return x * x; });
             break;
         case Post::multiply:
-            each([&](Vector x, int r, int j) { return x * at.row(post[r], j); });
+            for_each(v, [&](Vector x, int r, int j) { return x * at.row(post[r], j); });
             break;
         case Post::divide_operand:
-            each([&](Vector x, int r, int j) { return safe_divide(at.row(post[r], j), x); });
+            for_each(v, [&](Vector x, int r, int j) { return safe_divide(at.row(post[r], j), x); });
             break;
         case Post::divide_stabilised: {
             const Vector epsilon = broadcast(&e.epsilon);
-            each([&](Vector x, int r, int j) {
+            for_each(v, [&](Vector x, int r, int j) {
                 Vector d = at.row(post[r], j);
                 if (e.post_vector) d = d + at.constants(e.post_vector, j);
                 const Vector negative = where_positive(zero() - d, epsilon);
@@ -170,6 +154,33 @@ template <int Rows, int Vectors, typename Place>
             break;
         }
     }
+}
+
+// The epilogue on Rows × Vectors registers, of the block's rows from `first` on. Each stage is one
+// uniform branch around an unrolled loop, so the accumulators never leave their registers.
+template <int Rows, int Vectors, typename Place>
+[[gnu::always_inline]] inline void finish(Vector (&v)[Rows][Vectors], const Block& block, int first,
+                                          const Epilogue& e, const Place& at) {
+    float* const* out = block.out + first;
+    const float* const* scale = block.scale + first;
+    if (e.bias) for_each(v, [&](Vector x, int, int j) { return x + at.constants(e.bias, j); });
+    switch (e.scale) {
+        case Scale::none:
+            break;
+        case Scale::vector:
+            for_each(v, [&](Vector x, int, int j) { return x * at.constants(e.scale_vector, j); });
+            break;
+        case Scale::operand:
+            for_each(v, [&](Vector x, int r, int j) { return x * at.row(scale[r], j); });
+            break;
+        case Scale::operand_minus_vector:
+            for_each(v, [&](Vector x, int r, int j) {
+                return x * (at.row(scale[r], j) - at.constants(e.scale_vector, j));
+            });
+            break;
+    }
+    if (e.accumulate) for_each(v, [&](Vector x, int r, int j) { return x + at.row(out[r], j); });
+    apply_post(v, block.post + first, e, at);
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 8
