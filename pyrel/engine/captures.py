@@ -12,7 +12,7 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from pyrel.compiler.capture.capture import Capture, capture_at
-from pyrel.compiler.capture.examples import unwrapped
+from pyrel.compiler.capture.examples import refuse_example, unwrapped
 from pyrel.compiler.capture.forks import RenewedLock, exporting, one_thread_if_forked
 from pyrel.compiler.capture.identity import IncomparableError, State, state_of
 from pyrel.engine.arrays import Array
@@ -60,6 +60,8 @@ def captured(model: torch.nn.Module, example: Array, lengths: bool) -> Capture:
     """
     with exporting:  # torch.export is not safe to run in several threads
         inner = unwrapped(model)
+        if of(inner) is not None:
+            refuse_example(example)  # as a capture would: what is kept does not look at it
         if isinstance(example, np.ndarray | torch.Tensor) and _size(inner) <= _LARGEST:
             kept = find(inner, example, lengths) or make(inner, example, lengths)
             if kept is not None:

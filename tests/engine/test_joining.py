@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows of a convolution with few channels are joined: fewer rows, the same explanation."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import pyrel
+from pyrel.compiler.graph.facts import Facts
 from pyrel.compiler.graph.nodes import Graph, Linear
 from pyrel.compiler.passes import join_positions as joining
 from pyrel.compiler.passes.contiguous import lay_out
@@ -26,8 +29,18 @@ def captured(channels: int, maps: int, stride: int = 1) -> Graph:
     return pyrel.capture(classifier(channels, maps, stride), x)
 
 
+def unknown(graph: Any) -> tuple[Any, Any]:
+    """Bounds of an input of which nothing is known."""
+    bound = np.full(graph.input_size, np.inf)
+    return -bound, bound
+
+
 def convolution(graph: Graph) -> Linear:
-    return next(n for n in lay_out(graph).nodes if isinstance(n, Linear) and n.size > 4)
+    return next(
+        n
+        for n in lay_out(Facts(graph, *unknown(graph))).nodes
+        if isinstance(n, Linear) and n.size > 4
+    )
 
 
 @pytest.mark.parametrize("stride", [1, 2])

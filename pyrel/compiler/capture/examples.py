@@ -76,12 +76,17 @@ def takes_lengths(model: torch.nn.Module, batch: torch.Tensor) -> bool:
 
 def example_tensor(model: torch.nn.Module, example: Example) -> torch.Tensor:
     """Return a batch of two zeros of the example's shape, or refuse an example of no shape."""
+    refuse_example(example)
+    return _zeros(model, example.shape[1:], _are_ids(example))
+
+
+def refuse_example(example: Example) -> None:
+    """Refuse what is no array or tensor of samples with elements."""
     refuse_unreadable("example", example)
     if not example.shape:
         raise ValueError(f"example: wanted shape (n, ...), batch first, got {tuple(example.shape)}")
     if 0 in example.shape[1:]:
         raise ValueError(f"example: a sample has no elements, the shape is {tuple(example.shape)}")
-    return _zeros(model, example.shape[1:], _are_ids(example))
 
 
 def _are_ids(example: Example) -> bool:
