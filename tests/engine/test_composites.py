@@ -264,3 +264,54 @@ def test_a_rule_of_ones_own_is_as_good_as_the_built_in_one(name: str) -> None:
     np.testing.assert_allclose(
         theirs.absorbed, ours.absorbed, rtol=0, atol=1e-4 * (ours.amplification * start).max()
     )
+
+
+class Doubled(LinearRule):
+    """The ε rule with all contributions twice as large, formed of its terms."""
+
+    def __init__(self, epsilon: float) -> None:
+        self.epsilon = epsilon
+
+    def propagation(self, node: LinearNode) -> Propagation:
+        inputs = ~node.constant
+        term = Term(inputs, 2.0 * node.weight[:, inputs], Factor.value)
+        constants = 2.0 * (node.bias + node.from_constants.sum(axis=1))
+        denominator = Denominator(constants, (term,), epsilon=2 * self.epsilon)
+        return Propagation.of(term, denominator=denominator, absorbed=constants)
+
+
+class WithoutDenominator(LinearRule):
+    """What no sum with gates can be divided by."""
+
+    def propagation(self, node: LinearNode) -> Propagation:
+        inputs = ~node.constant
+        return Propagation.of(Term(inputs, node.weight[:, inputs]))
+
+
+class Gated(nn.Module):
+    """A GRU, whose candidate is a sum with a gated pre-activation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.core, self.out = nn.GRU(3, 5, batch_first=True), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.out(self.core(x)[0][:, -1])
+        return scores
+
+
+def test_a_rule_of_ones_own_divides_gated_sums_by_its_own_denominators() -> None:
+    torch.manual_seed(0)
+    model, x = Gated().eval(), torch.randn(9, 4, 3)
+    own = unchecked(model, x, method=Composite([Assign(Doubled(1e-3))], epsilon=1e-3))(x)
+    known = unchecked(model, x, method="lrp_epsilon", epsilon=1e-3)(x)
+    # As good as the promise of every method: 1e-5 of the largest sum of |R|.
+    allowed = 1e-5 * float(known.amplification.max() * known.output.abs().max())
+    assert float((own.relevance - known.relevance).abs().max()) <= allowed
+    assert float((own.absorbed - known.absorbed).abs().max()) <= allowed
+
+
+def test_a_rule_without_denominator_is_refused_at_gated_sums() -> None:
+    method = Composite([Assign(WithoutDenominator())])
+    with pytest.raises(pyrel.UnsupportedModelError, match="has no denominator"):
+        unchecked(Gated(), torch.randn(2, 4, 3), method=method)

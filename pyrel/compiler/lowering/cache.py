@@ -3,17 +3,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
+from pyrel.compiler.graph.nodes import Floats
 from pyrel.compiler.lowering.transposed_convolution import WayBack
 from pyrel.compiler.program.instructions import Float32s
 from pyrel.compiler.program.single import single
 from pyrel.methods.terms import Propagation, Term
 
-if TYPE_CHECKING:
-    from pyrel.compiler.lowering.emitter import Matrix
+
+@dataclass(frozen=True, eq=False)
+class Matrix:
+    """Weights of a product, (depth, columns), that are formed when no equal ones are there yet.
+
+    Matrices of one ``key`` are equal.
+    """
+
+    key: Hashable
+    columns: int
+    make: Callable[[], Floats]
+
+    def rows(self, first: int, stop: int) -> Matrix:
+        """Return some rows as a matrix."""
+        return Matrix((self.key, first, stop), self.columns, lambda: self.make()[first:stop])
 
 
 @dataclass(eq=False)

@@ -7,7 +7,8 @@ import numpy as np
 
 from pyrel.compiler.graph.intervals import apart
 from pyrel.compiler.graph.nodes import Embedding
-from pyrel.compiler.lowering.emitter import Emitter, Matrix
+from pyrel.compiler.lowering.cache import Matrix
+from pyrel.compiler.lowering.emitter import Emitter
 from pyrel.compiler.lowering.placement import Placement
 from pyrel.compiler.lowering.relevance import Relevance
 from pyrel.compiler.program.enums import Post

@@ -8,8 +8,8 @@ Every value has a place in the arena, and beside it a place for its relevance
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Iterator
+from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
@@ -18,7 +18,7 @@ from pyrel.compiler.graph.facts import Facts
 from pyrel.compiler.graph.intervals import Integers, common_runs, runs
 from pyrel.compiler.graph.nodes import Addresses, Floats, aligned
 from pyrel.compiler.limits import SEGMENTS
-from pyrel.compiler.lowering.cache import LoweringCache
+from pyrel.compiler.lowering.cache import LoweringCache, Matrix
 from pyrel.compiler.program.enums import Post, Scale, Space
 from pyrel.compiler.program.instructions import Epilogue, Gemm, Map, Offsets, Template
 from pyrel.compiler.program.program import Program
@@ -26,22 +26,6 @@ from pyrel.compiler.program.schedule import RowOp, row_op
 from pyrel.methods.terms import Factor
 
 Place: TypeAlias = tuple[Space, Offsets]  # the offsets of one row or more
-
-
-@dataclass(frozen=True, eq=False)
-class Matrix:
-    """Weights of a product, (depth, columns), that are formed when no equal ones are there yet.
-
-    Matrices of one ``key`` are equal.
-    """
-
-    key: Hashable
-    columns: int
-    make: Callable[[], Floats]
-
-    def rows(self, first: int, stop: int) -> Matrix:
-        """Return some rows as a matrix."""
-        return Matrix((self.key, first, stop), self.columns, lambda: self.make()[first:stop])
 
 
 class Emitter:

@@ -13,7 +13,7 @@ from pyrel.compiler.graph.intervals import runs
 from pyrel.compiler.graph.nodes import Addresses, Floats, Linear, Product, picked
 from pyrel.compiler.lowering.emitter import Emitter, Place
 from pyrel.compiler.lowering.linear import divide_by, give
-from pyrel.compiler.lowering.parts import Division, Divisor, at
+from pyrel.compiler.lowering.parts import Division, Divisor, at, divide_evenly
 from pyrel.compiler.lowering.placement import Placement
 from pyrel.compiler.lowering.relevance import Relevance
 from pyrel.compiler.program.enums import Scale, Space
@@ -91,24 +91,21 @@ def back_gated_sum(node: GatedSum, relevance: Relevance, placement: Placement) -
     members = _members(node, placement)
     propagations = [placement.propagation(member) for member in members]
     single = all(len(p.parts) == 1 and p.parts[0].power == 1 for p in propagations)
+    parts = _GatedParts(node, relevance, placement, members)
     if not single or placement.shares_bias:
-        _GatedParts(node, relevance, placement, members).back()
+        parts.back()
         return
-    parts = [propagation.parts[0] for propagation in propagations]
     denominators = [_denominator_of(member, relevance.emitter, placement) for member in members]
-    epsilon = parts[0].denominator.epsilon if parts[0].denominator else 0.0
-    if epsilon:
-        divide_by(node, relevance, placement, node.start, None, epsilon, False)
-        relevance.absorb_weighted(node, node.bias)
-    else:
-        bias = np.maximum(node.bias, 0.0)
-        place = _sum_of_denominators(node, relevance.emitter, bias, denominators)
-        divide_by(node, relevance, placement, place, None, 0.0, False, alone=True)
-        relevance.absorb_weighted(node, bias)
-    for index, (member, part) in enumerate(zip(members, parts, strict=True)):
+    divisor = parts.divisor(0, denominators)
+    formed = divisor.operand != node.start
+    epsilon = divisor.epsilon
+    divide_by(node, relevance, placement, divisor.operand, None, epsilon, False, alone=formed)
+    relevance.absorb_weighted(node, divisor.constant)
+    for index, (member, propagation) in enumerate(zip(members, propagations, strict=True)):
         _give_member(node, relevance, placement, index, member, denominators[index])
-        if part.absorbed is not None:
-            relevance.absorb_weighted(member, part.absorbed)
+        absorbed = propagation.parts[0].absorbed
+        if absorbed is not None:
+            relevance.absorb_weighted(member, absorbed)
 
 
 def _members(node: GatedSum, placement: Placement) -> list[Linear]:
@@ -135,7 +132,13 @@ def _sum_of_denominators(
 def _denominator_of(node: Linear, emitter: Emitter, placement: Placement, number: int = 0) -> Place:
     """Where a member's denominator lies, its constant added; for the ε rule its value."""
     denominator = placement.propagation(node).parts[number].denominator
-    assert denominator is not None, "rules keep the denominators of gated nodes"
+    if denominator is None:
+        raise UnsupportedModelError(
+            f"{placement.rules[node.start]!r} has no denominator, which it needs at a sum in which "
+            "gates multiply pre-activations",
+            operator="add",
+            module=node.module,
+        )
     if denominator.epsilon and denominator.output:
         return emitter.value(node.start)
     if (node.start, number) in placement.denominators:
@@ -219,7 +222,7 @@ class _GatedParts:
             [_denominator_of(m, self._emitter, placement, number) for m in self._members]
             for number in numbers
         ]
-        divisors = [self._divisor(number, denominators[number]) for number in numbers]
+        divisors = [self.divisor(number, denominators[number]) for number in numbers]
         parts = [
             replace(part, absorbed=self._of_bias.parts[number].absorbed)
             for number, part in zip(numbers, propagation.parts, strict=True)
@@ -232,7 +235,8 @@ class _GatedParts:
         if placement.shares_bias:
             self._spread(division, parts, places, divisors)
 
-    def _divisor(self, number: int, denominators: Sequence[Place]) -> Divisor:
+    def divisor(self, number: int, denominators: Sequence[Place]) -> Divisor:
+        """Return what a part's relevance is divided by: the sum itself, or that of denominators."""
         part = self._of_members[0].parts[number]
         assert part.denominator is not None
         absorbed = self._of_bias.parts[number].absorbed
@@ -298,12 +302,6 @@ class _GatedParts:
                     self._emitter.map(shares, self._node.size, left, epilogue)
         counts = [self._placement.count_inputs(member) for member in self._members]
         number_of_inputs = np.sum([count for _, count in counts], axis=0)
-        none = (number_of_inputs == 0).astype(float)
-        self._relevance.absorb_weighted(self._node, none, at(left))
-        inverse = np.divide(
-            1.0, number_of_inputs, out=np.zeros(self._node.size), where=number_of_inputs > 0
-        )
-        scaled = Epilogue(scale=Scale.vector, scale_vector=self._emitter.program.vector(inverse))
-        self._emitter.map(left, self._node.size, left, scaled)
+        divide_evenly(self._node, self._relevance, left, number_of_inputs)
         for member, (terms, _) in zip(self._members, counts, strict=True):
             give(member, self._relevance, terms, at(left))

@@ -11,7 +11,8 @@ import numpy as np
 from pyrel.compiler.graph.intervals import common_runs, runs
 from pyrel.compiler.graph.nodes import Addresses, Floats, Linear, Node
 from pyrel.compiler.limits import SEGMENTS
-from pyrel.compiler.lowering.emitter import Emitter, Matrix, Place
+from pyrel.compiler.lowering.cache import Matrix
+from pyrel.compiler.lowering.emitter import Emitter, Place
 from pyrel.compiler.lowering.parts import divide_into_parts
 from pyrel.compiler.lowering.placement import Placement
 from pyrel.compiler.lowering.relevance import Relevance, Shares
@@ -248,7 +249,8 @@ def divide_by(
     """
     place = relevance.place(node.start)
     if epsilon:
-        relevance.finish(node.start, node.size, Post.divide_stabilised, operand, vector, epsilon)
+        post = Post.divide_stabilised
+        relevance.finish(node.start, node.size, post, operand, vector, epsilon, alone)
         relevance.absorb(place, node.size, Share.stabiliser, vector, operand, epsilon)
         return
     # The score that is explained is above zero where there is relevance to put in.

@@ -59,7 +59,10 @@ def divide_into_parts(
     if placement.shares_bias:
         left = division.left_over([part for _, part in parts], places, divisors)
         if left is not None:
-            given.append(_spread_evenly(node, relevance, placement, left))
+            # To the inputs that are neither constants nor padding.
+            terms, number = placement.count_inputs(node)
+            divide_evenly(node, relevance, left, number)
+            given.append((terms, at(left)))
     return given
 
 
@@ -172,7 +175,7 @@ class Division:
     def _divide(self, place: Place, divisor: Divisor, counts: bool = True) -> None:
         """Divide what lies at a place; count what meets zero, or the stabiliser."""
         counts = counts and not self._shares_bias
-        vector = None if divisor.vector is None else divisor.vector
+        vector = divisor.vector
         index = -1 if vector is None else self._emitter.vector(vector)
         operand = divisor.place(self._emitter)
         post = Post.divide_stabilised if divisor.epsilon else Post.divide
@@ -240,14 +243,10 @@ class Division:
         self._emitter.map(source, self._size, out, epilogue, factor[1])
 
 
-def _spread_evenly(
-    node: Linear, relevance: Relevance, placement: Placement, left: Place
-) -> tuple[tuple[Term, ...], Shares]:
-    """Give what is left in equal parts to the inputs that are neither constants nor padding."""
-    terms, number = placement.count_inputs(node)
+def divide_evenly(node: Node, relevance: Relevance, left: Place, number: Floats) -> None:
+    """Divide what is left of each output by the number of its inputs; without any, absorb it."""
     relevance.absorb_weighted(node, (number == 0).astype(float), at(left))
-    inverse = np.divide(1.0, number, out=np.zeros_like(number), where=number > 0)
+    inverse = np.divide(1.0, number, out=np.zeros(node.size), where=number > 0)
     emitter = relevance.emitter
     epilogue = Epilogue(scale=Scale.vector, scale_vector=emitter.program.vector(inverse))
     emitter.map(left, node.size, left, epilogue)
-    return terms, at(left)

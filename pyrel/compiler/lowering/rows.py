@@ -10,7 +10,8 @@ import numpy as np
 
 from pyrel.compiler.graph.intervals import Integers, apart, common_runs
 from pyrel.compiler.graph.nodes import Addresses, Floats, Linear
-from pyrel.compiler.lowering.emitter import Emitter, Matrix, Place
+from pyrel.compiler.lowering.cache import Matrix
+from pyrel.compiler.lowering.emitter import Emitter, Place
 from pyrel.compiler.lowering.relevance import Relevance, Shares
 from pyrel.compiler.lowering.transposed_convolution import Blocks, WayBack, find_way_back
 from pyrel.compiler.program.enums import Scale, Space
