@@ -16,7 +16,6 @@ from pyrel.compiler.graph.nodes import (
     Addresses,
     Choice,
     Copy,
-    Floats,
     Node,
     Relu,
     picked,
@@ -26,7 +25,7 @@ from pyrel.compiler.limits import SEGMENTS
 from pyrel.compiler.lowering import linear
 from pyrel.compiler.lowering.emitter import Emitter
 from pyrel.compiler.lowering.linear import divide_by
-from pyrel.compiler.lowering.parts import Division, Divisor, at
+from pyrel.compiler.lowering.parts import Division, Divisor, at, divide_evenly
 from pyrel.compiler.lowering.placement import Placement
 from pyrel.compiler.lowering.relevance import Relevance, Shares
 from pyrel.compiler.passes.contiguous import SHORT_RUN
@@ -201,7 +200,6 @@ def _pass_on(
     node: Add,
     addends: Addresses,
     relevance: Relevance,
-    vector: Floats | None = None,
     in_proportion: bool = False,
     shares: Shares | None = None,
 ) -> None:
@@ -211,13 +209,12 @@ def _pass_on(
         if not relevance.is_even(together):
             for addend in together:
                 operands = addend if in_proportion else None
-                relevance.pass_on(node, addend, vector, operands, shares)
+                relevance.pass_on(node, addend, operands=operands, shares=shares)
             continue
         origins = np.tile(np.arange(node.size), stop - first)
-        weights = None if vector is None else vector[origins]
         inputs = together.ravel()
         operands = inputs if in_proportion else None
-        relevance.pass_on(node, inputs, weights, operands, shares, origins)
+        relevance.pass_on(node, inputs, operands=operands, shares=shares, origins=origins)
 
 
 def _share_sum(node: Add, relevance: Relevance, placement: Placement, divisor: Divisor) -> None:
@@ -234,9 +231,8 @@ def _share_sum(node: Add, relevance: Relevance, placement: Placement, divisor: D
     low, high = placement.facts.domains.of(node.inputs)
     counted = (node.inputs >= 0) & ((low < 0) | (high > 0))
     number = counted.sum(axis=0)
-    relevance.absorb_weighted(node, (number == 0).astype(float), at(left))
-    given = np.where(counted, node.inputs, -1)
-    _pass_on(node, given, relevance, 1.0 / np.maximum(number, 1), shares=at(left))
+    divide_evenly(node, relevance, left, number)
+    _pass_on(node, np.where(counted, node.inputs, -1), relevance, shares=at(left))
 
 
 # Choices

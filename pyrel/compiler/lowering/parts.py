@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from pyrel.compiler.graph.intervals import Integers
 from pyrel.compiler.graph.nodes import Floats, Linear, Node
 from pyrel.compiler.lowering.emitter import Emitter, Place
 from pyrel.compiler.lowering.placement import Placement
@@ -243,7 +244,7 @@ class Division:
         self._emitter.map(source, self._size, out, epilogue, factor[1])
 
 
-def divide_evenly(node: Node, relevance: Relevance, left: Place, number: Floats) -> None:
+def divide_evenly(node: Node, relevance: Relevance, left: Place, number: Floats | Integers) -> None:
     """Divide what is left of each output by the number of its inputs; without any, absorb it."""
     relevance.absorb_weighted(node, (number == 0).astype(float), at(left))
     inverse = np.divide(1.0, number, out=np.zeros(node.size), where=number > 0)

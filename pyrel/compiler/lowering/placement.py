@@ -23,7 +23,7 @@ from pyrel.compiler.graph.nodes import (
 )
 from pyrel.compiler.graph.relevant_zeros import relevant_at_zero
 from pyrel.compiler.lowering.cache import LoweringCache
-from pyrel.compiler.lowering.sites import KINDS, Sites
+from pyrel.compiler.lowering.sites import KIND_OF_NODE, Sites
 from pyrel.errors import UnsupportedModelError
 from pyrel.methods import Method, Rule, UnsuitableDomainError
 from pyrel.methods.enums import Start
@@ -82,7 +82,7 @@ class Placement:
             except UnsuitableDomainError as error:
                 linear = isinstance(node, Linear | GatedSum)
                 operator = "add" if isinstance(node, GatedSum) else "linear"
-                named = operator if linear else _OPERATORS.get(KINDS[type(node)], "linear")
+                named = operator if linear else _OPERATORS.get(KIND_OF_NODE[type(node)], "linear")
                 # The first linear node in the order of the model; of others, the last.
                 order = index if linear else 2 * len(graph.nodes) - index
                 refused[order] = UnsupportedModelError(

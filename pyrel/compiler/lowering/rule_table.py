@@ -10,7 +10,7 @@ from pyrel.compiler.graph.gates import GatedSum
 from pyrel.compiler.graph.nodes import Copy, Embedding, Linear, MaxPool, Node
 from pyrel.compiler.lowering.placement import Placement
 from pyrel.compiler.lowering.pooling import in_proportion
-from pyrel.compiler.lowering.sites import KINDS, function_of
+from pyrel.compiler.lowering.sites import KIND_OF_NODE, function_of
 from pyrel.methods import Rule, ZBeta, ZPlus
 from pyrel.methods.other_rules import InProportion, Winner
 
@@ -41,7 +41,7 @@ def placed_rules(placement: Placement) -> tuple[PlacedRule, ...]:
 def _name(node: Node) -> str:
     if isinstance(node, GatedSum):
         return "gated dense"
-    kind = node.kind if isinstance(node, Linear) else KINDS[type(node)]
+    kind = node.kind if isinstance(node, Linear) else KIND_OF_NODE[type(node)]
     return function_of(node) or kind.replace("_", " ")
 
 

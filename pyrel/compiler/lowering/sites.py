@@ -30,7 +30,7 @@ from pyrel.methods import Domain, Site
 
 _FAR = np.iinfo(np.int32).max
 
-KINDS: dict[type[Node], str] = {
+KIND_OF_NODE: dict[type[Node], str] = {
     Activation: "activation",
     Relu: "activation",
     Scale: "activation",
@@ -84,7 +84,7 @@ class Sites:
             assert found is not None
             linear = found
         if kind is None:
-            kind = linear.kind if isinstance(linear, Linear) else KINDS[type(node)]
+            kind = linear.kind if isinstance(linear, Linear) else KIND_OF_NODE[type(node)]
         from_input, from_output = self._depth(linear)
         return Site(
             kind,
