@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pyrel import data, importing, methods, metrics, nn
     from pyrel.compiler.capture.capture import capture
     from pyrel.compiler.graph.nodes import Graph
-    from pyrel.compiler.program.limits import Limits
+    from pyrel.compiler.program.file_limits import Limits
     from pyrel.engine.config import set_num_threads, show_config
     from pyrel.errors import SelfCheckError, UnsupportedModelError
     from pyrel.explainer import Explainer
@@ -56,7 +56,7 @@ _HOMES = {
     "Explainer": "explainer",
     "Explanation": "explanation",
     "Graph": "compiler.graph.nodes",
-    "Limits": "compiler.program.limits",
+    "Limits": "compiler.program.file_limits",
     "SelfCheckError": "errors",
     "UnsupportedModelError": "errors",
     "capture": "compiler.capture.capture",

@@ -13,7 +13,7 @@ import torch
 
 from pyrel import methods
 from pyrel.compiler.capture.forks import exporting
-from pyrel.compiler.program.limits import Limits
+from pyrel.compiler.program.file_limits import Limits
 from pyrel.engine import arrays
 from pyrel.engine import config as runtime
 from pyrel.engine.arrays import Array

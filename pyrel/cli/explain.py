@@ -139,7 +139,7 @@ def _explainer(
 ) -> Explainer:
     import torch
 
-    from pyrel.compiler.program.limits import Limits
+    from pyrel.compiler.program.file_limits import Limits
     from pyrel.explainer import Explainer
     from pyrel.files.tensors import read_kind
     from pyrel.training import load_model

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from pyrel.compiler.lowering.rule_table import as_text
-from pyrel.compiler.program.limits import Limits
+from pyrel.compiler.program.file_limits import Limits
 from pyrel.engine import arrays
 from pyrel.engine import config as runtime
 from pyrel.engine.arrays import Array

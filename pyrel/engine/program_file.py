@@ -24,7 +24,7 @@ from torch import Tensor
 
 from pyrel import _core, methods
 from pyrel.compiler.limits import LARGEST_EXACT
-from pyrel.compiler.program.limits import Limits
+from pyrel.compiler.program.file_limits import Limits
 from pyrel.compiler.program.tensors import (
     Arrays,
     describe,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import pyrel.nn
-from pyrel.compiler.program.limits import Limits
+from pyrel.compiler.program.file_limits import Limits
 from pyrel.files.foreign import parsing
 from pyrel.files.tensors import read_tensors, write_tensors
 

@@ -17,8 +17,8 @@ from engine import bombs
 from engine.sequences import Last, batch, explainer
 
 import pyrel
+from pyrel.compiler.program.file_limits import NO_LIMITS, Limits
 from pyrel.compiler.program.instructions import Map
-from pyrel.compiler.program.limits import NO_LIMITS, Limits
 from pyrel.compiler.program.step_pattern import Item, Part, Pattern, Rows
 from pyrel.engine.compiled_model import limits_of
 from pyrel.files.tensors import read_tensors, write_tensors

@@ -15,6 +15,7 @@ from engine.running import ARENA, INPUT, instruction, program, run
 from pyrel import _core, methods
 from pyrel.compiler.graph.functions import Function
 from pyrel.compiler.program.enums import Post, Share, Space
+from pyrel.compiler.program.file_limits import NO_LIMITS
 from pyrel.compiler.program.instructions import (
     Absorb,
     Activate,
@@ -29,7 +30,6 @@ from pyrel.compiler.program.instructions import (
     Scatter,
     Seed,
 )
-from pyrel.compiler.program.limits import NO_LIMITS
 from pyrel.compiler.program.program import Program
 from pyrel.engine.compiled import Compiled
 from pyrel.engine.inputs import Inputs

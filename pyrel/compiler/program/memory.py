@@ -25,8 +25,8 @@ import numpy.typing as npt
 from pyrel.compiler.limits import LINE
 from pyrel.compiler.program.block_placement import place
 from pyrel.compiler.program.enums import Space
+from pyrel.compiler.program.file_limits import NO_LIMITS, Limits
 from pyrel.compiler.program.instructions import Instruction, Operand, Repeat
-from pyrel.compiler.program.limits import NO_LIMITS, Limits
 
 Integers = npt.NDArray[np.int64]
 Items: TypeAlias = Sequence[Instruction | Repeat]

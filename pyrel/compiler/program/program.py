@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from pyrel.compiler.program.file_limits import NO_LIMITS, Limits
 from pyrel.compiler.program.instructions import Float32s, Instruction, Offsets, Repeat
-from pyrel.compiler.program.limits import NO_LIMITS, Limits
 from pyrel.compiler.program.single import single
 
 _SAMPLE = 1 << 14  # elements of an array that are hashed

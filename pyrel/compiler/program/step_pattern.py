@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from pyrel.compiler.program.file_limits import NO_LIMITS, Limits
 from pyrel.compiler.program.instructions import (
     Float32s,
     Instruction,
@@ -24,7 +25,6 @@ from pyrel.compiler.program.instructions import (
     Repeat,
     Template,
 )
-from pyrel.compiler.program.limits import NO_LIMITS, Limits
 from pyrel.compiler.program.memory import plan
 from pyrel.compiler.program.program import Contents, Program
 

@@ -18,8 +18,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pyrel.compiler.program.file_limits import NO_LIMITS, Limits
 from pyrel.compiler.program.instructions import Instruction, Offsets, Repeat, Template
-from pyrel.compiler.program.limits import NO_LIMITS, Limits
 from pyrel.compiler.program.program import Program
 from pyrel.compiler.program.step_pattern import (
     STORED,
