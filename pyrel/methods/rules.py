@@ -39,7 +39,8 @@ class LinearRule(Rule):
     Attributes
     ----------
     reaches_zeros : bool
-        Whether an input that is zero may get relevance.
+        Whether an input that is zero may get relevance, as with any `Factor` but ``value`` and its
+        parts ``positive`` and ``negative``.
     needs_box : bool
         Whether the rule is for inputs whose smallest and largest values are known.
     """

@@ -153,6 +153,11 @@ class Factor(Enum):
     negative = 5  # min(0, a)
 
     @property
+    def is_of_zeros(self) -> bool:
+        """Whether it may be other than 0 where a is."""
+        return self in (Factor.one, Factor.above_low, Factor.below_high)
+
+    @property
     def is_clipped(self) -> bool:
         """Whether it is the part of a of one sign."""
         return self in (Factor.positive, Factor.negative)
@@ -203,7 +208,8 @@ class Part:
     absorbed : ndarray, shape (out,), or None
         What bias and constant inputs add to the denominator: their share is absorbed.
     weight : float
-        The share of R that this part hands on, such as α and −β.
+        The share of R that this part hands on, such as α and −β. For each sign of the output the
+        weights add up to 1: else relevance is not conserved, and the explanation is refused.
     sign : Sign
         Of the outputs that this part is for.
     power : int
@@ -233,6 +239,17 @@ class Propagation:
 
     parts: tuple[Part, ...]
     exchanges: bool = False
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether one part hands on all relevance, whatever the sign of the output."""
+        first = self.parts[0]
+        return len(self.parts) == 1 and first.weight == 1.0 and first.sign == Sign.any
+
+    @property
+    def reaches_zeros(self) -> bool:
+        """Whether an input that is zero may get relevance."""
+        return any(term.factor.is_of_zeros for part in self.parts for term in part.terms)
 
     @classmethod
     def of(

@@ -20,7 +20,7 @@ from pyrel.compiler.program.enums import Scale, Space
 from pyrel.compiler.program.instructions import Epilogue
 from pyrel.errors import UnsupportedModelError
 from pyrel.methods import other_rules
-from pyrel.methods.terms import Part
+from pyrel.methods.terms import Denominator, Part, Propagation
 
 # Products
 
@@ -90,7 +90,7 @@ def back_gated_sum(node: GatedSum, relevance: Relevance, placement: Placement) -
     """S = R / (Σ gate · its member's denominator); each member gets gate · s."""
     members = _members(node, placement)
     propagations = [placement.propagation(member) for member in members]
-    single = all(len(p.parts) == 1 and p.parts[0].power == 1 for p in propagations)
+    single = all(p.is_whole and p.parts[0].power == 1 for p in propagations)
     parts = _GatedParts(node, relevance, placement, members)
     if not single or placement.shares_bias:
         parts.back()
@@ -139,7 +139,7 @@ def _denominator_of(node: Linear, emitter: Emitter, placement: Placement, number
             operator="add",
             module=node.module,
         )
-    if denominator.epsilon and denominator.output:
+    if _is_value(denominator):
         return emitter.value(node.start)
     if (node.start, number) in placement.denominators:
         return Space.arena, np.array([placement.denominators[node.start, number]])
@@ -148,6 +148,20 @@ def _denominator_of(node: Linear, emitter: Emitter, placement: Placement, number
     source = emitter.value(node.start) if denominator.output else None
     emitter.map(source, node.size, place, Epilogue(bias=vector))
     return place
+
+
+def _is_value(denominator: Denominator) -> bool:
+    """Whether a denominator is the value of the node itself, as that of the ε rule is."""
+    return denominator.output and not denominator.terms and not denominator.constant.any()
+
+
+def _form_of(propagation: Propagation) -> tuple[object, ...]:
+    """Return what members of one sum have in common, as they are divided together."""
+    parts = (
+        (p.weight, p.sign, p.power, p.denominator and p.denominator.epsilon)
+        for p in propagation.parts
+    )
+    return propagation.exchanges, *parts
 
 
 def _give_member(
@@ -211,6 +225,14 @@ class _GatedParts:
         self._emitter = relevance.emitter
         self._of_members = [placement.propagation(member) for member in members]
         self._of_bias = placement.of_bias(node)
+        forms = {_form_of(each) for each in (*self._of_members, self._of_bias)}
+        if len(forms) > 1:
+            raise UnsupportedModelError(
+                f"{placement.rules[node.start]!r} has other parts for some members of a sum in "
+                "which gates multiply pre-activations than for others, or than for its bias",
+                operator="add",
+                module=node.module,
+            )
 
     def back(self) -> None:
         """Divide by the sums of the members' denominators, part by part."""
@@ -237,15 +259,17 @@ class _GatedParts:
 
     def divisor(self, number: int, denominators: Sequence[Place]) -> Divisor:
         """Return what a part's relevance is divided by: the sum itself, or that of denominators."""
-        part = self._of_members[0].parts[number]
-        assert part.denominator is not None
-        absorbed = self._of_bias.parts[number].absorbed
-        bias = np.zeros(self._node.size) if absorbed is None else absorbed
-        epsilon = part.denominator.epsilon
-        if part.denominator.output and epsilon:  # the ε rule, which divides by the sum itself
-            return Divisor(self._node.start, None, epsilon, bias)
-        operand = _sum_of_denominators(self._node, self._emitter, bias, denominators, part.power)
-        return Divisor(operand, None, epsilon, bias)
+        own = self._of_bias.parts[number]
+        each = [p.parts[number].denominator for p in (*self._of_members, self._of_bias)]
+        bias = self._node.bias
+        absorbed = np.zeros(bias.size) if own.absorbed is None else own.absorbed
+        assert own.denominator is not None
+        epsilon = own.denominator.epsilon
+        if all(d is not None and _is_value(d) for d in each):
+            return Divisor(self._node.start, None, epsilon, absorbed)
+        of_bias = own.denominator.constant + (bias if own.denominator.output else 0.0)
+        operand = _sum_of_denominators(self._node, self._emitter, of_bias, denominators, own.power)
+        return Divisor(operand, None, epsilon, absorbed)
 
     def _gated(self, place: Place, index: int, power: int) -> Place:
         """Form the shares of a member: gate · s, the gate to a power."""

@@ -80,7 +80,7 @@ def _form_denominators(node: Linear, emitter: Emitter, placement: Placement) -> 
         denominator = part.denominator
         if denominator is None or not denominator.terms:
             continue
-        if len(propagation.parts) == 1 and _divides_at_once(node, denominator, placement):
+        if propagation.is_whole and _divides_at_once(node, denominator, placement):
             continue
         offset = placement.denominators[node.start, number] = emitter.reserve(node.size)
         place = Space.arena, offset + rows_of(node) - node.start
@@ -101,7 +101,7 @@ def _divides_at_once(node: Linear, denominator: Denominator, placement: Placemen
         and not denominator.epsilon
         and not placement.shares_bias
         and (denominator.constant.ndim == 1 or not denominator.constant.any())
-        and placement.positive(node)
+        and placement.never_divides_by_zero(node)
         and node.start not in placement.facts.members
         and bool(placement.facts.pooled[node.addresses].all())
     )
@@ -161,7 +161,7 @@ def back_linear(node: Linear, relevance: Relevance, placement: Placement) -> Non
     if node.relu:
         finish_relu(node, relevance, placement)
     propagation = placement.propagation(node)
-    if len(propagation.parts) == 1 and not placement.shares_bias:
+    if propagation.is_whole and not placement.shares_bias:
         part = propagation.parts[0]
         if node.start not in placement.facts.members:
             if part.denominator is not None:
@@ -214,7 +214,7 @@ def _divide(
     node: Linear, relevance: Relevance, placement: Placement, denominator: Denominator
 ) -> None:
     """Make s = R / denominator of the relevance of a node's outputs."""
-    never_zero = placement.positive(node)
+    never_zero = placement.never_divides_by_zero(node)
     constant = np.resize(denominator.constant, node.size)
     formed = placement.denominators.get((node.start, 0))
     if formed is not None:

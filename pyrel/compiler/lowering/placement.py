@@ -25,12 +25,35 @@ from pyrel.compiler.graph.relevant_zeros import relevant_at_zero
 from pyrel.compiler.lowering.cache import LoweringCache
 from pyrel.compiler.lowering.sites import KIND_OF_NODE, Sites
 from pyrel.errors import UnsupportedModelError
-from pyrel.methods import Method, Rule, UnsuitableDomainError
+from pyrel.methods import AlphaBeta, Method, Rule, Site, UnsuitableDomainError, ZBeta, ZPlus
 from pyrel.methods.enums import Start
-from pyrel.methods.other_rules import Half
+from pyrel.methods.other_rules import (
+    Absorbing,
+    Centred,
+    ElementwiseRule,
+    Half,
+    NormalisationRule,
+    Nothing,
+    Pass,
+    PoolingRule,
+    ProductRule,
+    SumRule,
+)
 from pyrel.methods.rules import LinearRule
 from pyrel.methods.terms import Domain, LinearNode, Mask, Propagation, Term
 
+RULES_OF_KIND: dict[str, tuple[type[Rule], ...]] = {  # what a node of a kind can be explained by
+    "dense": (LinearRule,),
+    "convolution": (LinearRule,),
+    "activation": (ElementwiseRule,),
+    "product": (ProductRule,),
+    "sum": (SumRule,),
+    "max_pool": (PoolingRule,),
+    "normalisation": (NormalisationRule,),
+    "embedding": (Pass,),
+    "copy": (Pass,),
+    "stop": (Absorbing, Nothing),
+}
 _OPERATORS = {"normalisation": "layer_norm", "product": "mul"}  # for messages; else "linear"
 
 
@@ -97,17 +120,27 @@ class Placement:
     def _choose_for(self, node: Node) -> None:
         if node.start in self.rules:  # a member of a gated sum, which has chosen
             return
-        rule = self.method.rule(self._sites.of(node))
-        if isinstance(node, Linear | GatedSum) and not isinstance(rule, LinearRule):
-            kind = self._sites.of(node).kind
-            raise TypeError(
-                f"{self.method.name}: wanted a LinearRule for a {kind} node, got {rule!r}"
-            )
+        rule = self._rule(self._sites.of(node))
         self.rules[node.start] = rule
         if isinstance(node, GatedSum):
             for member in node.members[:, 0]:
                 self.rules[int(member)] = rule
-            self.products[node.start] = self.method.rule(self._sites.of(node, "product"))
+            self.products[node.start] = self._rule(self._sites.of(node, "product"))
+
+    def _rule(self, site: Site) -> Rule:
+        """Return the method's rule; TypeError if it is none for nodes of the kind."""
+        rule = self.method.rule(site)
+        wanted = RULES_OF_KIND[site.kind]
+        if not isinstance(rule, wanted):
+            names = " or ".join(each.__name__ for each in wanted)
+            where = f" in module '{site.module}'" if site.module else ""
+            raise TypeError(
+                f"{self.method.name}: wanted a rule of the class {names} for the {site.kind} "
+                f"node{where}, got {rule!r}"
+            )
+        if isinstance(rule, Centred) and site.function != "sigmoid":
+            raise TypeError(f"{self.method.name}: {rule!r} is for a sigmoid, not {site.function}")
+        return rule
 
     def _receivers(self, node: Node) -> Addresses:
         """Return the inputs that may get relevance of a node."""
@@ -184,6 +217,13 @@ class Placement:
             and self.relevant_at_zero[node.addresses].any()
         }
 
+    def never_divides_by_zero(self, node: Linear) -> bool:
+        """Whether the denominator is above zero wherever relevance arrives, as z > 0 is there.
+
+        It is z and terms ≥ 0 then. Nobody knows that of the rules of users.
+        """
+        return self.positive(node) and type(self.rules[node.start]) in (AlphaBeta, ZPlus, ZBeta)
+
     def positive(self, node: Linear) -> bool:
         """Whether relevance arrives at outputs above zero only."""
         if node.start == int(self.facts.graph.outputs[0]):
@@ -231,11 +271,17 @@ class Placement:
         )
         if key not in self.cache.propagations:
             try:
-                self.cache.propagations[key] = rule.propagation(seen)
+                made = rule.propagation(seen)
             except UnsuitableDomainError as error:
                 raise UnsupportedModelError(
                     str(error), operator="linear", module=node.module
                 ) from None
+            if self.method.conserves and not rule.reaches_zeros and made.reaches_zeros:
+                raise TypeError(
+                    f"{rule!r} gives relevance to inputs that are zero, by a factor other than "
+                    "the value: its class has to say so, reaches_zeros = True"
+                )
+            self.cache.propagations[key] = made
         return self.cache.propagations[key]
 
     def of_bias(self, node: GatedSum) -> Propagation:
