@@ -175,8 +175,9 @@ def use(kind: str, path: Path) -> None:
             x = np.random.default_rng(0).normal(size=(3, steps, *shape[1:])).astype(np.float32)
             if explainer.inputs.vocabulary:
                 x = (np.abs(x) % explainer.inputs.vocabulary).astype(np.int64)  # type: ignore
-            with contextlib.suppress(ValueError, MemoryError):
-                explainer(x)
+            for run in (explainer, explainer.forward):
+                with contextlib.suppress(ValueError, MemoryError):
+                    run(x)
 
 
 def work(seeds: Iterable[int], seconds: float) -> None:

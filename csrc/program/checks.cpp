@@ -89,6 +89,9 @@ struct Program::Operands {
         require_steps(rows);
         require(access == Access::read || rows.space != Space::input,
                 "an instruction writes to the input");
+        // A run for the outputs alone ends with the seed, and has no memory for relevance.
+        require(access == Access::read || rows.space != Space::relevance || program.seeds_ > 0,
+                "an instruction writes relevance before the seed");
         program.count_work(program.steps_.count, columns, 1);
         const int64_t last = program.code_->size_of(rows.space) - columns;
         program.for_offsets(rows, [&](int64_t offset) {

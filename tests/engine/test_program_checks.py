@@ -90,11 +90,21 @@ def test_relevance_must_be_written_everywhere() -> None:
 def test_a_program_has_one_seed(seeds: int) -> None:
     program = Building(input_size=2, arena_size=2, classes=1, conserves=False)
     program.map(None, 1, arena(0), epilogue())
-    program.map(None, 2, relevance(0), epilogue())
     for _ in range(seeds):
         program.seed(0, 1, Start.one)
     with pytest.raises(ValueError, match="one seed"):
         program.finish()
+
+
+def test_no_relevance_is_written_before_the_seed() -> None:
+    """A run for the outputs alone, which ends with the seed, has no memory for relevance."""
+    program = Building(input_size=2, arena_size=2, classes=1, conserves=False)
+    with pytest.raises(ValueError, match="writes relevance before the seed"):
+        program.map(None, 2, relevance(0), epilogue())
+    program.map(None, 1, arena(0), epilogue())
+    program.seed(0, 1, Start.one)
+    program.map(None, 2, relevance(0), epilogue())
+    program.finish()
 
 
 @pytest.mark.parametrize("size", [0, -1, 2**31 + 1, INT64_MAX])

@@ -308,6 +308,7 @@ FORGERIES: dict[str, tuple[Callable[[Tensors, Content], object], str]] = {
     "beyond int64": (lambda t, c: first(c, "Gemm").update(matrix=2**64), "matrix: 1844.* unknown"),
     "space": (lambda t, c: first(c, "Gemm").update(out="disk"), "Gemm.out: 'disk' is unknown"),
     "input": (lambda t, c: first(c, "Gemm").update(out="input"), "writes to the input"),
+    "early": (lambda t, c: first(c, "Gemm").update(out="relevance"), "relevance before the seed"),
     "pair": (lambda t, c: first(c, "Gemm").update(segments=[["input"]]), "wanted 2 entries, got 1"),
     "repeat": (lambda t, c: repeated(c, 0), "at least one iteration"),
     "endless repeat": (lambda t, c: repeated(c, 2**63 - 1), "as many offsets for each iteration"),
