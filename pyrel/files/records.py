@@ -85,19 +85,17 @@ def decode(
 
 
 def _decode(value: Any, wanted: _Wanted, cls: type[Any], name: str) -> Any:
+    if type(value) in wanted.plain and (type(value) is not int or value in _INT64):
+        return value
+    if isinstance(value, str) and value in wanted.members:
+        return wanted.members[value]
     if isinstance(value, list) and wanted.items is not None:
         return tuple(_decode_items(value, wanted.items, cls, name))
-    if isinstance(value, dict):
+    if isinstance(value, dict) and wanted.records:
         kind = value.get(_KIND)
         if isinstance(kind, str) and kind in wanted.records:
             return decode(wanted.records[kind], {n: v for n, v in value.items() if n != _KIND})
-        value = kind if wanted.records else value
-    if type(value) in wanted.plain and (type(value) is not int or value in _INT64):
-        return value
-    if isinstance(value, str):
-        for choice in wanted.enums:
-            if value in choice.__members__:
-                return choice[value]
+        value = kind
     raise ValueError(f"{cls.__name__}.{name}: {_shown(value)} is unknown to this pyrel")
 
 
@@ -113,12 +111,12 @@ def _decode_items(
 
 @dataclass(frozen=True)
 class _Wanted:
-    """Types that an annotation allows: items of tuples, dataclasses by name, plain types, enums."""
+    """What an annotation allows: items of tuples, records by name, plain types, enum members."""
 
     items: tuple[Any, ...] | None
     records: Mapping[str, type[Any]]
     plain: frozenset[type[Any]]
-    enums: tuple[type[Enum], ...]
+    members: Mapping[str, Enum]
 
 
 @functools.cache
@@ -130,7 +128,7 @@ def _wanted(annotation: Any) -> _Wanted:
         typing.get_args(annotation) if typing.get_origin(annotation) is tuple else None,
         {c.__name__: c for c in classes if is_dataclass(c)},
         frozenset(c for c in classes if c in _PLAIN),
-        tuple(c for c in classes if issubclass(c, Enum)),
+        {n: m for c in reversed(classes) if issubclass(c, Enum) for n, m in c.__members__.items()},
     )
 
 

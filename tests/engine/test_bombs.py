@@ -19,7 +19,8 @@ from engine.sequences import Last, batch, explainer
 import pyrel
 from pyrel.compiler.program.file_limits import NO_LIMITS, Limits
 from pyrel.compiler.program.instructions import Map
-from pyrel.compiler.program.step_pattern import Item, Part, Pattern, Rows
+from pyrel.compiler.program.rows import Rows, write_rows
+from pyrel.compiler.program.step_pattern import Item, Part, Pattern
 from pyrel.engine.compiled_model import limits_of
 from pyrel.files.tensors import read_tensors, write_tensors
 from pyrel.training import load_model, save_model
@@ -134,7 +135,7 @@ def test_rows_that_run_out_of_an_integer_are_refused() -> None:
     far = np.array([[[2**61, 0]]], np.int64)
     rows = Rows(np.array([[2, 0]], np.int64), far, far)
     with pytest.raises(ValueError, match="a number of a pattern grows to"):
-        rows.at(0)
+        write_rows([rows], [None], 0)
 
 
 def test_a_models_steps_can_be_raised(tmp_path: Path) -> None:

@@ -27,13 +27,12 @@ from pyrel.compiler.program.instructions import Float32s, Instruction, Offsets, 
 from pyrel.compiler.program.loops import codes_of, loops, repeat
 from pyrel.compiler.program.memory import pack
 from pyrel.compiler.program.program import Contents, Program
+from pyrel.compiler.program.rows import Growth, Rows
 from pyrel.compiler.program.step_pattern import (
     STORED,
-    Growth,
     Item,
     Part,
     Pattern,
-    Rows,
     Share,
     stores_of,
 )

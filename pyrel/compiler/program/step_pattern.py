@@ -10,12 +10,11 @@ matrices, tables and the vectors that do not depend on T, which an engine packs 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from pyrel.compiler.program.file_limits import NO_LIMITS, Limits
 from pyrel.compiler.program.instructions import (
@@ -27,67 +26,12 @@ from pyrel.compiler.program.instructions import (
 )
 from pyrel.compiler.program.memory import plan
 from pyrel.compiler.program.program import Contents, Program
-
-Growth: TypeAlias = tuple[int, int]  # a number at the least T, and what each further step adds
-
-_LARGEST = 2.0**62  # of offsets and lengths: half of what an integer holds, so rounding is harmless
+from pyrel.compiler.program.rows import Growth, Rows, count_rows, grown, write_rows
 
 # Fields of templates that are numbers of matrices (0), vectors (1), indices (2) and tables (3).
 STORED = {
     "matrix": 0, "bias": 1, "scale_vector": 1, "post_vector": 1, "vector": 1, "index": 2, "table": 3
 }  # fmt: skip
-
-
-@dataclass(frozen=True, eq=False)
-class Rows:
-    """Rows of numbers in runs of a fixed stride.
-
-    Attributes
-    ----------
-    lengths : ndarray, shape (runs, 2)
-        Rows of each run, as `Growth`.
-    starts : ndarray, shape (columns, runs, 2)
-        The first row of each, likewise.
-    strides : ndarray, shape (columns, runs, 2)
-        From one row to the next, likewise.
-    """
-
-    lengths: Offsets
-    starts: Offsets
-    strides: Offsets
-
-    def lengths_at(self, more: int, count: int | None = None) -> Offsets:
-        """Compute the rows of each run for so many steps more than the least.
-
-        In a loop of ``count`` iterations a run is a row of the body at all of them.
-
-        Raises
-        ------
-        ValueError
-            A run has no row, another number than iterations, or more than an integer holds.
-        """
-        lengths = _grown(self.lengths, more)
-        if lengths.min() < 1 or (count is not None and (lengths != count).any()):
-            shortest, longest = lengths.min(), lengths.max()
-            turns = "" if count is None else f", in {count} turns"
-            raise ValueError(f"a pattern has runs of {shortest} to {longest} rows{turns}")
-        return lengths
-
-    def count(self, more: int, count: int | None = None) -> int:
-        """Count the rows of all columns; arguments and errors as of `lengths_at`."""
-        return int(sum(self.lengths_at(more, count).tolist())) * len(self.starts)
-
-    def at(self, more: int, count: int | None = None) -> Offsets:
-        """Write them, (columns, rows); arguments and errors as of `lengths_at`."""
-        lengths = self.lengths_at(more, count)
-        starts, strides = _grown(self.starts, more), _grown(self.strides, more)
-        _check_largest(np.abs(starts) + np.abs(strides).astype(np.float64) * lengths)
-        if count is not None:
-            iterations = starts[:, None] + strides[:, None] * np.arange(count)[:, None]
-            return np.asarray(iterations.reshape(starts.shape[0], -1))
-        run = np.repeat(np.arange(lengths.size), lengths)
-        row = np.arange(run.size) - (np.cumsum(lengths) - lengths)[run]
-        return np.asarray(starts[:, run] + strides[:, run] * row)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,12 +52,12 @@ class Part:
     grows: tuple[tuple[str, int], ...]
     rows: Rows
 
-    def at(self, more: int, count: int | None = None) -> Instruction:
-        """Write the instruction of a program with so many steps more than the least."""
+    def at(self, more: int, offsets: Offsets) -> Instruction:
+        """Return it for so many steps more than the least, where `rows` grow to these offsets."""
         template = self.template
         for name, slope in self.grows:
-            template = _with(template, name, _at((number_at(template, name), slope), more))
-        return Instruction(template, self.rows.at(more, count))
+            template = _with(template, name, grown((number_at(template, name), slope), more))
+        return Instruction(template, offsets)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,20 +67,15 @@ class Item:
     body: tuple[Part, ...]
     count: Growth | None = None
 
-    def at(self, more: int) -> Instruction | Repeat:
-        """Write what a program with so many steps more than the least has here."""
-        count = self._count_at(more)
-        if count is None:
-            return self.body[0].at(more)
-        return Repeat(tuple(part.at(more, count) for part in self.body), count)
+    def at(self, more: int, offsets: Iterator[Offsets]) -> Instruction | Repeat:
+        """Return it for so many steps more than the least; its offsets are the next."""
+        body = tuple(part.at(more, next(offsets)) for part in self.body)
+        count = self.count_at(more)
+        return body[0] if count is None else Repeat(body, count)
 
-    def rows(self, more: int) -> int:
-        """Count the offsets of what `at` writes; errors as of `Rows.lengths_at`."""
-        count = self._count_at(more)
-        return sum(part.rows.count(more, count) for part in self.body)
-
-    def _count_at(self, more: int) -> int | None:
-        return None if self.count is None else _at(self.count, more)
+    def count_at(self, more: int) -> int | None:
+        """Return the iterations with so many steps more than the least."""
+        return None if self.count is None else grown(self.count, more)
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,13 +137,14 @@ class Pattern:
         if more < 0:
             raise ValueError(f"the pattern begins at {self.least} steps, got {steps}")
         self.check_rows(steps)
+        offsets = iter(write_rows(*self._rows_at(more), more))
         return Program(
             *self.sizes(steps),
             self.conserves,
-            instructions=tuple(item.at(more) for item in self.items),
+            instructions=tuple(item.at(more, offsets) for item in self.items),
             matrices=[*self.matrices, *(share.at(steps) for share in self.matrix_shares)],
             vectors=[*self.vectors, *(share.at(steps) for share in self.vector_shares)],
-            indices=[*self.indices, *(rows.at(more)[0] for rows in self.growing)],
+            indices=[*self.indices, *(numbers[0] for numbers in offsets)],
             tables=self.tables,
             limits=self.limits,
         )
@@ -212,19 +152,26 @@ class Pattern:
     def sizes(self, steps: int) -> tuple[int, int]:
         """Return the floats of an input and the classes for a number of steps."""
         more = steps - self.least
-        return _at(self.input_size, more), _at(self.classes, more)
+        return grown(self.input_size, more), grown(self.classes, more)
 
     def check_rows(self, steps: int) -> None:
         """Refuse to write out more than the limits allow, or runs that make no sense."""
         if self.limits == NO_LIMITS:
             return
         more = steps - self.least
-        written = sum(item.rows(more) for item in self.items)
-        written += sum(rows.count(more) for rows in self.growing)
+        written = count_rows(*self._rows_at(more), more)
         self.limits.check("rows", -(-written // steps), f"places for each of {steps} steps")
         if more == 0:
             self.limits.check("first_rows", written, f"places for {steps} steps")
         self.limits.check("all_rows", written, f"places for {steps} steps")
+
+    def _rows_at(self, more: int) -> tuple[list[Rows], list[int | None]]:
+        """List the rows of all instructions and those that grow, and how often their loops run."""
+        rows, counts = [], []
+        for item in self.items:
+            rows += [part.rows for part in item.body]
+            counts += [item.count_at(more)] * len(item.body)
+        return rows + self.growing, counts + [None] * len(self.growing)
 
     def at(self, steps: int) -> Program:
         """Make the program of ``steps``; its values share memory.
@@ -295,26 +242,6 @@ def _renumbered(record: Any, numbers: Sequence[Sequence[int]]) -> Any:
         elif is_dataclass(value):
             changed[name] = _renumbered(value, numbers)
     return replace(record, **changed)
-
-
-def _at(growth: Growth, more: int) -> int:
-    value = growth[0] + growth[1] * more
-    if not -(2**63) <= value < 2**63:
-        raise ValueError(f"a number of a pattern grows to {value}")
-    return value
-
-
-def _grown(growth: Offsets, more: int) -> Offsets:
-    """Compute numbers, given as `Growth` along the last axis, or refuse those that would wrap."""
-    sizes = np.abs(growth.astype(np.float64))
-    _check_largest(sizes[..., 0] + more * sizes[..., 1])
-    return np.asarray(growth[..., 0] + more * growth[..., 1])
-
-
-def _check_largest(sizes: npt.NDArray[np.float64]) -> None:
-    largest = sizes.max(initial=0.0)
-    if largest >= _LARGEST:
-        raise ValueError(f"a number of a pattern grows to about {largest:.3g}")
 
 
 def number_at(record: Any, path: str) -> int:

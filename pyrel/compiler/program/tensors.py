@@ -8,10 +8,12 @@ too. All have a prefix. What programs have in common with a pattern is kept with
 
 from __future__ import annotations
 
+import functools
 import itertools
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, TypeAlias
+from dataclasses import dataclass, is_dataclass
+from typing import Any, TypeAlias, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
@@ -21,13 +23,12 @@ from torch import Tensor
 from pyrel.compiler.program.file_limits import NO_LIMITS, Limits
 from pyrel.compiler.program.instructions import Instruction, Offsets, Repeat, Template
 from pyrel.compiler.program.program import Program
+from pyrel.compiler.program.rows import Growth, Rows
 from pyrel.compiler.program.step_pattern import (
     STORED,
-    Growth,
     Item,
     Part,
     Pattern,
-    Rows,
     Share,
     number_at,
     stores_of,
@@ -192,7 +193,7 @@ class _Numbers:
 
     def take(self, *shape: int) -> Offsets:
         """Return as many as the shape asks for."""
-        size = int(np.prod([int(s) for s in shape], dtype=object))
+        size = math.prod(shape)
         if min(shape) < 1 or size > self._left.size:
             raise ValueError("its offsets are fewer than instructions ask for")
         taken, self._left = self._left[:size], self._left[size:]
@@ -222,14 +223,21 @@ def _check_stored(record: Any, counts: Sequence[int]) -> None:
     There are as many as ``counts`` says, in the order of the numbers in `STORED`; -1 stands for no
     vector.
     """
-    for name in (f.name for f in fields(record)):
+    numbers, records = _fields(record.__class__)
+    for name, kind in numbers:
         value = getattr(record, name)
-        if name in STORED:
-            kind = STORED[name]
-            if value not in range(-1 if kind == _VECTOR else 0, counts[kind]):
-                raise ValueError(f"an instruction names no such {_NAMES[kind]}: {value}")
-        elif is_dataclass(value):
-            _check_stored(value, counts)
+        if not (-1 if kind == _VECTOR else 0) <= value < counts[kind]:
+            raise ValueError(f"an instruction names no such {_NAMES[kind]}: {value}")
+    for name in records:
+        _check_stored(getattr(record, name), counts)
+
+
+@functools.cache
+def _fields(template: type[Any]) -> tuple[tuple[tuple[str, int], ...], tuple[str, ...]]:
+    """Return the fields with numbers in `STORED`, and what each is of, and those with records."""
+    hints = get_type_hints(template)
+    numbers = tuple((name, STORED[name]) for name in hints if name in STORED)
+    return numbers, tuple(name for name, hint in hints.items() if is_dataclass(hint))
 
 
 def make_pattern(
