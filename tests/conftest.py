@@ -11,14 +11,29 @@ import pytest
 # Many small products: torch threads would only wait for each other (and for another run of tests).
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# These compile the same cases, which each process does once; so they run one after another.
-_TOGETHER = ("test_agreement.py", "test_same_bits.py", "test_program_files.py")
+# These compile the same models, which each process does once; so they run one after another, model
+# by model: where a worker takes tests over from another one, few models are compiled again.
+_TOGETHER = (
+    ("test_passes.py", "test_lanes.py", "test_reference_zoo.py", "test_zoo.py")
+    + ("test_rules.py", "test_bias_share.py"),
+    ("test_memory.py", "test_precision.py", "test_work.py", "test_agreement.py")
+    + ("test_same_bits.py", "test_program_files.py"),
+)
+
+
+def _place(item: pytest.Item) -> tuple[int, str]:
+    """Say which part of the order an item is in, and by which model."""
+    name = item.path.name
+    parts = (number for number, names in enumerate(_TOGETHER, start=1) if name in names)
+    part = next(parts, 0)
+    given = item.callspec.params if part and hasattr(item, "callspec") else {}
+    model = next((given[kind] for kind in ("exhibit", "case", "name") if kind in given), "")
+    return part, str(getattr(model, "name", model))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Bring tests that share what they compile together: workers begin with a part in order."""
-    order = {name: number for number, name in enumerate(_TOGETHER, start=1)}
-    items.sort(key=lambda item: order.get(item.path.name, 0))
+    items.sort(key=_place)
 
 
 def pytest_collection_finish() -> None:
