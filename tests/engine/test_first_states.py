@@ -172,16 +172,23 @@ def test_saved_programs(tmp_path: Path) -> None:
     assert_same(pyrel.Explainer.load(tmp_path / "program")(x), explainer(x))
 
 
+@functools.cache
+def two_layers(kind: str) -> tuple[Classifier, Any]:
+    """Return a model of two layers both ways, from zeros, and its graph."""
+    options = {"bidirectional": True, "num_layers": 2}
+    module = started(Variant(kind, options, "mean", given=True), 0.0)
+    return module, pyrel.capture(module, inputs(2))
+
+
 @pytest.mark.parametrize(
     ("gates", "epsilon"), [("signal", 1e-6), ("signal", 1e-3), ("signal", 1.0), ("half", 1e-3)]
 )
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
 def test_agrees_with_the_reference(kind: str, gates: str, epsilon: float) -> None:
-    options = {"bidirectional": True, "num_layers": 2}
-    module, x = started(Variant(kind, options, "mean", given=True), 0.0), inputs(10)
+    (module, captured_graph), x = two_layers(kind), inputs(10)
     graph = Classifier.graph(module, ref.input_node(x.shape[1:]))
     expected = explain(graph, x, "lrp_epsilon", gates=gates, epsilon=epsilon)
-    e = unchecked(module, x, method="lrp_epsilon", gates=gates, epsilon=epsilon)(
+    e = unchecked(captured_graph, x, method="lrp_epsilon", gates=gates, epsilon=epsilon)(
         x, target=expected.target
     )
     assert_relevance(e, expected, "lrp_epsilon")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -176,23 +177,34 @@ def models() -> Iterator[tuple[str, Any, tuple[int, ...]]]:
     ), (3, 11)  # fmt: skip
 
 
-# Both ways are right whichever a count of vectors would choose.
-@pytest.mark.parametrize("most", [0, 1 << 40], ids=["added up", "blocks"])
-@pytest.mark.parametrize("method", ["gradient", "deep_taylor", "lrp_epsilon"])
-@pytest.mark.parametrize(("make", "shape"), [pytest.param(*m[1:], id=m[0]) for m in models()])
-def test_both_ways_agree_with_the_reference(
-    make: Any, shape: tuple[int, ...], method: str, most: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(transposed, "_cost_of_adding_up", lambda *_: most)
+CHAINS = {name: (make, shape) for name, make, shape in models()}
+
+
+@functools.cache
+def captured(name: str) -> tuple[Any, Any, dict[str, Any]]:
+    """Return a module, its graph, and bounds that differ in every element: no vector of rows."""
+    make, shape = CHAINS[name]
     module = seeded(make, 3)
-    # Bounds that differ in every element: they are no vector of rows alike.
     rng = np.random.default_rng(5)
     high = rng.uniform(0.5, 1.0, shape).astype(np.float32)
     low = -rng.uniform(0.0, 1.0, shape).astype(np.float32)
-    x = sample(shape, 9, low, high)
-    graph = layer_graph(module, ref.input_node(shape, low, high))
-    expected = explain(graph, x, method)
-    e = unchecked(module, x, method=method, low=low, high=high)(x, target=expected.target)
+    graph = pyrel.capture(module, sample(shape, 2, low, high))
+    return module, graph, {"low": low, "high": high}
+
+
+# Both ways are right whichever a count of vectors would choose.
+@pytest.mark.parametrize("most", [0, 1 << 40], ids=["added up", "blocks"])
+@pytest.mark.parametrize("method", ["gradient", "deep_taylor", "lrp_epsilon"])
+@pytest.mark.parametrize("name", CHAINS)
+def test_both_ways_agree_with_the_reference(
+    name: str, method: str, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transposed, "_cost_of_adding_up", lambda *_: most)
+    module, captured_graph, bounds = captured(name)
+    shape = CHAINS[name][1]
+    x = sample(shape, 9, **bounds)
+    expected = explain(layer_graph(module, ref.input_node(shape, *bounds.values())), x, method)
+    e = unchecked(captured_graph, x, method=method, **bounds)(x, target=expected.target)
     assert_relevance(e, expected, method)
 
 
