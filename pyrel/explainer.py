@@ -19,6 +19,7 @@ from pyrel.engine import config as runtime
 from pyrel.engine.arrays import Array
 from pyrel.engine.checked import NOTHING, Checked
 from pyrel.engine.compile import Compiler
+from pyrel.engine.compiled import Compiled
 from pyrel.engine.compiled_model import CompiledModel, limits_of
 from pyrel.engine.model_reference import Reference
 from pyrel.engine.precision import check_precision
@@ -138,6 +139,8 @@ class Explainer(CompiledModel):
         wanted = Wanted(low, high, lengths, check_finite)
         inputs, compiled, padding = prepare(source, example, chosen, precision, wanted)
         self._take(chosen, inputs, NOTHING, compiled, isa)
+        if check is None and isinstance(compiled, Compiled):
+            self._programs.at(inputs.steps)  # packs weights, which may lie in the model's memory
         if check is not None:
             with exporting:  # no other thread exports the model, or switches its mode, meanwhile
                 reference = reference_of(model, source, bool(inputs.vocabulary))

@@ -32,6 +32,8 @@ class Engine {
     const PackedMatrix& matrix(const Gemm& gemm) const {
         return *matrices_[static_cast<size_t>(gemm.matrix)][gemm.bf16 ? 1 : 0];
     }
+    // The same by index; null where no instruction takes it in float32.
+    const PackedMatrix* in_float32(size_t matrix) const { return matrices_[matrix][0].get(); }
     int64_t scratch_size() const { return scratch_size_; }  // floats, whatever the samples
     // Bytes of a group of samples in lanes.
     int64_t lane_group_bytes() const;

@@ -27,16 +27,16 @@ uint32_t to_bf16(float value) {
 }
 
 // Rows 2k and 2k + 1 of a matrix as one row of pairs; see GemmTask.
-std::vector<float> paired(const float* data, int64_t depth, int64_t columns) {
-    std::vector<float> pairs(static_cast<size_t>((depth + 1) / 2 * columns));
-    for (int64_t k = 0; k < depth; k += 2)
+Matrix paired(const Matrix& matrix) {
+    const int64_t depth = (matrix.depth + 1) / 2, columns = matrix.columns;
+    const std::shared_ptr<float[]> pairs(new float[static_cast<size_t>(depth * columns)]);
+    for (int64_t k = 0; k < matrix.depth; k += 2)
         for (int64_t c = 0; c < columns; ++c) {
-            const uint32_t low = to_bf16(data[k * columns + c]);
-            const uint32_t high = k + 1 < depth ? to_bf16(data[(k + 1) * columns + c]) : 0;
-            pairs[static_cast<size_t>(k / 2 * columns + c)] =
-                std::bit_cast<float>(high << 16 | low);
+            const uint32_t low = to_bf16(matrix.at(k, c));
+            const uint32_t high = k + 1 < matrix.depth ? to_bf16(matrix.at(k + 1, c)) : 0;
+            pairs[k / 2 * columns + c] = std::bit_cast<float>(high << 16 | low);
         }
-    return pairs;
+    return {depth, columns, columns, 1, std::shared_ptr<const float>(pairs, pairs.get())};
 }
 
 int64_t packed_bytes(int64_t depth, int64_t columns, const Kernels& kernels) {
@@ -46,25 +46,41 @@ int64_t packed_bytes(int64_t depth, int64_t columns, const Kernels& kernels) {
 
 // How many products a row takes in lanes, where depths are left out at which all weights of a group
 // of columns are zero.
-int64_t lane_products(const float* data, int64_t depth, int64_t columns, const Kernels& kernels) {
+int64_t lane_products(const Matrix& matrix, const Kernels& kernels) {
     int64_t products = 0;
-    const int64_t groups = (columns + kernels.lane_columns - 1) / kernels.lane_columns;
+    const int64_t groups = (matrix.columns + kernels.lane_columns - 1) / kernels.lane_columns;
     for (int64_t g = 0; g < groups; ++g) {
-        const int64_t column = columns * g / groups, next = columns * (g + 1) / groups;
-        for (int64_t k = 0; k < depth; ++k) {
-            const float* const row = data + k * columns;
-            if (std::any_of(row + column, row + next, [](float w) { return w != 0.0f; }))
-                products += next - column;
+        const int64_t first = matrix.columns * g / groups, next = matrix.columns * (g + 1) / groups;
+        for (int64_t k = 0; k < matrix.depth; ++k) {
+            int64_t column = first;
+            while (column < next && matrix.at(k, column) == 0.0f) ++column;
+            if (column < next) products += next - first;
         }
     }
     return products;
 }
 
+// Rows of a panel, from the column on that is its first one: a few at a time, so that columns that
+// lie side by side, of a matrix that is stored transposed, stay in the cache meanwhile.
+void fill_panel(float* out, const Matrix& matrix, int64_t column, int64_t filled, int64_t width) {
+    constexpr int64_t kTogether = 64;
+    const int64_t down = matrix.row_stride, right = matrix.column_stride;
+    const float* const in = matrix.values.get() + column * right;
+    for (int64_t first = 0; first < matrix.depth; first += kTogether) {
+        const int64_t stop = std::min(first + kTogether, matrix.depth);
+        for (int64_t k = first; k < stop; ++k) {
+            if (right == 1) std::copy_n(in + k * down, filled, out + k * width);
+            std::fill(out + k * width + filled, out + (k + 1) * width, 0.0f);
+        }
+        for (int64_t c = 0; right != 1 && c < filled; ++c)
+            for (int64_t k = first; k < stop; ++k) out[k * width + c] = in[k * down + c * right];
+    }
+}
+
 // Columns are cut into panels; a panel is contiguous, its rows in ascending k. The last one is
 // padded by zeros.
-void pack(PackedMatrix& matrix, const float* data, int64_t depth, int64_t columns,
-          const Kernels& kernels) {
-    const int64_t width = kernels.panel;
+void pack(PackedMatrix& matrix, const Matrix& logical, const Kernels& kernels) {
+    const int64_t depth = logical.depth, columns = logical.columns, width = kernels.panel;
     const int64_t panels = (columns + width - 1) / width;
     const int64_t stride = panel_stride(depth, width);
     const size_t bytes = static_cast<size_t>(panels * stride) * sizeof(float);
@@ -75,34 +91,33 @@ void pack(PackedMatrix& matrix, const float* data, int64_t depth, int64_t column
     matrix.columns = columns;
     matrix.panel = width;
     matrix.panel_stride = stride;
-    matrix.lane_products = lane_products(data, depth, columns, kernels);
+    matrix.lane_products = lane_products(logical, kernels);
     for (int64_t panel = 0; panel < panels; ++panel) {
         const int64_t column = panel * width;
         const int64_t filled = std::min(width, columns - column);
-        float* out = matrix.packed.get() + panel * stride;
-        for (int64_t k = 0; k < depth; ++k, out += width) {
-            std::copy_n(data + k * columns + column, filled, out);
-            std::fill(out + filled, out + width, 0.0f);
-        }
+        fill_panel(matrix.packed.get() + panel * stride, logical, column, filled, width);
     }
 }
 
 std::shared_ptr<const PackedMatrix> packed(const Matrix& matrix, bool bf16,
                                            const Kernels& kernels) {
     const auto made = std::make_shared<PackedMatrix>();
-    const float* const data = matrix.values.get();
-    if (bf16) {
-        const std::vector<float> pairs = paired(data, matrix.depth, matrix.columns);
-        pack(*made, pairs.data(), (matrix.depth + 1) / 2, matrix.columns, kernels);
-        made->depth = matrix.depth;
-        made->bf16 = true;
-    } else {
-        pack(*made, data, matrix.depth, matrix.columns, kernels);
-    }
+    pack(*made, bf16 ? paired(matrix) : matrix, kernels);
+    made->depth = matrix.depth;
+    made->bf16 = bf16;
     return made;
 }
 
 }  // namespace
+
+void PackedMatrix::unpack(float* out) const {
+    for (int64_t column = 0; column < columns; column += panel) {
+        const float* in = packed.get() + column / panel * panel_stride;
+        const int64_t filled = std::min(panel, columns - column);
+        for (int64_t k = 0; k < depth; ++k, in += panel)
+            std::copy_n(in, filled, out + k * columns + column);
+    }
+}
 
 std::shared_ptr<const PackedMatrix> PackedMatrices::get(const std::shared_ptr<const Matrix>& matrix,
                                                         bool bf16, int64_t& left) {

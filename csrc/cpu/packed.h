@@ -34,6 +34,8 @@ struct PackedMatrix {
         return packed[static_cast<size_t>(column / panel * panel_stride + k * panel +
                                           column % panel)];
     }
+    // Writes what was packed as rows, in the same bits; not of pairs of bfloat16.
+    void unpack(float* out) const;
     // Once for all engines that share it, whichever thread comes first. Throws std::bad_alloc.
     void pack_in_lanes(const Kernels& kernels) const;
     const LaneMatrix& in_lanes() const { return in_lanes_; }

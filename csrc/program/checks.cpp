@@ -222,8 +222,10 @@ bool Program::fits_bf16(int matrix) {
         // bfloat16 itself goes no further.
         constexpr float kLargestBf16 = 0x1.fep+127f;
         const Matrix& w = *matrices_[static_cast<size_t>(matrix)];
-        known = std::all_of(w.values.get(), w.values.get() + w.depth * w.columns,
-                            [](float v) { return std::fabs(v) <= kLargestBf16; });
+        known = true;
+        for (int64_t k = 0; *known && k < w.depth; ++k)
+            for (int64_t c = 0; *known && c < w.columns; ++c)
+                known = std::fabs(w.at(k, c)) <= kLargestBf16;
     }
     return *known;
 }

@@ -19,11 +19,17 @@
 
 namespace pyrel {
 
-// Row-major (depth, columns), where whoever made it keeps it.
+// (depth, columns), where whoever made it keeps it: so far apart, in floats, lie rows and columns.
 struct Matrix {
     int64_t depth = 0;
     int64_t columns = 0;
+    int64_t row_stride = 0;
+    int64_t column_stride = 0;
     std::shared_ptr<const float> values;
+
+    float at(int64_t k, int64_t column) const {
+        return values.get()[k * row_stride + column * column_stride];
+    }
 };
 
 struct Shape {

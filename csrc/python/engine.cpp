@@ -80,6 +80,18 @@ Status run_engine(const Engine& engine, const Floats& x, const std::optional<Int
     return status;
 }
 
+// A matrix of the program as it was before it was packed.
+Floats matrix_of(const Engine& engine, size_t index) {
+    if (index >= engine.code().matrices.size()) throw std::out_of_range("no such matrix");
+    const PackedMatrix* const packed = engine.in_float32(index);
+    if (!packed) throw std::invalid_argument("no instruction takes the matrix in float32");
+    Floats matrix({packed->depth, packed->columns});
+    float* const out = matrix.mutable_data();
+    const py::gil_scoped_release release;
+    packed->unpack(out);
+    return matrix;
+}
+
 }  // namespace
 
 void bind_engine(py::module_& module) {
@@ -105,6 +117,8 @@ void bind_engine(py::module_& module) {
         .def_property_readonly("instructions",
                                [](const Engine& e) { return e.code().instructions.size(); })
         .def_property_readonly("isa", [](const Engine& e) { return e.kernels().isa; })
+        .def("matrix", &matrix_of, "index"_a,
+             "A matrix of the program that some instruction takes in float32, unpacked.")
         .def("run", &run_engine, "x"_a.noconvert(), "target"_a.noconvert(), "low"_a.noconvert(),
              "high"_a.noconvert(), "check_finite"_a, "threads"_a, "relevance"_a.noconvert(),
              "output"_a.noconvert(), "explained"_a.noconvert(), "absorbed"_a.noconvert(),

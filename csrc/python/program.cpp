@@ -40,15 +40,20 @@ void add(Program& program, const std::string& kind, const py::dict& fields) {
     program.add(std::move(*instruction));
 }
 
-// Without a copy: whoever packs the matrix reads it where the array keeps it.
-int add_matrix(Program& program, const Floats& matrix) {
+// Without a copy: whoever packs the matrix reads it where the array keeps it, such as one whose
+// transpose is another matrix.
+int add_matrix(Program& program, const py::array_t<float>& matrix) {
     if (matrix.ndim() != 2) throw std::invalid_argument("a matrix must have two dimensions");
+    constexpr auto kSize = static_cast<py::ssize_t>(sizeof(float));
+    if (matrix.strides(0) % kSize != 0 || matrix.strides(1) % kSize != 0)
+        throw std::invalid_argument("a matrix must lie whole floats apart");
     const auto let_go = [owner = py::object(matrix)](const float*) mutable {
         const py::gil_scoped_acquire acquire;
         owner.release().dec_ref();
     };
-    return program.add_matrix(
-        {matrix.shape(0), matrix.shape(1), std::shared_ptr<const float>(matrix.data(), let_go)});
+    return program.add_matrix({matrix.shape(0), matrix.shape(1), matrix.strides(0) / kSize,
+                               matrix.strides(1) / kSize,
+                               std::shared_ptr<const float>(matrix.data(), let_go)});
 }
 
 int add_table(Program& program, const Floats& table) {

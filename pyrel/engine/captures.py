@@ -17,7 +17,7 @@ from pyrel.compiler.capture.forks import RenewedLock, exporting, one_thread_if_f
 from pyrel.compiler.capture.identity import IncomparableError, State, state_of
 from pyrel.engine.arrays import Array
 
-_LARGEST = 1 << 26  # bytes of tensors: comparing and keeping more costs more than another capture
+LARGEST = 1 << 26  # bytes of tensors: comparing and keeping more costs more than another capture
 
 
 @dataclass(eq=False)
@@ -62,7 +62,7 @@ def captured(model: torch.nn.Module, example: Array, lengths: bool) -> Capture:
         inner = unwrapped(model)
         if of(inner) is not None:
             refuse_example(example)  # as a capture would: what is kept does not look at it
-        if isinstance(example, np.ndarray | torch.Tensor) and _size(inner) <= _LARGEST:
+        if isinstance(example, np.ndarray | torch.Tensor) and size_of(inner) <= LARGEST:
             kept = find(inner, example, lengths) or make(inner, example, lengths)
             if kept is not None:
                 return kept.capture
@@ -127,7 +127,8 @@ def _shape(x: Array, lengths: bool) -> tuple[Any, ...]:
     return len(x.shape), tuple(x.shape[2:]), integers, lengths
 
 
-def _size(model: torch.nn.Module) -> int:
+def size_of(model: torch.nn.Module) -> int:
+    """Return the bytes of a module's parameters and buffers."""
     tensors = [*model.parameters(), *model.buffers()]
     return sum(each.numel() * each.element_size() for each in tensors if not is_lazy(each))
 

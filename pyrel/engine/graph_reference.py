@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 
 import numpy as np
 
@@ -38,6 +38,11 @@ class GraphReference:
         if isinstance(graph, Capture):
             graph = graph.graph(x.shape[1] if x.ndim > 1 else None)
         return Evaluation(graph, x, rounding)
+
+    def ask_ahead(
+        self, batches: Sequence[tuple[Float32s, Int64s | None]], finish: Finish | None
+    ) -> None:
+        """Prepare nothing: evaluating a graph copies no weights."""
 
     def answer(self, x: Float32s, targets: Int64s, finish: Finish | None) -> Answer:
         """Evaluate it."""

@@ -126,6 +126,10 @@ class ModelRun:
                 found = seen.summed(gradients, finish)
             return Answer(_doubles(scores), found)
 
+    def let_go(self) -> None:
+        """Let go of the copy of what the model holds; the next run makes another one."""
+        self._state = None
+
     def _as_it_was(self, module: torch.nn.Module) -> AbstractContextManager[None]:
         """Leave a module as it was; what the model itself holds is copied once for all runs."""
         if module is not self.module:

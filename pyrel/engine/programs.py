@@ -15,6 +15,7 @@ from pyrel.engine.arrays import Float32s
 from pyrel.engine.compile import Compiler
 from pyrel.engine.compiled import AnySteps, Compiled
 from pyrel.engine.inputs import Inputs
+from pyrel.engine.kept_packed import kept_packed
 from pyrel.engine.loaded import Weights, bind, bind_weights
 from pyrel.engine.plan import EXPLAIN, Plan, plan_of
 
@@ -119,6 +120,8 @@ class Programs:
     def _load(self, steps: int) -> Loaded:
         compiled = self.source if isinstance(self.source, Compiled) else self.source.at(steps)
         loaded = load(compiled, self._inputs, steps, self._isa)
+        if isinstance(self.source, Compiled) and compiled.patterns is None:
+            self.source = kept_packed(compiled, loaded.programs)
         while self._kept and sum(self._kept) + steps > _KEPT_STEPS:
             oldest = min(self._kept, key=lambda each: self._used.get(each, -1))
             del self._kept[oldest]

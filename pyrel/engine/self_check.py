@@ -107,6 +107,8 @@ class SelfCheck:
         finish = self._finish()
         done: list[int] = []
         gradients = finish is not None
+        if not self.inputs.any_steps:
+            self._ask_ahead(example, finish)
         for batch in self._batches(example, steps, done):
             answer = self._asked(batch, finish)
             if answer is not None:
@@ -178,12 +180,22 @@ class SelfCheck:
             _, second = check_inputs(example, self.inputs, own, samples, self.padding)
         yield self._moved(second, own)
 
+    def _ask_ahead(self, example: object, finish: Finish | None) -> None:
+        """Let the reference answer before the engine has packed the weights."""
+        steps, samples = self.inputs.steps, self.reference.samples
+        first, second = check_inputs(example, self.inputs, steps, samples, self.padding)
+        targets = self._other_classes(second, steps)
+        self.reference.ask_ahead([(first, None), (second, targets)], finish)
+
     def _moved(self, x: Float32s, steps: int) -> _Batch:
         """Explain other classes than the predicted ones."""
-        classes = self.programs.at(steps).classes
-        targets = (np.arange(len(x), dtype=np.int64) + 1) * (classes - 1) // len(x)
         name = "the example's elements in another order"
-        return _Batch(name, x, steps, self._explained(x, targets))
+        return _Batch(name, x, steps, self._explained(x, self._other_classes(x, steps)))
+
+    def _other_classes(self, x: Float32s, steps: int) -> Int64s:
+        classes = self.programs.classes_at(steps)
+        targets: Int64s = (np.arange(len(x), dtype=np.int64) + 1) * (classes - 1) // len(x)
+        return targets
 
     def _explained(self, x: Float32s, targets: Int64s | None) -> Results:
         steps = x.shape[1] if self.inputs.any_steps else self.inputs.steps

@@ -47,7 +47,8 @@ constexpr std::array kPosts = {
 
 // A matrix whose values are a vector's, which lives longer.
 pyrel::Matrix borrowed(const std::vector<float>& values, int64_t depth, int64_t columns) {
-    return {depth, columns, std::shared_ptr<const float>(values.data(), [](const float*) {})};
+    return {depth, columns, columns, 1,
+            std::shared_ptr<const float>(values.data(), [](const float*) {})};
 }
 
 int failures = 0;

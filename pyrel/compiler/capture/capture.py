@@ -76,7 +76,7 @@ def capture(
     >>> explainers = [pyrel.Explainer(graph, method=name) for name in ("gradient", "lrp_epsilon")]
     """
     with one_thread_if_forked(), nothing_kept():
-        return _exported(model, example, flag("lengths", lengths), True).graph()
+        return _exported(model, example, flag("lengths", lengths), False).graph()
 
 
 def capture_at(
@@ -88,7 +88,7 @@ def capture_at(
 ) -> Capture:
     """Export a model, so that its graph can be made for other numbers of steps than the example's.
 
-    See `capture` for what it takes and raises. ``at_once`` says that the graph is made before the
+    See `capture` for what it takes and raises. ``at_once`` says that the graph is used before the
     model changes, where there is one number of steps only; then its weights are not copied.
 
     Returns

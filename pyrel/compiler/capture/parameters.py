@@ -26,7 +26,7 @@ class Weights:
     Parameters
     ----------
     copied : bool
-        False where no parameter changes as long as this is used.
+        False where no parameter changes as long as this, and the arrays that it makes, are used.
     """
 
     def __init__(self, copied: bool = True) -> None:
@@ -52,9 +52,10 @@ class Weights:
     def matrix(self, tensor: torch.Tensor) -> Floats:
         """Return weights as they are stored: in float32 if that holds them, else in float64.
 
-        The same array for the same memory. What is computed of them must be computed in float64.
+        The same array for the same memory, without a copy where this one holds that already. What
+        is computed of them must be computed in float64.
         """
-        return self.made(("matrix", *_place(tensor)), lambda: stored(tensor, copy=True), tensor)
+        return self.made(("matrix", *_place(tensor)), lambda: stored(tensor), tensor)
 
     def are_finite(self, tensor: torch.Tensor) -> bool:
         """Whether a tensor holds neither NaN nor infinity; looked at once for the same memory."""
@@ -87,10 +88,13 @@ def doubles(tensor: torch.Tensor) -> Floats:
     return copied
 
 
-def stored(tensor: torch.Tensor, copy: bool = False) -> Floats:
-    """Return the values of a tensor in float32 if that holds them, else in float64."""
+def stored(tensor: torch.Tensor) -> Floats:
+    """Return the values of a tensor in float32 if that holds them, else in float64.
+
+    Without a copy where the tensor holds them so.
+    """
     exact = torch.float32 if tensor.dtype in _NARROW else torch.float64
-    values: Floats = tensor.detach().cpu().to(exact, copy=copy).numpy()
+    values: Floats = tensor.detach().cpu().to(exact).resolve_neg().numpy()
     return values
 
 

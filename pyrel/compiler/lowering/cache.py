@@ -5,6 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from pyrel.compiler.graph.nodes import Floats
 from pyrel.compiler.lowering.transposed_convolution import WayBack
@@ -49,7 +53,8 @@ class LoweringCache:
     _matrices: dict[Hashable, Float32s] = field(default_factory=dict)
 
     def matrix(self, matrix: Matrix) -> Float32s:
-        """Return a matrix in float32."""
+        """Return a matrix in float32, without a copy of weights that are: both ways share them."""
         if matrix.key not in self._matrices:
-            self._matrices[matrix.key] = single(matrix.make())
+            made: npt.NDArray[Any] = matrix.make()
+            self._matrices[matrix.key] = made if made.dtype == np.float32 else single(made)
         return self._matrices[matrix.key]

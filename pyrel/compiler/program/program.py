@@ -6,7 +6,7 @@ A `Program` is what lowering makes and what an engine runs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -31,6 +31,8 @@ class Program:
         Floats per sample of the input, the working memory and the output.
     conserves : bool
         Whether relevance is propagated, so that its sum can be compared with what was put in.
+    matrices : sequence of ndarray
+        A list, to which more can be added; or what an engine gives back of those that it packed.
     limits : Limits
         Of what loading it may take.
     """
@@ -40,7 +42,7 @@ class Program:
     conserves: bool
     arena_size: int = 0
     instructions: tuple[Instruction | Repeat, ...] = ()
-    matrices: list[Float32s] = field(default_factory=list)
+    matrices: Sequence[Float32s] = field(default_factory=list)
     vectors: list[Float32s] = field(default_factory=list)
     indices: list[Offsets] = field(default_factory=list)
     tables: list[Float32s] = field(default_factory=list)
@@ -52,7 +54,10 @@ class Program:
         return self._intern("matrix", self.matrices, single(values))
 
     def take_matrix(self, array: Float32s) -> int:
-        """Index of a matrix that is in float32 already, and is not copied."""
+        """Index of a matrix that is in float32 already, and is not copied; so it must not change.
+
+        It may be a view, such as the transpose of another one.
+        """
         return self._intern("matrix", self.matrices, array)
 
     def vector(self, values: npt.ArrayLike) -> int:
@@ -67,9 +72,10 @@ class Program:
         """Index of a (rows, columns) table to embed by, stored once for equal contents."""
         return self._intern("table", self.tables, single(values))
 
-    def _intern(self, kind: str, store: list[_Stored], array: _Stored) -> int:
+    def _intern(self, kind: str, store: Sequence[_Stored], array: _Stored) -> int:
         key = kind, Contents(array)
         if key not in self._interned:
+            assert isinstance(store, list)  # no engine holds it yet
             self._interned[key] = len(store)
             store.append(array)
         return self._interned[key]
@@ -90,7 +96,7 @@ class Program:
 
 
 class Contents:
-    """A contiguous array as a key: equal are those of equal bits, shape and type.
+    """An array as a key: equal are those of equal bits, shape and type.
 
     Of a large array the hash is that of a sample, so that interning it takes no time; only arrays
     whose samples are equal are compared.
@@ -99,8 +105,9 @@ class Contents:
     __slots__ = ("_array", "_hash")
 
     def __init__(self, array: npt.NDArray[Any]) -> None:
-        flat = array.reshape(-1)
-        step = -(-flat.size // _SAMPLE) or 1
+        # Elements of a view, such as a transpose, are picked without a copy of all.
+        flat = array.reshape(-1) if array.flags.c_contiguous else array.flat
+        step = -(-array.size // _SAMPLE) or 1
         self._array = array
         self._hash = hash((array.shape, array.dtype.str, flat[::step].tobytes()))
 
@@ -117,4 +124,4 @@ class Contents:
             return True
         alike = self._hash == other._hash and one.shape == two.shape and one.dtype == two.dtype
         bits = f"u{one.itemsize}"
-        return alike and np.array_equal(one.reshape(-1).view(bits), two.reshape(-1).view(bits))
+        return alike and np.array_equal(one.view(bits), two.view(bits))

@@ -227,7 +227,7 @@ class Pattern:
         )
 
 
-def stores_of(owner: Program | Pattern) -> tuple[list[Any], ...]:
+def stores_of(owner: Program | Pattern) -> tuple[Sequence[Any], ...]:
     """List matrices, vectors, indices and tables, in the order of the numbers in `STORED`."""
     return (owner.matrices, owner.vectors, owner.indices, owner.tables)
 

@@ -97,7 +97,8 @@ def _name_stores(
 ) -> None:
     common = [0] * len(_KINDS) if shared is None else [len(store) for store in stores_of(shared)]
     for kind, store, first in zip(_KINDS, stores_of(owner), common, strict=True):
-        named |= {f"{prefix}{kind}.{i}": array for i, array in enumerate(store[first:])}
+        arrays = enumerate(map(np.ascontiguousarray, store[first:]))
+        named |= {f"{prefix}{kind}.{i}": array for i, array in arrays}
 
 
 def _entry(item: Instruction | Repeat) -> dict[str, Any]:
