@@ -91,7 +91,7 @@ def explain(
             common = np.divide(bound, np.abs(score), out=np.zeros(n), where=score != 0)
         back, margin, divided = relevance(output, run, seed, rules, unsure)
     else:
-        back = gradient(output, run, seed, guided=method == "guided_backprop")
+        back = gradient(output, run, seed, method)
         margin, divided = np.minimum(run.relu_margin, run.pool_margin), np.zeros(n)
     found, variance = back.at_input(method, batch.shape)
     size = np.abs(start)

@@ -72,13 +72,15 @@ class Backward:
         np.add.at(doubt, node.windows[inside], variance[:, inside].T)
         self.give(node.parent, whole.T, doubt.T)
 
-    def give_winners(self, node: MaxPool) -> None:
+    def give_winners(self, node: MaxPool, *, below_relu: bool = True) -> None:
         """Give each output's relevance to the first largest value of its window.
 
-        ReLUs may as well stand above the pool: where all are zero, what is below them decides.
+        ReLUs may as well stand above the pool: where all are zero, what is below them decides, or
+        for the deconvnet, whose switches are those of the forward pass, the first.
         """
         relevance, variance = self.at(node)
-        below = node.parent.parent if isinstance(node.parent, Relu) else node.parent
+        moves = below_relu and isinstance(node.parent, Relu)
+        below = node.parents[0].parents[0] if moves else node.parents[0]
         first = windowed(self.run.of(below), node, -np.inf).argmax(axis=1)[:, None]
         chosen = np.zeros((len(relevance), *node.windows.shape), bool)
         np.put_along_axis(chosen, first, True, axis=1)
@@ -118,7 +120,7 @@ def counts(node: Node) -> Mask:
 def finish(method: str, relevance: Array, variance: Array, x: Array) -> tuple[Array, Array]:
     """What a method does with what arrives at an input element."""
     match method:
-        case "sensitivity" | "guided_backprop":
+        case "sensitivity" | "guided_backprop" | "deconvnet":
             return relevance**2, (2 * relevance) ** 2 * variance + variance**2
         case "gradient_x_input":
             return relevance * x, x**2 * variance

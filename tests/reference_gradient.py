@@ -24,16 +24,20 @@ from reference_graph import (
 )
 
 
-def gradient(output: Node, run: Forward, seed: Array, *, guided: bool) -> Backward:
-    """∂(seed · output) at every node; `guided` lets only positive values pass each ReLU."""
+def gradient(output: Node, run: Forward, seed: Array, method: str) -> Backward:
+    """∂(seed · output) at every node, where some methods do another thing at a ReLU."""
     back = Backward(output, run, seed)
     for node in reversed(back.nodes):
         arrived, variance = back.at(node)
         match node:
             case Relu():
-                passes = run.of(node.parent) > 0
-                if guided:
-                    passes &= arrived > 0
+                match method:
+                    case "guided_backprop":
+                        passes = (run.of(node.parent) > 0) & (arrived > 0)
+                    case "deconvnet":
+                        passes = arrived > 0
+                    case _:
+                        passes = run.of(node.parent) > 0
                 back.give(node.parent, np.where(passes, arrived, 0), passes * variance)
             case Activation():
                 _activation(node, back)
@@ -51,7 +55,7 @@ def gradient(output: Node, run: Forward, seed: Array, *, guided: bool) -> Backwa
                     value = run.of(other)
                     back.give(one, arrived * value, variance * value**2 + moved)
             case MaxPool():
-                back.give_winners(node)
+                back.give_winners(node, below_relu=method != "deconvnet")
             case Normalise():
                 _normalise(node, back)
             case Affine():

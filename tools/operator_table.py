@@ -131,6 +131,8 @@ def _linear(seen: Seen) -> str:
 def _relu(seen: Seen) -> str:
     if Post.guided in seen.posts:
         return "where z > 0 and R > 0"
+    if seen.method.relu == methods.AtRelu.rectify:
+        return "where R > 0"
     masks = seen.method.relu == methods.AtRelu.mask and Post.mask in seen.posts
     return "where z > 0" if masks else "passes"
 

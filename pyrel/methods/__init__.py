@@ -12,7 +12,13 @@ from pyrel.methods.composite import (
 from pyrel.methods.custom import Custom
 from pyrel.methods.deep_taylor import DeepTaylor
 from pyrel.methods.enums import AtInput, AtRelu, Start
-from pyrel.methods.gradient import Gradient, GradientXInput, GuidedBackprop, Sensitivity
+from pyrel.methods.gradient import (
+    Deconvnet,
+    Gradient,
+    GradientXInput,
+    GuidedBackprop,
+    Sensitivity,
+)
 from pyrel.methods.lrp import LrpAlphaBeta, LrpEpsilon, LrpGamma
 from pyrel.methods.other_rules import (
     Absorbing,
@@ -71,6 +77,7 @@ __all__ = [
     "Composite",
     "ConstantDeviation",
     "Custom",
+    "Deconvnet",
     "DeepTaylor",
     "Denominator",
     "Domain",

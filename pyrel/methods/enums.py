@@ -18,12 +18,14 @@ class AtRelu(Enum):
     """What a ReLU does to relevance.
 
     ``pass_on``: nothing; ``mask``: keep it where the unit is active, as gradients do; ``guided``:
-    keep it where the unit is active and the relevance positive.
+    keep it where the unit is active and the relevance positive; ``rectify``: keep it where the
+    relevance is positive, whatever the unit does.
     """
 
     pass_on = "pass_on"
     mask = "mask"
     guided = "guided"
+    rectify = "rectify"
 
 
 class AtInput(Enum):

@@ -38,7 +38,21 @@ class GradientXInput(GradientMethod):
     finish = AtInput.multiply
 
 
-class GuidedBackprop(GradientMethod):
+class _PositiveSignals(GradientMethod):
+    """What the methods share that let positive signals alone pass a ReLU."""
+
+    def __init__(self, squared: bool = True, autograd: str = "exact") -> None:
+        super().__init__(autograd)
+        self.squared = flag("squared", squared)
+        self.finish = AtInput.square if self.squared else AtInput.keep
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """``squared``, and ``autograd`` unless it is the default."""
+        return {"squared": self.squared, **super().options}
+
+
+class GuidedBackprop(_PositiveSignals):
     """Gradient that only positive signals pass at each ReLU (Springenberg et al. 2015).
 
     Parameters
@@ -52,12 +66,20 @@ class GuidedBackprop(GradientMethod):
     name = "guided_backprop"
     relu = AtRelu.guided
 
-    def __init__(self, squared: bool = True, autograd: str = "exact") -> None:
-        super().__init__(autograd)
-        self.squared = flag("squared", squared)
-        self.finish = AtInput.square if self.squared else AtInput.keep
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """``squared``, and ``autograd`` unless it is the default."""
-        return {"squared": self.squared, **super().options}
+class Deconvnet(_PositiveSignals):
+    """Gradient in which a ReLU hands on max(0, R), active or not (Zeiler and Fergus 2014).
+
+    A maximum hands R to its winner, the paper's switch: in a window of zeros the first of them.
+    Between ReLUs it is the gradient.
+
+    Parameters
+    ----------
+    squared : bool, default True
+        Square the result, as for `GuidedBackprop`; False gives the signed map of the paper.
+    autograd : {"exact", "ignore"}
+        As for `Gradient`.
+    """
+
+    name = "deconvnet"
+    relu = AtRelu.rectify

@@ -10,7 +10,13 @@ from typing import Any
 from pyrel.methods.base import Method
 from pyrel.methods.composite import EpsilonAlpha2Beta1, EpsilonGammaBox, EpsilonPlus
 from pyrel.methods.deep_taylor import DeepTaylor
-from pyrel.methods.gradient import Gradient, GradientXInput, GuidedBackprop, Sensitivity
+from pyrel.methods.gradient import (
+    Deconvnet,
+    Gradient,
+    GradientXInput,
+    GuidedBackprop,
+    Sensitivity,
+)
 from pyrel.methods.lrp import LrpAlphaBeta, LrpEpsilon, LrpGamma
 from pyrel.methods.options import single
 
@@ -20,6 +26,7 @@ _METHODS: dict[str, type[Method]] = {
         Gradient,
         Sensitivity,
         GuidedBackprop,
+        Deconvnet,
         GradientXInput,
         DeepTaylor,
         LrpEpsilon,

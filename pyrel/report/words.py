@@ -23,6 +23,11 @@ METHODS = {
         "Guided backprop",
         "squared gradient that follows only the paths which raise the output",
     ),
+    "deconvnet": (
+        "Deconvnet",
+        "squared signal that is sent back from the output, of which each unit hands on what is "
+        "positive, whether it was active or not",
+    ),
     "gradient_x_input": (
         "Gradient × input",
         "gradient times pixel value: what each pixel adds to or takes from the output if the "

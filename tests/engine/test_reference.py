@@ -73,12 +73,14 @@ def test_gradient_equals_finite_differences() -> None:
         )
 
 
-def test_guided_backprop_masks_both_signs() -> None:
+def test_guided_backprop_and_deconvnet_let_positive_signals_pass() -> None:
     x = ref.input_node((2,))
     hidden = ref.relu(ref.linear(x, [[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]))
     output = ref.linear(hidden, [[2.0, -3.0, 0.5]])
     e = explain(output, [[1.0, 1.0], [1.0, -2.0]], "guided_backprop")
     np.testing.assert_allclose(e.relevance, [[6.25, 0.25], [4.0, 0.0]])
+    rectified = explain(output, [[1.0, 1.0], [1.0, -2.0]], "deconvnet")
+    np.testing.assert_allclose(rectified.relevance, [[6.25, 0.25], [6.25, 0.25]])
     plain = explain(output, [[1.0, 1.0]], "sensitivity")
     np.testing.assert_allclose(plain.relevance, [[6.25, 6.25]])
     times = explain(output, [[3.0, 1.0]], "gradient_x_input")

@@ -32,13 +32,15 @@ def captum_gradients(model: nn.Sequential, method: str) -> Any:
             return lambda x, target: captum.InputXGradient(model).attribute(x, target)
         case "guided_backprop":
             return lambda x, target: captum.GuidedBackprop(model).attribute(x, target) ** 2
+        case "deconvnet":
+            return lambda x, target: captum.Deconvolution(model).attribute(x, target) ** 2
     raise ValueError(method)
 
 
 # captum says at each call that it sets hooks on ReLU modules, which it removes again.
 @pytest.mark.filterwarnings("ignore:Setting backward hooks on ReLU activations:UserWarning")
 @pytest.mark.parametrize(
-    "method", ["gradient", "sensitivity", "gradient_x_input", "guided_backprop"]
+    "method", ["gradient", "sensitivity", "gradient_x_input", "guided_backprop", "deconvnet"]
 )
 def test_gradient_methods(method: str) -> None:
     model, x = feed_forward.net(first_bias=True), feed_forward.inputs(-1.0, 1.0)

@@ -23,7 +23,12 @@ from pyrel.methods import AtRelu
 from pyrel.methods.enums import Start
 from pyrel.methods.terms import Denominator, Mask, Term, columns
 
-AT_RELU = {AtRelu.pass_on: Post.none, AtRelu.mask: Post.mask, AtRelu.guided: Post.guided}
+AT_RELU = {
+    AtRelu.pass_on: Post.none,
+    AtRelu.mask: Post.mask,
+    AtRelu.guided: Post.guided,
+    AtRelu.rectify: Post.relu,
+}
 
 
 def forward_linear(node: Linear, emitter: Emitter, placement: Placement | None) -> None:
@@ -178,7 +183,7 @@ def finish_relu(node: Node, relevance: Relevance, placement: Placement) -> None:
     """Do what the method does at a ReLU."""
     post = AT_RELU[placement.method.relu]
     if post != Post.none:
-        relevance.finish(node.start, node.size, post, node.start)
+        relevance.finish(node.start, node.size, post, None if post == Post.relu else node.start)
 
 
 def give(node: Linear, relevance: Relevance, terms: tuple[Term, ...], shares: Shares) -> None:
