@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -32,6 +33,11 @@ def as_maps(values: ArrayLike, argument: str = "relevance") -> NDArray[Any]:
     if array.ndim < 2 or 0 in array.shape[1:]:
         raise ValueError(f"{argument}: wanted shape (n, steps, ...), given {array.shape}")
     return array
+
+
+def as_rows(maps: NDArray[Any]) -> NDArray[Any]:
+    """Return one row for each sample: (n, ...) to (n, elements), for no sample too."""
+    return maps.reshape(len(maps), math.prod(maps.shape[1:]))
 
 
 def as_relevant(relevant: ArrayLike, shape: tuple[int, ...]) -> BoolArray:
