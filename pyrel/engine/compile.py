@@ -146,7 +146,9 @@ class Compiler:
 
     def _lowered(self, steps: int) -> Compiled:
         domain = self._inputs.domain(steps)
-        return compile_graph(self._capture.graph(steps), self._method, domain, self._precision)
+        own = steps == self._inputs.steps
+        graph = self._capture.graph(steps)
+        return compile_graph(graph, self._method, domain, self._precision, check_sites=own)
 
     def _generalised(self) -> Patterns:
         if self._capture.irregular_growth is not None:
@@ -199,10 +201,15 @@ def _first_line(error: Exception) -> str:
 
 
 def compile_graph(
-    graph: Graph, method: Method, domain: tuple[Floats, Floats], precision: str
+    graph: Graph,
+    method: Method,
+    domain: tuple[Floats, Floats],
+    precision: str,
+    *,
+    check_sites: bool = True,
 ) -> Compiled:
     """Compile a graph for a method, whose input elements lie in a domain."""
-    program, rules = lower_with_rules(graph, method, *domain, precision)
+    program, rules = lower_with_rules(graph, method, *domain, precision, check_sites=check_sites)
     programs = {EXPLAIN: program}
     for name in plan_of_precision(precision).forward_only:
         programs[name] = lower_forward(graph, method, *domain)

@@ -86,13 +86,18 @@ class Method(ABC):
             If no rule fits what is known of the node's inputs.
         """
 
-    def check_modules(self, modules: Sequence[str]) -> None:  # noqa: B027 - most name none
-        """Compare what the method says of modules with those of a model.
+    def check_sites(self, sites: Sequence[Site]) -> None:  # noqa: B027 - most name none
+        """Compare what the method says of nodes with those of a model.
+
+        Parameters
+        ----------
+        sites : sequence of Site
+            All nodes that relevance goes through.
 
         Raises
         ------
         ValueError
-            It names a module that the model has not.
+            Something that it says is about none of them.
         """
 
     @property

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
 from pyrel.methods import rules
 from pyrel.methods.base import RelevancePropagation
+from pyrel.methods.fitting import check_rule
 from pyrel.methods.options import number
 from pyrel.methods.other_rules import Rule
 from pyrel.methods.rules import LinearRule
@@ -24,11 +25,12 @@ class Assign:
     Parameters
     ----------
     rule : Rule
-        A `LinearRule` for linear nodes.
+        One that the kind takes: a `LinearRule` for linear nodes.
     kind : str, optional
         Of `Site`, such as "convolution"; by default "dense" and "convolution".
     module : str, optional
-        Pattern for the module's path, as of a shell: "encoder.*", "*.lstm".
+        Pattern for the module's path, as of a shell: "encoder.*", "*.lstm". A sum of several
+        layers is one node, which the pattern of any of them fits.
     from_input, from_output : int, optional
         How many linear nodes there are at least between the node and the input, or the output; 0
         for the first, or last, one.
@@ -38,7 +40,7 @@ class Assign:
     ValueError
         There is no such kind, or a depth is below 0.
     TypeError
-        ``rule`` is no rule.
+        ``rule`` is no rule, or none that the kind takes; ``module`` is no text.
     """
 
     rule: Rule
@@ -53,9 +55,16 @@ class Assign:
             raise TypeError(f"rule: wanted a rule such as Epsilon(), got {self.rule!r}")
         if self.kind is not None and self.kind not in KINDS:
             raise ValueError(f"kind: no {self.kind!r}; there are {', '.join(KINDS)}")
+        if self.module is not None and not isinstance(self.module, str):
+            raise TypeError(
+                f'module: wanted one pattern, such as "encoder.*", got {self.module!r}; several '
+                "take an Assign each"
+            )
+        check_rule(self.rule, self.kind or "dense", repr(self))
         for name in ("from_input", "from_output"):
             depth = getattr(self, name)
-            if depth is not None and (not isinstance(depth, int) or depth < 0):
+            whole = isinstance(depth, int) and not isinstance(depth, bool)
+            if depth is not None and (not whole or depth < 0):
                 raise ValueError(f"{name}: wanted a whole number of 0 or more, got {depth!r}")
 
     def __repr__(self) -> str:
@@ -68,10 +77,15 @@ class Assign:
         of_kind = site.is_linear if self.kind is None else self.kind == site.kind
         return (
             of_kind
-            and (self.module is None or fnmatchcase(site.module, self.module))
+            and (self.module is None or self.names(site))
             and self.from_input in (None, site.from_input)
             and self.from_output in (None, site.from_output)
         )
+
+    def names(self, site: Site) -> bool:
+        """Whether the pattern is for a node's module, or one that was merged into it."""
+        pattern = self.module or ""
+        return any(fnmatchcase(module, pattern) for module in site.modules)
 
 
 class Composite(RelevancePropagation):
@@ -87,8 +101,11 @@ class Composite(RelevancePropagation):
 
     Raises
     ------
+    TypeError
+        ``assignments`` is no sequence of `Assign`.
     ValueError
-        When a model is compiled: an assignment has a pattern for modules that none matches.
+        When a model is compiled: an assignment fits no node that relevance goes through, or only
+        nodes that one before it fits.
 
     Examples
     --------
@@ -109,6 +126,8 @@ class Composite(RelevancePropagation):
         bias: str = "absorb",
     ) -> None:
         super().__init__(epsilon, gates, detach, pooling, bias)
+        if isinstance(assignments, Assign | str | Mapping) or not isinstance(assignments, Iterable):
+            raise TypeError(f"assignments: wanted a list of Assign, got {assignments!r}")
         self.assignments = tuple(assignments)
         for each in self.assignments:
             if not isinstance(each, Assign):
@@ -128,16 +147,46 @@ class Composite(RelevancePropagation):
         """Return the rule of the first assignment that fits."""
         return next((a.rule for a in self.assignments if a.fits(site)), None) or super().rule(site)
 
-    def check_modules(self, modules: Sequence[str]) -> None:
-        """Refuse patterns that match no module."""
-        for each in self.assignments:
-            pattern = each.module
-            if pattern is not None and not any(fnmatchcase(m, pattern) for m in modules):
-                named = ", ".join(repr(m) for m in modules[:8])
+    def check_sites(self, sites: Sequence[Site]) -> None:
+        """Refuse assignments that put their rule nowhere."""
+        first = [next((a for a in self.assignments if a.fits(site)), None) for site in sites]
+        for index, each in enumerate(self.assignments):
+            fitting = [a for a, site in zip(first, sites, strict=True) if each.fits(site)]
+            if not fitting:
+                raise ValueError(_fits_none(each, sites))
+            if all(a is not each for a in fitting) or each in self.assignments[:index]:
                 raise ValueError(
-                    f"module={pattern!r} of {each.rule!r} matches none of the modules that compute "
-                    f"something: {named}{', …' if len(modules) > 8 else ''}"
+                    f"{each!r} is never used: {fitting[0]!r} stands before it, and fits its nodes"
                 )
+
+
+def _fits_none(assignment: Assign, sites: Sequence[Site]) -> str:
+    """Say that an assignment fits no node, and what there is."""
+    pattern = assignment.module
+    if pattern is not None and not any(assignment.names(site) for site in sites):
+        modules = sorted({module for site in sites for module in site.modules})
+        return (
+            f"module={pattern!r} of {assignment.rule!r} matches none of the modules that relevance "
+            f"goes through: {_some(repr(m) for m in modules)}"
+        )
+    near = [site for site in sites if pattern is None or assignment.names(site)]
+    deep = assignment.from_input is not None or assignment.from_output is not None
+    found = dict.fromkeys(
+        f"{site.kind} of {site.module!r}"
+        + (f" (from_input={site.from_input}, from_output={site.from_output})" if deep else "")
+        for site in near
+    )
+    kind = f"kind {assignment.kind!r}" if assignment.kind else "kind dense or convolution"
+    there = "there" if pattern is not None else "in the model"
+    return (
+        f"{assignment!r} fits no node ({kind}) that relevance goes through; {there} is "
+        f"{_some(found)}"
+    )
+
+
+def _some(names: Iterable[str]) -> str:
+    listed = list(names)
+    return ", ".join(listed[:8]) + (", …" if len(listed) > 8 else "")
 
 
 class _Preset(RelevancePropagation):

@@ -27,6 +27,9 @@ class Site:
         "stop" (what is detached, or made of token ids alone).
     module : str
         Path of the module, such as "encoder.lstm"; "" for the model itself.
+    modules : tuple of str
+        That, and those of what was merged into a linear node: the layers of a sum of
+        pre-activations and the module that adds them up; a batch normalisation.
     from_input, from_output : int
         How many linear nodes there are at least between this node and the input, or the output; 0
         for the first and the last ones. Linear nodes of the same weights, such as the steps of a
@@ -47,8 +50,10 @@ class Site:
         *,
         function: str = "",
         gated: bool = False,
+        merged: tuple[str, ...] = (),
     ) -> None:
         self.kind, self.module = kind, module
+        self.modules = tuple(dict.fromkeys((module, *merged)))
         self.from_input, self.from_output = from_input, from_output
         self.function, self.gated = function, gated
         self._domain = domain

@@ -105,7 +105,6 @@ def test_by_position() -> None:
 def test_the_first_that_fits() -> None:
     rules = [Assign(FLAT, from_input=0), Assign(GAMMA, kind="convolution"), Assign(ALPHA)]
     assert_placed(Composite(rules), FLAT, GAMMA, ALPHA, ALPHA, ALPHA)
-    assert_placed(Composite(rules[::-1]), ALPHA, ALPHA, ALPHA, ALPHA, ALPHA)
     both = Assign(EPSILON, kind="convolution", module="front.*", from_output=3)
     assert_placed(Composite([both]), DEFAULT, EPSILON, DEFAULT, DEFAULT, DEFAULT)
 

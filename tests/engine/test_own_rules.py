@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 import pyrel
 from pyrel import methods
-from pyrel.compiler.lowering.placement import RULES_OF_KIND
 from pyrel.methods import (
     AlphaBeta,
     Assign,
@@ -30,6 +29,7 @@ from pyrel.methods import (
     Sign,
     Term,
 )
+from pyrel.methods.fitting import RULES_OF_KIND
 from pyrel.methods.site import KINDS
 
 torch.manual_seed(0)
@@ -208,12 +208,53 @@ class Pooled(nn.Module):
     ],
 )
 def test_rules_of_another_kind_are_refused(kind: str, rule: methods.Rule, wanted: str) -> None:
-    method = Composite([Assign(rule, kind=kind)])
-    with pytest.raises(TypeError, match=f"wanted a rule of the class {wanted} for the {kind} node"):
-        unchecked(Pooled(), torch.rand(2, 2, 9), method=method)
+    class Mine(methods.RelevancePropagation):
+        name = "mine"
+
+        def rule(self, site: methods.Site) -> methods.Rule:
+            return rule if site.kind == kind else super().rule(site)
+
+    message = f"wanted a rule of the class {wanted} for the {kind} node"
+    with pytest.raises(TypeError, match=f"Assign.*{message}"):
+        Assign(rule, kind=kind)
+    with pytest.raises(TypeError, match=f"mine: {message}"):
+        unchecked(Pooled(), torch.rand(2, 2, 9), method=Mine())
 
 
 def test_only_sigmoids_have_a_half() -> None:
     method = Composite([Assign(methods.Centred(), kind="activation")])
     with pytest.raises(TypeError, match="is for a sigmoid, not scale"):
         unchecked(Pooled(), torch.rand(2, 2, 9), method=method)
+
+
+# Methods that fold, or do not conserve
+
+TWO = nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 2))
+nn.init.ones_(TWO[2].bias)
+
+
+class EvenAbove(methods.DeepTaylor):
+    """Deep Taylor decomposition, but equal parts at the last layer and ε below."""
+
+    def linear_rule(self, site: methods.Site) -> LinearRule:
+        return SaysSo() if site.from_output == 0 else methods.Epsilon(self.epsilon)
+
+
+class Leaking(EvenAbove):
+    """The same, and does not claim to conserve."""
+
+    conserves = False
+
+
+@pytest.mark.parametrize("method", [EvenAbove(), Leaking()])
+def test_values_below_zero_are_kept_for_all_methods_of_users(method: methods.Method) -> None:
+    """Against the same by hand, in float64: units that are zero have relevance, and divide by z."""
+    w, b = (part.detach().double() for part in TWO[0].parameters())
+    x = X.double()
+    z, score = x @ w.T + b, (TWO.double()(x)[:, 0]).clamp(min=0.0)
+    TWO.float()
+    assert (z < 0).any()
+    assert (score > 0).any()
+    shares = score[:, None] / 9 / (z + torch.where(z >= 0, 1e-6, -1e-6))
+    found = unchecked(TWO, X, method=method)(X, target=0).relevance
+    torch.testing.assert_close(found.double(), x * (shares @ w), rtol=1e-4, atol=1e-6)

@@ -55,6 +55,7 @@ class Linear(Node):
     one after the other (`pyrel.compiler.passes.join_positions`). ``weight_id`` names the weights:
     two nodes of one name have equal ones. ``kind`` is that of `pyrel.methods.Site`. ``connected``,
     (out, in), tells the inputs that an output reads where a pass has joined nodes; None is all.
+    ``merged`` are the paths of the modules that were merged into it.
     """
 
     weight: Floats
@@ -64,6 +65,7 @@ class Linear(Node):
     weight_id: WeightId | None = field(default=None, kw_only=True)
     kind: str = field(default="dense", kw_only=True)
     connected: npt.NDArray[np.bool_] | None = field(default=None, kw_only=True)
+    merged: tuple[str, ...] = field(default=(), kw_only=True)
 
     @functools.cached_property
     def named(self) -> WeightId:

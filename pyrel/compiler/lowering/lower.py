@@ -98,17 +98,29 @@ def lower(
     UnsupportedModelError
         If the method has no rule for a node with what is known of its inputs.
     ValueError
-        If its ``pooling`` was asked for by name and does not fit a layer, a pattern of a composite
-        matches no module, or the method needs ``low`` and ``high``.
+        If its ``pooling`` was asked for by name and does not fit a layer, an assignment of a
+        composite is for no node, or the method needs ``low`` and ``high``.
     """
     return lower_with_rules(graph, method, low, high, precision)[0]
 
 
 def lower_with_rules(
-    graph: Graph, method: Method, low: Floats, high: Floats, precision: str = "float32"
+    graph: Graph,
+    method: Method,
+    low: Floats,
+    high: Floats,
+    precision: str = "float32",
+    *,
+    check_sites: bool = True,
 ) -> tuple[Program, tuple[PlacedRule, ...]]:
-    """Do what `lower` does, and list the rules that the program follows."""
+    """Do what `lower` does, and list the rules that the program follows.
+
+    Without ``check_sites`` the method may speak of nodes that are not there, such as those of a
+    recurrence in a graph of one step.
+    """
     facts, placement = place_rules(graph, method, low, high)
+    if check_sites:
+        method.check_sites(placement.sites)
     program = _lowered_apart(facts, placement, precision)
     return _finished(program), placed_rules(placement)
 
@@ -125,7 +137,9 @@ def lower_apart(
 
     `pyrel.compiler.program.generalise` needs that. A ``cache`` is for graphs of one model.
     """
-    return _lowered_apart(*place_rules(graph, method, low, high, cache), precision)
+    facts, placement = place_rules(graph, method, low, high, cache)
+    method.check_sites(placement.sites)
+    return _lowered_apart(facts, placement, precision)
 
 
 def _lowered_apart(facts: Facts, placement: Placement, precision: str) -> Program:
@@ -159,7 +173,6 @@ def place_rules(
         raise ValueError(
             f"{method.name} needs low= and high=, the smallest and largest input values"
         )
-    method.check_modules(sorted({node.module for node in graph.nodes}))
     facts = run_passes(graph, method, low, high)
     placement = Placement(method, facts, cache)
     apart = placement.relus_apart()

@@ -25,35 +25,22 @@ from pyrel.compiler.graph.relevant_zeros import relevant_at_zero
 from pyrel.compiler.lowering.cache import LoweringCache
 from pyrel.compiler.lowering.sites import KIND_OF_NODE, Sites
 from pyrel.errors import UnsupportedModelError
-from pyrel.methods import AlphaBeta, Method, Rule, Site, UnsuitableDomainError, ZBeta, ZPlus
-from pyrel.methods.enums import Start
-from pyrel.methods.other_rules import (
-    Absorbing,
-    Centred,
-    ElementwiseRule,
-    Half,
-    NormalisationRule,
-    Nothing,
-    Pass,
-    PoolingRule,
-    ProductRule,
-    SumRule,
+from pyrel.methods import (
+    AlphaBeta,
+    Method,
+    Rule,
+    Site,
+    UnsuitableDomainError,
+    WSquared,
+    ZBeta,
+    ZPlus,
 )
+from pyrel.methods.enums import AtRelu, Start
+from pyrel.methods.fitting import check_rule
+from pyrel.methods.other_rules import Half
 from pyrel.methods.rules import LinearRule
 from pyrel.methods.terms import Domain, LinearNode, Mask, Propagation, Term
 
-RULES_OF_KIND: dict[str, tuple[type[Rule], ...]] = {  # what a node of a kind can be explained by
-    "dense": (LinearRule,),
-    "convolution": (LinearRule,),
-    "activation": (ElementwiseRule,),
-    "product": (ProductRule,),
-    "sum": (SumRule,),
-    "max_pool": (PoolingRule,),
-    "normalisation": (NormalisationRule,),
-    "embedding": (Pass,),
-    "copy": (Pass,),
-    "stop": (Absorbing, Nothing),
-}
 _OPERATORS = {"normalisation": "layer_norm", "product": "mul"}  # for messages; else "linear"
 
 
@@ -71,6 +58,8 @@ class Placement:
     rules : dict
         By the start of each node that relevance reaches. The members of a gated sum have its
         linear rule.
+    sites : list of Site
+        Where these nodes stand.
     reached : ndarray of bool
         By address: whether relevance reaches it; gates that get none are not reached.
 
@@ -87,6 +76,7 @@ class Placement:
         self.reached = np.zeros(facts.graph.size, dtype=bool)
         # Where in the arena a denominator lies, by the node's start and the part of its rule.
         self.denominators: dict[tuple[int, int], int] = {}
+        self.sites: list[Site] = []  # of all nodes that have a rule
         self._sites = Sites(facts)
         self.cache = cache or LoweringCache()
         self._choose()
@@ -120,26 +110,19 @@ class Placement:
     def _choose_for(self, node: Node) -> None:
         if node.start in self.rules:  # a member of a gated sum, which has chosen
             return
-        rule = self._rule(self._sites.of(node))
+        rule = self._rule(node)
         self.rules[node.start] = rule
         if isinstance(node, GatedSum):
             for member in node.members[:, 0]:
                 self.rules[int(member)] = rule
-            self.products[node.start] = self._rule(self._sites.of(node, "product"))
+            self.products[node.start] = self._rule(node, "product")
 
-    def _rule(self, site: Site) -> Rule:
-        """Return the method's rule; TypeError if it is none for nodes of the kind."""
+    def _rule(self, node: Node, kind: str | None = None) -> Rule:
+        site = self._sites.of(node, kind)
+        self.sites.append(site)
         rule = self.method.rule(site)
-        wanted = RULES_OF_KIND[site.kind]
-        if not isinstance(rule, wanted):
-            names = " or ".join(each.__name__ for each in wanted)
-            where = f" in module '{site.module}'" if site.module else ""
-            raise TypeError(
-                f"{self.method.name}: wanted a rule of the class {names} for the {site.kind} "
-                f"node{where}, got {rule!r}"
-            )
-        if isinstance(rule, Centred) and site.function != "sigmoid":
-            raise TypeError(f"{self.method.name}: {rule!r} is for a sigmoid, not {site.function}")
+        where = f" in module '{site.module}'" if site.module else ""
+        check_rule(rule, site.kind, self.method.name, where, site.function)
         return rule
 
     def _receivers(self, node: Node) -> Addresses:
@@ -190,24 +173,38 @@ class Placement:
 
     def _given_at_zero(self) -> Mask | None:
         """Mark the inputs that a rule may give relevance to although they are zero."""
-        given = self.facts.domains.boxed if self.method.folds else None
+        given = self.facts.domains.boxed if self._is_deep_taylor else None
         for node in self.facts.graph.nodes:
             rule = self.rules.get(node.start)
             reaches = isinstance(rule, LinearRule) and rule.reaches_zeros
             if self.shares_bias and isinstance(node, Linear | Add):
                 reaches = True
-            if reaches and (self.shares_bias or not self.method.folds):
+            if reaches and (self.shares_bias or not self._is_deep_taylor):
                 given = np.zeros(self.facts.graph.size, dtype=bool) if given is None else given
                 given[node.inputs[node.inputs >= 0]] = True
         return given
+
+    @property
+    def _is_deep_taylor(self) -> bool:
+        """Whether no rule of a method that folds is a user's.
+
+        Its own give relevance to zeros in boxes alone, and divide by no value below zero.
+        """
+        linear = (rule for rule in self.rules.values() if isinstance(rule, LinearRule))
+        return self.method.folds and all(type(rule) in (ZBeta, WSquared) for rule in linear)
+
+    @property
+    def _passes_relus(self) -> bool:
+        """Whether relevance goes through ReLUs that are zero; gradients stop there."""
+        return self.method.relu == AtRelu.pass_on
 
     def relus_apart(self) -> set[int]:
         """Return the starts of linear nodes with a ReLU that must keep values below zero.
 
         Relevance may arrive where the ReLU gives zero, and their rules divide by the value before
-        it. Deep Taylor's do not.
+        it. Deep Taylor's do not, and gradients stop there.
         """
-        if self.method.folds or not self.method.conserves:
+        if self._is_deep_taylor or not self._passes_relus:
             return set()
         return {
             node.start
@@ -276,7 +273,7 @@ class Placement:
                 raise UnsupportedModelError(
                     str(error), operator="linear", module=node.module
                 ) from None
-            if self.method.conserves and not rule.reaches_zeros and made.reaches_zeros:
+            if self._passes_relus and not rule.reaches_zeros and made.reaches_zeros:
                 raise TypeError(
                     f"{rule!r} gives relevance to inputs that are zero, by a factor other than "
                     "the value: its class has to say so, reaches_zeros = True"

@@ -78,11 +78,8 @@ class Sites:
 
     def of(self, node: Node, kind: str | None = None) -> Site:
         """Return where a node stands; a gated sum is a linear node, and a product as well."""
-        linear: Node = node
-        if isinstance(node, GatedSum):
-            found = self._facts.owner(int(node.members[0, 0]))
-            assert found is not None
-            linear = found
+        layers = self._layers(node)
+        linear: Node = layers[0] if layers else node
         if kind is None:
             kind = linear.kind if isinstance(linear, Linear) else KIND_OF_NODE[type(node)]
         from_input, from_output = self._depth(linear)
@@ -94,7 +91,15 @@ class Sites:
             lambda: self.domain(node),
             function=function_of(node),
             gated=isinstance(node, GatedSum),
+            merged=tuple(name for layer in layers for name in (layer.module, *layer.merged)),
         )
+
+    def _layers(self, node: Node) -> list[Linear]:
+        """Return a linear node itself, of a gated sum its members; none of others."""
+        nodes = [node]
+        if isinstance(node, GatedSum):
+            nodes = [self._facts.graph.nodes[self._facts.owners[m]] for m in node.members[:, 0]]
+        return [each for each in nodes if isinstance(each, Linear)]
 
     def domain(self, node: Node) -> Domain:
         """Return what is known of a node's inputs; of a gated sum those of all its members."""

@@ -217,16 +217,30 @@ def _merge_rows(
             inputs.append(addend.reshape(rows, width))
             parts.append((None, None))
     name, (weight, bias, connected) = _merged_weights(parts, coefficients[:width], made)
+    module, merged = _names(node.module, [source for source, _ in parts if source is not None])
     return Linear(
         node.start + int(part[0]),
         np.concatenate(inputs, axis=1),
         weight,
         bias,
-        module=node.module,
+        module=module,
         weight_id=name,
         kind=next(source.kind for source, _ in parts if source is not None),
         connected=connected,
+        merged=merged,
     )
+
+
+def _names(module: str, layers: Sequence[Linear]) -> tuple[str, tuple[str, ...]]:
+    """Return the module of a merged node, and all modules that it was made of.
+
+    It is that of its linear layer where there is one alone, as before a batch normalisation; of
+    several the one that adds them up.
+    """
+    modules = dict.fromkeys(layer.module for layer in layers)
+    inner = [name for layer in layers for name in layer.merged]
+    merged = tuple(dict.fromkeys([*modules, *inner, module]))
+    return next(iter(modules)) if len(modules) == 1 else module, merged
 
 
 def _merged_weights(
