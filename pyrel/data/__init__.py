@@ -15,6 +15,7 @@ from pyrel.data.errors import (
 from pyrel.data.images import load_images, read_images
 from pyrel.data.majority import MajoritySamples, majority
 from pyrel.data.sequences import sequence
+from pyrel.data.two_digit import TwoDigitSamples, two_digits
 
 __all__ = [
     "ChecksumError",
@@ -27,8 +28,10 @@ __all__ = [
     "ShapeError",
     "TrailingBytesError",
     "TruncatedFileError",
+    "TwoDigitSamples",
     "load_images",
     "majority",
     "read_images",
     "sequence",
+    "two_digits",
 ]
