@@ -87,10 +87,19 @@ def _unpickled(
 class SelfCheckError(UnsupportedModelError):
     """The compiled program computes something else than the model: a fault of pyrel, found in time.
 
-    The message says which number is off, by how much, and what rounding explains.
+    The message says which number is off, by how much, and what rounding explains. A rule of a
+    user's ``own`` that does not conserve relevance is found, too.
     """
 
-    def __init__(self, found: str) -> None:
+    def __init__(self, found: str, own: str = "") -> None:
+        if own:
+            super().__init__(
+                f"{found}. What a rule hands on and what it absorbs have to add up to its "
+                f"denominator: see {own}. A method that is not to conserve relevance says so in "
+                "its class, conserves = False. check=None compiles it all the same",
+                operator="self-check",
+            )
+            return
         super().__init__(
             f"{found}. So explanations of this model would be wrong: please report it, with the "
             "model. Does the model compute the same at each call? check=None compiles it all the "

@@ -126,5 +126,6 @@ def _lost(number: int, results: Results) -> ValueError:
         f"the relevance of x[{number}] is not conserved: ΣR + absorbed is {gap:.3g} off what was "
         "put in. The computation comes near the ends of float32's range: a share R / z is 0 where "
         "z is too large, or where R, as the output of a saturated sigmoid, is near 1e-38; then "
-        "explain the score below the sigmoid"
+        "explain the score below the sigmoid. A rule of your own loses or invents some where its "
+        "terms and what it absorbs do not add up to its denominator"
     )

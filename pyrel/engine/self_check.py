@@ -26,6 +26,7 @@ from pyrel.engine.run import Run
 from pyrel.errors import SelfCheckError, UnsupportedModelError
 from pyrel.methods import Method
 from pyrel.methods.enums import Start
+from pyrel.methods.registry import own_parts
 
 _LOGGER = logging.getLogger("pyrel")
 
@@ -158,7 +159,8 @@ class SelfCheck:
 
     @property
     def _counts(self) -> bool:
-        return self.check == "all" and self.method.conserves
+        wanted = self.check == "all" or own_parts(self.method) != ""
+        return wanted and self.method.conserves
 
     def _batches(self, example: object, steps: int, done: list[int]) -> Iterator[_Batch]:
         """Yield the example, then its elements in another order.
@@ -297,7 +299,8 @@ class SelfCheck:
                 f"ΣR + absorbed is {total[sample]:.9g} for sample {sample} of {batch.name}"
                 f"{self._with_steps(batch)}, and {self.method.name} started with "
                 f"{start[sample]:.9g}; they differ by {abs(total[sample] - start[sample]):.2g}, "
-                f"and rounding explains {allowed[sample]:.2g}"
+                f"and rounding explains {allowed[sample]:.2g}",
+                own_parts(self.method),
             )
 
 

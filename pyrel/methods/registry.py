@@ -7,8 +7,8 @@ import inspect
 from collections.abc import Iterable
 from typing import Any
 
-from pyrel.methods.base import Method
-from pyrel.methods.composite import EpsilonAlpha2Beta1, EpsilonGammaBox, EpsilonPlus
+from pyrel.methods.base import Method, RelevancePropagation
+from pyrel.methods.composite import Composite, EpsilonAlpha2Beta1, EpsilonGammaBox, EpsilonPlus
 from pyrel.methods.deep_taylor import DeepTaylor
 from pyrel.methods.gradient import (
     Deconvnet,
@@ -64,7 +64,7 @@ def get(method: str | Method, others: Iterable[str] = (), /, **options: Any) -> 
     if isinstance(method, Method):
         if options:
             raise TypeError(f"options of a method object are set when it is made; got {options}")
-        return method
+        return _complete(method)
     method = single(method)
     if not isinstance(method, str):
         got = f"the class {method.__name__}" if isinstance(method, type) else type(method).__name__
@@ -82,3 +82,31 @@ def get(method: str | Method, others: Iterable[str] = (), /, **options: Any) -> 
             f"({', '.join(known) or 'none'}){also}"
         )
     return made(**options)
+
+
+def _complete(method: Method) -> Method:
+    """Return a method that has all that a method of a user's own has to have.
+
+    Raises
+    ------
+    TypeError
+        Its class has no ``name``, or its ``__init__`` does not call that of the base class.
+    """
+    made = type(method).__name__
+    if not isinstance(getattr(method, "name", None), str):
+        raise TypeError(f'{made}: a method needs a name: name = "..." in the class')
+    if isinstance(method, RelevancePropagation) and not hasattr(method, "epsilon"):
+        raise TypeError(f"{made}: its __init__ has to call super().__init__()")
+    return method
+
+
+def own_parts(method: Method) -> str:
+    """Name what of a method is a user's own: itself, or rules of a composite; "" if nothing is."""
+    if not isinstance(method, Composite):
+        return "" if _is_ours(method) else repr(method)
+    rules = (each.rule for each in method.assignments)
+    return ", ".join(dict.fromkeys(repr(rule) for rule in rules if not _is_ours(rule)))
+
+
+def _is_ours(made: object) -> bool:
+    return type(made).__module__.partition(".")[0] == "pyrel"

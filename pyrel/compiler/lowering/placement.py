@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from functools import cached_property
 
 import numpy as np
@@ -36,7 +37,7 @@ from pyrel.methods import (
     ZPlus,
 )
 from pyrel.methods.enums import AtRelu, Start
-from pyrel.methods.fitting import check_rule
+from pyrel.methods.fitting import check_propagation, check_rule
 from pyrel.methods.other_rules import Half
 from pyrel.methods.rules import LinearRule
 from pyrel.methods.terms import Domain, LinearNode, Mask, Propagation, Term
@@ -247,25 +248,7 @@ class Placement:
         seen = self.facts.linear_node(
             node, self.positive(node), gated=node.start in self.facts.members
         )
-        domain = seen.domain
-        key = (
-            rule,
-            node.named,
-            seen.positive,
-            seen.gated,
-            *(
-                part.tobytes()
-                for part in (
-                    node.bias,
-                    seen.value,
-                    domain.low,
-                    domain.high,
-                    domain.raw,
-                    domain.constant,
-                    seen.present,
-                )
-            ),
-        )
+        key = _key(rule, node, seen)
         if key not in self.cache.propagations:
             try:
                 made = rule.propagation(seen)
@@ -273,11 +256,7 @@ class Placement:
                 raise UnsupportedModelError(
                     str(error), operator="linear", module=node.module
                 ) from None
-            if self._passes_relus and not rule.reaches_zeros and made.reaches_zeros:
-                raise TypeError(
-                    f"{rule!r} gives relevance to inputs that are zero, by a factor other than "
-                    "the value: its class has to say so, reaches_zeros = True"
-                )
+            check_propagation(made, seen, rule, zeros=not self._passes_relus)
             self.cache.propagations[key] = made
         return self.cache.propagations[key]
 
@@ -302,3 +281,11 @@ class Placement:
             self.cache.even_terms[key] = (Term(features, seen.read[:, features]),)
         (term,) = self.cache.even_terms[key]
         return (term,), (seen.present @ term.matrix.T).ravel()
+
+
+def _key(rule: LinearRule, node: Linear, seen: LinearNode) -> Hashable:
+    """Return all that a propagation depends on."""
+    domain = seen.domain
+    bounds = domain.low, domain.high, domain.raw, domain.constant
+    parts = (node.bias, seen.value, *bounds, seen.present)
+    return rule, node.named, seen.positive, seen.gated, *(part.tobytes() for part in parts)
