@@ -107,6 +107,7 @@ $(FLAGS): | $(READY)
 	@touch $@
 
 $(BUILT): $(READY) $(ENGINE) $(FLAGS)
+	@echo 'Compiling the engine (some minutes)'
 	$(RUN) -m pip install --quiet --no-build-isolation --no-deps --editable .
 	@touch $@
 

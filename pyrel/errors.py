@@ -45,6 +45,9 @@ def part_of_extra(extra: str, part: str, *packages: str) -> Iterator[None]:
         ) from error
 
 
+NO_RULE = "no rule for this operator"
+
+
 class UnsupportedModelError(Exception):
     """The model holds something that pyrel cannot explain, and will not guess at.
 
@@ -67,7 +70,10 @@ class UnsupportedModelError(Exception):
         where = f"module '{module}'" if module else "the model itself"
         message = f"{operator} in {where}: {reason}"
         if self.supported and operator.removeprefix("aten.") not in self.supported:
-            message += f"\nSupported operators (docs/models.md): {', '.join(self.supported)}"
+            listed = "docs/models.md lists the supported operators"
+            if reason.startswith(NO_RULE):  # else a hint, which a hundred names would hide
+                listed = f"Supported operators (docs/models.md): {', '.join(self.supported)}"
+            message += f"\n{listed}"
         super().__init__(message)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -173,7 +173,7 @@ class Explainer(CompiledModel):
         only = f", {self.inputs.only}" if self.inputs.only else ""
         return (
             f"Explainer({self.method}, {takes}, {self.classes} outputs, checked: {self.checked}, "
-            f"{self._isa}{only})"
+            f"instruction set {self._isa}{only})"
         )
 
     def __str__(self) -> str:

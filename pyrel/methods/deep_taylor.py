@@ -63,13 +63,15 @@ class DeepTaylor(RelevancePropagation):
         if site.gated and domain.raw[unbounded].all():
             raise UnsuitableDomainError(
                 "deep_taylor has no rule for a sum in which pre-activations are gated and read "
-                "unbounded inputs: give low= and high=, the smallest and largest input values"
+                "unbounded inputs: give low= and high=, the smallest and largest input values; "
+                "lrp_epsilon needs neither"
             )
         if domain.raw[unbounded].all() and not others.any():
             return rules.WSquared()
         raise UnsuitableDomainError(
             "deep_taylor needs to know the range of the inputs here, because they are mixed with "
-            "other values: give low= and high=, the smallest and largest input values"
+            "other values: give low= and high=, the smallest and largest input values; lrp_epsilon "
+            "needs neither"
             if domain.raw[unbounded].any()
             else "deep_taylor has no rule for inner values that may be negative; try lrp_epsilon"
         )

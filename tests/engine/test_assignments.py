@@ -72,6 +72,7 @@ def test_a_batch_normalisation_leaves_the_layer_its_name() -> None:
     assert not torch.equal(by_name, relevance(TOWER, IDS))
     shown = str(unchecked(TOWER, IDS, method=Composite([Assign(Flat(), module="conv")])))
     assert re.search(r"convolution +conv +Flat\(\)", shown)
+    assert re.search(r", instruction set \w+[,)]", shown)  # a set of bf16 is no precision
 
 
 def test_any_of_the_layers_of_a_sum_names_it() -> None:

@@ -26,12 +26,13 @@ from pyrel.compiler.capture.operators import (
     selection,
     windows,
 )
-from pyrel.compiler.capture.operators.hints import NO_RULE, hint
+from pyrel.compiler.capture.operators.hints import hint
 from pyrel.compiler.capture.operators.nested import leaves, mapped
 from pyrel.compiler.capture.operators.operands import NoValue, UnsupportedOperandsError
 from pyrel.compiler.capture.traced import Traced
 from pyrel.compiler.capture.tracer import Tracer
 from pyrel.compiler.graph.functions import Function
+from pyrel.errors import NO_RULE
 
 __all__ = ["NO_RULE", "UnsupportedOperandsError", "apply", "families", "hint", "supported"]
 

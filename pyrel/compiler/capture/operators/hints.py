@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-NO_RULE = "no rule for this operator"
+from pyrel.errors import NO_RULE
+
 _RAW_SCORES = (
     "explain the raw scores: leave out the softmax. Inside a model, as in attention, it has no rule"
 )
@@ -40,6 +41,8 @@ _HINTS = {
         ["ceil", "floor", "round", "trunc", "heaviside"],
         "it is a step function, which hands on neither gradients nor relevance",
     ),
+    **dict.fromkeys(["pow", "square"], "write x ** 2 as x * x"),
+    "einsum": "write it with torch.matmul or torch.bmm",
     "fmin": "write it as -torch.maximum(-a, -b)",
     **dict.fromkeys(["min", "amin"], "write it as -(-x).amax(dim)"),
     "fmax": "write it as torch.maximum(a, b)",
