@@ -13,7 +13,7 @@ from matplotlib.text import Text
 from studies import STEPS, WIDTH, make_study
 
 from pyrel import metrics, plots
-from pyrel.plots.style import BLUE, GREEN
+from pyrel.plots.style import BLUE, GREEN, ORANGE
 
 
 def columns(study, k=0, relevant=True, **changes):
@@ -53,6 +53,31 @@ def baselines(study):
     return {m: e.share for m, e in study.baselines.items()}
 
 
+def curves(study, methods=("sensitivity", "deep_taylor")):
+    """Curves that fall from the outputs to nothing, each in its own way."""
+    removed = np.arange(6)
+    output = list(study.cells.values())[-1].evaluations["deep_taylor"].output
+    return {
+        f"{cell}, {method}": metrics.Degradation(
+            removed, output[:, None] * (1 - removed / 5) ** (1 + i)
+        )
+        for cell in study.cells
+        for i, method in enumerate(methods)
+    }
+
+
+def random_curve(study):
+    return next(iter(curves(study).values()))
+
+
+def histograms(study):
+    return {
+        f"{cell}, {method}": metrics.relevance_histogram(maps)
+        for cell, result in study.cells.items()
+        for method, maps in result.heatmaps.items()
+    }
+
+
 FIGURES = {
     "heatmaps": lambda s: plots.heatmap_grid(
         columns(s, notes={"deep_taylor": "0.71"}), "Sample 1", "number: share in them"
@@ -65,6 +90,12 @@ FIGURES = {
         points(s) | {"LRP alpha beta, textbook": points(s)["deep_taylor"]}
     ),
     "dots": lambda s: plots.summary_dots(shares(s), baselines(s), "share in the majority steps"),
+    "degradation": lambda s: plots.degradation_curves(curves(s), random_curve(s), title="Deep"),
+    "degradation, many": lambda s: plots.degradation_curves(
+        curves(s, [f"LRP of a long name, {i}" for i in range(7)])
+    ),
+    "histograms": lambda s: plots.relevance_histograms(histograms(s), "Relevance of the pixels"),
+    "histograms, one": lambda s: plots.relevance_histograms(dict([histograms(s).popitem()])),
 }
 
 
@@ -264,6 +295,41 @@ def test_dots_have_a_mark_for_each_cell_and_method_and_a_line_for_each_baseline(
     assert [t.get_text() for t in axes.get_yticklabels()] == ["sensitivity", "deep_taylor"]
 
 
+def test_curves_are_the_means_inside_their_bands():
+    study = make_study()
+    wanted = curves(study)
+    (axes,) = plots.degradation_curves(wanted, random_curve(study), level=0.5).axes
+    random, *lines = axes.lines
+    assert random.get_label() == "random order"
+    np.testing.assert_array_equal(random.get_ydata(), random_curve(study).mean)
+    bands = axes.collections[1:]
+    for curve, line, band in zip(wanted.values(), lines, bands, strict=True):
+        np.testing.assert_array_equal(line.get_xdata(), curve.removed)
+        np.testing.assert_array_equal(line.get_ydata(), curve.mean)
+        heights = band.get_paths()[0].vertices[:, 1]
+        low, high = curve.band(0.5)
+        assert set(heights) == {*low, *high}
+    many = plots.degradation_curves(curves(study, range(9)))
+    looks = {(line.get_color(), line.get_linestyle()) for line in many.axes[0].lines}
+    assert len(looks) == 18
+
+
+def test_histograms_have_a_bar_for_each_bin_and_a_colour_for_each_sign():
+    study = make_study(signed=True)
+    histogram = histograms(study)["Deep, sensitivity"]
+    (axes,) = plots.relevance_histograms({"Deep": histogram}).axes
+    assert axes.get_yscale() == "log"
+    against, positive = axes.patches
+    assert [to_hex(bars.get_facecolor()) for bars in axes.patches] == [BLUE, ORANGE]
+    below = histogram.edges[1:] <= 0
+    assert 0 < below.sum() < len(below)
+    for bars, shown in ((against, below), (positive, ~below)):
+        heights, edges, floor = bars.get_data()
+        np.testing.assert_array_equal(edges, histogram.edges)
+        drawn = np.where(heights > floor, heights, 0)
+        np.testing.assert_array_equal(drawn, np.where(shown, histogram.counts, 0))
+
+
 def test_names_are_taken_as_they_are():
     study = make_study(names=("$\\frac{$", "a_b^c & <b>"))
     for build in (FIGURES["heatmaps"], FIGURES["step bars"], FIGURES["dots"]):
@@ -288,5 +354,11 @@ def test_bad_input_is_named():
         plots.conservation_scatter({})
     with pytest.raises(ValueError, match=r"x wanted two arrays .* given \(2,\), \(3,\)"):
         plots.conservation_scatter({"x": (np.ones(2), np.ones(3))})
+    with pytest.raises(ValueError, match="curves: wanted at least one"):
+        plots.degradation_curves({})
+    with pytest.raises(ValueError, match="level: wanted a number between 0 and 1"):
+        plots.degradation_curves(curves(study), level=95)
+    with pytest.raises(ValueError, match="histograms: wanted at least one panel"):
+        plots.relevance_histograms({})
     with pytest.raises(ValueError, match="at least one cell with one method"):
         plots.summary_dots({"Deep": {}}, {}, "share")

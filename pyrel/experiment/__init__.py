@@ -4,9 +4,15 @@
 The commands `pyrel demo`, `pyrel train` and `pyrel evaluate` are thin layers on these.
 """
 
+from pyrel.experiment.degradation import DegradationStudy, degradation_study, relevance_of
 from pyrel.experiment.demo import demo
 from pyrel.experiment.judging import METHODS, choose_shown, judge
 from pyrel.experiment.problem import Problem
+from pyrel.experiment.randomisation import (
+    RandomisedLayer,
+    randomisation_check,
+    randomise_weights,
+)
 from pyrel.experiment.training import (
     TrainedCell,
     accuracy_on,
@@ -18,14 +24,20 @@ from pyrel.experiment.training import (
 
 __all__ = [
     "METHODS",
+    "DegradationStudy",
     "Problem",
+    "RandomisedLayer",
     "TrainedCell",
     "accuracy_on",
     "choose_shown",
+    "degradation_study",
     "demo",
     "judge",
     "load_cell",
     "new_cell",
+    "randomisation_check",
+    "randomise_weights",
     "recipe",
+    "relevance_of",
     "train_cell",
 ]

@@ -11,6 +11,7 @@ from pyrel.errors import part_of_extra
 with part_of_extra("report", "pyrel.plots", "matplotlib"):
     from pyrel.plots.charts import conservation_scatter, step_bars, summary_dots
     from pyrel.plots.heatmaps import HeatmapColumn, as_image, colour_scale, heatmap_grid
+    from pyrel.plots.judgements import degradation_curves, relevance_histograms
     from pyrel.plots.style import to_svg
 
 __all__ = [
@@ -18,7 +19,9 @@ __all__ = [
     "as_image",
     "colour_scale",
     "conservation_scatter",
+    "degradation_curves",
     "heatmap_grid",
+    "relevance_histograms",
     "step_bars",
     "summary_dots",
     "to_svg",

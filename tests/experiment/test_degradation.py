@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import pyrel
+from pyrel import metrics
+from pyrel.experiment import degradation_study
+
+METHODS = ("gradient_x_input", "deep_taylor")
+
+
+@pytest.fixture(scope="module")
+def case():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(24, 16), nn.ReLU(), nn.Linear(16, 3)).eval()
+    x = np.random.default_rng(0).random((300, 3, 4, 2), dtype=np.float32)
+    y = model(torch.from_numpy(x)).argmax(1).numpy()
+    return model, x, y
+
+
+@pytest.fixture(scope="module")
+def how():
+    return metrics.Perturbation(metrics.patch_regions((3, 4, 2), 2))
+
+
+@pytest.fixture(scope="module")
+def study(case, how):
+    told = []
+    model, x, y = case
+    made = degradation_study(
+        model, x, y, METHODS, how, removed=range(4), progress=lambda *done: told.append(done)
+    )
+    assert told[-1] == ("degrading: random order", 6000, 6000)
+    assert {what for what, *_ in told} >= {f"explaining: {m}" for m in METHODS}
+    return made
+
+
+def test_curves_are_those_of_the_torch_model(case, how, study):
+    model, x, y = case
+    assert list(study.curves) == [*METHODS, "pixel_mass"]
+
+    def forward(batch):
+        with torch.no_grad():
+            return model(torch.from_numpy(batch)).numpy()
+
+    for name in METHODS:
+        relevance = pyrel.explain(model, x, method=name, target=y, low=0.0, high=1.0).relevance
+        wanted = metrics.degradation(forward, x, relevance, y, how=how, removed=range(4))
+        # Outputs below 10 from float32 sums of 24 and of 16 terms: 40 roundings.
+        np.testing.assert_allclose(study.curves[name].scores, wanted.scores, atol=10 * 40 * 2**-24)
+        assert study.curves[name].scores.shape == (300, 4)
+
+
+def test_comparisons_are_paired(study):
+    area = {name: study.area(name).mean for name in study.curves}
+    assert study.in_order() == sorted(area, key=area.get)
+    random = metrics.Summary.of(study.random.area_under())
+    for name in study.curves:
+        difference = random.values - study.area(name).values
+        difference = difference[~np.isnan(difference)]
+        error = difference.std(ddof=1) / np.sqrt(len(difference))
+        wanted = difference.mean() / error
+        assert study.standard_errors_below(name) == pytest.approx(wanted, rel=1e-9)
+    # Of deep Taylor, samples whose output is below 0 have no map.
+    assert 0 < study.area("deep_taylor").left_out < 300
+    # What the model adds up is taken away first.
+    assert study.standard_errors_below("gradient_x_input") > 3
+    pair = ("gradient_x_input", "deep_taylor")
+    assert list(study.rank_agreement) == list(study.cosine_agreement) == [pair]
+    assert study.cosine_agreement[pair].used == study.area("deep_taylor").used
+
+
+def test_methods_are_wanted(case, how):
+    model, x, y = case
+    with pytest.raises(ValueError, match="methods: wanted at least one"):
+        degradation_study(model, x, y, [], how)
