@@ -82,6 +82,11 @@ class Assign:
             and self.from_output in (None, site.from_output)
         )
 
+    @property
+    def is_for_all(self) -> bool:
+        """Whether every linear node is one of those."""
+        return (self.kind, self.module, self.from_input, self.from_output) == (None,) * 4
+
     def names(self, site: Site) -> bool:
         """Whether the pattern is for a node's module, or one that was merged into it."""
         pattern = self.module or ""
@@ -154,7 +159,10 @@ class Composite(RelevancePropagation):
             fitting = [a for a, site in zip(first, sites, strict=True) if each.fits(site)]
             if not fitting:
                 raise ValueError(_fits_none(each, sites))
-            if all(a is not each for a in fitting) or each in self.assignments[:index]:
+            before = self.assignments[:index]
+            if each.is_for_all and not any(a.is_for_all for a in before):
+                continue  # the default, of which others may leave nothing
+            if all(a is not each for a in fitting) or each in before:
                 raise ValueError(
                     f"{each!r} is never used: {fitting[0]!r} stands before it, and fits its nodes"
                 )

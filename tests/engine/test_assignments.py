@@ -111,6 +111,10 @@ NOWHERE: dict[str, tuple[list[Assign], str]] = {
         [Assign(Epsilon()), Assign(Flat(), module="fc")],
         "Assign(Flat(), module='fc') is never used: Assign(Epsilon(epsilon=1e-06)) stands before",
     ),
+    "two for all": (
+        [Assign(Epsilon()), Assign(Flat())],
+        "Assign(Flat()) is never used",
+    ),
     "twice": (
         [Assign(Flat(), module="fc"), Assign(Flat(), module="fc")],
         "Assign(Flat(), module='fc') is never used",
@@ -123,6 +127,13 @@ def test_an_assignment_that_puts_its_rule_nowhere_is_refused(case: str) -> None:
     assignments, message = NOWHERE[case]
     with pytest.raises(ValueError, match=re.escape(message)):
         relevance(TOWER, IDS, *assignments)
+
+
+def test_a_default_may_be_left_nothing() -> None:
+    rules = [Assign(Flat(), kind="convolution"), Assign(Gamma(), kind="dense")]
+    assert torch.equal(
+        relevance(TOWER, IDS, *rules, Assign(Epsilon(1e-3))), relevance(TOWER, IDS, *rules)
+    )
 
 
 @pytest.mark.parametrize("preset", ["epsilon_plus", "epsilon_alpha2_beta1", "epsilon_gamma_box"])
