@@ -21,8 +21,8 @@ Methods: TypeAlias = Annotated[
     typer.Option(
         callback=some_of(METHODS),
         metavar="NAMES",
-        help=f"Divided by commas; of {', '.join(METHODS)}. By default without lrp_epsilon, "
-        f"which is gradient_x_input, but for ε, in Shallow, Deep and DeepV2.",
+        help=f"Divided by commas; of {', '.join(METHODS)}. By default those of the "
+        f"thesis, sensitivity to deep_taylor; lrp_epsilon would repeat gradient_x_input in its cells.",
     ),
 ]
 Samples: TypeAlias = Annotated[
