@@ -22,7 +22,7 @@ Methods: TypeAlias = Annotated[
         callback=some_of(METHODS),
         metavar="NAMES",
         help=f"Divided by commas; of {', '.join(METHODS)}. By default those of the "
-        f"thesis, sensitivity to deep_taylor; lrp_epsilon would repeat gradient_x_input in its cells.",
+        "thesis, in whose cells lrp_epsilon would repeat gradient_x_input.",
     ),
 ]
 Samples: TypeAlias = Annotated[
