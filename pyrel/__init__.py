@@ -47,6 +47,7 @@ __all__ = [
     "methods",
     "metrics",
     "nn",
+    "patterns",
     "set_num_threads",
     "show_config",
 ]

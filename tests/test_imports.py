@@ -36,6 +36,7 @@ AROUND = {
     "importing": set(),
     "data": {"files"},
     "metrics": {"files"},
+    "patterns": {"methods", "graph", "passes", "files"},
     "plots": {"metrics"},
     "report": {"files", "metrics", "plots"},
     "training": {"data", "files", "limits", "nn", "program"},
@@ -51,7 +52,7 @@ AROUND = {
     },
     "__init__": {
         *("face", "methods", "graph", "capture", "limits", "program", "engine", "data"),
-        *("importing", "metrics", "nn"),
+        *("importing", "metrics", "nn", "patterns"),
     },
     "__main__": {"cli"},
 }

@@ -18,7 +18,7 @@ from typing import Any
 MODULES = (
     *("pyrel", "pyrel.methods", "pyrel.nn", "pyrel.data", "pyrel.importing", "pyrel.metrics"),
     *("pyrel.plots", "pyrel.report", "pyrel.training", "pyrel.experiment", "pyrel.explain_file"),
-    "pyrel.errors",
+    *("pyrel.patterns", "pyrel.errors"),
 )
 TEMPLATE = Path(__file__).parent / "docs_template"
 SECTION = re.compile(r"^Parameters\n-+\n(.*?)(?=^\w[\w ]*\n-+$|\Z)", re.MULTILINE | re.DOTALL)

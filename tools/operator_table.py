@@ -324,8 +324,8 @@ ROWS = (
 )
 
 
-# The presets differ from lrp_epsilon in convolutions only.
-_TABLED = tuple(name for name in methods.names() if not name.startswith("epsilon_"))
+# The presets differ from lrp_epsilon in convolutions only; patterns are gradients otherwise.
+_TABLED = tuple(n for n in methods.names() if not n.startswith(("epsilon_", "pattern_")))
 _RULES: dict[type[LinearRule], str] = {
     rules.PlainGradient: "derivative",
     rules.WSquared: "w²",

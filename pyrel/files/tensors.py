@@ -22,9 +22,15 @@ from pyrel._core import version
 from pyrel.files.atomic import write_whole
 from pyrel.files.foreign import ForeignFileError, parsing, read_whole, shown
 
-Kind = Literal["model", "checkpoint", "program"]
+Kind = Literal["model", "checkpoint", "program", "set of patterns", "fit of patterns"]
 # Of models and checkpoints, version 1 had no checksum of the description.
-FORMAT_VERSIONS: dict[Kind, int] = {"model": 2, "checkpoint": 2, "program": 1}
+FORMAT_VERSIONS: dict[Kind, int] = {
+    "model": 2,
+    "checkpoint": 2,
+    "program": 1,
+    "set of patterns": 1,
+    "fit of patterns": 1,
+}
 _KEY = "pyrel"
 _NOT_WHOLE = (
     "is not a whole safetensors file ({error}); it was truncated, or pyrel never wrote it: copy it "
@@ -58,7 +64,8 @@ def dump_tensors(kind: Kind, tensors: Mapping[str, Tensor], content: Mapping[str
 
     Parameters
     ----------
-    kind : {"model", "checkpoint", "program"}
+    kind : str
+        One of `FORMAT_VERSIONS`.
     tensors : mapping
         Copied to the CPU.
     content : mapping

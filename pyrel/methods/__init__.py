@@ -38,10 +38,12 @@ from pyrel.methods.other_rules import (
     Proportional,
     Rule,
     Signal,
+    SignalTimesGate,
     Slope,
     SumRule,
     Winner,
 )
+from pyrel.methods.pattern import PatternAttribution, PatternNet
 from pyrel.methods.registry import get, named, names
 from pyrel.methods.rules import (
     AlphaBeta,
@@ -107,6 +109,8 @@ __all__ = [
     "Part",
     "Pass",
     "PassToAll",
+    "PatternAttribution",
+    "PatternNet",
     "PoolingRule",
     "ProductRule",
     "Propagation",
@@ -116,6 +120,7 @@ __all__ = [
     "Sensitivity",
     "Sign",
     "Signal",
+    "SignalTimesGate",
     "Site",
     "Slope",
     "Start",

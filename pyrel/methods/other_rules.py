@@ -73,6 +73,10 @@ class Signal(ProductRule):
     """The signal gets all, the gate nothing (Arras et al. 2017)."""
 
 
+class SignalTimesGate(ProductRule):
+    """The signal gets the relevance times the gate, as gradients do; the gate gets nothing."""
+
+
 class Half(ProductRule):
     """Gate and signal get half each, but the signal all where it is a state carried on."""
 

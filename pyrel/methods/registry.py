@@ -19,6 +19,7 @@ from pyrel.methods.gradient import (
 )
 from pyrel.methods.lrp import LrpAlphaBeta, LrpEpsilon, LrpGamma
 from pyrel.methods.options import single
+from pyrel.methods.pattern import PatternAttribution, PatternNet
 
 _METHODS: dict[str, type[Method]] = {
     method.name: method
@@ -32,6 +33,8 @@ _METHODS: dict[str, type[Method]] = {
         LrpEpsilon,
         LrpAlphaBeta,
         LrpGamma,
+        PatternNet,
+        PatternAttribution,
         EpsilonPlus,
         EpsilonAlpha2Beta1,
         EpsilonGammaBox,

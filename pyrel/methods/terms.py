@@ -13,6 +13,7 @@ Notation: z_k = Σ_j a_j w_kj + b_k; w⁺ = max(0, w), w⁻ = min(0, w); inputs 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import TypeAlias
@@ -91,6 +92,11 @@ class LinearNode:
         Which inputs an output reads at all, where a node joins several; None is all.
     padding : ndarray of bool, shape (rows, in), or None
         Which inputs are zeros that are no values, such as those around an image; None is none.
+    original : ndarray or None
+        The weights as the model has them, where ``weight`` is laid out otherwise for speed, with
+        other columns or several positions of a kernel; see `laid_out`. None is the same.
+    layout : callable or None
+        What makes ``weight`` of ``original``, or the like of any matrix of that shape.
     """
 
     weight: Floats
@@ -101,6 +107,13 @@ class LinearNode:
     gated: bool = False
     connected: Mask | None = None
     padding: Mask | None = None
+    original: Floats | None = None
+    layout: Callable[[Floats], Floats] | None = None
+
+    def laid_out(self, make: Callable[[Floats], Floats]) -> Floats:
+        """Return a matrix of the shape of ``weight`` that is made of the model's own weights."""
+        matrix = make(self.weight if self.original is None else self.original)
+        return matrix if self.layout is None else self.layout(matrix)
 
     @property
     def constant(self) -> Mask:

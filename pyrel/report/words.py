@@ -43,6 +43,16 @@ METHODS = {
         "shares the output out backwards in proportion to contributions with their signs; ε, a "
         "small number, steadies it where they cancel; signed: relevance for and against",
     ),
+    "pattern_net": (
+        "PatternNet",
+        "sends the output back by what goes with each unit in the training samples instead of by "
+        "its weights: an estimate of the signal that the network looks for; signed",
+    ),
+    "pattern_attribution": (
+        "PatternAttribution",
+        "how much each pixel adds to the output by the signal in it, without what the network has "
+        "learnt to cancel; signed",
+    ),
 }
 BASELINES = {
     "uniform": ("Uniform map", "the same relevance everywhere: knows nothing"),

@@ -139,6 +139,8 @@ class Facts:
             gated,
             node.connected,
             self._padding(node),
+            None if node.original is None else node.original.weight,
+            None if node.original is None else node.original.laid_out,
         )
 
     def _padding(self, node: Linear) -> Mask:

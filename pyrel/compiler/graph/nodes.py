@@ -13,6 +13,7 @@ import functools
 import hashlib
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyrel.compiler.graph.functions import Function
+from pyrel.compiler.graph.originals import Original
 from pyrel.compiler.graph.weight_ids import WeightId
 from pyrel.compiler.limits import LINE
 
@@ -56,6 +58,7 @@ class Linear(Node):
     two nodes of one name have equal ones. ``kind`` is that of `pyrel.methods.Site`. ``connected``,
     (out, in), tells the inputs that an output reads where a pass has joined nodes; None is all.
     ``merged`` are the paths of the modules that were merged into it.
+    ``original`` has the weights as they were before they were laid out; None is as they are.
     """
 
     weight: Floats
@@ -66,6 +69,11 @@ class Linear(Node):
     kind: str = field(default="dense", kw_only=True)
     connected: npt.NDArray[np.bool_] | None = field(default=None, kw_only=True)
     merged: tuple[str, ...] = field(default=(), kw_only=True)
+    original: Original | None = field(default=None, kw_only=True)
+
+    def after(self, step: Callable[[Floats], Floats]) -> Original:
+        """Return the original of the node whose weights ``step`` makes of these."""
+        return (self.original or Original(self.weight)).then(step)
 
     @functools.cached_property
     def named(self) -> WeightId:

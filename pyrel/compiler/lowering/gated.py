@@ -44,7 +44,7 @@ def back_product(node: Product, relevance: Relevance, placement: Placement) -> N
         return
     stopped = gates.split_stopped(node)
     signal = gates.split(node) if stopped is None else stopped
-    if isinstance(rule, other_rules.Signal) and signal is None:
+    if isinstance(rule, other_rules.Signal | other_rules.SignalTimesGate) and signal is None:
         raise UnsupportedModelError(
             f"{placement.method.name} gives relevance to the signal of a product of a gate (a "
             "sigmoid's output) and a signal; here both or neither is a gate. "
@@ -52,6 +52,10 @@ def back_product(node: Product, relevance: Relevance, placement: Placement) -> N
             operator="mul",
             module=node.module,
         )
+    if isinstance(rule, other_rules.SignalTimesGate):
+        assert signal is not None
+        relevance.pass_on(node, signal[1], operands=signal[0])
+        return
     for factor, share in placement.shares(node):
         relevance.pass_on(node, factor, share)
 

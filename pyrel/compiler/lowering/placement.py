@@ -38,7 +38,7 @@ from pyrel.methods import (
 )
 from pyrel.methods.enums import AtRelu, Start
 from pyrel.methods.fitting import check_propagation, check_rule
-from pyrel.methods.other_rules import Half
+from pyrel.methods.other_rules import BothFactors, Half
 from pyrel.methods.rules import LinearRule
 from pyrel.methods.terms import Domain, LinearNode, Mask, Propagation, Term
 
@@ -128,7 +128,7 @@ class Placement:
 
     def _receivers(self, node: Node) -> Addresses:
         """Return the inputs that may get relevance of a node."""
-        if isinstance(node, Product) and self.method.conserves:
+        if isinstance(node, Product) and not isinstance(self.rules[node.start], BothFactors):
             return np.concatenate([part for part, _ in self.shares(node)])
         if isinstance(node, GatedSum) and not isinstance(self.products.get(node.start), Half):
             return node.members

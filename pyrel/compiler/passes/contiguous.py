@@ -160,6 +160,7 @@ def in_order(node: Linear, order: Addresses, made: dict[WeightId, Floats]) -> Li
         weight=made[name],
         weight_id=name,
         connected=None if node.connected is None else node.connected[:, order],
+        original=node.after(lambda matrix: matrix[:, order]),
     )
 
 

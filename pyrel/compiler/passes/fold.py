@@ -184,6 +184,7 @@ def _fold_once(
         bias=bias,
         weight_id=None,
         connected=None,
+        original=None,
     )
 
 

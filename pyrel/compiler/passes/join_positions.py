@@ -75,6 +75,7 @@ class Joiner:
             positions=len(places),
             weight_id=name,
             connected=_spread(connected, places, kept) != 0,
+            original=node.after(lambda matrix: _spread(matrix, places, kept)),
         )
 
 

@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Patterns: what in the inputs of a layer goes with its outputs, fitted to samples.
+
+`fit` makes the `Patterns` that the methods "pattern_net" and "pattern_attribution" propagate by.
+"""
+
+from pyrel.patterns.fit import Fit, fit
+from pyrel.patterns.patterns import LayerPatterns, Patterns
+
+__all__ = ["Fit", "LayerPatterns", "Patterns", "fit"]
