@@ -76,7 +76,7 @@ def as_target(target: ArrayLike | None, outputs: FloatArray) -> IntArray:
     if given.size and not (given.min() >= 0 and given.max() < classes):
         bad = given.min() if given.min() < 0 else given.max()
         raise ValueError(f"target: wanted classes below {classes}, given {bad}")
-    return np.broadcast_to(given.astype(np.int64), (count,))
+    return np.array(np.broadcast_to(given, (count,)), dtype=np.int64)
 
 
 def class_scores(outputs: FloatArray, target: IntArray, score: Score) -> FloatArray:

@@ -167,4 +167,4 @@ def _checked(x: ArrayLike, target: ArrayLike, reduce: str) -> tuple[NDArray[Any]
         raise TypeError(f"target: wanted integers, given dtype {classes.dtype}")
     if classes.shape not in ((), (len(inputs),)):
         raise ValueError(f"target: wanted a class or shape ({len(inputs)},), given {classes.shape}")
-    return inputs, np.broadcast_to(classes.astype(np.int64), (len(inputs),))
+    return inputs, np.array(np.broadcast_to(classes, (len(inputs),)), dtype=np.int64)

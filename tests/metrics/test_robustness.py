@@ -53,6 +53,7 @@ def test_explanations_are_taken_as_explainers_give_them(x):
 def test_noise_keeps_type_and_range(x):
     def explain(batch, target):
         assert batch.dtype == np.float32
+        assert target.flags.writeable  # or torch warns
         assert batch.min() >= 0
         assert batch.max() <= 1
         return batch
