@@ -14,6 +14,7 @@ from reference_graph import Array
 from torch import nn
 
 import pyrel
+from pyrel.compiler.capture import capture as captures
 
 Floats = npt.NDArray[np.floating[Any]]
 Targets = npt.NDArray[np.int64]
@@ -31,6 +32,21 @@ COARSE = (
 
 # For tests that compare with a reference themselves: the check costs a third of compiling.
 unchecked = functools.partial(pyrel.Explainer, check=None)
+
+
+def unchecked_at(model: nn.Module, x: Any, **options: Any) -> pyrel.Explainer:
+    """Compile for as many steps as those of x alone: for that a model is exported twice.
+
+    For any number of them it is exported four times, which takes most of the time of a test.
+    """
+    return unchecked(pyrel.capture(model, x), **options)
+
+
+def captured_but_for_one_step(model: nn.Module, x: Any) -> captures.Capture:
+    """Capture for any number of steps but one, for which there are two exports more."""
+    source = captures._exported(model, x, lengths=False, at_once=False)
+    source.refuse_one_step("not asked for")
+    return source
 
 
 def rows(values: Any) -> Array:

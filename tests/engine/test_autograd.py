@@ -15,6 +15,7 @@ from engine.checks import (
     RELATIVE,
     assert_conserved,
     assert_within,
+    captured_but_for_one_step,
     norms,
     rows,
     target_score,
@@ -51,8 +52,10 @@ def batch(steps: int = STEPS) -> Any:
     return np.random.default_rng(3).normal(size=(7, steps, FEATURES)).astype(np.float32)
 
 
-def captured(*forwards: Forward) -> Capture:
-    return capture_at(made(*forwards), batch()[:1])
+@functools.cache
+def at_steps(*forwards: Forward) -> Graph:
+    """Capture for the steps of a batch alone, by half as many exports."""
+    return pyrel.capture(made(*forwards), batch()[:1])
 
 
 def made(*forwards: Forward) -> nn.Module:
@@ -93,7 +96,7 @@ def stopped(forwards: tuple[Forward, ...], method: str) -> Any:
 
 @functools.cache
 def stopped_capture(forwards: tuple[Forward, ...]) -> Capture:
-    return captured(*forwards)
+    return captured_but_for_one_step(made(*forwards), batch()[:1])
 
 
 @pytest.mark.parametrize("method", ["gradient", "gradient_x_input"])
@@ -125,31 +128,34 @@ def test_forward_passes_are_those_of_the_model() -> None:
     np.testing.assert_allclose(values, output, rtol=1e-6, atol=1e-6)
 
 
+def less_the_last(m: Any, x: Tensor) -> Tensor:
+    last = x[:, -1:].detach()
+    with torch.no_grad():
+        level = m.branch.layer(x[:, 0])
+    return m.last(x - last) * torch.sigmoid(level)
+
+
+@functools.cache
+def for_any_steps() -> Capture:
+    return capture_at(made(less_the_last), batch()[:1])
+
+
 @pytest.mark.parametrize("method", ["gradient", "gradient_x_input"])
 def test_programs_for_any_number_of_steps_stop_there_too(method: str, tmp_path: Path) -> None:
-    def forward(m: Any, x: Tensor) -> Tensor:
-        last = x[:, -1:].detach()
-        with torch.no_grad():
-            level = m.branch.layer(x[:, 0])
-        return m.last(x - last) * torch.sigmoid(level)
-
-    explainer = unchecked(captured(forward), batch()[:1], method=method)
+    explainer = unchecked(for_any_steps(), batch()[:1], method=method)
     assert explainer.any_steps
     explainer.save(tmp_path / "program")
     loaded = pyrel.Explainer.load(tmp_path / "program")
     for steps in (1, 2, 5, 17, 40):
         x = batch(steps)
         e = explainer(x)
-        assert_autograd(e, made(forward), x, method)
+        assert_autograd(e, made(less_the_last), x, method)
         np.testing.assert_array_equal(loaded(x).relevance, e.relevance)
 
 
-@functools.cache
 def customs() -> Graph:
     """Capture all with custom gradients, and without."""
-    return captured(
-        *(f for f, _, _ in CUSTOM.values()), *(f for _, _, f in CUSTOM.values())
-    ).graph()
+    return at_steps(*(f for f, _, _ in CUSTOM.values()), *(f for _, _, f in CUSTOM.values()))
 
 
 def alone(graph: Graph, output: int) -> Graph:
@@ -194,7 +200,7 @@ def test_ignored_functions_are_differentiated(name: str, tmp_path: Path) -> None
 
 def test_hooks_of_the_input_are_refused() -> None:
     with pytest.raises(pyrel.UnsupportedModelError, match=r"input_hooked\.<locals>\.<lambda>"):
-        unchecked(captured(input_hooked), batch()[:1], method="gradient")
+        unchecked(at_steps(input_hooked), method="gradient")
 
 
 def test_the_module_of_a_function_is_named() -> None:
@@ -225,7 +231,7 @@ def test_backward_hooks_of_modules_are_refused_and_left_alone() -> None:
 
 def test_the_state_of_functorch_is_left_alone() -> None:
     with pytest.raises(pyrel.UnsupportedModelError, match=r"torch\.vmap"):
-        captured(lambda m, x: torch.vmap(m.first)(x).mean(1)).graph()
+        at_steps(lambda m, x: torch.vmap(m.first)(x).mean(1))
     torch.vmap(lambda v: v.sum())(torch.zeros(2, 3))
     torch.zeros(2).uniform_()  # refused while vmap runs
 
@@ -239,7 +245,7 @@ def test_relevance_goes_through_inference_mode() -> None:
         return torch.sigmoid(m.level(x)) * h
 
     x = batch()
-    e = unchecked(captured(forward), x[:1], method="lrp_epsilon")(x)
+    e = unchecked(at_steps(forward), method="lrp_epsilon")(x)
     assert_conserved(e, target_score(e))
     with torch.inference_mode():
         assert torch.zeros(1).is_inference()
@@ -253,17 +259,18 @@ def test_gradients_within_forward_are_refused(call: Any) -> None:
         return h
 
     with pytest.raises(pyrel.UnsupportedModelError, match=f"torch.autograd.{call.__name__}"):
-        captured(forward)
+        at_steps(forward)
 
 
 def test_capture_leaves_the_state_of_autograd() -> None:
     x = torch.from_numpy(batch())
     for enabled in (False, True):
         with torch.set_grad_enabled(enabled):
-            captured(STOPPED["gradients_off_and_on"])
+            pyrel.capture(made(STOPPED["gradients_off_and_on"]), x)
             assert torch.is_grad_enabled() == enabled
     with torch.inference_mode():
-        e = unchecked(captured(STOPPED["no_grad_block"]), x[:1], method="gradient")(x)
+        graph = pyrel.capture(made(STOPPED["no_grad_block"]), x[:1])
+        e = unchecked(graph, method="gradient")(x)
         assert torch.is_inference_mode_enabled()
     assert_autograd(e, made(STOPPED["no_grad_block"]), batch())
     leaf = x.clone().requires_grad_()
@@ -296,25 +303,25 @@ def test_exported_programs_show_blocks_and_detached_values(forward: Forward) -> 
 # Methods that conserve
 
 
-def without(forward: Forward, monkeypatch: Any) -> Capture:
+@functools.cache
+def without(forward: Forward) -> Graph:
     """Capture a forward pass in which detach does nothing."""
-    monkeypatch.setattr(Tensor, "detach", lambda self: self)
-    source = captured(forward)
-    monkeypatch.undo()
-    assert not any(isinstance(node, StopGradient) for node in source.graph().nodes)
-    return source
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tensor, "detach", lambda self: self)
+        source = captured_but_for_one_step(made(forward), batch()[:1])
+    graph = source.graph()
+    assert not any(isinstance(node, StopGradient) for node in graph.nodes)
+    return graph
 
 
 @pytest.mark.parametrize("name", ["detach", "detach in a sum", "truncated", "everything"])
 @pytest.mark.parametrize("gates", ["signal", "half"])
-def test_relevance_passes_as_if_nothing_were_detached(
-    name: str, gates: str, monkeypatch: Any
-) -> None:
+def test_relevance_passes_as_if_nothing_were_detached(name: str, gates: str) -> None:
     x = batch()
-    source, plain = captured(STOPPED[name]), without(STOPPED[name], monkeypatch)
-    assert any(isinstance(node, StopGradient) for node in source.graph().nodes)
-    options = {"method": "lrp_epsilon", "gates": gates}
-    e, expected = (unchecked(each, x[:1], **options)(x) for each in (source, plain))
+    graph, plain = at_steps(STOPPED[name]), without(STOPPED[name])
+    assert any(isinstance(node, StopGradient) for node in graph.nodes)
+    options: dict[str, Any] = {"method": "lrp_epsilon", "gates": gates}
+    e, expected = (unchecked(each, **options)(x) for each in (graph, plain))
     for field in ("relevance", "output", "absorbed"):
         np.testing.assert_array_equal(getattr(e, field), getattr(expected, field))
 
@@ -387,8 +394,8 @@ def reference(forward: Forward) -> tuple[Any, Any]:
 @pytest.mark.parametrize("gates", ["signal", "half"])
 def test_detached_relevance_is_absorbed(forward: Forward, gates: str, tmp_path: Path) -> None:
     x = batch()
-    options = {"epsilon": EPSILON, "gates": gates, "detach": "stop"}
-    explainer = unchecked(captured(forward), x[:1], method="lrp_epsilon", **options)
+    options: dict[str, Any] = {"epsilon": EPSILON, "gates": gates, "detach": "stop"}
+    explainer = unchecked(at_steps(forward), method="lrp_epsilon", **options)
     e = explainer(x)
     output, expected = reference(forward)
     np.testing.assert_allclose(e.output, output, rtol=1e-5, atol=1e-5)
@@ -408,9 +415,9 @@ def test_deep_taylor_absorbs_what_arrives_at_a_detached_state() -> None:
             h = torch.relu(m.first(x[:, t]) + m.second(h.detach()))
         return h
 
-    x, source = np.abs(batch()), captured(forward)
+    x, graph = np.abs(batch()), at_steps(forward)
     passed, stopped = (
-        unchecked(source, x[:1], low=0.0, high=float("inf"), detach=detach)(x)
+        unchecked(graph, low=0.0, high=float("inf"), detach=detach)(x)
         for detach in ("pass", "stop")
     )
     np.testing.assert_array_equal(stopped.relevance[:, -1], passed.relevance[:, -1])
