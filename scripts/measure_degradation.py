@@ -19,9 +19,10 @@ import numpy as np
 
 import pyrel
 from pyrel import metrics
-from pyrel.experiment import Problem, degradation_study, load_cell
+from pyrel.experiment import Problem, TrainedCell, degradation_study, load_cell
 from pyrel.experiment.degradation import DegradationStudy
 
+PATTERNS = {"pattern_net", "pattern_attribution"}
 WANTED = 3.0  # standard errors of deep Taylor below random order
 
 
@@ -33,12 +34,13 @@ def main() -> None:
     x, y, _ = problem.samples(images, count=arguments.samples)
     how = metrics.Perturbation(metrics.patch_regions(x.shape[1:], arguments.tile))
     names = arguments.methods.split(",") if arguments.methods else pyrel.methods.names()
+    methods = with_patterns(names, cell, problem, arguments.data)
     start, cpu = time.perf_counter(), time.process_time()
     study = degradation_study(
         cell.model,
         x,
         y,
-        names,
+        methods,
         how,
         removed=range(arguments.points),
         draws=arguments.draws,
@@ -69,6 +71,18 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--figure", help="the figure to write, such as degradation.png")
     parser.add_argument("--json", help="the file to write the numbers to")
     return parser.parse_args()
+
+
+def with_patterns(
+    names: list[str], cell: TrainedCell, problem: Problem, data: str | None
+) -> dict[str, pyrel.methods.Method]:
+    """Make the methods; those that need patterns get them from the training images."""
+    options = {}
+    if PATTERNS & set(names):
+        x, _, _ = problem.samples(problem.images("train", data))
+        fitted = pyrel.patterns.fit(pyrel.capture(cell.model, x[:1]), x)
+        options = {name: {"patterns": fitted} for name in PATTERNS}
+    return {name: pyrel.methods.get(name, **options.get(name, {})) for name in names}
 
 
 def table(study: DegradationStudy) -> str:
