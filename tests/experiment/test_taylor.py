@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Roots, natural decompositions and inputs of large scores, where they are known by formula."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import pyrel
+from pyrel.experiment.activation_maximisation import maximise_activation
+from pyrel.experiment.natural_decomposition import (
+    FUNCTIONS,
+    grid,
+    largest_jump,
+    natural_decomposition,
+)
+from pyrel.experiment.nearest_root import nearest_root
+from pyrel.nn import DetectionPooling
+
+WEIGHTS = torch.tensor([1.0, 2.0, -0.5, 0.0], dtype=torch.float64)
+
+
+def plane(x: torch.Tensor) -> torch.Tensor:
+    return torch.relu(x @ WEIGHTS + 0.3)
+
+
+def test_the_nearest_root_of_a_plane() -> None:
+    """It lies at x − λw with w·ξ + b = 0.1 f(x): R_p = w_p²/Σw² · 0.9 f(x), equation 13."""
+    torch.manual_seed(0)
+    x = 0.1 + torch.rand(20, 4, dtype=torch.float64)
+    found = nearest_root(plane, x, low=-100.0, high=100.0)
+    assert found.found.all()
+    assert (found.output > 0).all()
+    # Halving the way 24 times leaves 2⁻²⁴ of it.
+    wanted = 0.9 * found.output[:, None] * (WEIGHTS**2 / (WEIGHTS**2).sum())
+    assert (found.relevance - wanted).abs().max() <= 2.0**-23 * found.output.max()
+    assert (found.rest < 0.1 * found.output).all()
+
+
+def test_the_nearest_root_in_a_box() -> None:
+    """The Lagrangian's: clip(x − λw), λ by bisection in float64."""
+    torch.manual_seed(1)
+    x = torch.rand(30, 4, dtype=torch.float64)
+    found = nearest_root(plane, x, low=-0.2, high=1.2)
+    least, most = torch.zeros(30, 1).double(), torch.full((30, 1), 100.0).double()
+    for _ in range(80):
+        middle = (least + most) / 2
+        high = (plane((x - middle * WEIGHTS).clamp(-0.2, 1.2)) > 0.1 * plane(x))[:, None]
+        least, most = torch.where(high, middle, least), torch.where(high, most, middle)
+    wanted = (x - most * WEIGHTS).clamp(-0.2, 1.2)
+    held = ((wanted == -0.2) | (wanted == 1.2)).any(1)
+    assert found.found.all()
+    assert 5 < held.sum() < 30
+    # Where the box holds an element, the way back along a line may miss the nearest point. The
+    # search aims at 0.09 f(x), by which the squared distances of both differ by that at most.
+    distance = (found.root - x).norm(dim=1)
+    assert (distance <= (wanted - x).norm(dim=1) * 0.91 / 0.9 + 1e-6).all()
+    assert (distance >= (wanted - x).norm(dim=1) - 1e-6).all()
+    assert found.relevance.min() >= 0
+
+
+def test_what_is_zero_is_its_own_root_and_what_has_none_is_told() -> None:
+    x = torch.tensor([[-1.0, -1.0, 0.0, 0.0], [0.5, 0.5, 0.0, 0.0]], dtype=torch.float64)
+    found = nearest_root(plane, x, low=-1.0, high=1.0)
+    assert found.found.tolist() == [True, True]
+    assert not found.relevance[0].any()
+    above = nearest_root(lambda x: plane(x) + 10, x, low=-1.0, high=1.0)
+    assert above.found.tolist() == [False, False]
+    assert above.relevance.isnan().all()
+
+
+def test_roots_of_a_network_are_small_and_positive_where_it_is_smooth() -> None:
+    """At the nearest root of a differentiable function the gradient points to x (section 2.2)."""
+    torch.manual_seed(2)
+    net = DetectionPooling(30, ((16, 8), (8, 1))).double()
+    with torch.no_grad():
+        for layer in net.linear:
+            layer.weight.mul_(8)
+            layer.bias.fill_(-0.2)
+    x = 2 * torch.rand(40, 30, dtype=torch.float64) - 0.5
+
+    def smooth(x: torch.Tensor) -> torch.Tensor:
+        return net.activities(x, sharpness=3.0)[-1][1][:, 0].relu()
+
+    found = nearest_root(smooth, x, low=-0.5, high=1.5)
+    known = found.found & (found.output > 0)
+    assert known.sum() > 30
+    assert (found.rest[known] < 0.1 * found.output[known]).all()
+    relevance = found.relevance[known]
+    against = -relevance.clamp(max=0).sum() / relevance.abs().sum()
+    assert against < 0.05
+
+
+def test_settings_of_the_search_are_checked() -> None:
+    x = torch.zeros(2, 4, dtype=torch.float64)
+    with pytest.raises(ValueError, match="fraction"):
+        nearest_root(plane, x, low=-1.0, high=1.0, fraction=1.0)
+    with pytest.raises(ValueError, match=r"wanted values of shape \(2,\), given \(2, 4\)"):
+        nearest_root(lambda x: x, x, low=-1.0, high=1.0)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_natural_decompositions_add_up_and_slopes_are_derivatives(name: str) -> None:
+    function, x = FUNCTIONS[name], grid(10)  # without points at the kinks
+    np.testing.assert_allclose(function.decomposition(x).sum(1), function.value(x), rtol=1e-15)
+    h = 1e-6
+    for p in (0, 1):
+        moved = h * np.eye(2)[p]
+        slope = (function.value(x + moved) - function.value(x - moved)) / (2 * h)
+        np.testing.assert_allclose(function.sensitivity(x)[:, p], slope**2, atol=1e-8)
+
+
+def test_sensitivity_of_the_hinge_jumps_and_its_decomposition_does_not() -> None:
+    hinge = FUNCTIONS["hinge"]
+    assert largest_jump(hinge.sensitivity) == 1.0
+    assert largest_jump(hinge.decomposition) <= 1.01e-6
+
+
+def test_deep_taylor_of_the_hinge_is_its_natural_decomposition() -> None:
+    """One detection unit for each input: w² and equation 10 give R_p = max(0, x_p)."""
+    net = DetectionPooling(2, [(2, 1)])
+    with torch.no_grad():
+        net.linear[0].weight.copy_(torch.eye(2))
+    x = grid().astype(np.float32)
+    e = pyrel.Explainer(net, x, "deep_taylor")(x)
+    np.testing.assert_array_equal(e.relevance, FUNCTIONS["hinge"].decomposition(x))
+
+
+def test_what_has_no_natural_decomposition() -> None:
+    with pytest.raises(ValueError, match="at least 0, given one that is not"):
+        natural_decomposition([np.square, np.sin], [[1.0, -1.0]])
+    with pytest.raises(ValueError, match=r"wanted shape \(n, 2\), given \(1, 3\)"):
+        natural_decomposition([np.square, np.square], [[1.0, -1.0, 0.0]])
+
+
+class Bowl(nn.Module):
+    """A score that is largest at a given point; the other class has the opposite one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.top = nn.Parameter(torch.tensor([0.5, -0.25, 2.0]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        score = -((x - self.top) ** 2).sum(1, keepdim=True)
+        return torch.cat([score, -score], 1)
+
+
+def test_activations_are_maximised_within_the_range() -> None:
+    """−‖x − top‖² − λ‖x‖² is largest at top/(1 + λ), held to the range."""
+    model = Bowl().train()
+    found = maximise_activation(
+        model, (3,), 0, low=-1.0, high=1.0, count=4, prior=0.25, steps=400, rate=0.002
+    )
+    wanted = (model.top.detach() / 1.25).clamp(-1, 1)
+    # The last steps go to and fro by their length, √3 · rate.
+    assert (found.x - wanted).abs().max() <= 2 * 0.002 * 3**0.5
+    assert found.scores.shape == (401, 4)
+    assert (found.scores[-1] > found.scores[0]).all()
+    assert model.training
+    assert model.top.grad is None
+    again = maximise_activation(
+        model, (3,), 0, low=-1.0, high=1.0, count=4, prior=0.25, steps=400, rate=0.002
+    )
+    assert torch.equal(found.x, again.x)
+    low = maximise_activation(model, (3,), 1, low=-1.0, high=1.0, prior=0.0)
+    assert set(low.x.abs().unique().tolist()) == {1.0}
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"low": 0.5}, "low, high"),
+        ({"steps": 0}, "steps"),
+        ({"prior": -1.0}, "prior"),
+        ({"target": 2}, "wanted 0 to 1, given 2"),
+    ],
+)
+def test_settings_of_the_ascent_are_checked(changed: dict, says: str) -> None:
+    given = {"target": 0, "low": -1.0, "high": 1.0} | changed
+    with pytest.raises(ValueError, match=says):
+        maximise_activation(Bowl(), (3,), **given)
