@@ -10,10 +10,12 @@ import typer
 from pyrel import methods
 from pyrel.benchmark import contestants
 
-CELLS = ("Shallow", "Deep", "DeepV2", "ConvDeep", "ConvDeepPlus", "RLSTM")
+CELLS = ("Shallow", "Deep", "DeepV2", "ConvDeep", "ConvDeepPlus", "RLSTM", "LeNet")
 POOLINGS = ("max", "sum")
 DATASETS = ("mnist-mini", "mnist", "fashion-mnist")
 PROBLEMS = ("majority", "sequence")
+EXPERIMENTS = ("sequence", "majority", "improve")
+OPTIMIZERS = ("adam", "sgd")
 SCHEDULES = ("constant", "one-cycle", "cosine", "step")
 METHODS = tuple(methods.names())
 CONTESTANTS = tuple(c.name for c in contestants.CONTESTANTS if c.name != contestants.PYREL)

@@ -8,7 +8,16 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-from pyrel.cli.choices import CELLS, DATASETS, POOLINGS, PROBLEMS, SCHEDULES, one_of, whole_numbers
+from pyrel.cli.choices import (
+    CELLS,
+    DATASETS,
+    OPTIMIZERS,
+    POOLINGS,
+    PROBLEMS,
+    SCHEDULES,
+    one_of,
+    whole_numbers,
+)
 
 Cell: TypeAlias = Annotated[
     str,
@@ -132,8 +141,17 @@ LearningRate: TypeAlias = Annotated[
     float | None,
     typer.Option(
         metavar="X",
-        help="Of Adam; the highest one of a schedule.",
+        help="The highest one of a schedule.",
         show_default="mnist-mini 0.004, others 0.002",
+    ),
+]
+Optimizer: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        callback=one_of(OPTIMIZERS),
+        metavar="NAME",
+        help="adam, or sgd: stochastic gradient descent with momentum 0.9, which needs a "
+        "learning rate of its own.",
     ),
 ]
 Schedule: TypeAlias = Annotated[

@@ -252,6 +252,8 @@ def _training(account: Mapping[str, Any]) -> dict[str, Any]:
     if not account:
         return {}
     config = dict(account["config"])
+    if config.get("optimizer") != "sgd":
+        config.pop("momentum", None)
     if config["schedule"] != "one-cycle":
         del config["warmup"]
     if config["schedule"] != "step":

@@ -12,14 +12,15 @@ import torch
 
 Schedule = Literal["constant", "one-cycle", "cosine", "step"]
 Keep = Literal["last", "best"]
+Optimizer = Literal["adam", "sgd"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     """Settings of a training run; equal settings and data give equal weights on one machine.
 
-    The optimiser is Adam and the loss softmax cross-entropy, as in the thesis (section 4.3), whose
-    batch size is the default here.
+    The loss is softmax cross-entropy; optimiser and batch size are by default those of the thesis
+    (section 4.3).
 
     Attributes
     ----------
@@ -29,6 +30,10 @@ class TrainingConfig:
         At least 1.
     learning_rate : float
         Of the constant schedule, and the highest of the others; above 0.
+    optimizer : {"adam", "sgd"}
+        Adam with torch's default moments, or stochastic gradient descent.
+    momentum : float
+        Of stochastic gradient descent, in [0, 1): 0 for none.
     schedule : {"one-cycle", "constant", "cosine", "step"}
         How the learning rate changes with the batches; see :func:`pyrel.training.schedule.rate`.
     warmup : float
@@ -63,6 +68,8 @@ class TrainingConfig:
     epochs: int = 30
     batch_size: int = 50
     learning_rate: float = 1e-3
+    optimizer: Optimizer = "adam"
+    momentum: float = 0.9
     schedule: Schedule = "one-cycle"
     warmup: float = 0.3
     decay_epochs: int = 10
@@ -83,6 +90,9 @@ class TrainingConfig:
         if self.seed >= 2**63:
             raise ValueError(f"seed must be below 2**63, not {self.seed}")
         _check_number("learning_rate", self.learning_rate, math.inf)
+        _check_choice("optimizer", self.optimizer, get_args(Optimizer))
+        if self.momentum != 0:
+            _check_number("momentum", self.momentum, math.nextafter(1, 0))
         _check_number("warmup", self.warmup, math.nextafter(1, 0))
         _check_number("decay_factor", self.decay_factor, 1)
         if self.target_accuracy is not None:

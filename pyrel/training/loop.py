@@ -42,7 +42,7 @@ def train(
     progress: bool = True,
     tensorboard: bool = False,
 ) -> TrainingResult:
-    """Train a classifier with Adam on the softmax cross-entropy of its outputs.
+    """Train a classifier on the softmax cross-entropy of its outputs.
 
     The first weights are those that the model has; random numbers come from ``config.seed`` alone.
     The same call gives bitwise the same weights on one machine at one number of threads, also when

@@ -18,7 +18,10 @@ from pyrel.training.config import TrainingConfig
 from pyrel.training.result import EpochRecord
 
 _LOGGER = logging.getLogger("pyrel")
-_ADAM = ("step", "exp_avg", "exp_avg_sq")
+# Settings that checkpoints from before there was a choice do not name.
+_BEFORE = {"optimizer": "adam", "momentum": 0.9}
+# What each optimiser keeps of a parameter, under its name in a checkpoint.
+_KEPT = {"adam": ("step", "exp_avg", "exp_avg_sq"), "sgd": ("momentum_buffer",)}
 
 
 @dataclass
@@ -31,7 +34,7 @@ class TrainingState:
     """
 
     model: nn.Module
-    optimizer: torch.optim.Adam
+    optimizer: torch.optim.Optimizer
     generator: torch.Generator
     history: list[EpochRecord] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
@@ -40,8 +43,11 @@ class TrainingState:
     @classmethod
     def fresh(cls, model: nn.Module, config: TrainingConfig) -> TrainingState:
         """Return the state before the first epoch."""
-        optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
-        return cls(model, optimizer, torch.Generator().manual_seed(config.seed))
+        return cls(model, _optimizer(model, config), torch.Generator().manual_seed(config.seed))
+
+    @property
+    def _optimizer_name(self) -> str:
+        return type(self.optimizer).__name__.lower()
 
     @property
     def epoch(self) -> int:
@@ -76,7 +82,8 @@ class TrainingState:
         tensors["generator"] = self.generator.get_state()
         for name, parameter in self.model.named_parameters():
             for key, value in self.optimizer.state[parameter].items():
-                tensors[f"adam/{key}/{name}"] = value
+                if value is not None:  # of descent without momentum
+                    tensors[f"{self._optimizer_name}/{key}/{name}"] = value
         content = {
             "identity": identity,
             "environment": _environment(),
@@ -96,7 +103,8 @@ class TrainingState:
         tensors, content = read_tensors(path, "checkpoint")
         refusal = "does not describe a run that this pyrel knows: {error}"
         with parsing(path, refusal):
-            saved, environment = dict(content["identity"]), dict(content["environment"])
+            saved = _BEFORE | dict(content["identity"])
+            environment = dict(content["environment"])
             history = [_record(record) for record in content["history"]]
             best_epoch = content["best_epoch"]
             if best_epoch is not None and best_epoch not in range(1, len(history) + 1):
@@ -112,12 +120,20 @@ class TrainingState:
         self.generator.set_state(tensors["generator"])
         for name, parameter in self.model.named_parameters():
             # What the optimiser had not seen yet has no state: a parameter without a gradient.
-            keys = [key for key in _ADAM if f"adam/{key}/{name}" in tensors]
-            for key in keys:
-                value = tensors[f"adam/{key}/{name}"].to(parameter.device)
-                self.optimizer.state[parameter][key] = value
+            for key in _KEPT[self._optimizer_name]:
+                kept = tensors.get(f"{self._optimizer_name}/{key}/{name}")
+                if kept is not None:
+                    self.optimizer.state[parameter][key] = kept.to(parameter.device)
         device = next(self.model.parameters()).device
         self.best = {k: v.to(device) for k, v in _part(tensors, "best/").items()}
+
+
+def _optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+    """Return the optimiser of the settings; the fused form, which is the fastest on a CPU."""
+    if config.optimizer == "sgd":
+        rate, momentum = config.learning_rate, config.momentum
+        return torch.optim.SGD(model.parameters(), lr=rate, momentum=momentum, fused=True)
+    return torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
 
 
 def _record(entries: dict[str, Any]) -> EpochRecord:

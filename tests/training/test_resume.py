@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs that are killed and go on: the same weights, to the bit, as runs that were not."""
 
+import contextlib
 import csv
+import itertools
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -14,7 +17,7 @@ import pytest
 import torch
 
 from pyrel.files.tensors import read_tensors, write_tensors
-from pyrel.training import TrainingConfig, train
+from pyrel.training import TrainingConfig, TrainingInterrupted, train
 
 if TYPE_CHECKING:
     from conftest import Problem
@@ -176,6 +179,45 @@ def test_the_checkpoint_tells_the_whole_configuration(problem: "Problem", tmp_pa
     assert len(content["history"]) == 6
     kinds = {name.split("/")[0] for name in tensors}
     assert kinds == {"model", "adam", "generator"}
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_gradient_descent_goes_on_where_it_was_left(
+    problem: "Problem", tmp_path: Path, momentum: float
+) -> None:
+    settings = {"epochs": 4, "optimizer": "sgd", "momentum": momentum, "learning_rate": 0.05}
+    config = TrainingConfig(**(CONFIG.to_dict() | settings))
+
+    def run(batches: float, out: Path) -> torch.Tensor:
+        model, seen = problem.model(), itertools.count(1)
+
+        def stop(*_: object) -> None:
+            if model.training and next(seen) > batches:
+                raise KeyboardInterrupt
+
+        model.register_forward_pre_hook(stop)
+        with contextlib.suppress(TrainingInterrupted):
+            train(model, problem.x, problem.y, config=config, out=out, resume=True, progress=False)
+        return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    whole = run(math.inf, tmp_path / "whole")
+    run(12, tmp_path / "parts")  # of 5 batches an epoch: in the middle of the third
+    assert torch.equal(run(math.inf, tmp_path / "parts"), whole)
+
+
+def test_checkpoints_from_before_the_choice_of_an_optimizer_are_read(
+    problem: "Problem", tmp_path: Path
+) -> None:
+    train(problem.model(), problem.x, problem.y, config=CONFIG, out=tmp_path, progress=False)
+    path = tmp_path / "checkpoint.safetensors"
+    tensors, content = read_tensors(path, "checkpoint")
+    del content["identity"]["optimizer"], content["identity"]["momentum"]
+    write_tensors(path, "checkpoint", tensors, content)
+    result = train(
+        problem.model(), problem.x, problem.y, config=CONFIG, out=tmp_path, resume=True,
+        progress=False,
+    )  # fmt: skip
+    assert len(result.history) == CONFIG.epochs
 
 
 def test_a_damaged_checkpoint_is_refused(problem: "Problem", tmp_path: Path) -> None:

@@ -72,6 +72,33 @@ def test_steps_are_those_of_adam(problem: "Problem") -> None:
     assert (weights(model) - weights(twin)).abs().max() <= 5e-6
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_steps_are_those_of_gradient_descent(problem: "Problem", momentum: float) -> None:
+    """w ← w − η v with v ← μ v + ∂L/∂w, v from 0 (torch's form of momentum)."""
+    config = TrainingConfig(
+        epochs=4,
+        batch_size=200,
+        learning_rate=0.1,
+        optimizer="sgd",
+        momentum=momentum,
+        schedule="constant",
+        device="cpu",
+    )
+    model, twin = problem.model(dropout=0.0), problem.model(dropout=0.0).double()
+    train(model, problem.x, problem.y, config=config, progress=False)
+    velocity = [torch.zeros_like(p) for p in twin.parameters()]
+    for _ in range(4):
+        loss = F.cross_entropy(twin(problem.x.double()), problem.y)
+        gradients = torch.autograd.grad(loss, list(twin.parameters()))
+        with torch.no_grad():
+            for p, v, g in zip(twin.parameters(), velocity, gradients, strict=True):
+                v.mul_(momentum).add_(g)
+                p.sub_(0.1 * v)
+    # Four steps of 0.1 whose gradients, below 1 in size, are right to 1e-5 (sums of 120 terms that
+    # cancel to a hundredth); momentum adds up to four of them.
+    assert (weights(model) - weights(twin).float()).abs().max() <= 4 * 4 * 0.1 * 1e-5
+
+
 def test_equal_calls_give_equal_weights_and_seeds_matter(problem: "Problem") -> None:
     def run(seed: int, spoil: int) -> Tensor:
         torch.manual_seed(spoil)
