@@ -14,6 +14,7 @@ from pyrel.nn.deep import Deep, DeepV2
 from pyrel.nn.detection_pooling import DetectionPooling, MinMaxRelevance
 from pyrel.nn.feedback import FeedbackCell
 from pyrel.nn.layers import SoftplusConv2d, SoftplusLinear, StepDropout
+from pyrel.nn.lenet import LeNet
 from pyrel.nn.rlstm import RLSTM
 from pyrel.nn.shallow import Shallow
 
@@ -26,6 +27,7 @@ __all__ = [
     "DeepV2",
     "DetectionPooling",
     "FeedbackCell",
+    "LeNet",
     "MinMaxRelevance",
     "Shallow",
     "SoftplusConv2d",

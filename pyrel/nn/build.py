@@ -10,21 +10,22 @@ from typing import Any
 from pyrel.nn.cell import Cell
 from pyrel.nn.conv_deep import ConvDeep, ConvDeepPlus
 from pyrel.nn.deep import Deep, DeepV2
+from pyrel.nn.lenet import LeNet
 from pyrel.nn.rlstm import RLSTM
 from pyrel.nn.shallow import Shallow
 
 _CELLS: dict[str, type[Cell]] = {
-    cell.__name__: cell for cell in (Shallow, Deep, DeepV2, ConvDeep, ConvDeepPlus, RLSTM)
+    cell.__name__: cell for cell in (Shallow, Deep, DeepV2, ConvDeep, ConvDeepPlus, RLSTM, LeNet)
 }
 
 
 def names() -> list[str]:
-    """Return the names of all cells, simplest first.
+    """Return the names of all cells, simplest first, and of the net without recurrence.
 
     Examples
     --------
     >>> pyrel.nn.names()
-    ['Shallow', 'Deep', 'DeepV2', 'ConvDeep', 'ConvDeepPlus', 'RLSTM']
+    ['Shallow', 'Deep', 'DeepV2', 'ConvDeep', 'ConvDeepPlus', 'RLSTM', 'LeNet']
     """
     return list(_CELLS)
 

@@ -76,17 +76,19 @@ class ConvEncoder(nn.Module):
                 empty = (a.shape[0], conv.out_maps, *a.shape[2:])
                 a = torch.cat([a, a.new_zeros(empty) if before is None else before[i]], 1)
             maps.append(F.relu(conv(a)))
-            a = self._pool(maps[-1])
+            a = pooled(maps[-1], self.pooling)
         return a.flatten(1), maps
 
     def extra_repr(self) -> str:
         """Return the settings, for ``repr``."""
         return f"pooling={self.pooling!r}, literal={self.literal}"
 
-    def _pool(self, a: Tensor) -> Tensor:
-        if self.pooling == "max":
-            return F.max_pool2d(a, _WINDOW, ceil_mode=True)
-        return F.avg_pool2d(a, _WINDOW, ceil_mode=True, divisor_override=1)
+
+def pooled(maps: Tensor, pooling: Pooling) -> Tensor:
+    """Pool maps over windows of 2 x 2, smaller ones at odd edges: max, or sum."""
+    if pooling == "max":
+        return F.max_pool2d(maps, _WINDOW, ceil_mode=True)
+    return F.avg_pool2d(maps, _WINDOW, ceil_mode=True, divisor_override=1)
 
 
 def checked_pooling(pooling: Pooling) -> Pooling:

@@ -17,6 +17,7 @@ from pyrel.nn import (
     ConvDeepPlus,
     Deep,
     DeepV2,
+    LeNet,
     Shallow,
     SoftplusConv2d,
     SoftplusLinear,
@@ -85,6 +86,41 @@ def test_parameters_of_rlstm_follow_the_formula(steps: int) -> None:
     assert count(RLSTM.for_majority()) == 150792
 
 
+def test_lenet_has_the_layers_of_1998() -> None:
+    """Convolutions keep the size here, so that C5 reads 7 x 7 maps, not 5 x 5."""
+    convolutions = (25 + 1) * 6 + (25 * 6 + 1) * 16
+    assert count(LeNet()) == convolutions + (49 * 16 + 1) * 120 + 121 * 84 + 85 * 10 == 107786
+    with pytest.raises(ValueError, match="steps of LeNet must be 1, the whole image, not 4"):
+        LeNet(4, (28, 7))
+
+
+@pytest.mark.parametrize("pooling", ["max", "sum"])
+def test_lenet_computes_its_layers(pooling: str) -> None:
+    """Against its layers in float64, one after the other, on a picture of odd sides."""
+    torch.manual_seed(0)
+    net = LeNet(step_shape=(9, 7), classes=3, sizes=(2, 3, 6, 4), pooling=pooling).eval()
+    x = torch.rand(4, 1, 9, 7)
+    twin = pyrel.nn.build(json.loads(json.dumps(net.config()))).eval()
+    twin.load_state_dict(net.state_dict())
+    assert torch.equal(twin(x), net(x))
+    net.double()
+    a = x.double()
+    for conv in (net.conv_1, net.conv_2):
+        bias = -torch.log1p(torch.exp(conv.bias))
+        a = torch.nn.functional.conv2d(a, conv.weight, bias, padding=2).clamp(min=0)
+        rows, columns = (-(-side // 2) for side in a.shape[2:])
+        padded = torch.zeros(*a.shape[:2], 2 * rows, 2 * columns, dtype=torch.float64)
+        padded[:, :, : a.shape[2], : a.shape[3]] = a
+        windows = padded.reshape(*a.shape[:2], rows, 2, columns, 2)
+        a = windows.amax((3, 5)) if pooling == "max" else windows.sum((3, 5))
+    a = a.flatten(1)
+    for layer in (net.dense_1, net.dense_2):
+        a = (a @ layer.weight.T - torch.log1p(torch.exp(layer.bias))).clamp(min=0)
+    scores = a @ net.output.weight.T - torch.log1p(torch.exp(net.output.bias))
+    # At most 3·6·4 products a layer, of sizes below 1, in five layers of float32.
+    torch.testing.assert_close(twin(x).double(), scores, rtol=0, atol=5 * 72 * 2**-24)
+
+
 def test_literal_connections_read_the_maps_of_the_step_before() -> None:
     more = 25 * 24 * 24 + 9 * 48 * 48
     for steps in (4, 7):
@@ -150,9 +186,9 @@ def test_a_configuration_from_before_stationary_dropout_builds() -> None:
 
 
 def test_names_lists_every_cell() -> None:
-    names = ["Shallow", "Deep", "DeepV2", "ConvDeep", "ConvDeepPlus", "RLSTM"]
+    names = ["Shallow", "Deep", "DeepV2", "ConvDeep", "ConvDeepPlus", "RLSTM", "LeNet"]
     assert pyrel.nn.names() == names
-    assert [pyrel.nn.cell_type(name) for name in pyrel.nn.names()] == CELLS
+    assert [pyrel.nn.cell_type(name) for name in pyrel.nn.names()] == [*CELLS, LeNet]
 
 
 @pytest.mark.parametrize(
