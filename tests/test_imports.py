@@ -41,7 +41,8 @@ AROUND = {
     "report": {"files", "metrics", "plots"},
     "training": {"data", "files", "limits", "nn", "program"},
     "experiment": {
-        *("face", "methods", "capture", "engine", "data", "metrics", "nn", "report", "training")
+        *("face", "methods", "capture", "engine", "data", "files", "metrics", "nn", "plots"),
+        *("report", "training"),
     },
     "benchmark": {
         *("face", "methods", "engine", "experiment", "files", "nn", "plots", "report", "training")

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from pyrel._core import version
-from pyrel.cli import bench, demo, evaluate, explain, report, train
+from pyrel.cli import bench, demo, evaluate, explain, report, reproduce, train
 
 # Plain help: boxes leave too little room for sentences in 80 columns.
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.command(epilog=train.EXAMPLES)(train.train)
 app.command(epilog=explain.EXAMPLES)(explain.explain)
 app.command(epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command(epilog=report.EXAMPLES)(report.report)
+app.command(epilog=reproduce.EXAMPLES)(reproduce.reproduce)
 app.command(epilog=bench.EXAMPLES)(bench.bench)
 
 

@@ -16,7 +16,7 @@ from pyrel.data.sources import SOURCES
 from pyrel.experiment import METHODS, Problem, recipe
 from pyrel.training import TrainingConfig
 
-COMMANDS = ("demo", "train", "explain", "evaluate", "report", "bench")
+COMMANDS = ("demo", "train", "explain", "evaluate", "report", "reproduce", "bench")
 
 
 def options(text: str) -> dict[str, str]:

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an experiment is, and how one is run from beginning to end."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pyrel.experiment.reproduce.runs import Kept, Run, complete
+from pyrel.files.atomic import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Name -> module of this folder, in which the class `Reproduced` is the experiment.
+_MODULES = {"sequence": "sequence", "majority": "majority", "improve": "improve"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How an experiment is run.
+
+    Attributes
+    ----------
+    seeds : int
+        Runs of each setting, with the seeds 0, 1, ...
+    quick : bool
+        The whole way in at most 15 seconds on digits that come with pyrel; the numbers say nothing.
+    data_root : path, optional
+        Where the data sets are; see `pyrel.data.load_images`.
+    """
+
+    seeds: int
+    quick: bool = False
+    data_root: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Check the number of seeds."""
+        if self.seeds < 1:
+            raise ValueError(f"seeds: wanted at least 1, given {self.seeds}")
+
+
+@dataclass(frozen=True, eq=False)
+class Page:
+    """What an experiment ends with.
+
+    Attributes
+    ----------
+    text : str
+        Markdown, from the heading on; figures are linked as ``NAME/FIGURE.svg``.
+    figures : dict of Figure
+        By file name without ending.
+    numbers : dict
+        JSON-able: what the tables and figures show.
+    """
+
+    text: str
+    figures: Mapping[str, Figure]
+    numbers: dict[str, Any]
+
+
+class Experiment(ABC):
+    """An experiment of the sources.
+
+    Attributes
+    ----------
+    name : str
+    seeds : int
+        How many by default.
+    shares_runs_of : str, optional
+        The experiment whose runs these are, too: a run of the same name is not worked out again.
+    """
+
+    name: ClassVar[str]
+    seeds: ClassVar[int] = 3
+    shares_runs_of: ClassVar[str | None] = None
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    @abstractmethod
+    def runs(self) -> Sequence[Run]:
+        """Return the runs, those of the first seed first."""
+
+    @abstractmethod
+    def page(self, results: Mapping[str, Kept]) -> Page:
+        """Return the page, from the results of all runs by name."""
+
+
+def names() -> list[str]:
+    """Names of all experiments."""
+    return list(_MODULES)
+
+
+def experiment_of(name: str) -> type[Experiment]:
+    """Return the class of an experiment.
+
+    Raises
+    ------
+    ValueError
+        There is none of that name.
+    """
+    if name not in _MODULES:
+        raise ValueError(f"name: no {name!r}; there are {', '.join(_MODULES)}")
+    kind: type[Experiment] = import_module(
+        f"pyrel.experiment.reproduce.{_MODULES[name]}"
+    ).Reproduced
+    return kind
+
+
+def reproduce(
+    name: str,
+    *,
+    seeds: int | None = None,
+    quick: bool = False,
+    data_root: Path | None = None,
+    out: Path = Path("docs/results"),
+    models: Path = Path("runs/reproduce"),
+    say: Callable[[str, int, int], None] | None = None,
+) -> Path:
+    """Run an experiment of the sources: train, explain, measure, and write a page.
+
+    It may be stopped at any time: the same call goes on with the run, and in it the epoch, that was
+    not finished.
+
+    Parameters
+    ----------
+    name
+        One of `names()`.
+    seeds
+        How often each training is repeated; 3, or 5 for short ones, by default, 1 with ``quick``.
+    quick, data_root
+        As of `Settings`.
+    out
+        Folder for the page, ``NAME.md``, and for ``NAME/``: the figures, ``numbers.json`` and the
+        result of each run.
+    models
+        Folder for checkpoints and trained models.
+    say
+        Called with (run, done, total) before each run.
+
+    Returns
+    -------
+    Path
+        The page.
+
+    Raises
+    ------
+    ValueError
+        There is no such experiment, or ``seeds`` is below 1.
+    OSError
+        The data are not there, or a file cannot be written.
+    """
+    kind = experiment_of(name)
+    usual = 1 if quick else kind.seeds
+    experiment = kind(Settings(usual if seeds is None else seeds, quick, data_root))
+    home = kind.shares_runs_of or name
+    results = complete(experiment.runs(), out / home / "runs", models / home, say)
+    return _write(out, name, experiment.page(results))
+
+
+def _write(out: Path, name: str, page: Page) -> Path:
+    """Write the page, its figures and its numbers, all of them or none."""
+    from pyrel.plots.style import to_svg
+
+    folder = out / name
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {folder / f"{figure}.svg": to_svg(drawn) for figure, drawn in page.figures.items()}
+    texts[folder / "numbers.json"] = json.dumps(page.numbers, indent=1) + "\n"
+    place = out / f"{name}.md"
+    texts[place] = page.text.rstrip() + "\n"
+    with replacing(*texts) as files:
+        for file, text in zip(files, texts.values(), strict=True):
+            file.write(text.encode())
+    return place

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The page of experiment 3: variants of Deep, LeNet's heatmaps, Adam against gradient descent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pyrel.experiment.problem import Problem
+from pyrel.experiment.reproduce import lenet_runs, majority_runs
+from pyrel.experiment.reproduce.experiment import Page, Settings
+from pyrel.experiment.reproduce.majority_page import (
+    accuracy,
+    cost,
+    differences_from,
+    heatmaps,
+    measures,
+)
+from pyrel.experiment.reproduce.majority_runs import METHODS, PICTURES, Variant
+from pyrel.experiment.reproduce.numbers import Interval, table
+from pyrel.experiment.reproduce.runs import Kept
+from pyrel.report import words
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Results = Mapping[str, Kept]
+Variants = Sequence[Variant]
+
+_HEAD = """# What improves the explanations
+
+Experiment 3 of the thesis (section 4.6): stationary dropout (one mask for all steps of a
+sequence), gating units (R-LSTM), literal connections (ConvDeep⁺), and their combinations, on the
+majority problem of experiment 2. Written by `pyrel reproduce improve`. The thesis's draft has no
+numbers for this experiment."""
+
+_LENET = """## LeNet at several dropout rates
+
+Figure 4.15 of the thesis, and its remark (section 4.3) that heatmaps of nets trained by Adam are
+less noisy than those of other optimisers. "Outside": share of the positive relevance on empty
+pixels. "Variation": Σ|R_i − R_j| over neighbouring pixels, by ΣR. Both: less is less noisy."""
+
+
+def page(results: Results, variants: Variants, settings: Settings) -> Page:
+    """Return the page."""
+    figures: dict[str, Figure] = {}
+    sections, numbers = [], {}
+    cells = {name: kept for name, kept in results.items() if "-LeNet-" not in name}
+    for dataset in majority_runs.datasets(settings):
+        shares = measures(cells, variants, dataset, settings)["share"]
+        numbers[dataset] = {
+            cell: {method: vars(interval) for method, interval in of.items()}
+            for cell, of in shares.items()
+        }
+        figures |= heatmaps(cells, variants[:4], dataset)
+        sections.append(_section(cells, variants, dataset, settings, shares))
+    lenet = {name: kept for name, kept in results.items() if "-LeNet-" in name}
+    tables = []
+    for dataset in majority_runs.datasets(settings):
+        tables += [f"### {dataset}", _lenet_table(lenet, dataset, settings)]
+        figures |= _lenet_figures(lenet, dataset, settings)
+    pictures = [f"![{name}](improve/{name}.svg)" for name in figures]
+    text = "\n\n".join([_HEAD, cost(cells, settings), *sections, _LENET, *tables, *pictures])
+    return Page(text, figures, numbers)
+
+
+def _section(
+    results: Results,
+    variants: Variants,
+    dataset: str,
+    settings: Settings,
+    shares: Mapping[str, Mapping[str, Interval]],
+) -> str:
+    rows = []
+    for variant in variants:
+        first = majority_runs.of_seeds(results, variant, dataset, settings)[0]
+        told = accuracy(results, variant, dataset, settings).percent()
+        row = [variant.label, f"{first['parameters']:,}", first["epochs"], told]
+        rows.append([*row, *(shares[variant.label][m] for m in METHODS)])
+    baselines = [label for label in shares if label not in {v.label for v in variants}]
+    rows += [[label, "", "", "", *(shares[label][m] for m in METHODS)] for label in baselines]
+    labels = [words.label(m) for m in METHODS]
+    return "\n\n".join(
+        [
+            f"## {dataset}",
+            "Share of the relevance in the majority digits.",
+            table(["cell", "parameters", "epochs", "accuracy", *labels], rows),
+            'Difference from Deep, paired by seed: mean and 95 % interval; "open" where the '
+            "interval holds 0.",
+            differences_from(results, variants[0], variants[1:], dataset, settings),
+        ]
+    )
+
+
+def _lenet_table(results: Results, dataset: str, settings: Settings) -> str:
+    rows = []
+    for optimizer, rate in lenet_runs.settings_of(settings):
+        runs = [
+            results[lenet_runs.name(dataset, optimizer, rate, seed)].numbers
+            for seed in range(settings.seeds)
+        ]
+        row: list[Any] = [optimizer, f"{rate:g}", Interval.of([r["accuracy"] for r in runs])]
+        for method in PICTURES:
+            row += [Interval.of([r["noise"][method][what] for r in runs])
+                    for what in ("outside", "variation")]  # fmt: skip
+        rows.append(row)
+    headings = [f"{words.label(m)}: {what}" for m in PICTURES for what in ("outside", "variation")]
+    return table(["optimiser", "dropout", "accuracy", *headings], rows)
+
+
+def _lenet_figures(results: Results, dataset: str, settings: Settings) -> dict[str, Figure]:
+    from pyrel.plots import HeatmapColumn, heatmap_grid
+
+    names = Problem(dataset, "sequence", 1).class_names
+    kept = {
+        f"{optimizer}, dropout {rate:g}": results[
+            lenet_runs.name(dataset, optimizer, rate, 0)
+        ].arrays
+        for optimizer, rate in lenet_runs.settings_of(settings)
+    }
+    pictures = next(iter(kept.values()))["x"] / 255
+    found = {}
+    for method in PICTURES:
+        columns = [
+            HeatmapColumn(
+                names[c],
+                pictures[i],
+                {label: arrays[method][i].astype(np.float32) for label, arrays in kept.items()},
+            )
+            for i, c in enumerate(lenet_runs.SHOWN)
+        ]
+        title = f"LeNet, {words.label(method)}, {dataset}, seed 0"
+        found[f"{dataset}-lenet-{method}"] = heatmap_grid(columns, title)
+    return found

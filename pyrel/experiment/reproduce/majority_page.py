@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The page of experiment 2: table 4.6 and figures 4.12 to 4.14 of the thesis."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pyrel.experiment.problem import Problem
+from pyrel.experiment.reproduce import majority_runs
+from pyrel.experiment.reproduce.experiment import Page, Settings
+from pyrel.experiment.reproduce.majority_runs import MEASURES, METHODS, PICTURES, Variant
+from pyrel.experiment.reproduce.numbers import Interval, table
+from pyrel.experiment.reproduce.runs import Kept
+from pyrel.metrics import Summary
+from pyrel.report import words
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Results = Mapping[str, Kept]
+Variants = Sequence[Variant]
+
+# Table 4.6 of the thesis: accuracy in percent.
+_THESIS = {
+    "mnist": {"Shallow": "98.39", "Deep": "98.42", "DeepV2": "98.38", "ConvDeep": "99.07"},
+    "fashion-mnist": {"Shallow": "90.15", "Deep": "90.60", "DeepV2": "90.43", "ConvDeep": "92.43"},
+}
+_MEASURES = {
+    "share": "Share of the relevance in the majority digits",
+    "cosine_digit": "Cosine to the majority, by digit",
+    "cosine_step": "Cosine to the majority, by step",
+}
+
+_HEAD = """# Majority samples: how much of the relevance is in the two equal digits
+
+Experiment 2 of the thesis (section 4.5). A sample shows three images side by side, two of one
+class; the cell names that class after 12 steps of 28×7 pixels. Where the two are is known, so it
+can be measured how much of the relevance lies there. Written by `pyrel reproduce majority`."""
+
+_CLAIM = """The thesis says: the deeper the cell, the more of the relevance lies in the majority,
+with every method, most with ConvDeep. So the difference between each cell and the one before it,
+paired by seed: mean and 95 % interval. "more", "less": the interval does not hold 0."""
+
+
+def page(results: Results, variants: Variants, settings: Settings) -> Page:
+    """Return the page."""
+    figures: dict[str, Figure] = {}
+    sections, numbers = [], {}
+    for dataset in majority_runs.datasets(settings):
+        measured = measures(results, variants, dataset, settings)
+        numbers[dataset] = {
+            "accuracy": {
+                v.label: vars(accuracy(results, v, dataset, settings)) for v in variants
+            },
+            **{m: {c: {k: vars(i) for k, i in of.items()} for c, of in cells.items()}
+               for m, cells in measured.items()},
+        }  # fmt: skip
+        pictures = heatmaps(results, variants, dataset)
+        figures |= {f"{dataset}-share": _dots(results, variants, dataset, settings), **pictures}
+        parts = [
+            f"## {dataset}",
+            *(f"{_MEASURES[m]}.\n\n{_table(measured[m])}" for m in MEASURES),
+            f"![Share by cell and method](majority/{dataset}-share.svg)",
+            _CLAIM,
+            _differences(results, variants, dataset, settings),
+            *(f"![{name}](majority/{name}.svg)" for name in pictures),
+        ]
+        sections.append("\n\n".join(parts))
+    text = "\n\n".join(
+        [_HEAD, cost(results, settings), _accuracies(results, variants, settings), *sections]
+    )
+    return Page(text, figures, numbers)
+
+
+def cost(results: Results, settings: Settings) -> str:
+    """Say how often what was trained, and for how long."""
+    hours = sum(kept.seconds for kept in results.values()) / 3600
+    processors = sorted({str(kept.machine["processor"]) for kept in results.values()})
+    samples = next(iter(results.values())).numbers["samples"]
+    seeds = "one seed" if settings.seeds == 1 else f"{settings.seeds} seeds"
+    return (
+        f"{seeds.capitalize()} each: {len(results)} trainings, {hours:.1f} hours of one thread "
+        f"together ({', '.join(processors)}). The recipe is that of "
+        "[majority samples of MNIST](majority-mnist.md). The true class of all "
+        f"{samples:,} test samples is explained; ± is half of a 95 % interval over the seeds "
+        "(Student's t). Signed maps are measured by their positive part; samples without any "
+        "positive relevance are left out."
+    )
+
+
+def accuracy(results: Results, variant: Variant, dataset: str, settings: Settings) -> Interval:
+    """Return the fraction of the test samples classified correctly, over seeds."""
+    runs = majority_runs.of_seeds(results, variant, dataset, settings)
+    return Interval.of([run["accuracy"] for run in runs])
+
+
+def _accuracies(results: Results, variants: Variants, settings: Settings) -> str:
+    """Return table 4.6: parameters and accuracy, the thesis's beside."""
+    sets = majority_runs.datasets(settings)
+    rows = []
+    for v in variants:
+        first = majority_runs.of_seeds(results, v, sets[0], settings)[0]
+        row = [v.label, f"{first['parameters']:,}"]
+        for dataset in sets:
+            thesis = _THESIS.get(dataset, {}).get(v.label)
+            epochs = majority_runs.of_seeds(results, v, dataset, settings)[0]["epochs"]
+            row += [accuracy(results, v, dataset, settings).percent(), str(epochs),
+                    f"{thesis} %" if thesis else "–"]  # fmt: skip
+        rows.append(row)
+    of_sets = [[d, "epochs", "thesis"] for d in sets]
+    return table(["cell", "parameters", *itertools.chain(*of_sets)], rows)
+
+
+def measures(
+    results: Results, variants: Variants, dataset: str, settings: Settings
+) -> dict[str, dict[str, dict[str, Interval]]]:
+    """Return measure -> cell or baseline -> method -> interval over seeds."""
+    found: dict[str, dict[str, dict[str, Interval]]] = {}
+    for measure in MEASURES:
+        of_cells: dict[str, dict[str, Interval]] = {}
+        for v in variants:
+            runs = majority_runs.of_seeds(results, v, dataset, settings)
+            of_cells[v.label] = {
+                m: Interval.of([run["methods"][m][measure]["mean"] for run in runs])
+                for m in METHODS
+            }
+        baselines = majority_runs.of_seeds(results, variants[0], dataset, settings)[0]["baselines"]
+        for name, of in sorted(baselines.items()):
+            value = Interval.of([of[measure]["mean"]])
+            of_cells[words.label(name)] = dict.fromkeys(METHODS, value)
+        found[measure] = of_cells
+    return found
+
+
+def _table(cells: Mapping[str, Mapping[str, Interval]]) -> str:
+    rows = [[cell, *(of[m] for m in METHODS)] for cell, of in cells.items()]
+    return table(["", *map(words.label, METHODS)], rows)
+
+
+def _differences(results: Results, variants: Variants, dataset: str, settings: Settings) -> str:
+    """Compare each cell with the one before it."""
+    pairs = [*itertools.pairwise(variants)]
+    return _difference_table(results, pairs, dataset, settings)
+
+
+def differences_from(
+    results: Results, base: Variant, variants: Variants, dataset: str, settings: Settings
+) -> str:
+    """Return a table of the differences of the shares from those of one cell."""
+    return _difference_table(results, [(base, v) for v in variants], dataset, settings)
+
+
+def _difference_table(
+    results: Results, pairs: Sequence[tuple[Variant, Variant]], dataset: str, settings: Settings
+) -> str:
+    rows = []
+    for before, after in pairs:
+        runs = [
+            *zip(
+                majority_runs.of_seeds(results, before, dataset, settings),
+                majority_runs.of_seeds(results, after, dataset, settings),
+                strict=True,
+            )
+        ]
+        row: list[object] = [f"{after.label} − {before.label}"]
+        for m in METHODS:
+            values = [
+                b["methods"][m]["share"]["mean"] - a["methods"][m]["share"]["mean"] for a, b in runs
+            ]
+            row.append(_judged(Interval.of(values)))
+        rows.append(row)
+    return table(["share", *map(words.label, METHODS)], rows)
+
+
+def _judged(difference: Interval) -> str:
+    """Return a difference, and whether it is clear."""
+    text = f"{difference.mean:+.3f}"
+    if difference.runs < 2:
+        return text
+    clear = abs(difference.mean) > difference.half
+    said = ("more" if difference.mean > 0 else "less") if clear else "open"
+    return f"{text} ± {difference.half:.3f}, {said}"
+
+
+def _dots(results: Results, variants: Variants, dataset: str, settings: Settings) -> Figure:
+    from pyrel.plots import summary_dots
+
+    cells, baselines = {}, {}
+    for v in variants:
+        runs = majority_runs.of_seeds(results, v, dataset, settings)
+        cells[v.label] = {
+            words.label(m): Summary.of([run["methods"][m]["share"]["mean"] for run in runs])
+            for m in METHODS
+        }
+        for name, of in sorted(runs[0]["baselines"].items()):
+            baselines[words.label(name)] = Summary.of([of["share"]["mean"]])
+    return summary_dots(cells, baselines, f"share in the majority, {dataset}")
+
+
+def heatmaps(results: Results, variants: Variants, dataset: str) -> dict[str, Figure]:
+    """Draw, of the first seed, the same samples for all cells, and what each gets wrong."""
+    names = Problem.of(dataset, "majority").class_names
+    kept = {v.label: results[v.name(dataset, 0)].arrays for v in variants}
+    found = {}
+    for method in PICTURES:
+        columns = _columns(kept, method, names)
+        title = f"{words.label(method)}, {dataset}, seed 0"
+        found[f"{dataset}-{method}"] = _grid(columns, title)
+    failed = [c for label, arrays in kept.items() for c in _failures(label, arrays, names)]
+    if failed:
+        title = f"What the cells get wrong, {dataset}, seed 0 (the true class is explained)"
+        found[f"{dataset}-failed"] = _grid(failed, title)
+    return found
+
+
+def _grid(columns: Any, title: str) -> Figure:
+    from pyrel.plots import heatmap_grid
+
+    return heatmap_grid(columns, title)
+
+
+def _columns(kept: Mapping[str, Any], method: str, names: Sequence[str]) -> list[Any]:
+    from pyrel.plots import HeatmapColumn
+
+    first = next(iter(kept.values()))
+    shown = _shown(first)
+    return [
+        HeatmapColumn(
+            names[first["y"][i]],
+            first["x"][i] / 255,
+            {label: arrays[method][i].astype(np.float32) for label, arrays in kept.items()},
+            first["relevant"][i],
+        )
+        for i in range(shown)
+    ]
+
+
+def _shown(arrays: Any) -> int:
+    """Return how many of the kept samples are those that all cells have."""
+    return majority_runs.SHOWN if len(arrays["y"]) > majority_runs.SHOWN else len(arrays["y"])
+
+
+def _failures(label: str, arrays: Any, names: Sequence[str]) -> list[Any]:
+    from pyrel.plots import HeatmapColumn
+
+    return [
+        HeatmapColumn(
+            f"{label}: {names[arrays['y'][i]]} taken for {names[arrays['predicted'][i]]}",
+            arrays["x"][i] / 255,
+            {words.label(m): arrays[m][i].astype(np.float32) for m in PICTURES},
+            arrays["relevant"][i],
+        )
+        for i in range(_shown(arrays), len(arrays["y"]))
+    ]

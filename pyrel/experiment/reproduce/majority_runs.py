@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cells trained on majority samples and what their explanations come to, for two experiments."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pyrel.experiment.judging import choose_shown, judge
+from pyrel.experiment.problem import HIGH, LOW, Problem
+from pyrel.experiment.reproduce.experiment import Settings
+from pyrel.experiment.reproduce.runs import Found, Kept, Run
+from pyrel.experiment.reproduce.trained import train_to_minimum, training_config
+from pyrel.experiment.training import TrainedCell, new_cell
+from pyrel.explainer import Explainer
+from pyrel.metrics import Evaluation, step_profiles
+from pyrel.training import TrainingConfig, predict
+
+METHODS = ("sensitivity", "guided_backprop", "gradient_x_input", "deep_taylor", "lrp_epsilon")
+PICTURES = ("sensitivity", "guided_backprop", "deep_taylor")  # of the thesis's heatmaps
+MEASURES = ("share", "cosine_digit", "cosine_step")
+# Convolutions cost more and learn in fewer epochs: docs/results/majority-mnist.md.
+_EPOCHS = {"ConvDeep": 10, "ConvDeepPlus": 8}
+SHOWN, FAILED = 4, 2
+QUICK_IMAGES, QUICK_SAMPLES = 400, 100
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A cell as one row of a table.
+
+    Attributes
+    ----------
+    label : str
+        What tables call it.
+    cell : str
+        A name of `pyrel.nn.names()`.
+    options : dict
+        Arguments of `pyrel.experiment.new_cell`.
+    """
+
+    label: str
+    cell: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def name(self, dataset: str, seed: int) -> str:
+        """Return the name of its run."""
+        told = "".join(f"-{key}" for key in self.options)
+        return f"{dataset}-{self.cell}{told}-seed-{seed}"
+
+
+def datasets(settings: Settings) -> tuple[str, ...]:
+    """Return those of the thesis, or the one of the quick way."""
+    return ("mnist-mini",) if settings.quick else ("mnist", "fashion-mnist")
+
+
+def runs(variants: Sequence[Variant], settings: Settings) -> list[Run]:
+    """Return a run for each variant, data set and seed."""
+    return [
+        _run(variant, dataset, seed, settings)
+        for seed in range(settings.seeds)
+        for dataset in datasets(settings)
+        for variant in variants
+    ]
+
+
+def of_seeds(
+    results: Mapping[str, Kept], variant: Variant, dataset: str, settings: Settings
+) -> list[dict[str, Any]]:
+    """Return the numbers of a variant, seed by seed."""
+    return [results[variant.name(dataset, seed)].numbers for seed in range(settings.seeds)]
+
+
+def _run(variant: Variant, dataset: str, seed: int, settings: Settings) -> Run:
+    problem = Problem.of(dataset, "majority")
+    config = training_config(problem, seed, settings.quick)
+    if not settings.quick:
+        config = dataclasses.replace(config, epochs=_EPOCHS.get(variant.cell, config.epochs))
+    told = {
+        **{"cell": variant.cell, "options": dict(variant.options), "data": vars(problem)},
+        **{"training": config.to_dict(), "methods": list(METHODS), "quick": settings.quick},
+    }
+    work = partial(_work, variant, problem, config, settings)
+    return Run(variant.name(dataset, seed), told, work)
+
+
+def _work(
+    variant: Variant, problem: Problem, config: TrainingConfig, settings: Settings, folder: Path
+) -> Found:
+    count = QUICK_IMAGES if settings.quick else None
+    pixels, labels = problem.images("train", settings.data_root)
+    test = problem.images("test", settings.data_root)
+    trained = train_to_minimum(
+        partial(new_cell, variant.cell, problem, seed=config.seed, **variant.options),
+        problem,
+        ((pixels[:count], labels[:count]), test),
+        config,
+        folder,
+    )
+    samples = problem.samples(test, count=QUICK_SAMPLES if settings.quick else None)
+    study = judge([trained.cell], problem, samples, methods=METHODS, shown=1)
+    relevant = study.relevant
+    numbers = trained.numbers() | {
+        "samples": len(relevant),
+        "methods": {
+            name: _measures(evaluation, relevant)
+            for name, evaluation in study.cells[trained.cell.name].evaluations.items()
+        },
+        "baselines": {n: _measures(e, relevant) for n, e in study.baselines.items()},
+    }
+    return Found(numbers, _arrays(trained.cell, samples) if config.seed == 0 else {})
+
+
+def _measures(evaluation: Evaluation, relevant: npt.NDArray[np.bool_]) -> dict[str, Any]:
+    """Return the measures, and by place of the odd image the mean share of each step."""
+    profiles = step_profiles(evaluation.step_shares, relevant)
+    told = {name: s and s.to_dict() for name, s in evaluation.summaries().items()}
+    return told | {
+        "steps": [
+            {
+                "relevant": profile.relevant.tolist(),
+                "mean": [round(float(share), 5) for share in profile.mean],
+                "samples": profile.used,
+            }
+            for profile in profiles
+        ]
+    }
+
+
+def _arrays(cell: TrainedCell, samples: Any) -> dict[str, npt.NDArray[Any]]:
+    """Return heatmaps of samples that are the same for all cells, and of the first failures."""
+    x, y, relevant = samples
+    wrong = predict(cell.model, x).numpy().argmax(axis=1) != y
+    shown = choose_shown(y, relevant, np.zeros((1, len(y)), np.bool_), SHOWN)
+    index = np.concatenate([shown, np.flatnonzero(wrong)[:FAILED]])
+    predicted = predict(cell.model, x[index]).numpy().argmax(axis=1)
+    found = {
+        "x": np.round(255 * x[index]).astype(np.uint8),
+        "y": y[index],
+        "predicted": predicted,
+        "relevant": relevant[index],
+    }
+    for method in PICTURES:
+        explainer = Explainer(cell.model, x[:1], method, low=LOW, high=HIGH)
+        relevance = explainer(x[index], y[index]).relevance
+        largest = np.abs(relevance).max(axis=(1, 2, 3), keepdims=True)
+        scaled = np.divide(relevance, largest, out=np.zeros_like(relevance), where=largest > 0)
+        found[method] = scaled.astype(np.float16)
+    return found

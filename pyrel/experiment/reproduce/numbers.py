@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Means over seeds with their intervals, and tables of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+# Quantiles 0.975 of Student's t distribution for 1, 2, ... degrees of freedom.
+_STUDENT = (
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
+    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
+)
+_NORMAL = 1.960
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over runs that differ in their seed, with its 95 % confidence interval.
+
+    Attributes
+    ----------
+    mean : float
+    half : float
+        Half of the interval's width, by Student's t; NaN for a single run.
+    runs : int
+    """
+
+    mean: float
+    half: float
+    runs: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Interval:
+        """Return the interval of some runs.
+
+        Raises
+        ------
+        ValueError
+            There is none.
+
+        Examples
+        --------
+        >>> from pyrel.experiment.reproduce.numbers import Interval
+        >>> str(Interval.of([0.70, 0.72, 0.74]))
+        '0.720 ± 0.050'
+        """
+        if not len(values):
+            raise ValueError("values: wanted one at least, given none")
+        count, mean = len(values), float(np.mean(values))
+        if count == 1:
+            return cls(mean, math.nan, 1)
+        quantile = _STUDENT[count - 2] if count - 2 < len(_STUDENT) else _NORMAL
+        return cls(mean, quantile * float(np.std(values, ddof=1)) / math.sqrt(count), count)
+
+    def __str__(self) -> str:
+        """Return mean ± half width, the mean alone for one run."""
+        return f"{self.mean:.3f}" if math.isnan(self.half) else f"{self.mean:.3f} ± {self.half:.3f}"
+
+    def percent(self) -> str:
+        """Return it as percentages."""
+        if math.isnan(self.half):
+            return f"{100 * self.mean:.2f} %"
+        return f"{100 * self.mean:.2f} ± {100 * self.half:.2f} %"
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return a Markdown table.
+
+    Examples
+    --------
+    >>> from pyrel.experiment.reproduce.numbers import table
+    >>> print(table(["cell", "accuracy"], [["Deep", "98 %"]]))
+    | cell | accuracy |
+    |---|---|
+    | Deep | 98 % |
+    """
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join(
+        "|" + "|".join(str(c) if c == "---" else f" {c} " for c in line) + "|" for line in lines
+    )

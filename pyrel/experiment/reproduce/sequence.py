@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Experiment 1 of the thesis: images cut into T strips, Shallow and Deep (section 4.4)."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pyrel.experiment.problem import HIGH, LOW, Problem
+from pyrel.experiment.reproduce.experiment import Experiment, Page
+from pyrel.experiment.reproduce.runs import Found, Kept, Run
+from pyrel.experiment.reproduce.sequence_page import CELLS, page, steps_of
+from pyrel.experiment.reproduce.trained import (
+    first_of_each_class,
+    train_to_minimum,
+    training_config,
+)
+from pyrel.experiment.training import new_cell
+from pyrel.explainer import Explainer
+from pyrel.metrics import pixel_mass_map, step_shares
+
+METHODS = ("sensitivity", "guided_backprop", "deep_taylor")
+EVIDENCE = 1  # class 1 of MNIST, trouser of Fashion-MNIST: what decides stands in the middle
+SHOWN = (0, 1, 5, 9)  # classes of the heatmaps
+MORE = 4  # further samples of the evidence class
+QUICK_IMAGES = 500
+
+_Floats = npt.NDArray[np.float32]
+
+
+class Reproduced(Experiment):
+    """Accuracy, heatmaps and the share of relevance by step, for T = 1, 4 and 7."""
+
+    name = "sequence"
+    seeds = 5
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """Those of the thesis."""
+        return ("mnist-mini",) if self.settings.quick else ("mnist", "fashion-mnist")
+
+    def runs(self) -> Sequence[Run]:
+        """Return a run for each cell, T, data set and seed."""
+        every = itertools.product(
+            range(self.settings.seeds), self.datasets, steps_of(self.settings), CELLS
+        )
+        return [self._run(*one) for one in every]
+
+    def _run(self, seed: int, dataset: str, steps: int, cell: str) -> Run:
+        problem = Problem(dataset, "sequence", steps)
+        config = training_config(problem, seed, self.settings.quick)
+        settings = {
+            **{"cell": cell, "data": vars(problem), "training": config.to_dict()},
+            **{"methods": list(METHODS), "quick": self.settings.quick},
+        }
+        work = partial(self._work, seed, problem, cell)
+        return Run(f"{dataset}-{cell}-{steps}-seed-{seed}", settings, work)
+
+    def _work(self, seed: int, problem: Problem, cell: str, folder: Path) -> Found:
+        root, count = self.settings.data_root, QUICK_IMAGES if self.settings.quick else None
+        images, labels = problem.images("train", root)
+        test = problem.images("test", root)
+        trained = train_to_minimum(
+            partial(new_cell, cell, problem, seed=seed),
+            problem,
+            ((images[:count], labels[:count]), test),
+            training_config(problem, seed, self.settings.quick),
+            folder,
+        )
+        x, y, _ = problem.samples(test)
+        evidence = np.flatnonzero(y == EVIDENCE)
+        chosen = [*first_of_each_class(y, SHOWN), *map(int, evidence[1 : 1 + MORE])]
+        shares, maps = {}, {}
+        for method in METHODS:
+            bounds = {"low": LOW, "high": HIGH}
+            explainer = Explainer(trained.cell.model, x[:1], method, **bounds)  # type: ignore[arg-type]
+            shares[method] = _shares(explainer(x[evidence], y[evidence]).relevance)
+            maps[method] = explainer(x[chosen], y[chosen]).relevance
+        numbers = trained.numbers() | {
+            "shares": shares,
+            "pixel mass": _shares(pixel_mass_map(x[evidence], LOW)),
+        }
+        return Found(numbers, _arrays(seed, x[chosen], maps))
+
+    def page(self, results: Mapping[str, Kept]) -> Page:
+        """Return table 4.5 and figures 4.7 to 4.10."""
+        return page(results, self.datasets, self.settings)
+
+
+def _shares(maps: Any) -> dict[str, Any]:
+    """Return the mean share of each step over samples, and how many maps were empty."""
+    shares = step_shares(maps)
+    used = ~np.isnan(shares[:, 0])
+    mean = shares[used].mean(axis=0) if used.any() else np.full(shares.shape[1], np.nan)
+    return {
+        "mean": [round(float(share), 6) for share in mean],
+        "samples": int(used.sum()),
+        "left out": int((~used).sum()),
+    }
+
+
+def _arrays(seed: int, x: _Floats, maps: Mapping[str, _Floats]) -> dict[str, npt.NDArray[Any]]:
+    """Return the heatmaps of the first seed, as pictures whose largest relevance is 1."""
+    if seed != 0:
+        return {}
+    found: dict[str, npt.NDArray[Any]] = {"x": np.round(255 * _pictures(x)).astype(np.uint8)}
+    for method, relevance in maps.items():
+        largest = np.abs(relevance).max(axis=(1, 2, 3), keepdims=True)
+        scaled = np.divide(relevance, largest, out=np.zeros_like(relevance), where=largest > 0)
+        found[method] = _pictures(scaled).astype(np.float16)
+    return found
+
+
+def _pictures(x: _Floats) -> _Floats:
+    """Put the strips of samples side by side: (n, steps, height, width) to (n, height, …)."""
+    return np.concatenate(list(np.moveaxis(x, 1, 0)), axis=2)
