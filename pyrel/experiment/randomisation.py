@@ -101,7 +101,7 @@ def randomisation_check(
 ) -> list[RandomisedLayer]:
     """Compare the maps of a trained model with those after its weights have been randomised.
 
-    Adebayo et al., Sanity checks for saliency maps (2018), section 3: a method whose maps stay as
+    Adebayo et al., Sanity checks for saliency maps (2018): a method whose maps stay as
     they are does not depend on what the model has learned.
 
     Parameters

@@ -47,8 +47,8 @@ def entropy(relevance: ArrayLike) -> FloatArray:
 def gini(relevance: ArrayLike) -> FloatArray:
     """Return the Gini index of each map, its sparsity: Σ_k (2k - d - 1) a_k / (d Σ a).
 
-    a_1 ≤ ... ≤ a_d are the sorted |R|. Hurley and Rickard, Comparing measures of sparsity (2009),
-    table I; for explanations Chalasani et al. (2020).
+    a_1 ≤ ... ≤ a_d are the sorted |R|. Hurley and Rickard, Comparing measures of sparsity (2009);
+    for explanations Chalasani et al. (2020).
 
     Parameters
     ----------

@@ -126,8 +126,8 @@ def area_under_curve(scores: ArrayLike, removed: ArrayLike) -> FloatArray:
 def area_over_curve(scores: ArrayLike) -> FloatArray:
     """Return AOPC, how far each curve falls from its first point: mean over k of s_0 - s_k.
 
-    Samek et al., Evaluating the visualization of what a deep neural network has learned (2017),
-    equation 12, for one sample: the mean over all points, the first one included.
+    Samek et al., Evaluating the visualization of what a deep neural network has learned (2017):
+    the area over the perturbation curve of one sample, a mean over all points, the first included.
 
     Parameters
     ----------

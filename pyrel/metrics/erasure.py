@@ -19,7 +19,7 @@ from pyrel.metrics.perturbation import (
     region_order,
 )
 
-# The parts of ERASER, section 4.
+# The parts of ERASER.
 FRACTIONS = (0.01, 0.05, 0.1, 0.2, 0.5)
 
 
@@ -35,8 +35,8 @@ def comprehensiveness(
 ) -> FloatArray:
     """Return how far the score falls without the most relevant regions r: m(x) - m(x without r).
 
-    DeYoung et al., ERASER (2020), equation 1, as a mean over several fractions of the regions.
-    Higher is better: what the map names was needed.
+    DeYoung et al., ERASER (2020), as a mean over several fractions of the regions. Higher is
+    better: what the map names was needed.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ def sufficiency(
 ) -> FloatArray:
     """Return how far the score falls with the most relevant regions alone: m(x) - m(r).
 
-    DeYoung et al., ERASER (2020), equation 2, as a mean over several fractions. Lower is better:
+    DeYoung et al., ERASER (2020), as a mean over several fractions. Lower is better:
     what the map names was enough.
 
     Parameters
@@ -114,7 +114,7 @@ def log_odds(
 ) -> FloatArray:
     """Return how far the log-odds of the class fall without the most relevant regions.
 
-    Shrikumar et al., DeepLIFT (2017), section 4.1: the change of the log-odds, here of the class
+    Shrikumar et al., DeepLIFT (2017): the change of the log-odds, here of the class
     against all others, ln(p / (1 - p)); against one other class it is the score "output" of a
     model that gives the difference of both. Higher is better. Unlike a probability it does not
     flatten where the model is sure.

@@ -14,7 +14,7 @@ from pyrel.metrics.maps import BoolArray, FloatArray, as_maps, as_rows, positive
 def relevance_mass_accuracy(relevance: ArrayLike, mask: ArrayLike) -> FloatArray:
     """Return the share of each sample's relevance that lies inside its mask.
 
-    Arras, Osman, Samek, CLEVR-XAI (2022), equation 1: Σ of R inside / Σ of R. Signed maps are
+    Arras, Osman, Samek, CLEVR-XAI (2022): Σ of R inside / Σ of R. Signed maps are
     judged by max(0, R). For a mask of whole steps this is `relevance_in_region`.
 
     Parameters
@@ -58,7 +58,7 @@ def relevance_mass_accuracy(relevance: ArrayLike, mask: ArrayLike) -> FloatArray
 def relevance_rank_accuracy(relevance: ArrayLike, mask: ArrayLike) -> FloatArray:
     """Return which part of the K most relevant elements lies inside a mask of K elements.
 
-    Arras, Osman, Samek, CLEVR-XAI (2022), equation 2: |top K ∩ mask| / K. Of elements that tie at
+    Arras, Osman, Samek, CLEVR-XAI (2022): |top K ∩ mask| / K. Of elements that tie at
     the last place each counts in part, so that their order does not matter.
 
     Parameters

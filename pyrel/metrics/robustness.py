@@ -77,8 +77,8 @@ def noise_sensitivity(
 ) -> FloatArray:
     """Return how far relevance moves under noise on the input: |R(x + δ) - R(x)| / |R(x)|.
 
-    Yeh et al., On the (in)fidelity and sensitivity of explanations (2019), definition 2, relative
-    to the size of the map; Bhatt et al. (2020) take the mean. Norms are Euclidean.
+    Yeh et al., On the (in)fidelity and sensitivity of explanations (2019): max-sensitivity,
+    relative to the size of the map; Bhatt et al. (2020) take the mean. Norms are Euclidean.
 
     Parameters
     ----------

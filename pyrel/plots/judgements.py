@@ -42,7 +42,7 @@ def degradation_curves(
 ) -> Figure:
     """Draw the mean score against how many regions are replaced, with confidence bands.
 
-    Seminar on PatternNet, figures 6 and 7; Samek et al. (2017), figure 4. With the most relevant
+    Seminar on PatternNet, figure 5; Samek et al. (2017). With the most relevant
     regions first, a curve that falls faster is that of a better explanation.
 
     Parameters
