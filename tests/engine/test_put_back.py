@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from engine.checks import unchecked_at
 from engine.keeping_models import FEATURES, PLACES, STEPS, WIDTH, Keeping
 from torch import Tensor, nn
 from torch._subclasses import FakeTensor
@@ -61,11 +62,10 @@ def captured(model: Keeping) -> tuple[dict[str, Any], dict[str, Any], list[Any]]
     alive = [place(model) for place in PLACES.values()]
     before = {name: described(place(model)) for name, place in PLACES.items()}
     if type(model) is Keeping:
-        pyrel.Explainer(model, batch(), method="gradient")
         pyrel.explain(model, batch(), method="gradient")
     else:
         with pytest.raises(pyrel.UnsupportedModelError):
-            pyrel.Explainer(model, batch(), method="gradient")
+            pyrel.capture(model, batch())
     return before, {name: described(place(model)) for name, place in PLACES.items()}, alive
 
 
@@ -124,7 +124,7 @@ class Caching(nn.Module):
 def test_caches_are_empty_for_every_export() -> None:
     torch.manual_seed(0)
     model, x = Caching().eval(), batch()
-    e = pyrel.Explainer(model, x, method="gradient")(x)
+    e = unchecked_at(model, x, method="gradient")(x)
     assert model.cache == {}
     assert model.state is None
     np.testing.assert_allclose(
@@ -150,7 +150,7 @@ def test_what_cannot_be_copied_is_left_alone() -> None:
     before = model.lock, model.computed[0], model.steps
     with pytest.raises(RuntimeError, match="deepcopy"):
         copy.deepcopy(model.computed)
-    pyrel.Explainer(model, batch(), method="gradient")
+    pyrel.capture(model, batch())
     assert (model.lock, *model.computed, model.steps) == before
     assert next(model.steps) == 1
 
@@ -179,7 +179,7 @@ def test_tensors_that_cannot_be_copied_are_left_alone(layout: torch.layout | Non
     else:
         model.held = torch.nested.nested_tensor(parts, layout=layout)
     held = model.held
-    pyrel.Explainer(model, batch()[:, 0], method="gradient", check=None)
+    pyrel.capture(model, batch()[:, 0])
     assert model.held is held
 
 
@@ -198,9 +198,9 @@ def test_parameters_keep_gradients_and_whether_they_need_one() -> None:
     model = Freezing()
     model.into(torch.ones(2, FEATURES)).sum().backward()
     before = [(p.grad, p.requires_grad) for p in model.parameters()]
-    pyrel.Explainer(model, batch(), method="gradient")
+    pyrel.capture(model, batch())
     with pytest.raises(ValueError, match="wanted floats of shape"):
-        pyrel.Explainer(model, batch()[0], method="gradient")  # the model runs, to say so
+        pyrel.capture(model, batch()[0])  # the model runs, to say so
     for (gradient, needed), parameter in zip(before, model.parameters(), strict=True):
         assert parameter.grad is gradient
         assert parameter.requires_grad == needed
@@ -250,7 +250,7 @@ def test_draws_of_python_and_numpy_come_again() -> None:
     random.seed(4)
     np.random.seed(4)
     with pytest.raises(pyrel.UnsupportedModelError, match="draws random numbers"):
-        pyrel.Explainer(Drawing(), batch(), method="gradient")
+        pyrel.capture(Drawing(), batch())
     assert (random.random(), np.random.rand()) == wanted
 
 
