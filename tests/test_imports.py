@@ -42,7 +42,7 @@ AROUND = {
     "training": {"data", "files", "limits", "nn", "program"},
     "experiment": {
         *("face", "methods", "capture", "engine", "data", "files", "metrics", "nn", "plots"),
-        *("report", "training"),
+        *("patterns", "report", "training"),
     },
     "benchmark": {
         *("face", "methods", "engine", "experiment", "files", "nn", "plots", "report", "training")

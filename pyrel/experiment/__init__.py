@@ -7,6 +7,7 @@ The commands `pyrel demo`, `pyrel train` and `pyrel evaluate` are thin layers on
 from pyrel.experiment.degradation import DegradationStudy, degradation_study, relevance_of
 from pyrel.experiment.demo import demo
 from pyrel.experiment.judging import METHODS, choose_shown, judge
+from pyrel.experiment.linear_model import LinearModel, angle, root_mean_square_angles
 from pyrel.experiment.problem import Problem
 from pyrel.experiment.randomisation import (
     RandomisedLayer,
@@ -25,10 +26,12 @@ from pyrel.experiment.training import (
 __all__ = [
     "METHODS",
     "DegradationStudy",
+    "LinearModel",
     "Problem",
     "RandomisedLayer",
     "TrainedCell",
     "accuracy_on",
+    "angle",
     "choose_shown",
     "degradation_study",
     "demo",
@@ -39,5 +42,6 @@ __all__ = [
     "randomise_weights",
     "recipe",
     "relevance_of",
+    "root_mean_square_angles",
     "train_cell",
 ]

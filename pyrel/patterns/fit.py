@@ -94,7 +94,7 @@ class Fit:
     >>> other.add(x[300:])
     >>> one.merge(other)
     >>> one.samples, one.memory
-    (500, 536)
+    (500, 312)
     """
 
     def __init__(self, graph: Graph, *, estimator: str = TWO_COMPONENT) -> None:
