@@ -76,3 +76,50 @@ def test_methods_are_wanted(case, how):
     model, x, y = case
     with pytest.raises(ValueError, match="methods: wanted at least one"):
         degradation_study(model, x, y, [], how)
+
+
+def test_explainers_are_taken_as_models(case):
+    model, x, y = case
+    explainer = pyrel.Explainer(model, x[:1], "gradient_x_input", low=0.0, high=1.0, check=None)
+    noise = metrics.Noise(0.05, draws=3, low=0.0, high=1.0)
+    moved = metrics.noise_sensitivity(explainer, x[:20], y[:20], noise)
+
+    def gradient_times_input(batch, target):
+        tensor = torch.from_numpy(batch).requires_grad_()
+        chosen = model(tensor)[torch.arange(len(batch)), torch.from_numpy(target)]
+        return torch.autograd.grad(chosen.sum(), tensor)[0].numpy() * batch
+
+    wanted = metrics.noise_sensitivity(gradient_times_input, x[:20], y[:20], noise)
+    # Of 60 noisy copies none may switch a ReLU in one and not in the other: 24 terms in float32.
+    np.testing.assert_allclose(moved, wanted, rtol=1e-4)
+    assert (moved > 0).all()
+
+
+def test_tokens_are_replaced_in_a_model_with_an_embedding():
+    torch.manual_seed(1)
+
+    class Bag(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.linear = nn.Embedding(9, 4), nn.Linear(4, 2)
+
+        def forward(self, ids):
+            return self.linear(self.table(ids).mean(dim=1))
+
+    model = Bag().eval()
+    ids = np.random.default_rng(0).integers(1, 9, (10, 5))
+    explainer = pyrel.Explainer(model, ids[:2], "gradient_x_input", check=None)
+    target = explainer.forward(ids).argmax(axis=1)
+    how = metrics.Perturbation(metrics.pixel_regions((5,)), replacement=0, score="output")
+    relevance = explainer(ids, target).relevance
+    falls = metrics.comprehensiveness(
+        explainer.forward, ids, relevance, target, how=how, fractions=[0.2]
+    )
+    most = relevance.argmax(axis=1)
+    rows = np.arange(10)
+    without = ids.copy()
+    without[rows, most] = 0
+    with torch.no_grad():
+        before, after = model(torch.from_numpy(ids)), model(torch.from_numpy(without))
+    wanted = (before - after).numpy()[rows, target]
+    np.testing.assert_allclose(falls, wanted, atol=20 * 2**-24 * np.abs(before.numpy()).max())
