@@ -102,6 +102,29 @@ def test_by_position() -> None:
     assert_placed(composite, DEFAULT, DEFAULT, FLAT, GAMMA, DEFAULT)
 
 
+@pytest.mark.parametrize("layers", [1, 2])
+def test_all_steps_of_a_layer_are_at_one_depth(layers: int) -> None:
+    """At the first step of a recurrence, whose state is zeros, there is one addend fewer."""
+
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = nn.RNN(3, 4, num_layers=layers, batch_first=True)
+            self.head = nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            scores: Tensor = self.head(self.rnn(x)[0][:, -1])
+            return scores
+
+    torch.manual_seed(0)
+    x = torch.rand(2, 5, 3)
+    explainer = pyrel.Explainer(
+        Last().eval(), x, method=Composite([Assign(FLAT, from_output=1)]), check=None
+    )
+    rules = [line.split()[:-1] for line in str(explainer).splitlines()[1:] if "Flat" in line]
+    assert rules == [["dense", "×", "5", "rnn"]]  # the last layer's five steps
+
+
 def test_the_first_that_fits() -> None:
     rules = [Assign(FLAT, from_input=0), Assign(GAMMA, kind="convolution"), Assign(ALPHA)]
     assert_placed(Composite(rules), FLAT, GAMMA, ALPHA, ALPHA, ALPHA)

@@ -26,6 +26,16 @@ class WeightId:
     module: str
     made: tuple[Hashable, ...]
 
+    @property
+    def originals(self) -> frozenset[Hashable]:
+        """Names of the arrays that these weights are made of: several, where nodes were merged."""
+        kind, *parts = self.made
+        if kind == "merged":
+            addends = [part[0] for part in parts if isinstance(part, tuple)]
+            names = [addend[0] for addend in addends if isinstance(addend, tuple)]
+            return frozenset[Hashable]().union(*(name.originals for name in names))
+        return frozenset({kind if isinstance(kind, int) else self})
+
     def derived(self, *how: Hashable) -> WeightId:
         """Name what is made of the weights in one way, which ``how`` tells apart from others."""
         return WeightId(self.module, (*self.made, how))

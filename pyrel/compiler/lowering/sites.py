@@ -16,6 +16,7 @@ from pyrel.compiler.graph.nodes import (
     Copy,
     Embedding,
     EvenMaximum,
+    Graph,
     Linear,
     Lookup,
     MaxPool,
@@ -26,6 +27,7 @@ from pyrel.compiler.graph.nodes import (
     Scale,
     StopGradient,
 )
+from pyrel.compiler.graph.weight_ids import WeightId
 from pyrel.methods import Domain, Site
 
 _FAR = np.iinfo(np.int32).max
@@ -62,16 +64,17 @@ class Sites:
         forward[: graph.input_size] = 0
         back = np.full(graph.size, _FAR, dtype=np.int64)
         back[graph.outputs] = 0
+        self._groups = _groups(graph)
         self._from_input: dict[Hashable, int] = {}
         self._from_output: dict[Hashable, int] = {}
         for node in graph.nodes:
             depth = int(forward[np.maximum(node.inputs, -1)].min(initial=_FAR))
-            key = _named(node)
+            key = self._group(node)
             self._from_input[key] = min(depth, self._from_input.get(key, _FAR))
             forward[node.addresses] = min(depth + isinstance(node, Linear), _FAR)
         for node in reversed(graph.nodes):
             depth = int(back[node.addresses].min(initial=_FAR))
-            key = _named(node)
+            key = self._group(node)
             self._from_output[key] = min(depth, self._from_output.get(key, _FAR))
             read = node.inputs[node.inputs >= 0]
             back[read] = np.minimum(back[read], min(depth + isinstance(node, Linear), _FAR))
@@ -115,14 +118,27 @@ class Sites:
             np.concatenate([part.constant for part in parts]),
         )
 
+    def _group(self, node: Node) -> Hashable:
+        return self._groups[node.named] if isinstance(node, Linear) else node.start
+
     def _depth(self, node: Node) -> tuple[int, int]:
         """Return the depths of a node from the input and from the output."""
-        key = _named(node)
+        key = self._group(node)
         return self._from_input[key], self._from_output[key]
 
 
-def _named(node: Node) -> Hashable:
-    return node.named if isinstance(node, Linear) else node.start
+def _groups(graph: Graph) -> dict[WeightId, Hashable]:
+    """Group the weights that share an array, as the first step of a recurrence and the others.
+
+    At the first step, whose state is zeros, the node has the weights of the input alone; at the
+    others it is a sum of two.
+    """
+    groups: dict[Hashable, set[WeightId]] = {}
+    for name in {node.named for node in graph.nodes if isinstance(node, Linear)}:
+        joined = {name}.union(*(groups.get(original, ()) for original in name.originals))
+        for original in set().union(*(each.originals for each in joined)):
+            groups[original] = joined
+    return {name: id(joined) for joined in groups.values() for name in joined}
 
 
 def function_of(node: Node) -> str:
