@@ -13,7 +13,7 @@ import pytest
 import torch
 from engine import idiom_models as idioms
 from engine import reweighted_models
-from engine.checks import RELATIVE, assert_within, norms, rows, unchecked
+from engine.checks import RELATIVE, assert_within, norms, rows, unchecked, unchecked_at
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -53,7 +53,9 @@ def every(*groups: tuple[idioms.Forward, ...]) -> list[Any]:
 @functools.cache
 def explainer(forwards: tuple[idioms.Forward, ...], lengths: bool = False) -> pyrel.Explainer:
     model = idioms.Model(*forwards).eval()
-    return unchecked(model, batch()[:1], method="gradient", lengths=lengths)
+    if lengths:
+        return unchecked(model, batch()[:1], method="gradient", lengths=True)
+    return unchecked_at(model, batch()[:1], method="gradient")
 
 
 @pytest.mark.parametrize(
@@ -138,12 +140,12 @@ def test_wrappers(wrapper: Any) -> None:
 @pytest.mark.parametrize("wrapper", [Passing, AveragedModel, nn.DataParallel])
 def test_wrappers_hand_on_lengths(wrapper: Any) -> None:
     x, lengths = batch(), torch.full((7,), idioms.STEPS)
-    model = wrapper(idioms.Model(*idioms.PACKED)).eval()
-    made = unchecked(model, x, method="gradient", lengths=True)
-    assert_autograd(made(x, lengths=lengths), model, x, lengths)
+    model = wrapper(idioms.Model(idioms.packed_by_keyword)).eval()
+    whole = pyrel.capture(model, x, lengths=True)  # of sequences as long as x
+    assert_autograd(unchecked(whole, method="gradient")(x), model, x, lengths)
     model = wrapper(idioms.Model(idioms.by_keyword)).eval()
-    made = unchecked(model, x, method="gradient", lengths=True)
-    assert_autograd(made(x, lengths=lengths), model, x)
+    without = pyrel.capture(model, x, lengths=True)
+    assert_autograd(unchecked(without, method="gradient")(x), model, x)
 
 
 FRESH = ("weight drop", "row drop", "weight norm")  # these hold no weights before they run
@@ -158,7 +160,7 @@ def reweighted(names: tuple[str, ...], runs_before: bool) -> tuple[pyrel.Explain
     model = reweighted_models.Reweighted(*names).eval()
     if runs_before:
         model(torch.from_numpy(batch()))
-    return unchecked(model, batch()[:1], method="gradient"), model
+    return unchecked_at(model, batch()[:1], method="gradient"), model
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
@@ -214,7 +216,7 @@ HARMLESS = {
 @functools.cache
 def harmless() -> pyrel.Explainer:
     model = idioms.Model(*HARMLESS.values()).eval()
-    return unchecked(model, batch(), method="gradient")
+    return unchecked_at(model, batch(), method="gradient")
 
 
 @pytest.mark.filterwarnings("ignore:.*CUDA is not available:UserWarning")
@@ -261,9 +263,7 @@ def test_autocast_around_the_call_is_not_the_models() -> None:
     model = idioms.Model(idioms.by_keyword).eval()
     with rounding()():
         e = pyrel.explain(model, x, method="gradient")
-        again = unchecked(model, x, method="gradient")(x)
     assert_autograd(e, model, x)
-    np.testing.assert_array_equal(again.relevance, e.relevance)
 
 
 def exported(model: nn.Module, batch_size: Any) -> nn.Module:
@@ -278,16 +278,14 @@ def test_modules_of_exported_programs() -> None:
     module = exported(model, torch.export.Dim.DYNAMIC)
     within = nn.Sequential(module, nn.Linear(2, 2))
     hooks = list(module._forward_pre_hooks.items())
-    e = unchecked(module, x, method="gradient")(x)
-    assert_autograd(e, model, x)
-    np.testing.assert_array_equal(pyrel.explain(module, x, "gradient").relevance, e.relevance)
+    assert_autograd(pyrel.explain(module, x, "gradient"), model, x)
     with pytest.raises(NotImplementedError):
         module.eval()
     assert list(module._forward_pre_hooks.items()) == hooks
-    unchecked(within, x, method="gradient")
+    pyrel.capture(within, x)
     assert within.training
     with pytest.raises(pyrel.UnsupportedModelError, match="certain sizes only.*open batch"):
-        unchecked(exported(idioms.Model(whole), torch.export.Dim.STATIC), x)
+        pyrel.capture(exported(idioms.Model(whole), torch.export.Dim.STATIC), x)
 
 
 def asking(m: Any, x: Tensor) -> Tensor:
@@ -300,20 +298,19 @@ def asking(m: Any, x: Tensor) -> Tensor:
 def test_models_that_ask_whether_they_are_compiled() -> None:
     x, model = batch(), idioms.Model(asking).eval()
     functions = torch.compiler.is_compiling, torch.compiler.is_exporting
-    assert_autograd(unchecked(model, x, method="gradient")(x), model, x)
+    assert_autograd(unchecked_at(model, x, method="gradient")(x), model, x)
     assert (torch.compiler.is_compiling, torch.compiler.is_exporting) == functions
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_compiled_modules() -> None:
     x, model = batch(), idioms.Model(idioms.by_keyword, asking).eval()
-    wanted = unchecked(model, x, method="gradient")(x).relevance
-    assert_autograd(unchecked(model, x, method="gradient")(x), model, x)
+    e = unchecked_at(model, x, method="gradient")(x)
+    wanted = e.relevance
+    assert_autograd(e, model, x)
     model.float()
     outer = torch.compile(model)
-    np.testing.assert_array_equal(unchecked(outer, x, method="gradient")(x).relevance, wanted)
+    np.testing.assert_array_equal(unchecked_at(outer, x, method="gradient")(x).relevance, wanted)
     model.lstm = torch.compile(model.lstm)  # type: ignore[assignment]
     model.compile()
-    np.testing.assert_array_equal(
-        pyrel.Explainer(model, x, method="gradient", check=None)(x).relevance, wanted
-    )
+    np.testing.assert_array_equal(unchecked_at(model, x, method="gradient")(x).relevance, wanted)

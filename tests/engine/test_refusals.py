@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from engine.checks import unchecked_at
 from engine.odd_models import REFUSED, Base, X, model
 from torch import Tensor, nn
 
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 def _refused(made: Any, example: Any = X) -> Exception:
     with pytest.raises(Exception) as raised:
-        pyrel.Explainer(made, example, "gradient")
+        unchecked_at(made, example, method="gradient")
     return raised.value
 
 
@@ -233,5 +234,5 @@ def test_what_folds_the_batch_into_rows_and_back_is_no_mix() -> None:
             return self.out(self.lstm(by_step)[0][-1])
 
     made, x = Rows().eval(), torch.randn(3, 5, 4)
-    e = pyrel.Explainer(made, x, "gradient")(x)
+    e = unchecked_at(made, x, method="gradient")(x)
     torch.testing.assert_close(e.output, made(x).detach(), rtol=1e-4, atol=1e-5)
