@@ -65,7 +65,7 @@ def degradation_curves(
     """
     if not curves:
         raise ValueError("curves: wanted at least one, given none")
-    names = [wrapped(name, 1.4) for name in curves]
+    names = [wrapped(name, 1.4, bold=False) for name in curves]
     lines = -(-(len(names) + (random is not None)) // 2) * max(n.count("\n") + 1 for n in names)
     figure = new_figure((WIDTH, 2.9 + 0.17 * lines), layout="constrained")
     axes = figure.subplots()
