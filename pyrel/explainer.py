@@ -25,6 +25,7 @@ from pyrel.engine.model_reference import Reference
 from pyrel.engine.precision import check_precision
 from pyrel.engine.prepare import Model, Wanted, captured, prepare, reference_of
 from pyrel.engine.program_file import dump_program, is_named, load_program
+from pyrel.engine.progress import Told, check_progress
 from pyrel.engine.self_check import SelfCheck, check_option
 from pyrel.explanation import Explanation
 from pyrel.methods.options import flag
@@ -205,7 +206,13 @@ class Explainer(CompiledModel):
         return self._programs.classes_at(steps) if self.any_steps else self.classes
 
     def __call__(
-        self, x: Array, target: Any = None, *, lengths: Any = None, out: Array | None = None
+        self,
+        x: Array,
+        target: Any = None,
+        *,
+        lengths: Any = None,
+        out: Array | None = None,
+        progress: Told | None = None,
     ) -> Explanation:
         """Explain a batch.
 
@@ -223,6 +230,11 @@ class Explainer(CompiledModel):
             ``lengths=True``.
         out : float32 ndarray or CPU Tensor of the shape of ``x``, optional
             Where to write the relevance; a memory map too.
+        progress : callable, optional
+            Called on the way with two numbers: how many runs of a sample through the model are
+            done, and how many there are in all; one for each sample, or, of methods that explain by
+            changed copies of it, one for each of these and one for itself. An exception that it
+            raises ends the call.
 
         Returns
         -------
@@ -241,7 +253,8 @@ class Explainer(CompiledModel):
         self.inputs.check(x)
         lengths = self._checked_lengths(x, lengths)
         relevance = arrays.result(out, x)
-        results = self._run(x, target, lengths, relevance)
+        told = check_progress(progress)
+        results = self._run(x, target, lengths, relevance, told)
         if self.method.conserves:
             self._stability.check(results.amplification)
         given = arrays.like(relevance, x) if out is None else out

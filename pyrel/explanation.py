@@ -24,8 +24,9 @@ class Explanation:
         Relevance kept by biases, constants and stabilisers. Relevance and absorbed add up to what
         was put in.
     conservation : float32, shape (n,)
-        Σ relevance − relevance put in, which what was absorbed and rounding make differ from zero;
-        NaN for methods that do not propagate relevance.
+        Σ relevance − relevance put in, which what was absorbed and rounding make differ from zero.
+        Of integrated gradients, Σ relevance − (f(x) − f(baseline)), the completeness error. NaN for
+        other methods that do not propagate relevance.
     amplification : float32, shape (n,)
         The largest Σ |relevance| on the way, over |what was put in|: 1 or more, and 0 where nothing
         was put in. It is taken of what is put in, of the result, and, before the division, of what

@@ -17,6 +17,7 @@ from pyrel.engine import captures
 from pyrel.engine import config as runtime
 from pyrel.engine.arrays import Array
 from pyrel.engine.prepare import Captured, Model
+from pyrel.engine.progress import Told
 from pyrel.explainer import Explainer
 from pyrel.explanation import Explanation
 from pyrel.methods.options import single
@@ -32,6 +33,7 @@ def explain(
     target: Any = None,
     *,
     lengths: Any = None,
+    progress: Told | None = None,
     **options: Any,
 ) -> Explanation:
     """Explain a batch in one call.
@@ -51,6 +53,8 @@ def explain(
     target : int or integers of shape (n,), optional
     lengths : integers of shape (n,), optional
         How many steps each sequence has; see `Explainer`.
+    progress : callable, optional
+        Told how far the call is; see `Explainer.__call__`.
     **options
         ``low``, ``high``, ``check_finite`` and the method's own, as `Explainer` takes them.
 
@@ -78,7 +82,7 @@ def explain(
         explainer = _explainer(unwrapped(model), x, method, options)
     else:
         explainer = Explainer(model, x, method, **options)
-    return explainer(x, target, lengths=lengths)
+    return explainer(x, target, lengths=lengths, progress=progress)
 
 
 def _explainer(

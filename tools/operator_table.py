@@ -324,8 +324,14 @@ ROWS = (
 )
 
 
-# The presets differ from lrp_epsilon in convolutions only; patterns are gradients otherwise.
-_TABLED = tuple(n for n in methods.names() if not n.startswith(("epsilon_", "pattern_")))
+# The presets differ from lrp_epsilon in convolutions only; patterns are gradients otherwise, and
+# those that run changed copies run the program of another.
+_TABLED = tuple(
+    name
+    for name in methods.names()
+    if not name.startswith(("epsilon_", "pattern_"))
+    and not isinstance(methods.get(name), methods.Perturbation)
+)
 _RULES: dict[type[LinearRule], str] = {
     rules.PlainGradient: "derivative",
     rules.WSquared: "w²",

@@ -25,19 +25,21 @@ LARGEST_BOUND = 1e12
 _PIECE_BYTES = 1 << 24
 
 
-def pieces(x: Array) -> Iterator[tuple[int, Float32s]]:
+def pieces(x: Array, *, parted: bool = False) -> Iterator[tuple[int, Float32s]]:
     """Yield (first sample, samples as contiguous float32) of a batch.
 
-    What the engine can read where it lies is one piece. Anything else is converted a piece at a
-    time, so that a memory map of another type or order need not fit in memory.
+    What the engine can read where it lies is one piece, unless it is to be ``parted``. Anything
+    else is converted a piece at a time, so that a memory map of another type or order need not fit
+    in memory.
     """
     whole = _as_it_lies(x)
-    if whole is not None:
+    if whole is not None and not parted:
         yield 0, whole
         return
     samples = samples_in_a_piece(tuple(x.shape[1:]))
     for first in range(0, x.shape[0], samples):
-        yield first, _converted(x[first : first + samples])
+        part = slice(first, first + samples)
+        yield first, _converted(x[part]) if whole is None else whole[part]
 
 
 def taken(x: Array, samples: Int64s, steps: int) -> Float32s:

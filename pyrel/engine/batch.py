@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ import numpy as np
 from pyrel.engine import arrays
 from pyrel.engine.arrays import Array, Float32s, Int64s
 from pyrel.engine.inputs import Inputs
-from pyrel.engine.programs import Programs
+from pyrel.engine.programs import Loaded, Programs
+from pyrel.engine.progress import Progress, Told
 from pyrel.engine.results import Results
 from pyrel.engine.run import Run
 
@@ -22,13 +24,17 @@ def explain_all(
     target: Any,
     steps: int,
     relevance: Float32s | None,
+    told: Told | None = None,
 ) -> Results:
-    """Explain samples that all have the steps that ``x`` has; without relevance, run forward."""
+    """Explain samples that all have the steps that ``x`` has; without relevance, run forward.
+
+    ``told`` is called with the runs of samples through a program that are done, and all of them.
+    """
     loaded = programs.at(steps if len(x) else inputs.steps)
     targets = arrays.targets(target, len(x), loaded.classes)
     results = Results.places(relevance, len(x), loaded.classes)
-    run = Run(x, loaded, inputs)
-    for first, values in arrays.pieces(x):
+    run = Run(x, loaded, inputs, progress_of(told, [(len(x), loaded)]))
+    for first, values in arrays.pieces(x, parted=told is not None):
         run.explain(values, targets, results, first)
     return results
 
@@ -40,16 +46,21 @@ def explain_by_length(
     target: Any,
     lengths: Int64s,
     relevance: Float32s | None,
+    told: Told | None = None,
 ) -> Results:
     """Explain sequences of equal length together, by the program for that number of steps.
 
-    Without ``relevance`` run them forward.
+    Without ``relevance`` run them forward. ``told`` as for `explain_all`.
     """
     classes = programs.classes_at(inputs.steps)
     targets = arrays.targets(target, len(x), classes)
     results = Results.places(relevance, len(x), classes)
     order = np.argsort(lengths, kind="stable")
-    for group in np.split(order, np.flatnonzero(np.diff(lengths[order])) + 1):
+    groups = np.split(order, np.flatnonzero(np.diff(lengths[order])) + 1)
+    progress = None
+    if told is not None:
+        progress = progress_of(told, [(g.size, programs.at(int(lengths[g[0]]))) for g in groups])
+    for group in groups:
         steps = int(lengths[group[0]])
         loaded = programs.at(steps)
         if loaded.classes != classes:
@@ -57,7 +68,7 @@ def explain_by_length(
                 f"lengths: the model has {loaded.classes} outputs for {steps} steps, and "
                 f"{classes} for {inputs.steps}; one number of outputs is wanted"
             )
-        run = Run(x, loaded, inputs)
+        run = Run(x, loaded, inputs, progress)
         at_once = arrays.samples_in_a_piece(loaded.shape)
         for first in range(0, group.size, at_once):
             some = group[first : first + at_once]
@@ -70,3 +81,10 @@ def explain_by_length(
                 relevance[some, steps:] = 0.0
             results.put(some, part)
     return results
+
+
+def progress_of(told: Told | None, work: Iterable[tuple[int, Loaded]]) -> Progress | None:
+    """Count the runs that samples take, a number of them with each of some programs."""
+    if told is None:
+        return None
+    return Progress(told, sum(samples * loaded.plan.runs for samples, loaded in work))

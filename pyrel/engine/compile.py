@@ -21,7 +21,8 @@ from pyrel.compiler.lowering.rule_table import PlacedRule, placed_rules
 from pyrel.compiler.program.generalise import TRIED, NoPatternError, generalise
 from pyrel.engine.compiled import AnySteps, Compiled, Patterns
 from pyrel.engine.inputs import Inputs
-from pyrel.engine.plan import EXPLAIN, plan_of_precision
+from pyrel.engine.plans.base import EXPLAIN
+from pyrel.engine.plans.choose import forward_only_programs
 from pyrel.errors import UnsupportedModelError
 from pyrel.methods import Method
 
@@ -187,7 +188,7 @@ class Compiler:
             for n, (g, low, high) in graphs.items()
         }
         patterns = {EXPLAIN: generalise(apart)}
-        for name in plan_of_precision(precision).forward_only:
+        for name in forward_only_programs(method, precision):
             forward = {
                 n: lower_forward_apart(g, method, low, high, cache)
                 for n, (g, low, high) in graphs.items()
@@ -209,8 +210,9 @@ def compile_graph(
     check_sites: bool = True,
 ) -> Compiled:
     """Compile a graph for a method, whose input elements lie in a domain."""
+    beside = forward_only_programs(method, precision)
     program, rules = lower_with_rules(graph, method, *domain, precision, check_sites=check_sites)
     programs = {EXPLAIN: program}
-    for name in plan_of_precision(precision).forward_only:
+    for name in beside:
         programs[name] = lower_forward(graph, method, *domain)
     return Compiled(programs, rules=rules)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pyrel.compiler.lowering.rule_table import PlacedRule
 from pyrel.compiler.program.program import Program
 from pyrel.compiler.program.step_pattern import Pattern
-from pyrel.engine.plan import EXPLAIN
+from pyrel.engine.plans.base import EXPLAIN
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +19,7 @@ class Compiled:
     Attributes
     ----------
     programs : dict
-        By name, those of its plan (`pyrel.engine.plan`).
+        By name, those of its plan (`pyrel.engine.plans`).
     patterns : Patterns or None
         Where these are written by patterns: they hold the weights that all numbers of steps share.
     rules : tuple of PlacedRule

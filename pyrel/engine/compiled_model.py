@@ -18,6 +18,7 @@ from pyrel.engine.compiled import AnySteps, Compiled
 from pyrel.engine.inputs import Inputs
 from pyrel.engine.program_file import read_program, write_program
 from pyrel.engine.programs import Programs, Source
+from pyrel.engine.progress import Told
 from pyrel.engine.results import Results
 from pyrel.engine.stability import StabilityWarning
 from pyrel.methods import Method
@@ -35,7 +36,7 @@ class CompiledModel:
 
     def _take(self, method: Method, inputs: Inputs, checked: str, source: Source, isa: str) -> None:
         self._isa = isa
-        self._programs = Programs(source, inputs, isa)
+        self._programs = Programs(source, method, inputs, isa)
         self._stability = StabilityWarning()
         self.method = method
         self.inputs = inputs
@@ -116,12 +117,14 @@ class CompiledModel:
     def _steps_of(self, x: Array) -> int:
         return int(x.shape[1]) if self.any_steps else self.inputs.steps
 
-    def _run(self, x: Array, target: Any, lengths: Any, relevance: Any) -> Results:
+    def _run(
+        self, x: Array, target: Any, lengths: Any, relevance: Any, told: Told | None = None
+    ) -> Results:
         """Explain a batch, or run it forward where there is no place for relevance."""
         if lengths is None:
             steps = self._steps_of(x)
-            return explain_all(self._programs, self.inputs, x, target, steps, relevance)
-        return explain_by_length(self._programs, self.inputs, x, target, lengths, relevance)
+            return explain_all(self._programs, self.inputs, x, target, steps, relevance, told)
+        return explain_by_length(self._programs, self.inputs, x, target, lengths, relevance, told)
 
     def _table_of_rules(self) -> str:
         """Show the rule of each node, where the model was compiled here."""

@@ -38,9 +38,10 @@ from pyrel.engine.arrays import Float32s, Int64s
 from pyrel.engine.checked import NOTHING
 from pyrel.engine.compiled import AnySteps, Compiled, Patterns
 from pyrel.engine.inputs import Inputs
-from pyrel.engine.plan import DECIDE, EXPLAIN
+from pyrel.engine.plans.base import DECIDE, EXPLAIN
+from pyrel.engine.plans.choose import plan_of
 from pyrel.engine.precision import check_precision
-from pyrel.engine.programs import load
+from pyrel.engine.programs import pack
 from pyrel.files.atomic import write_whole
 from pyrel.files.foreign import parsing, read_whole, shown
 from pyrel.files.records import decode, encode
@@ -92,10 +93,16 @@ def write_program(
     Raises
     ------
     TypeError
-        The method is a class of a user, and has options that JSON cannot hold.
+        The method is a class of a user, and has options that JSON cannot hold, or more to it than
+        a program.
     OSError
         The file cannot be written.
     """
+    if isinstance(method, methods.Perturbation) and not is_named(method):
+        raise TypeError(
+            f"a file holds the program of a method, and {type(method).__name__} does more than run "
+            "one; of such methods it can name pyrel's own"
+        )
     data = dump_program(method, inputs, compiled, checked)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, data)
@@ -186,12 +193,18 @@ def load_program(
     )
     with parsing(source, refusal):
         parts = _parts(tensors, content, method, limits)
-        _, inputs, _, compiled = parts
-        _check(inputs, compiled, isa, limits)
+        chosen, inputs, _, compiled = parts
+        _check(chosen, inputs, compiled, isa, limits)
     return parts
 
 
-def _check(inputs: Inputs, compiled: Compiled | AnySteps, isa: str, limits: Limits) -> None:
+def _check(
+    method: methods.Method,
+    inputs: Inputs,
+    compiled: Compiled | AnySteps,
+    isa: str,
+    limits: Limits,
+) -> None:
     """Let the engine look at the programs; those of patterns at the first number of steps."""
     if isinstance(compiled, Compiled):
         programs = {inputs.steps: compiled}
@@ -209,10 +222,12 @@ def _check(inputs: Inputs, compiled: Compiled | AnySteps, isa: str, limits: Limi
         sizes = {(program.input_size, program.classes) for program in each.programs.values()}
         if len(sizes) > 1:
             raise ValueError("its two programs are of different models")
-        loaded = load(each, inputs, steps, isa)
-        limits.check("outputs", loaded.classes, "outputs")
-        if any(core.explains != (name == EXPLAIN) for name, core in loaded.programs.items()):
+        limits.check("outputs", each.program.classes, "outputs")
+        engines = pack(each, isa)
+        if any(core.explains != (name == EXPLAIN) for name, core in engines.items()):
             raise ValueError("one of its programs does not do what it is there for")
+    names = compiled.programs if isinstance(compiled, Compiled) else compiled.patterns.patterns
+    plan_of(method, names, inputs, inputs.steps)  # whose options have to fit the input
 
 
 def _parts(

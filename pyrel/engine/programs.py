@@ -17,7 +17,9 @@ from pyrel.engine.compiled import AnySteps, Compiled
 from pyrel.engine.inputs import Inputs
 from pyrel.engine.kept_packed import kept_packed
 from pyrel.engine.loaded import Weights, bind, bind_weights
-from pyrel.engine.plan import EXPLAIN, Plan, plan_of
+from pyrel.engine.plans.base import EXPLAIN, Plan
+from pyrel.engine.plans.choose import plan_of
+from pyrel.methods import Method
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,16 +52,22 @@ class Loaded:
         return self.programs[EXPLAIN]
 
 
-def load(compiled: Compiled, inputs: Inputs, steps: int, isa: str) -> Loaded:
-    """Pack programs for an instruction set."""
+def load(compiled: Compiled, method: Method, inputs: Inputs, steps: int, isa: str) -> Loaded:
+    """Pack programs for an instruction set; the errors are those of `plan_of`."""
+    plan = plan_of(method, compiled.programs, inputs, steps)
+    programs = pack(compiled, isa)
+    low, high = inputs.bounds(steps) or (None, None)
+    shape, classes = inputs.of_steps(steps), compiled.program.classes
+    return Loaded(programs, plan, shape, classes, low, high)
+
+
+def pack(compiled: Compiled, isa: str) -> dict[str, _core.Engine]:
+    """Bind programs to an instruction set, by name."""
     patterns = compiled.patterns.patterns if compiled.patterns is not None else {}
-    programs = {
+    return {
         name: bind(program, isa, _packed(patterns.get(name), isa))
         for name, program in compiled.programs.items()
     }
-    low, high = inputs.bounds(steps) or (None, None)
-    shape, classes = inputs.of_steps(steps), compiled.program.classes
-    return Loaded(programs, plan_of(programs), shape, classes, low, high)
 
 
 def _packed(pattern: Pattern | None, isa: str) -> Weights | None:
@@ -80,13 +88,14 @@ class Programs:
     ----------
     source : Compiled, Compiler or AnySteps
         What is compiled, or compiles; a `Compiled` is for the number of steps of the example alone.
+    method : Method
     inputs : Inputs
     isa : str
         Name of the instruction set.
     """
 
-    def __init__(self, source: Source, inputs: Inputs, isa: str) -> None:
-        self.source, self._inputs, self._isa = source, inputs, isa
+    def __init__(self, source: Source, method: Method, inputs: Inputs, isa: str) -> None:
+        self.source, self._method, self._inputs, self._isa = source, method, inputs, isa
         self._kept: dict[int, Loaded] = {}
         self._used: dict[int, int] = {}
         self._clock = itertools.count()
@@ -119,7 +128,7 @@ class Programs:
 
     def _load(self, steps: int) -> Loaded:
         compiled = self.source if isinstance(self.source, Compiled) else self.source.at(steps)
-        loaded = load(compiled, self._inputs, steps, self._isa)
+        loaded = load(compiled, self._method, self._inputs, steps, self._isa)
         if isinstance(self.source, Compiled) and compiled.patterns is None:
             self.source = kept_packed(compiled, loaded.programs)
         while self._kept and sum(self._kept) + steps > _KEPT_STEPS:

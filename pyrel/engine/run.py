@@ -11,6 +11,7 @@ from pyrel.engine import config as runtime
 from pyrel.engine.arrays import Array, Float32s, Int64s
 from pyrel.engine.inputs import Inputs
 from pyrel.engine.programs import Loaded
+from pyrel.engine.progress import Progress
 from pyrel.engine.results import Results, Samples
 
 
@@ -23,10 +24,14 @@ class Run:
         The whole batch, as the user gave it.
     loaded : Loaded
     inputs : Inputs
+    progress : Progress, optional
     """
 
-    def __init__(self, x: Array, loaded: Loaded, inputs: Inputs) -> None:
+    def __init__(
+        self, x: Array, loaded: Loaded, inputs: Inputs, progress: Progress | None = None
+    ) -> None:
         self._x, self._loaded, self._inputs = x, loaded, inputs
+        self._progress = progress
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -59,10 +64,19 @@ class Run:
         else:
             self._loaded.plan.explain(self, samples)
 
-    def run(self, name: str, samples: Samples) -> None:
-        """Run one of the programs."""
+    def once(self, values: Float32s, targets: Int64s | None, results: Results) -> None:
+        """Run the program that explains on the samples alone, whatever the plan makes of it."""
+        self._loaded.plan.once(self, Samples(values, targets, results))
+
+    def advance(self, runs: int) -> None:
+        """Tell how many runs are done since the last time."""
+        if self._progress is not None:
+            self._progress.advance(runs)
+
+    def run(self, name: str, samples: Samples, *, bounded: bool = True) -> None:
+        """Run one of the programs; refuse values beyond the input's bounds if ``bounded``."""
         core, (values, targets, results, first, _) = self._loaded.programs[name], samples
-        low, high = self._loaded.low, self._loaded.high
+        low, high = (self._loaded.low, self._loaded.high) if bounded else (None, None)
         check = self._inputs.check_finite
         threads = runtime.num_threads() if len(values) > 1 else 1  # one sample is never divided
         status = core.run(values, targets, low, high, check, threads, *results, first)

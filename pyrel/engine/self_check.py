@@ -39,6 +39,9 @@ _MAPS: dict[type[Method], Finish] = {
     methods.Gradient: lambda gradient, x: gradient,
     methods.Sensitivity: lambda gradient, x: gradient**2,
     methods.GradientXInput: lambda gradient, x: gradient * x,
+    # Of these it is what their program computes at each copy.
+    methods.IntegratedGradients: lambda gradient, x: gradient,
+    methods.SmoothGrad: lambda gradient, x: gradient,
 }
 
 
@@ -203,7 +206,7 @@ class SelfCheck:
         steps = x.shape[1] if self.inputs.any_steps else self.inputs.steps
         loaded = self.programs.at(steps)
         results = Results.places(np.empty(x.shape, np.float32), len(x), loaded.classes)
-        Run(x, loaded, replace(self.inputs, check_finite=False)).explain(x, targets, results)
+        Run(x, loaded, replace(self.inputs, check_finite=False)).once(x, targets, results)
         return results
 
     def _asked(self, batch: _Batch, finish: Finish | None) -> Answer | None:

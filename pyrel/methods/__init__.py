@@ -44,6 +44,7 @@ from pyrel.methods.other_rules import (
     Winner,
 )
 from pyrel.methods.pattern import PatternAttribution, PatternNet
+from pyrel.methods.perturbation import IntegratedGradients, Perturbation, SmoothGrad
 from pyrel.methods.registry import get, named, names
 from pyrel.methods.rules import (
     AlphaBeta,
@@ -97,6 +98,7 @@ __all__ = [
     "GuidedBackprop",
     "Half",
     "InProportion",
+    "IntegratedGradients",
     "LinearNode",
     "LinearRule",
     "LrpAlphaBeta",
@@ -111,6 +113,7 @@ __all__ = [
     "PassToAll",
     "PatternAttribution",
     "PatternNet",
+    "Perturbation",
     "PoolingRule",
     "ProductRule",
     "Propagation",
@@ -123,6 +126,7 @@ __all__ = [
     "SignalTimesGate",
     "Site",
     "Slope",
+    "SmoothGrad",
     "Start",
     "SumRule",
     "Term",

@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 
 def single(value: Any) -> Any:
@@ -34,6 +35,52 @@ def number(name: str, value: Any, wanted: str = "a number") -> float:
     if isinstance(plain, bool) or not isinstance(plain, int | float):
         raise TypeError(f"{name}: wanted {wanted}, got {_shown(value)}")
     return float(plain)
+
+
+def whole(name: str, value: Any, least: int, most: int) -> int:
+    """Return a whole number as Python's int.
+
+    Raises
+    ------
+    TypeError
+        If it is no whole number, nor an array or tensor of one.
+    ValueError
+        If it is below ``least`` or above ``most``.
+    """
+    plain = single(value)
+    if isinstance(plain, bool) or not isinstance(plain, int):
+        raise TypeError(f"{name}: wanted a whole number, got {_shown(value)}")
+    if not least <= plain <= most:
+        raise ValueError(f"{name}: wanted {least:,} to {most:,}, got {plain:,}")
+    return int(plain)
+
+
+def array(name: str, value: Any) -> npt.NDArray[Any]:
+    """Return numbers as an array that nobody else writes: of int64, or else of float32.
+
+    Raises
+    ------
+    TypeError
+        If they are of a type that is no number.
+    ValueError
+        If they are ragged, NaN or infinite.
+    """
+    torch: Any = sys.modules.get("torch")
+    if torch is not None and isinstance(value, torch.Tensor):
+        value = value.detach().cpu()
+        value = (value.float() if value.is_floating_point() else value).numpy()
+    try:
+        given = np.asarray(value)
+    except ValueError:
+        raise ValueError(f"{name}: wanted a number or an array, got {_shown(value)}") from None
+    if given.dtype.kind not in "iuf":
+        raise TypeError(f"{name}: wanted a number or an array of numbers, got {_shown(value)}")
+    with np.errstate(over="ignore"):
+        made = np.array(given, np.float32 if given.dtype.kind == "f" else np.int64)
+    if not np.isfinite(made).all():
+        raise ValueError(f"{name}: wanted finite float32 numbers, got {_shown(value)}")
+    made.flags.writeable = False
+    return made
 
 
 def flag(name: str, value: Any) -> bool:

@@ -20,6 +20,7 @@ from pyrel.methods.gradient import (
 from pyrel.methods.lrp import LrpAlphaBeta, LrpEpsilon, LrpGamma
 from pyrel.methods.options import single
 from pyrel.methods.pattern import PatternAttribution, PatternNet
+from pyrel.methods.perturbation import IntegratedGradients, SmoothGrad
 
 _METHODS: dict[str, type[Method]] = {
     method.name: method
@@ -29,6 +30,8 @@ _METHODS: dict[str, type[Method]] = {
         GuidedBackprop,
         Deconvnet,
         GradientXInput,
+        IntegratedGradients,
+        SmoothGrad,
         DeepTaylor,
         LrpEpsilon,
         LrpAlphaBeta,

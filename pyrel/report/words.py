@@ -33,6 +33,15 @@ METHODS = {
         "gradient times pixel value: what each pixel adds to or takes from the output if the "
         "network is taken as linear around this sample; signed",
     ),
+    "integrated_gradients": (
+        "Integrated gradients",
+        "what each pixel adds to or takes from the output on the straight way from a blank sample "
+        "to this one; signed, and adds up to the difference of the two outputs",
+    ),
+    "smoothgrad": (
+        "SmoothGrad",
+        "the gradient averaged over noisy copies of the sample, which blurs what holds by chance",
+    ),
     "deep_taylor": (
         "Deep Taylor",
         "shares the output out backwards, layer by layer and step by step, in proportion to what "

@@ -56,6 +56,31 @@ def test_gradient_methods(method: str) -> None:
     assert (norms(e.relevance - theirs)[safe] <= RELATIVE * norms(theirs)[safe]).all()
 
 
+@pytest.mark.parametrize("n_steps", [7, 50])
+def test_integrated_gradients(n_steps: int) -> None:
+    """With a baseline, and its completeness error; where no ReLU switches within rounding."""
+    model, x = feed_forward.net(first_bias=True), feed_forward.inputs(-1.0, 1.0, 20)
+    single, baseline = x.astype(np.float32), x[::2].mean(axis=0).astype(np.float32)
+    tensor, zero = torch.from_numpy(x), torch.from_numpy(baseline.astype(np.float64))[None]
+    target = model(tensor).argmax(1)
+    attributed, delta = captum.IntegratedGradients(model).attribute(
+        tensor, zero, target=target, n_steps=n_steps, return_convergence_delta=True
+    )
+    theirs = attributed.numpy()
+    alphas = (np.polynomial.legendre.leggauss(n_steps)[0] + 1) / 2
+    points = baseline + alphas[:, None, None] * (x - baseline)
+    graph = feed_forward.graph(model, -1.0, 1.0)
+    margins = explain(graph, points.reshape(-1, x.shape[1]), "gradient").margin
+    safe = (margins.reshape(n_steps, -1) > 2).all(axis=0)  # 2: points are rounded, too
+    assert safe.mean() > 0.7
+    options = {"n_steps": n_steps, "baseline": baseline}
+    ours = pyrel.Explainer(model.float(), single, method="integrated_gradients", **options)
+    e = ours(single, target.numpy())
+    assert (norms(e.relevance - theirs)[safe] <= RELATIVE * norms(theirs)[safe]).all()
+    assert np.abs(e.conservation - delta.detach().numpy())[safe].max() <= RELATIVE
+    assert np.abs(delta.detach().numpy()).max() > 100 * RELATIVE  # there is something to compare
+
+
 def captum_deep_taylor(model: nn.Sequential, x: Array, target: int) -> Array:
     """Return captum's Alpha1_Beta0 rule in every layer, biases off."""
     from captum.attr._utils.lrp_rules import (  # type: ignore[import-untyped]

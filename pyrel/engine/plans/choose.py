@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plan of a method."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pyrel.engine.inputs import Inputs
+from pyrel.engine.plans.averaged_gradients import Integrated, Smooth
+from pyrel.engine.plans.base import OneProgram, Plan
+from pyrel.engine.plans.decided import DecidedInFloat32
+from pyrel.errors import UnsupportedModelError
+from pyrel.methods import IntegratedGradients, Method, Perturbation, SmoothGrad
+
+_PLANS: tuple[Plan, ...] = (OneProgram(), DecidedInFloat32())
+
+
+def forward_only_programs(method: Method, precision: str) -> tuple[str, ...]:
+    """Return the names of programs beside the one that explains, with a precision.
+
+    Raises
+    ------
+    ValueError
+        If the method has none of that precision.
+    """
+    if precision != "bf16_all":
+        return ()
+    if isinstance(method, Perturbation):
+        raise ValueError(
+            f"precision: 'bf16_all' rounds the outputs, which {method.name} compares or follows "
+            "over small changes; 'bf16' rounds gradients alone"
+        )
+    return DecidedInFloat32.forward_only
+
+
+def plan_of(method: Method, names: Iterable[str], inputs: Inputs, steps: int) -> Plan:
+    """Return the plan that runs the programs of these names, for a number of steps.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or the method has an option that does not fit the input.
+    UnsupportedModelError
+        If the method does not take such inputs.
+    """
+    found = set(names)
+    if not isinstance(method, Perturbation):
+        for plan in _PLANS:
+            if set(plan.names) == found:
+                return plan
+        raise ValueError(f"there is no plan for the programs {', '.join(sorted(found))}")
+    plan = _of_copies(method, inputs, steps)
+    if set(plan.names) != found:
+        raise ValueError(f"{method.name} does not run the programs {', '.join(sorted(found))}")
+    return plan
+
+
+def _of_copies(method: Perturbation, inputs: Inputs, steps: int) -> Plan:
+    shape, bounds = inputs.of_steps(steps), inputs.bounds(steps)
+    if inputs.vocabulary:
+        raise UnsupportedModelError(
+            f"{method.name} changes values by small amounts, and token ids have none",
+            operator="embedding",
+        )
+    match method:
+        case IntegratedGradients():
+            return Integrated(method, shape, bounds)
+        case SmoothGrad():
+            return Smooth(method, shape, bounds)
+    raise TypeError(f"there is no plan for {method!r}")

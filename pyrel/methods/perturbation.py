@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Methods that explain a sample by what the model does with changed copies of it."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pyrel.methods.base import GradientMethod
+from pyrel.methods.options import array, flag, number, whole
+
+_SHOWN = 8  # numbers of an array that `repr` shows; of others, a digest
+
+
+class Perturbation(GradientMethod):
+    """What methods share that run changed copies of each sample.
+
+    A call runs a part of the copies at a time, so that they never take more than some 100 MB, and a
+    sample larger than that a few times its own size. Its ``progress`` counts them.
+    """
+
+    def __repr__(self) -> str:
+        """Show the constructor call; of a large array, its shape and a digest."""
+        options = ", ".join(f"{name}={_shown(value)}" for name, value in self.options.items())
+        return f"{type(self).__name__}({options})"
+
+
+def _shown(value: Any) -> str:
+    if not isinstance(value, list):
+        return repr(value)
+    given = np.asarray(value)
+    if given.size <= _SHOWN:
+        return repr(value)
+    digest = hashlib.sha256(given.tobytes()).hexdigest()[:16]
+    return f"<array of shape {given.shape}, sha256 {digest}…>"
+
+
+class IntegratedGradients(Perturbation):
+    """(x_i − x'_i) ∫₀¹ ∂f_target/∂x_i (x' + α (x − x')) dα (Sundararajan et al. 2017, equation 1).
+
+    The integral is a Gauss-Legendre quadrature, as captum's default. The relevance adds up to
+    f(x) − f(x') but for the error of the quadrature, the completeness error, which is
+    ``conservation`` of the `pyrel.Explanation`; more steps make it smaller.
+
+    Parameters
+    ----------
+    n_steps : int, default 50
+        Points of the quadrature, 1 to 1,000: so often is the gradient computed.
+    baseline : number or array that broadcasts to one sample, optional
+        x'; by default zeros. The mean of a data set, say, is ``x.mean(0)``.
+    autograd : {"exact", "ignore"}
+        As for `Gradient`.
+
+    Raises
+    ------
+    ValueError
+        When a model is compiled: the baseline has another shape than a sample, or lies outside
+        [low, high].
+
+    Examples
+    --------
+    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
+    >>> x = torch.rand(5, 3)
+    >>> explainer = pyrel.Explainer(model, x, "integrated_gradients", baseline=x.mean(0))
+    >>> e = explainer(x, target=1)
+    >>> rise = (e.output - explainer.forward(x.mean(0, keepdim=True)))[:, 1]
+    >>> torch.allclose(e.relevance.sum(1), rise + e.conservation, atol=1e-6)
+    True
+    >>> bool((e.conservation.abs() < 1e-5).all())
+    True
+    """
+
+    name = "integrated_gradients"
+
+    def __init__(self, n_steps: int = 50, baseline: Any = None, autograd: str = "exact") -> None:
+        super().__init__(autograd)
+        self.n_steps = whole("n_steps", n_steps, 1, 1000)
+        self.baseline = None if baseline is None else array("baseline", baseline)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """``n_steps``, and others unless they are the default."""
+        given = {} if self.baseline is None else {"baseline": self.baseline.tolist()}
+        return {"n_steps": self.n_steps, **given, **super().options}
+
+    def quadrature(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Return the points α in (0, 1), ascending, and their weights, which add up to 1."""
+        points, weights = np.polynomial.legendre.leggauss(self.n_steps)
+        return (points + 1) / 2, weights / 2
+
+
+class SmoothGrad(Perturbation):
+    """The mean of the gradient at x + noise, noise normal (Smilkov et al. 2017, section 3).
+
+    The noise is drawn by NumPy's default generator from the seed, the same for each sample, which
+    so gets the same relevance in any batch. Noisy samples may leave the range of the input.
+
+    Parameters
+    ----------
+    n_samples : int, default 50
+        How many gradients are averaged, 1 to 10,000.
+    noise : float, default 0.15
+        Standard deviation of the noise over the width of the input's range: of high − low of each
+        element where both are given and finite, else of the largest less the smallest value of the
+        sample.
+    std : number or array that broadcasts to one sample, optional
+        Standard deviation itself, instead of ``noise``.
+    squared : bool, default False
+        Average the squares of the gradients (Hooker et al. 2019, section 3).
+    seed : int, default 0
+    autograd : {"exact", "ignore"}
+        As for `Gradient`.
+
+    Examples
+    --------
+    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
+    >>> x = torch.rand(5, 3)
+    >>> e = pyrel.explain(model, x, "smoothgrad", std=0.1, low=0.0, high=1.0)
+    >>> alone = pyrel.explain(model, x[3:4], "smoothgrad", std=0.1, low=0.0, high=1.0)
+    >>> torch.equal(e.relevance[3:4], alone.relevance)
+    True
+    """
+
+    name = "smoothgrad"
+
+    def __init__(
+        self,
+        n_samples: int = 50,
+        noise: float = 0.15,
+        std: Any = None,
+        squared: bool = False,
+        seed: int = 0,
+        autograd: str = "exact",
+    ) -> None:
+        super().__init__(autograd)
+        self.n_samples = whole("n_samples", n_samples, 1, 10_000)
+        self.noise = number("noise", noise)
+        self.std = None if std is None else array("std", std)
+        self.squared = flag("squared", squared)
+        self.seed = whole("seed", seed, 0, 2**63 - 1)
+        wanted = ("noise", self.noise) if self.std is None else ("std", self.std)
+        if not (np.isfinite(wanted[1]).all() and np.min(wanted[1], initial=0.0) >= 0):
+            raise ValueError(f"{wanted[0]}: wanted finite numbers of 0 or more, got {wanted[1]!r}")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """``n_samples``, the size of the noise, ``seed``, and what else is not the default."""
+        size = {"noise": self.noise} if self.std is None else {"std": self.std.tolist()}
+        squared = {"squared": True} if self.squared else {}
+        return {
+            "n_samples": self.n_samples,
+            **size,
+            **squared,
+            "seed": self.seed,
+            **super().options,
+        }
