@@ -128,6 +128,8 @@ class CompiledModel:
 
     def _table_of_rules(self) -> str:
         """Show the rule of each node, where the model was compiled here."""
+        if not self.method.backward:
+            return "  (no rules: it compares outputs)"
         source = self._programs.source
         rules = source.rules() if isinstance(source, Compiler) else getattr(source, "rules", ())
         return as_text(rules) if rules else "  (the rules are in the program, without names)"

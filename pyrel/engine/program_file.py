@@ -224,7 +224,8 @@ def _check(
             raise ValueError("its two programs are of different models")
         limits.check("outputs", each.program.classes, "outputs")
         engines = pack(each, isa)
-        if any(core.explains != (name == EXPLAIN) for name, core in engines.items()):
+        back = {name: name == EXPLAIN and method.backward for name in engines}
+        if any(core.explains != back[name] for name, core in engines.items()):
             raise ValueError("one of its programs does not do what it is there for")
     names = compiled.programs if isinstance(compiled, Compiled) else compiled.patterns.patterns
     plan_of(method, names, inputs, inputs.steps)  # whose options have to fit the input

@@ -44,7 +44,12 @@ from pyrel.methods.other_rules import (
     Winner,
 )
 from pyrel.methods.pattern import PatternAttribution, PatternNet
-from pyrel.methods.perturbation import IntegratedGradients, Perturbation, SmoothGrad
+from pyrel.methods.perturbation import (
+    IntegratedGradients,
+    Occlusion,
+    Perturbation,
+    SmoothGrad,
+)
 from pyrel.methods.registry import get, named, names
 from pyrel.methods.rules import (
     AlphaBeta,
@@ -108,6 +113,7 @@ __all__ = [
     "NormalisationRule",
     "NormalisationSlope",
     "Nothing",
+    "Occlusion",
     "Part",
     "Pass",
     "PassToAll",

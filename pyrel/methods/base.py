@@ -35,6 +35,9 @@ class Method(ABC):
     folds : bool
         Whether inner values that may be negative are folded into the linear nodes that read them,
         so that relevance never has to go through them.
+    backward : bool
+        Whether anything is sent back through the network; of a method that only compares outputs,
+        the program computes these alone.
     needs_bounds : bool
         Whether the smallest and largest input values have to be given.
     gates : {"signal", "half"}
@@ -59,6 +62,7 @@ class Method(ABC):
     relu: ClassVar[AtRelu] = AtRelu.mask
     conserves: ClassVar[bool] = False
     folds: ClassVar[bool] = False
+    backward: ClassVar[bool] = True
     needs_bounds: ClassVar[bool] = False
     finish: AtInput = AtInput.keep
     gates: str = "signal"

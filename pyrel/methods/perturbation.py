@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pyrel.methods.base import GradientMethod
-from pyrel.methods.options import array, flag, number, whole
+from pyrel.methods.options import array, flag, number, single, whole
 
 _SHOWN = 8  # numbers of an array that `repr` shows; of others, a digest
 
@@ -157,3 +158,104 @@ class SmoothGrad(Perturbation):
             "seed": self.seed,
             **super().options,
         }
+
+
+class Occlusion(Perturbation):
+    """f(x) − f(x with a patch occluded) (Zeiler and Fergus 2014, section 4.2), patch by patch.
+
+    Each element of a patch gets the whole difference, the mean of them where patches overlap, as in
+    captum. The program is that of the forward pass. Occluded samples may leave the range of the
+    input.
+
+    Parameters
+    ----------
+    patch : int or sequence of int, optional
+        Its size along each axis of a sample; a number n means n × n elements of the last two axes.
+        By default a step: all that has one index of the first axis, which for token ids is a token.
+    stride : int or sequence of int, optional
+        How far patches are apart, 1 to the size of a patch, which is the default. Patches beyond
+        the end of an axis are cut off there.
+    baseline : number or array that broadcasts to one sample, optional
+        What stands in an occluded place; by default zeros. Of a model that takes token ids it has
+        to be given, and be one of these.
+
+    Raises
+    ------
+    ValueError
+        When a model is compiled: an option does not fit the shape of a sample, or token ids need a
+        baseline.
+
+    Examples
+    --------
+    >>> model, x = torch.nn.Linear(4, 2), torch.rand(5, 4)
+    >>> e = pyrel.explain(model, x, "occlusion", target=0)
+    >>> torch.allclose(e.relevance, x * model.weight[0], atol=1e-6)
+    True
+    """
+
+    name = "occlusion"
+    backward = False
+
+    def __init__(
+        self,
+        patch: int | Sequence[int] | None = None,
+        stride: int | Sequence[int] | None = None,
+        baseline: Any = None,
+    ) -> None:
+        super().__init__("ignore")  # nothing is differentiated
+        self.patch = None if patch is None else _sizes("patch", patch)
+        self.stride = None if stride is None else _sizes("stride", stride)
+        self.baseline = None if baseline is None else array("baseline", baseline)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What is given of ``patch``, ``stride`` and ``baseline``."""
+        baseline = None if self.baseline is None else self.baseline.tolist()
+        given = {"patch": self.patch, "stride": self.stride, "baseline": baseline}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in given.items()
+            if value is not None
+        }
+
+    def windows(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the size and the stride of patches along each axis of a sample.
+
+        Raises
+        ------
+        ValueError
+            If an option has another number of axes, or strides are wider than patches.
+        """
+        patch = _along("patch", self.patch, shape, (1, *shape[1:])[: len(shape)])
+        stride = _along("stride", self.stride, shape, patch)
+        if any(s > p for s, p in zip(stride, patch, strict=True)):
+            raise ValueError(f"stride: wanted at most the size of a patch, {patch}, got {stride}")
+        return patch, stride
+
+
+_LARGEST_SIZE = 2**31
+
+
+def _sizes(name: str, value: Any) -> int | tuple[int, ...]:
+    """Return a size, or one for each axis."""
+    plain = single(value) if not isinstance(value, Sequence) else value
+    if isinstance(plain, int):
+        return whole(name, plain, 1, _LARGEST_SIZE)
+    if isinstance(plain, str) or not isinstance(plain, Sequence | np.ndarray):
+        raise TypeError(f"{name}: wanted a whole number or one for each axis, got {value!r}")
+    return tuple(whole(name, each, 1, _LARGEST_SIZE) for each in plain)
+
+
+def _along(
+    name: str,
+    given: int | tuple[int, ...] | None,
+    shape: tuple[int, ...],
+    default: tuple[int, ...],
+) -> tuple[int, ...]:
+    """Return sizes along each axis, none larger than the axis."""
+    sizes = default if given is None else given
+    if isinstance(sizes, int):
+        sizes = tuple(sizes if axis >= len(shape) - 2 else 1 for axis in range(len(shape)))
+    if len(sizes) != len(shape):
+        raise ValueError(f"{name}: wanted a size for each axis of a sample, {shape}, got {sizes}")
+    return tuple(min(size, most) for size, most in zip(sizes, shape, strict=True))

@@ -20,7 +20,7 @@ from pyrel.methods.gradient import (
 from pyrel.methods.lrp import LrpAlphaBeta, LrpEpsilon, LrpGamma
 from pyrel.methods.options import single
 from pyrel.methods.pattern import PatternAttribution, PatternNet
-from pyrel.methods.perturbation import IntegratedGradients, SmoothGrad
+from pyrel.methods.perturbation import IntegratedGradients, Occlusion, SmoothGrad
 
 _METHODS: dict[str, type[Method]] = {
     method.name: method
@@ -32,6 +32,7 @@ _METHODS: dict[str, type[Method]] = {
         GradientXInput,
         IntegratedGradients,
         SmoothGrad,
+        Occlusion,
         DeepTaylor,
         LrpEpsilon,
         LrpAlphaBeta,

@@ -42,6 +42,10 @@ METHODS = {
         "SmoothGrad",
         "the gradient averaged over noisy copies of the sample, which blurs what holds by chance",
     ),
+    "occlusion": (
+        "Occlusion",
+        "what the output loses when a part of the sample, such as a step, is blanked out; signed",
+    ),
     "deep_taylor": (
         "Deep Taylor",
         "shares the output out backwards, layer by layer and step by step, in proportion to what "

@@ -16,7 +16,7 @@ import pyrel
 from pyrel.compiler.graph.nodes import Embedding, Graph, Linear
 
 INTEGERS = (np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64)
-OF_FLOATS = ("integrated_gradients", "smoothgrad")
+OF_FLOATS = ("integrated_gradients", "smoothgrad", "occlusion")
 
 
 @pytest.mark.parametrize("method", [n for n in pyrel.methods.names() if n not in OF_FLOATS])

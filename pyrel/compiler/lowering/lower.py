@@ -122,7 +122,7 @@ def lower_with_rules(
     if check_sites:
         method.check_sites(placement.sites)
     program = _lowered_apart(facts, placement, precision)
-    return _finished(program), placed_rules(placement)
+    return _finished(program), placed_rules(placement) if method.backward else ()
 
 
 def lower_apart(
@@ -143,6 +143,8 @@ def lower_apart(
 
 
 def _lowered_apart(facts: Facts, placement: Placement, precision: str) -> Program:
+    if not placement.method.backward:
+        return _forward_apart(facts, placement)
     emitter = Emitter(facts, placement.method.conserves, precision, placement.cache)
     _forward(emitter, placement)
     _back(Relevance(emitter), placement)
@@ -158,7 +160,11 @@ def lower_forward_apart(
     graph: Graph, method: Method, low: Floats, high: Floats, cache: LoweringCache | None = None
 ) -> Program:
     """Do what `lower_forward` does, but leave every value a place of its own."""
-    facts, placement = place_rules(graph, method, low, high, cache)
+    return _forward_apart(*place_rules(graph, method, low, high, cache))
+
+
+def _forward_apart(facts: Facts, placement: Placement) -> Program:
+    method = placement.method
     emitter = Emitter(facts, method.conserves, "float32", placement.cache)
     _forward(emitter, None)
     _seed(Relevance(emitter), method)

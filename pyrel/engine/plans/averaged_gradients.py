@@ -48,9 +48,9 @@ class Integrated(OfCopies):
 
     def add(self, total: Float64s, first: int, found: Float32s, values: Float32s) -> None:
         """Add gradients, times their weights, in the order of the path."""
-        term = np.empty_like(total)
         for gradient, weight in zip(found, self._weights[first:], strict=False):
-            total += np.multiply(gradient, weight, out=term)
+            gradient *= np.float32(weight)
+            total += gradient
 
     def finish(self, runner: Runner, total: Float64s, here: Samples) -> None:
         """Multiply by the way from the baseline, and compare with the difference of the outputs."""
@@ -131,12 +131,8 @@ class Smooth(OfCopies):
 
     def add(self, total: Float64s, first: int, found: Float32s, values: Float32s) -> None:
         """Add gradients or their squares."""
-        term = np.empty_like(total)
         for gradient in found:
-            if self._method.squared:
-                total += np.square(gradient, out=term, dtype=np.float64)
-            else:
-                total += gradient
+            total += np.square(gradient, out=gradient) if self._method.squared else gradient
 
     def finish(self, runner: Runner, total: Float64s, here: Samples) -> None:
         """Divide by their number."""

@@ -9,8 +9,9 @@ from pyrel.engine.inputs import Inputs
 from pyrel.engine.plans.averaged_gradients import Integrated, Smooth
 from pyrel.engine.plans.base import OneProgram, Plan
 from pyrel.engine.plans.decided import DecidedInFloat32
+from pyrel.engine.plans.occlusion import Occluded
 from pyrel.errors import UnsupportedModelError
-from pyrel.methods import IntegratedGradients, Method, Perturbation, SmoothGrad
+from pyrel.methods import IntegratedGradients, Method, Occlusion, Perturbation, SmoothGrad
 
 _PLANS: tuple[Plan, ...] = (OneProgram(), DecidedInFloat32())
 
@@ -56,6 +57,8 @@ def plan_of(method: Method, names: Iterable[str], inputs: Inputs, steps: int) ->
 
 
 def _of_copies(method: Perturbation, inputs: Inputs, steps: int) -> Plan:
+    if isinstance(method, Occlusion):
+        return Occluded(method, inputs, steps)
     shape, bounds = inputs.of_steps(steps), inputs.bounds(steps)
     if inputs.vocabulary:
         raise UnsupportedModelError(

@@ -50,7 +50,7 @@ class OfCopies(Plan):
         """Add what comes of the copies from number ``first`` on to what came of others.
 
         ``found`` is the relevance of the copies (copies, samples, ...), or without `backward` their
-        output of the class that is explained (copies, samples).
+        output of the class that is explained (copies, samples). It may be overwritten.
         """
 
     @abstractmethod
