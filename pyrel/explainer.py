@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import inspect
-import operator
 from dataclasses import asdict
 from typing import Any, TypeAlias
 
@@ -180,30 +179,6 @@ class Explainer(CompiledModel):
     def __str__(self) -> str:
         """Show what `repr` shows, and the rule of each node where the model was compiled here."""
         return f"{self!r}\n{self._table_of_rules()}"
-
-    @property
-    def flops(self) -> float:
-        """Floating-point operations of the products for one sample, forward and backward.
-
-        With ``any_steps``, of one with as many steps as the example had.
-        """
-        return self._programs.at(self.inputs.steps).core.flops
-
-    def classes_at(self, steps: int) -> int:
-        """Return the number of raw outputs for a number of steps.
-
-        Raises
-        ------
-        TypeError
-            If ``steps`` is no whole number.
-        ValueError
-            If the model does not take so many.
-        """
-        try:
-            steps = operator.index(steps)
-        except TypeError:
-            raise TypeError(f"steps: wanted a whole number, got {type(steps).__name__}") from None
-        return self._programs.classes_at(steps) if self.any_steps else self.classes
 
     def __call__(
         self,

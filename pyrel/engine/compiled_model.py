@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from pathlib import Path
 from typing import Any, Self
@@ -44,6 +45,30 @@ class CompiledModel:
         self.input_shape = inputs.shape
         self.any_steps = inputs.any_steps
         self.classes = self._programs.classes_at(inputs.steps)
+
+    @property
+    def flops(self) -> float:
+        """Floating-point operations of the products for one sample, forward and backward.
+
+        With ``any_steps``, of one with as many steps as the example had.
+        """
+        return self._programs.at(self.inputs.steps).core.flops
+
+    def classes_at(self, steps: int) -> int:
+        """Return the number of raw outputs for a number of steps.
+
+        Raises
+        ------
+        TypeError
+            If ``steps`` is no whole number.
+        ValueError
+            If the model does not take so many.
+        """
+        try:
+            steps = operator.index(steps)
+        except TypeError:
+            raise TypeError(f"steps: wanted a whole number, got {type(steps).__name__}") from None
+        return self._programs.classes_at(steps) if self.any_steps else self.classes
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the compiled program to a file, which `load` reads without the model.
