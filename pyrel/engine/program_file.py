@@ -222,8 +222,8 @@ def _check(
         sizes = {(program.input_size, program.classes) for program in each.programs.values()}
         if len(sizes) > 1:
             raise ValueError("its two programs are of different models")
-        limits.check("outputs", each.program.classes, "outputs")
         engines = pack(each, isa)
+        limits.check("outputs", each.program.classes, "outputs")
         back = {name: name == EXPLAIN and method.backward for name in engines}
         if any(core.explains != back[name] for name, core in engines.items()):
             raise ValueError("one of its programs does not do what it is there for")
