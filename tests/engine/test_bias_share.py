@@ -8,7 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from engine.checks import RELATIVE, assert_relevance, rows, target_score, unchecked
+from engine.checks import (
+    RELATIVE,
+    assert_relevance,
+    rows,
+    target_score,
+    unchecked,
+    unchecked_at,
+)
 from engine.linear_rules import EXHIBITS, RULES, compiled, expected
 from engine.operator_models import seeded
 from reference import explain
@@ -73,7 +80,7 @@ def test_every_step_of_a_recurrence_keeps_all(cell: str, layers: int) -> None:
             return self.out(steps[:, -1])
 
     x = np.random.default_rng(0).normal(size=(20, 5, 3)).astype(np.float32)
-    e = unchecked(Last().eval(), x, method="lrp_epsilon", bias="share", epsilon=EPSILON)(x)
+    e = unchecked_at(Last().eval(), x, method="lrp_epsilon", bias="share", epsilon=EPSILON)(x)
     assert_all_shared(e, 4.0)
 
 
@@ -172,7 +179,7 @@ def test_the_published_code() -> None:
     config = {"steps": steps, "cell": "LSTM", "sizes": [units]}
     x = np.random.default_rng(4).normal(size=(8, steps, features)).astype(np.float32)
     theirs = LstmLrp(config, state, 1e-9, bias_factor=1.0)(x)
-    explainer = unchecked(Last().eval(), x, method="lrp_epsilon", bias="share", epsilon=1e-9)
+    explainer = unchecked_at(Last().eval(), x, method="lrp_epsilon", bias="share", epsilon=1e-9)
     e = explainer(x)
     bound = 1e-4 * np.abs(rows(theirs)).sum(axis=1)
     assert (np.abs(rows(e.relevance - theirs)) <= bound[:, None]).all()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -55,12 +56,16 @@ class Tower(nn.Module):
 torch.manual_seed(0)
 TOWER = Tower().eval()
 X = torch.rand(6, 3, 4, generator=torch.Generator().manual_seed(1))
-CAPTURED = pyrel.capture(TOWER, X)
 PLACES = ("front.0", "front.2", "core", "head.0", "head.2")
 
 
+@functools.cache
+def captured() -> pyrel.Graph:
+    return pyrel.capture(TOWER, X)
+
+
 def explained(method: Any, **options: Any) -> Any:
-    return unchecked(CAPTURED, X, method=method, **options)(X, target=0).relevance.numpy()
+    return unchecked(captured(), X, method=method, **options)(X, target=0).relevance.numpy()
 
 
 def assert_placed(method: RelevancePropagation, *rules: LinearRule) -> None:
@@ -201,12 +206,12 @@ def test_what_is_no_rule() -> None:
 def test_patterns_without_a_module(module: str) -> None:
     method = Composite([Assign(FLAT, kind="dense"), Assign(GAMMA, module=module)])
     with pytest.raises(ValueError, match=f"module='{module.replace('*', '.*')}'.*matches none"):
-        pyrel.Explainer(CAPTURED, X, method=method)
+        pyrel.Explainer(captured(), X, method=method)
 
 
 def test_a_box_without_bounds() -> None:
     with pytest.raises(ValueError, match="epsilon_gamma_box needs low= and high="):
-        pyrel.Explainer(CAPTURED, X, method="epsilon_gamma_box")
+        pyrel.Explainer(captured(), X, method="epsilon_gamma_box")
 
 
 def test_a_method_without_a_linear_rule() -> None:
@@ -223,7 +228,7 @@ def test_a_method_without_a_linear_rule() -> None:
 
     wanted = "wrong: wanted a rule of the class LinearRule for the dense node in module 'core', got"
     with pytest.raises(TypeError, match=wanted):
-        pyrel.Explainer(CAPTURED, X, method=Wrong())
+        pyrel.Explainer(captured(), X, method=Wrong())
 
 
 # A rule of a user's own, by what the package makes public alone
