@@ -275,8 +275,7 @@ class NarrowButWhole(Narrow):
         return {"total_length": x.shape[1]}
 
 
-@pytest.mark.parametrize("units", [1, 2])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("units", "seed"), [(1, 0), (1, 1), (2, 2)])
 def test_padding_that_seldom_decides_is_refused(units: int, seed: int) -> None:
     torch.manual_seed(seed)
     with pytest.raises(pyrel.UnsupportedModelError, match="longest.*total_length"):
