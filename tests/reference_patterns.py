@@ -65,6 +65,7 @@ class Layers:
         self.matrices = matrices
         self.read: dict[str, list[Array]] = defaultdict(list)
         self.weights: dict[str, Array] = {}
+        self.kernels: dict[str, int] = {}  # elements of a kernel in each channel
         self.nearest = torch.tensor(np.inf)  # |z| of each sample, the smallest
 
     def dense(self, name: str, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -82,6 +83,7 @@ class Layers:
     def convolution(self, name: str, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Convolve with as much padding as keeps height and width; rows are positions."""
         kernel = weight.shape[-1]
+        self.kernels[name] = kernel**2
         rows = F.unfold(x, kernel, padding=kernel // 2).transpose(1, 2)
         z = self.dense(name, rows, weight.flatten(1), bias)
         return z.transpose(1, 2).reshape(len(x), -1, *x.shape[2:])

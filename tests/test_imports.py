@@ -49,7 +49,7 @@ AROUND = {
     },
     "cli": {
         *("face", "methods", "limits", "program", "engine", "files", "metrics", "plots", "report"),
-        *("training", "experiment", "benchmark"),
+        *("patterns", "training", "experiment", "benchmark"),
     },
     "__init__": {
         *("face", "methods", "graph", "capture", "limits", "program", "engine", "data"),

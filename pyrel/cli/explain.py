@@ -6,6 +6,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +38,7 @@ def explain(
     source: options.Source,
     out: options.Out,
     method: options.Method = None,
+    patterns: options.Patterns = None,
     target: options.Target = "predicted",
     lengths: options.Lengths = None,
     low: options.Low = None,
@@ -64,8 +67,9 @@ def explain(
     from pyrel.files.samples import unchanged
 
     inputs = {"the model": model, "the input": source, "the file of classes": Path(target)}
-    if lengths is not None:
-        inputs["the file of lengths"] = lengths
+    for name, given in (("lengths", lengths), ("patterns", patterns)):
+        if given is not None:
+            inputs[f"the file of {name}"] = given
     refuse_overwriting(out, inputs)
     if save_program is not None:
         refuse_overwriting(save_program, inputs)
@@ -74,7 +78,8 @@ def explain(
     steps = None if lengths is None else read_array(lengths)
     with unchanged(model) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-        explainer = _explainer(model, method, low, high, lengths is not None, trust, limit_factor)
+        chosen = _Chosen(method, low, high, lengths is not None, patterns)
+        explainer = _explainer(model, chosen, trust, limit_factor)
     if save_program is not None:
         explainer.save(save_program)
     name = explainer.method.name
@@ -87,7 +92,7 @@ def explain(
             lengths=steps,
             key=key,
             progress=lambda samples, count: progress(name, samples, count),
-            resume=json.dumps([digest, name, low, high, lengths is not None]),
+            resume=json.dumps([digest, name, low, high, lengths is not None, chosen.digest()]),
         )
     typer.echo(f"Wrote {out}: {done.samples:,} samples, {name}")
     if save_program is not None:
@@ -128,15 +133,38 @@ def _target(text: str) -> Any:
     )
 
 
-def _explainer(
-    path: Path,
-    method: str | None,
-    low: float | None,
-    high: float | None,
-    lengths: bool,
-    trust: bool,
-    limit_factor: float,
-) -> Explainer:
+@dataclass(frozen=True)
+class _Chosen:
+    """What a user says of the method; None where nothing is said."""
+
+    method: str | None
+    low: float | None
+    high: float | None
+    lengths: bool
+    patterns: Path | None
+
+    def options(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
+        """Return arguments of an Explainer; by default the range is that of the model's data."""
+        given: dict[str, Any] = {
+            "method": self.method or "deep_taylor",
+            "low": metadata.get("low") if self.low is None else self.low,
+            "high": metadata.get("high") if self.high is None else self.high,
+            "lengths": self.lengths,
+        }
+        if self.patterns is not None:
+            from pyrel.patterns import Patterns
+
+            given["patterns"] = Patterns.load(self.patterns)
+        return given
+
+    def digest(self) -> str:
+        """Return a digest of the patterns."""
+        if self.patterns is None:
+            return ""
+        return hashlib.sha256(self.patterns.read_bytes()).hexdigest()
+
+
+def _explainer(path: Path, chosen: _Chosen, trust: bool, limit_factor: float) -> Explainer:
     import torch
 
     from pyrel.compiler.program.file_limits import Limits
@@ -145,33 +173,29 @@ def _explainer(
     from pyrel.training import load_model
 
     limits = Limits().times(limit_factor)
-    wanted = method or "deep_taylor"
     if path.suffix == ".pt2":
-        exported = _exported(path, trust)
-        return Explainer(exported, method=wanted, low=low, high=high, lengths=lengths)
+        return Explainer(_exported(path, trust), **chosen.options({}))
     if read_kind(path, limits) == "program":
-        given = {"--method": method, "--low": low, "--high": high}
+        given = {
+            "--method": chosen.method,
+            "--low": chosen.low,
+            "--high": chosen.high,
+            "--patterns": chosen.patterns,
+        }
         if names := [name for name, value in given.items() if value is not None]:
             raise ValueError(
                 f"{path} is a compiled program, which has its method and range: leave out "
                 f"{', '.join(names)}, or give the model that it was made of"
             )
         explainer = Explainer.load(path, limits=limits)
-        if lengths and not explainer.inputs.lengths:
+        if chosen.lengths and not explainer.inputs.lengths:
             raise ValueError(
                 f"{path} is a compiled program that takes no lengths: leave out --lengths"
             )
         return explainer
     model, metadata = load_model(path, limits=limits)
     example = torch.zeros(1, model.steps, *model.step_shape)
-    return Explainer(
-        model,
-        example,
-        wanted,
-        low=metadata["low"] if low is None else low,
-        high=metadata["high"] if high is None else high,
-        lengths=lengths,
-    )
+    return Explainer(model, example, **chosen.options(metadata))
 
 
 def _exported(path: Path, trust: bool) -> Any:

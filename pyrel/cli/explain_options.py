@@ -36,6 +36,14 @@ Method: TypeAlias = Annotated[
         show_default="deep_taylor",
     ),
 ]
+Patterns: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Patterns that pyrel.patterns.fit made of samples and Patterns.save wrote; "
+        "pattern_net and pattern_attribution need them.",
+    ),
+]
 Target: TypeAlias = Annotated[
     str,
     typer.Option(

@@ -61,6 +61,22 @@ def test_the_file_has_what_the_library_says(
             np.testing.assert_array_equal(file[name], getattr(e, name))
 
 
+def test_patterns_come_from_a_file(
+    workshop: Workshop, samples: Samples, captured: Captured, x_file: Path, tmp_path: Path
+) -> None:
+    patterns = library.patterns.fit(captured[0], samples[0])
+    patterns.save(tmp_path / "p.safetensors")
+    out = tmp_path / "r.npz"
+    result = pyrel(
+        "explain", workshop.deep, x_file, "--method", "pattern_attribution", "--patterns",
+        tmp_path / "p.safetensors", "--out", out,
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    e = library.Explainer(*captured, "pattern_attribution", patterns=patterns)(samples[0])
+    with np.load(out, allow_pickle=False) as file:
+        np.testing.assert_array_equal(file["relevance"], e.relevance)
+
+
 @pytest.mark.parametrize("method", ["deep_taylor", "gradient"])
 def test_maps_of_zeros_are_counted(
     tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
@@ -215,6 +231,8 @@ def test_inputs_that_do_not_fit(
         (["--target", "none.npy"], 1, "none.npy: no such file"),
         (["--low", "0.5"], 1, "--low: wanted values <= 0, got 0.5"),
         (["--key", "x"], 1, "is an .npy file, which holds one array"),
+        (["--method", "pattern_net"], 1, "pattern_net needs --patterns, which"),
+        (["--patterns", "none.safetensors"], 1, "none.safetensors: no such file"),
     ],
 )
 def test_wrong_options(

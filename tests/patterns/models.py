@@ -95,17 +95,34 @@ def _feed_forward(module: nn.Module) -> Model:
     return run
 
 
+def _convolutional(module: nn.Module) -> Model:
+    w: Any = {name: p.detach().double() for name, p in module.named_parameters()}
+
+    def run(layers: Layers, x: Tensor) -> Tensor:
+        a = F.relu(layers.convolution("0", x, w["0.weight"], w["0.bias"]))
+        a = F.max_pool2d(a, 2)
+        a = F.relu(layers.convolution("3", a, w["3.weight"], w["3.bias"]))
+        return layers.dense("6", a.flatten(1), w["6.weight"], w["6.bias"])
+
+    return run
+
+
 def cases() -> list[Case]:
     """Make the models, with weights drawn from a seed."""
     torch.manual_seed(3)
     plain = nn.Sequential(
         *(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 7), nn.ReLU(), nn.Linear(7, 3))
     )
+    images = nn.Sequential(
+        *(nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3)),
+    )
     deep = _lively(pyrel.nn.Deep(3, (4, 2), 3, sizes=(8, 7, 6), recurrent=5))
     conv = _lively(pyrel.nn.ConvDeep(2, (8, 6), 3, sizes=(4, 6, 9, 7), recurrent=5))
     lstm, gru = Recurrent("LSTM"), Recurrent("GRU")
     found = [
         Case("feed-forward", plain, _feed_forward(plain), (6,), ("4",), 25),
+        Case("images", images, _convolutional(images), (1, 12, 12), ("6",), 200),
         Case("Deep", deep, hooked(_doubled(deep)), (3, 4, 2), ("output",), 80),
         Case("ConvDeep", conv, hooked(_doubled(conv)), (2, 8, 6), ("output",), 150),
         Case("LSTM", lstm, _lstm(lstm), (4, 5), ("layer", "out"), 60),

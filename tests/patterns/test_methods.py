@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,9 @@ from patterns.models import Case, cases
 from reference_patterns import Array, Layers
 
 import pyrel
+from pyrel.compiler.graph.nodes import Linear
+from pyrel.compiler.passes.pipeline import run_passes
+from pyrel.methods.pattern import random_direction
 from pyrel.patterns import Patterns
 
 CASES = {case.name: case for case in cases()}
@@ -52,13 +56,19 @@ def directions(case: Case, estimator: str) -> dict[str, Array]:
     return found
 
 
+# The first step of an LSTM reads x alone, and is a filter of its own.
+PAIRS = [
+    (name, estimator)
+    for name in CASES
+    for estimator in ("two_component", "linear", "filter")
+    if (name, estimator) != ("LSTM", "filter")
+]
+
+
 @pytest.mark.parametrize("method", ["pattern_net", "pattern_attribution"])
-@pytest.mark.parametrize("estimator", ["two_component", "linear", "filter"])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("name", "estimator"), PAIRS)
 def test_maps_are_those_of_autograd_by_patterns(name: str, estimator: str, method: str) -> None:
     case = CASES[name]
-    if name == "LSTM" and estimator == "filter":
-        pytest.skip("the first step reads x alone, and is a filter of its own")
     x = samples(name)[:40]
     explainer = pyrel.Explainer(
         case.module, x[:2], method=method, patterns=fitted(name), estimator=estimator
@@ -97,9 +107,89 @@ def test_patterns_are_those_of_the_formulas(name: str) -> None:
         ):
             assert pattern is not None
             values = pattern.values[found.units]
-            if ".conv" in layer:  # the graph's patches are by position, torch's by channel
-                channels = values.shape[1] // 9 if values.shape[1] % 25 else values.shape[1] // 25
-                values = values.reshape(len(values), -1, channels).transpose(0, 2, 1)
+            if layer in layers.kernels:  # the graph's patches are by position, torch's by channel
+                values = values.reshape(len(w), layers.kernels[layer], -1).transpose(0, 2, 1)
                 values = values.reshape(wanted.shape)
             np.testing.assert_allclose(values, wanted, rtol=1e-8, atol=1e-8 * np.abs(wanted).max())
         assert found.before_relu[found.units].tolist() == [layer not in case.linear] * len(w)
+
+
+def test_rows_that_are_joined_for_speed_are_among_them() -> None:
+    graph = pyrel.capture(CASES["images"].module, samples("images")[:2])
+    unbounded = np.full(graph.input_size, np.inf)
+    laid_out = run_passes(graph, pyrel.methods.PatternNet(), -unbounded, unbounded).graph
+    assert any(isinstance(node, Linear) and node.positions > 1 for node in laid_out.nodes)
+
+
+def test_identity_shares_out_by_what_inputs_add() -> None:
+    """R_j = Σ_k x_j w_kj R_k / wᵀx, without the bias, where the ReLU is active."""
+    case, x = CASES["feed-forward"], samples("feed-forward")[:40]
+    e = pyrel.explain(case.module, x, "pattern_attribution", estimator="identity")
+    linear = [module for module in case.module if isinstance(module, torch.nn.Linear)]
+    a, activations = x.double().numpy(), []
+    for layer in linear:
+        w, b = (p.detach().double().numpy() for p in (layer.weight, layer.bias))
+        activations.append((a, w, b))
+        a = np.maximum(a @ w.T + b, 0.0)
+    r = np.where(np.arange(3) == e.target.numpy()[:, None], e.output.double().numpy(), 0.0)
+    most = np.abs(r)
+    for number, (a, w, b) in reversed([*enumerate(activations)]):
+        y = a @ w.T
+        on = (y + b > 0) | (number == len(linear) - 1)
+        s = np.where(on, 1 / (y + 1e-6 * np.where(y < 0, -1, 1)), 0.0)
+        # Rounding of y is relative to Σ |a w|.
+        spread = 1 + 30 * (np.abs(a) @ np.abs(w).T) * np.abs(s)
+        r, most = a * ((s * r) @ w), np.abs(a) * ((np.abs(s) * most * spread) @ np.abs(w))
+    assert (np.abs(e.relevance.numpy() - r) <= 30 * EPS * most + 1e-30).all()
+
+
+def test_random_directions_are_drawn_by_seed_and_belong_to_their_weights() -> None:
+    w = np.random.default_rng(0).normal(size=(5, 7))
+    one, other = (random_direction(w, seed) for seed in (0, 1))
+    np.testing.assert_allclose((w * one).sum(axis=1), 1.0)
+    assert np.abs(one - other).max() > 0.01
+    assert (one == random_direction(w.copy(), 0)).all()
+    case, x = CASES["LSTM"], samples("LSTM")[:4]
+    maps = [
+        pyrel.explain(case.module, x, "pattern_net", estimator="random", seed=seed).relevance
+        for seed in (0, 1, 0)
+    ]
+    assert torch.equal(maps[0], maps[2]) and not torch.equal(maps[0], maps[1])
+
+
+def test_patterns_are_told_apart_and_go_into_programs(tmp_path: Path) -> None:
+    case, x = CASES["feed-forward"], samples("feed-forward")
+    graph = pyrel.capture(case.module, x[:2])
+    mine, other = fitted("feed-forward"), pyrel.patterns.fit(graph, x[:100])
+    maps = [
+        pyrel.explain(case.module, x, "pattern_net", patterns=each).relevance
+        for each in (mine, other, mine)
+    ]
+    assert torch.equal(maps[0], maps[2]) and not torch.equal(maps[0], maps[1])
+    explainer = pyrel.Explainer(case.module, x[:2], method="pattern_net", patterns=mine)
+    explainer.save(tmp_path / "e.safetensors")
+    loaded = pyrel.Explainer.load(tmp_path / "e.safetensors")
+    assert torch.equal(loaded(x).relevance, maps[0])
+    assert repr(loaded.method) == "PatternNet(estimator='two_component')"
+
+
+def test_what_cannot_be_explained_is_refused() -> None:
+    case, x = CASES["feed-forward"], samples("feed-forward")[:2]
+    with pytest.raises(ValueError, match="pattern_net needs patterns="):
+        pyrel.Explainer(case.module, x, method="pattern_net")
+    with pytest.raises(TypeError, match="patterns: wanted those of pyrel.patterns.fit"):
+        pyrel.methods.PatternNet([1, 2])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="estimator: wanted"):
+        pyrel.methods.PatternNet(estimator="identity")
+    with pytest.raises(ValueError, match="seed: wanted"):
+        pyrel.methods.PatternAttribution(estimator="random", seed=-1)
+    linear = pyrel.patterns.fit(pyrel.capture(case.module, x), x, estimator="linear")
+    with pytest.raises(ValueError, match="only the linear one was fitted"):
+        pyrel.Explainer(case.module, x, method="pattern_net", patterns=linear)
+
+    class Square(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * x
+
+    with pytest.raises(pyrel.UnsupportedModelError, match="both or neither is a gate"):
+        pyrel.Explainer(Square(), x, method="pattern_net", estimator="filter")

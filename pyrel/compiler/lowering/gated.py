@@ -45,10 +45,11 @@ def back_product(node: Product, relevance: Relevance, placement: Placement) -> N
     stopped = gates.split_stopped(node)
     signal = gates.split(node) if stopped is None else stopped
     if isinstance(rule, other_rules.Signal | other_rules.SignalTimesGate) and signal is None:
+        half = 'gates="half" gives each factor half; ' if placement.method.conserves else ""
         raise UnsupportedModelError(
             f"{placement.method.name} gives relevance to the signal of a product of a gate (a "
             "sigmoid's output) and a signal; here both or neither is a gate. "
-            'gates="half" gives each factor half; gradient_x_input needs no rule',
+            f"{half}gradient_x_input needs no rule",
             operator="mul",
             module=node.module,
         )
