@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 import pyrel.methods
-from pyrel.compiler.capture.capture import capture
 from pyrel.engine.config import num_threads
 from pyrel.experiment.problem import DIGITS_IN_SAMPLE, HIGH, LOW, Problem
 from pyrel.experiment.training import TrainedCell
@@ -189,10 +188,9 @@ def _explain(
     """Return the evaluations of one cell by method, and the relevance of the shown samples."""
     x, y, relevant = samples
     count.add(f"compiling {cell.name}", 0)
-    graph = capture(cell.model, x[:1])
     evaluations, heatmaps = {}, {}
     for name in methods:
-        explainer = Explainer(graph, method=name, low=LOW, high=HIGH)
+        explainer = Explainer(cell.model, x[:1], name, low=LOW, high=HIGH)  # captured once
         relevance = np.empty_like(x)
         output, absorbed = np.empty(len(x)), np.empty(len(x))
         for first in range(0, len(x), _CHUNK):

@@ -9,13 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from pyrel.experiment.reproduce.runs import Kept, Run, complete
 from pyrel.files.atomic import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+T = TypeVar("T")
 
 # Name -> module of this folder, in which the class `Reproduced` is the experiment.
 _MODULES = {"sequence": "sequence", "majority": "majority", "improve": "improve"}
@@ -43,6 +45,10 @@ class Settings:
         """Check the number of seeds."""
         if self.seeds < 1:
             raise ValueError(f"seeds: wanted at least 1, given {self.seeds}")
+
+    def shown(self, samples: Sequence[T]) -> Sequence[T]:
+        """Return the samples of a figure: one is enough for the quick way."""
+        return samples[:1] if self.quick else samples
 
 
 @dataclass(frozen=True, eq=False)

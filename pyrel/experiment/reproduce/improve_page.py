@@ -54,7 +54,7 @@ def page(results: Results, variants: Variants, settings: Settings) -> Page:
             cell: {method: vars(interval) for method, interval in of.items()}
             for cell, of in shares.items()
         }
-        figures |= heatmaps(cells, variants[:4], dataset)
+        figures |= heatmaps(cells, variants[:4], dataset, settings)
         sections.append(_section(cells, variants, dataset, settings, shares))
     lenet = {name: kept for name, kept in results.items() if "-LeNet-" in name}
     tables = []
@@ -129,7 +129,7 @@ def _lenet_figures(results: Results, dataset: str, settings: Settings) -> dict[s
                 pictures[i],
                 {label: arrays[method][i].astype(np.float32) for label, arrays in kept.items()},
             )
-            for i, c in enumerate(lenet_runs.SHOWN)
+            for i, c in enumerate(settings.shown(lenet_runs.SHOWN))
         ]
         title = f"LeNet, {words.label(method)}, {dataset}, seed 0"
         found[f"{dataset}-lenet-{method}"] = heatmap_grid(columns, title)

@@ -59,7 +59,7 @@ def page(results: Results, variants: Variants, settings: Settings) -> Page:
             **{m: {c: {k: vars(i) for k, i in of.items()} for c, of in cells.items()}
                for m, cells in measured.items()},
         }  # fmt: skip
-        pictures = heatmaps(results, variants, dataset)
+        pictures = heatmaps(results, variants, dataset, settings)
         figures |= {f"{dataset}-share": _dots(results, variants, dataset, settings), **pictures}
         parts = [
             f"## {dataset}",
@@ -201,16 +201,19 @@ def _dots(results: Results, variants: Variants, dataset: str, settings: Settings
     return summary_dots(cells, baselines, f"share in the majority, {dataset}")
 
 
-def heatmaps(results: Results, variants: Variants, dataset: str) -> dict[str, Figure]:
+def heatmaps(
+    results: Results, variants: Variants, dataset: str, settings: Settings
+) -> dict[str, Figure]:
     """Draw, of the first seed, the same samples for all cells, and what each gets wrong."""
     names = Problem.of(dataset, "majority").class_names
     kept = {v.label: results[v.name(dataset, 0)].arrays for v in variants}
     found = {}
     for method in PICTURES:
-        columns = _columns(kept, method, names)
+        columns = settings.shown(_columns(kept, method, names))
         title = f"{words.label(method)}, {dataset}, seed 0"
         found[f"{dataset}-{method}"] = _grid(columns, title)
     failed = [c for label, arrays in kept.items() for c in _failures(label, arrays, names)]
+    failed = list(settings.shown(failed))
     if failed:
         title = f"What the cells get wrong, {dataset}, seed 0 (the true class is explained)"
         found[f"{dataset}-failed"] = _grid(failed, title)

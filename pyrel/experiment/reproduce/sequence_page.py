@@ -191,10 +191,10 @@ def _figures(results: Results, dataset: str, settings: Settings) -> dict[str, Fi
                     for cell in CELLS
                 },
             )
-            for i, c in enumerate((0, 1, 5, 9))
+            for i, c in enumerate(settings.shown((0, 1, 5, 9)))
         ]
         figures[f"{dataset}-{method}"] = heatmap_grid(columns, f"{label}, {dataset}, seed 0")
-    of_class = [1, *range(_SHOWN, len(pictures))]
+    of_class = settings.shown([1, *range(_SHOWN, len(pictures))])
     columns = [
         HeatmapColumn(
             names[1],
