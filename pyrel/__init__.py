@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from pyrel._core import version
 
 if TYPE_CHECKING:
-    from pyrel import data, importing, methods, metrics, nn
+    from pyrel import data, importing, methods, metrics, nn, patterns
     from pyrel.compiler.capture.capture import capture
     from pyrel.compiler.graph.nodes import Graph
     from pyrel.compiler.program.file_limits import Limits

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -223,8 +224,9 @@ class _LayerFit:
 
     @property
     def name(self) -> str:
-        """Module and weights, as a text."""
-        return f"{self.layer.module} {self.layer.width} {self.layer.columns.tobytes().hex()}"
+        """Module, width and a digest of the weights, as a text."""
+        weights = blake2b(self.layer.columns.tobytes(), digest_size=16).hexdigest()
+        return f"{self.layer.module} {self.layer.width} {weights}"
 
     @property
     def memory(self) -> int:
