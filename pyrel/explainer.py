@@ -16,10 +16,12 @@ from pyrel.compiler.program.file_limits import Limits
 from pyrel.engine import arrays
 from pyrel.engine import config as runtime
 from pyrel.engine.arrays import Array
+from pyrel.engine.attribute import Attributing
 from pyrel.engine.checked import NOTHING, Checked
 from pyrel.engine.compile import Compiler
 from pyrel.engine.compiled import Compiled
-from pyrel.engine.compiled_model import CompiledModel, limits_of
+from pyrel.engine.compiled_model import limits_of
+from pyrel.engine.inputs import CLIP, RAISE
 from pyrel.engine.model_reference import Reference
 from pyrel.engine.precision import check_precision
 from pyrel.engine.prepare import Model, Wanted, captured, prepare, reference_of
@@ -27,12 +29,12 @@ from pyrel.engine.program_file import dump_program, is_named, load_program
 from pyrel.engine.progress import Told, check_progress
 from pyrel.engine.self_check import SelfCheck, check_option
 from pyrel.explanation import Explanation
-from pyrel.methods.options import flag
+from pyrel.methods.options import flag, single
 
 Bound: TypeAlias = float | npt.ArrayLike | torch.Tensor
 
 
-class Explainer(CompiledModel):
+class Explainer(Attributing):
     """A model compiled for one explanation method.
 
     Compiling copies the weights: later changes to the model do not show. What was captured of a
@@ -55,6 +57,9 @@ class Explainer(CompiledModel):
         be any real numbers. deep_taylor chooses its rule at the input by them. Token ids have none.
     lengths : bool
         Calls may say how long each sequence is. The model has to take any number of steps.
+    out_of_range : {"raise", "clip"}
+        What to do with finite values below ``low`` or above ``high``, as measures of robustness
+        make them: refuse the call, or explain the nearest values inside instead.
     check_finite : bool
         Refuse NaN and infinity in inputs and outputs, and relevance that overflows or is lost near
         the ends of float32's range.
@@ -125,6 +130,7 @@ class Explainer(CompiledModel):
         low: Bound | None = None,
         high: Bound | None = None,
         lengths: bool = False,
+        out_of_range: str = RAISE,
         check_finite: bool = True,
         precision: str = "float32",
         check: str | None = "outputs",
@@ -136,7 +142,7 @@ class Explainer(CompiledModel):
         check_option(check)
         chosen = methods.get(method, _own_options(), **options)
         source = captured(model, example, lengths)
-        wanted = Wanted(low, high, lengths, check_finite)
+        wanted = Wanted(low, high, lengths, check_finite, single(out_of_range))
         inputs, compiled, padding = prepare(source, example, chosen, precision, wanted)
         self._take(chosen, inputs, NOTHING, compiled, isa)
         if check is None and isinstance(compiled, Compiled):
@@ -169,7 +175,8 @@ class Explainer(CompiledModel):
     def __repr__(self) -> str:
         """Show method, shapes and instruction set, and why there is one number of steps only."""
         lengths = ", with lengths" if self.inputs.lengths else ""
-        takes = f"input {self.inputs}{lengths}"
+        clipped = ", clipped to its range" if self.inputs.out_of_range == CLIP else ""
+        takes = f"input {self.inputs}{lengths}{clipped}"
         only = f", {self.inputs.only}" if self.inputs.only else ""
         return (
             f"Explainer({self.method}, {takes}, {self.classes} outputs, checked: {self.checked}, "
@@ -264,10 +271,6 @@ class Explainer(CompiledModel):
         results = self._run(x, None, self._checked_lengths(x, lengths), None)
         given: Array = arrays.like(results.output, x)
         return given
-
-    def attribute(self, inputs: Array, target: Any = None) -> Any:
-        """Relevance alone, under the name that captum and Quantus call."""
-        return self(inputs, target).relevance
 
 
 def _unpickled(

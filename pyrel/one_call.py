@@ -56,7 +56,8 @@ def explain(
     progress : callable, optional
         Told how far the call is; see `Explainer.__call__`.
     **options
-        ``low``, ``high``, ``check_finite`` and the method's own, as `Explainer` takes them.
+        ``low``, ``high``, ``out_of_range``, ``check_finite`` and the method's own, as `Explainer`
+        takes them.
 
     Returns
     -------

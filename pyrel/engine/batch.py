@@ -10,7 +10,7 @@ import numpy as np
 
 from pyrel.engine import arrays
 from pyrel.engine.arrays import Array, Float32s, Int64s
-from pyrel.engine.inputs import Inputs
+from pyrel.engine.inputs import CLIP, Inputs
 from pyrel.engine.programs import Loaded, Programs
 from pyrel.engine.progress import Progress, Told
 from pyrel.engine.results import Results
@@ -34,7 +34,8 @@ def explain_all(
     targets = arrays.targets(target, len(x), loaded.classes)
     results = Results.places(relevance, len(x), loaded.classes)
     run = Run(x, loaded, inputs, progress_of(told, [(len(x), loaded)]))
-    for first, values in arrays.pieces(x, parted=told is not None):
+    parted = told is not None or inputs.out_of_range == CLIP  # which copies
+    for first, values in arrays.pieces(x, parted=parted):
         run.explain(values, targets, results, first)
     return results
 

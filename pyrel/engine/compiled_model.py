@@ -18,7 +18,7 @@ from pyrel.engine.compile import Compiler
 from pyrel.engine.compiled import AnySteps, Compiled
 from pyrel.engine.inputs import Inputs
 from pyrel.engine.program_file import read_program, write_program
-from pyrel.engine.programs import Programs, Source
+from pyrel.engine.programs import Programs, Replanned, Source
 from pyrel.engine.progress import Told
 from pyrel.engine.results import Results
 from pyrel.engine.stability import StabilityWarning
@@ -173,6 +173,13 @@ class CompiledModel:
         explainer = type(self).__new__(type(self))
         explainer.__dict__.update(self.__dict__)
         explainer._stability = StabilityWarning()
+        return explainer
+
+    def _with_options(self, changed: dict[str, Any]) -> Self:
+        """Return an explainer with other options of the method, which no program depends on."""
+        explainer = self.__copy__()
+        explainer.method = type(self.method)(**self.method.options | changed)
+        explainer._programs = Replanned(self._programs, explainer.method)
         return explainer
 
 

@@ -13,6 +13,8 @@ from pyrel.compiler.graph.nodes import Floats
 from pyrel.compiler.limits import LARGEST_EXACT
 from pyrel.engine.arrays import Array, Float32s, Int64s
 
+RAISE, CLIP = "raise", "clip"  # of values out of range
+
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
@@ -26,6 +28,9 @@ class Inputs:
         Smallest and largest value of every element.
     vocabulary : int
         The elements are token ids, integers from 0 on below this; 0 where they are floats.
+    out_of_range : str
+        What is done with finite values below ``low`` or above ``high``: "raise" refuses them, and
+        "clip" explains the nearest ones inside.
     vocabularies : ndarray of int64 of that shape, or None
         Where token ids have bounds of their own: that of each element, 0 where the model does not
         read it, so that it may be any number. ``vocabulary`` is the largest. The same at all steps
@@ -49,6 +54,7 @@ class Inputs:
     check_finite: bool = True
     fixed_because: str = ""
     vocabularies: Int64s | None = None
+    out_of_range: str = RAISE
 
     def __str__(self) -> str:
         """Shape of a batch, such as "(n, T, 28) for any T"."""
@@ -106,6 +112,29 @@ class Inputs:
             np.ascontiguousarray(np.broadcast_to(bound[:1], shape)).reshape(-1)
             for bound in (self.low, self.high)
         )
+
+    def check_out_of_range(self) -> None:
+        """Refuse what is no way to deal with values out of range, or none with these inputs.
+
+        Raises
+        ------
+        ValueError
+            It is no such word, or there is no range to clip to.
+        """
+        if self.out_of_range not in (RAISE, CLIP):
+            raise ValueError(f"out_of_range: wanted 'raise' or 'clip', got {self.out_of_range!r}")
+        if self.out_of_range == CLIP and self.low is None:
+            why = "token ids have no nearest" if self.vocabulary else "it needs low and high"
+            raise ValueError(f"out_of_range: there is nothing to clip to; {why}")
+
+    def inside(self, values: Float32s, low: Float32s | None, high: Float32s | None) -> Float32s:
+        """Return samples with finite values clipped to flat bounds, where that was asked for."""
+        if self.out_of_range != CLIP or low is None or high is None:
+            return values
+        flat = values.reshape(len(values), -1)
+        clipped = np.clip(flat, low, high)
+        np.copyto(clipped, flat, where=~np.isfinite(flat))  # which is refused, or passed on
+        return clipped.reshape(values.shape)
 
     def _bounds_of_ids(self, shape: tuple[int, ...]) -> tuple[Float32s, Float32s]:
         if self.vocabularies is None:

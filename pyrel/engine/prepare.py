@@ -43,12 +43,13 @@ Model: TypeAlias = torch.nn.Module | ExportedProgram | Graph | Capture | Capture
 
 @dataclass(frozen=True, eq=False)
 class Wanted:
-    """The user's settings for the inputs: their range, lengths, and the check for NaN."""
+    """The user's settings for the inputs: their range, lengths, and the checks of values."""
 
     low: Any
     high: Any
     lengths: bool
     check_finite: bool
+    out_of_range: str
 
 
 class Prepared(NamedTuple):
@@ -175,8 +176,10 @@ def _inputs(sample: _Sample, wanted: Wanted, any_steps: bool, because: str = "")
         )
     low, high = arrays.bounds(low, high, shape) or (None, None)
     inputs = Inputs(
-        shape, low, high, vocabulary, any_steps, lengths, wanted.check_finite, because, own
+        *(shape, low, high, vocabulary, any_steps, lengths, wanted.check_finite, because, own),
+        out_of_range=wanted.out_of_range,
     )
+    inputs.check_out_of_range()
     if lengths and not any_steps:
         why = f" (what fixes their number: {because})" if because else ""
         raise UnsupportedModelError(

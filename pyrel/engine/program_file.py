@@ -37,7 +37,7 @@ from pyrel.engine import arrays
 from pyrel.engine.arrays import Float32s, Int64s
 from pyrel.engine.checked import NOTHING
 from pyrel.engine.compiled import AnySteps, Compiled, Patterns
-from pyrel.engine.inputs import Inputs
+from pyrel.engine.inputs import RAISE, Inputs
 from pyrel.engine.plans.base import DECIDE, EXPLAIN
 from pyrel.engine.plans.choose import plan_of
 from pyrel.engine.precision import check_precision
@@ -72,6 +72,7 @@ class _Header:
     most: int | None = None
     checked: str = NOTHING
     custom: bool | None = None
+    out_of_range: str = RAISE
 
 
 def is_named(method: methods.Method) -> bool:
@@ -142,6 +143,7 @@ def dump_program(
         most,
         checked,
         None if named_method else method.conserves,
+        inputs.out_of_range,
     )
     options = method.options
     if not named_method:
@@ -264,7 +266,9 @@ def _parts(
         header.lengths,
         header.check_finite,
         vocabularies=vocabularies,
+        out_of_range=header.out_of_range,
     )
+    inputs.check_out_of_range()
     return (
         method or _method(header, content.get("options")),
         inputs,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from pyrel import _core
@@ -136,3 +136,24 @@ class Programs:
             del self._kept[oldest]
         self._kept[steps] = loaded
         return loaded
+
+
+class Replanned(Programs):
+    """The programs of others, run by the plan of a method that they serve as well.
+
+    Parameters
+    ----------
+    programs : Programs
+    method : Method
+        Of the same class, with other options that no program depends on.
+    """
+
+    def __init__(self, programs: Programs, method: Method) -> None:
+        super().__init__(programs.source, method, programs._inputs, programs._isa)
+        self._of = programs
+
+    def _load(self, steps: int) -> Loaded:
+        loaded = self._of.at(steps)
+        plan = plan_of(self._method, loaded.programs, self._inputs, steps)
+        self._kept[steps] = replace(loaded, plan=plan)
+        return self._kept[steps]

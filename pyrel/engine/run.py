@@ -58,6 +58,7 @@ class Run:
         ValueError, MemoryError
             If the engine refuses them; a message names the sample by its number in the batch.
         """
+        values = self._inputs.inside(values, self._loaded.low, self._loaded.high)
         samples = Samples(values, targets, results, first, numbers)
         if results.relevance is None:
             self._loaded.plan.forward(self, samples)

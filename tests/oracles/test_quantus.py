@@ -4,6 +4,8 @@
 Quantus has no replacement of a patch by its mean, no comprehensiveness, sufficiency and log-odds of
 ERASER, and none of the deep Taylor paper's definitions: those are compared with references written
 from their formulas, in tests/metrics.
+
+The last tests give Quantus an explainer as its `explain_func`.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import pytest
 import torch
 from torch import nn
 
+import pyrel
 from pyrel import metrics
 from pyrel.benchmark.peers.packages import import_zennit
 from pyrel.experiment import randomisation_check
@@ -25,6 +28,7 @@ SAMPLES, SIDE, CLASSES = 6, 6, 3
 # Sums of 36 terms and of 12, in float64 on both sides and in another order.
 FLOAT64 = 1e-12
 PLAIN = dict(normalise=False, disable_warnings=True)
+BOX = dict(low=0.0, high=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -185,3 +189,49 @@ def test_rank_correlation_with_ties(quantus) -> None:
     first, second = np.random.default_rng(3).integers(0, 4, (2, 8, 20)).astype(float)
     theirs = quantus.correlation_spearman(first, second, batched=True)
     np.testing.assert_allclose(metrics.rank_correlation(first, second), theirs, atol=FLOAT64)
+
+
+@pytest.fixture(scope="module")
+def plain() -> nn.Module:
+    torch.manual_seed(0)
+    hidden, output = nn.Linear(SIDE**2, 12), nn.Linear(12, CLASSES)
+    nn.init.constant_(output.bias, 3.0)  # so that deep Taylor has scores above zero
+    return nn.Sequential(nn.Flatten(), hidden, nn.ReLU(), output).eval()
+
+
+@pytest.fixture
+def batch() -> dict[str, Any]:
+    """Make inputs that nearly fill the box, so that noise moves them out of it."""
+    rng = np.random.default_rng(1)
+    x = rng.choice([0.0, 0.5, 1.0], (SAMPLES, 1, SIDE, SIDE)).astype(np.float32)
+    return dict(x_batch=x, y_batch=rng.integers(0, CLASSES, SAMPLES), channel_first=True)
+
+
+def as_function(explainer: pyrel.Explainer) -> Any:
+    """Write the function as the documentation does."""
+
+    def explain(model: Any, inputs: Any, targets: Any, **kwargs: Any) -> Any:
+        return explainer.attribute(inputs, target=targets)
+
+    return explain
+
+
+def test_sensitivity_leaves_the_box(quantus, plain, batch) -> None:
+    measure = quantus.AvgSensitivity(nr_samples=3, lower_bound=0.3, **PLAIN)
+    refusing = pyrel.Explainer(plain, batch["x_batch"], "deep_taylor", **BOX)
+    with pytest.raises(ValueError, match=r"x: wanted values in \[low, high\]"):
+        measure(model=plain, explain_func=as_function(refusing), **batch)
+    clipping = pyrel.Explainer(plain, batch["x_batch"], "deep_taylor", out_of_range="clip", **BOX)
+    scores = np.array(measure(model=plain, explain_func=as_function(clipping), **batch))
+    assert scores.shape == (SAMPLES,)
+    assert np.isfinite(scores).all()
+    assert (scores > 0).any()
+
+
+def test_maps_that_quantus_asks_for_are_those_that_it_is_given(quantus, plain, batch) -> None:
+    explainer = pyrel.Explainer(plain, batch["x_batch"], "lrp_epsilon")
+    measure = quantus.PixelFlipping(perturb_baseline=0.0, features_in_step=6, **PLAIN)
+    asked = measure(model=plain, explain_func=as_function(explainer), **batch)
+    maps = explainer(batch["x_batch"], batch["y_batch"]).relevance
+    given = measure(model=plain, a_batch=maps, **batch)
+    np.testing.assert_array_equal(asked, given)
