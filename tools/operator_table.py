@@ -166,6 +166,10 @@ def _layer_norm(seen: Seen) -> str:
     return "ε, deviation constant" if detached == {True} else "derivative"
 
 
+def _local_response(seen: Seen) -> str:
+    return "derivative" if seen.templates(Slope) else "bypassed"
+
+
 def _embedding(seen: Seen) -> str:
     return "summed over its dimensions"
 
@@ -307,6 +311,12 @@ ROWS = (
         lambda m, x: m.norm(_units(m, x)),
         _layer_norm,
         {"norm": lambda: nn.LayerNorm(WIDTH)},
+    ),
+    Row(
+        "local response norm",
+        "local response norm",
+        lambda m, x: functional.local_response_norm(_channels(_units(m, x)), 3),
+        _local_response,
     ),
     Row("what moves elements", "move", lambda m, x: _units(m, x).flip(1)[:, 1:], _moves),
     Row(

@@ -84,6 +84,33 @@ inline Vector log_of_one_plus(Vector y) {
     return select(large, sum + constant(0.693359375f), sum);
 }
 
+// log(1 + x) for x ≥ 0.
+inline Vector log_of_one_plus_any(Vector x) {
+    const Vector one = constant(1.0f);
+    Vector w = one + x, halvings = zero();
+    constexpr float kPowers[] = {0x1p64f, 0x1p32f, 0x1p16f, 0x1p8f, 0x1p4f, 0x1p2f, 0x1p1f};
+    float step = 64.0f;
+#pragma GCC unroll 8
+    for (const float power : kPowers) {
+        const auto large = less(constant(power), w);
+        w = select(large, w * constant(1.0f / power), w);
+        halvings = select(large, halvings + constant(step), halvings);
+        step *= 0.5f;
+    }
+    // Now w is at most 2; below 1, x has digits that 1 + x has lost.
+    const Vector sum = log_of_one_plus(select(less(x, one), x, w - one));
+    const Vector log = multiply_add(halvings, constant(0.693359375f),
+                                    multiply_add(halvings, constant(-2.12194440e-4f), sum));
+    return select(less(constant(3.40282347e38f), x), x, log);
+}
+
+// (1 + max(0, x))^p
+inline Vector power_of_one_plus(Vector x, Vector p) {
+    const Vector exponent = p * log_of_one_plus_any(at_least(x, 0.0f));
+    const Vector y = exponential(negative(magnitude(exponent)));
+    return select(less(exponent, zero()), y, constant(1.0f) / y);
+}
+
 // 1 / (1 + e^−x), from e = e^−|x|.
 inline Vector sigmoid_from(Vector x, Vector e) {
     const Vector one = constant(1.0f);
@@ -148,6 +175,7 @@ inline Vector apply(Vector x, Vector parameter) {
     }
     if constexpr (F == Function::silu) return at_least(x, -kSigmoidEnd) * sigmoid(x);
     if constexpr (F == Function::reciprocal) return constant(1.0f) / x;
+    if constexpr (F == Function::power) return power_of_one_plus(x, parameter);
 }
 
 template <Function F>
@@ -181,6 +209,8 @@ inline Vector slope(Vector x, Vector parameter) {
         return sigmoid_from(inner, e) * multiply_add(inner, sigmoid_from(negative(inner), e), one);
     }
     if constexpr (F == Function::reciprocal) return negative(one / x) * (one / x);
+    if constexpr (F == Function::power)
+        return select(less(x, zero()), zero(), parameter * power_of_one_plus(x, parameter - one));
 }
 
 }  // namespace

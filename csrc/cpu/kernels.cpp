@@ -127,15 +127,16 @@ void slope_by(const FunctionTask& task) {
 using FunctionKernel = void (*)(const FunctionTask&);
 // In the order of Function.
 constexpr FunctionKernel kActivate[] = {
-    activate_by<Function::sigmoid>,   activate_by<Function::tanh>,
-    activate_by<Function::softplus>,  activate_by<Function::leaky_relu>,
-    activate_by<Function::elu>,       activate_by<Function::gelu>,
-    activate_by<Function::gelu_tanh>, activate_by<Function::silu>,
-    activate_by<Function::reciprocal>};
-constexpr FunctionKernel kSlope[] = {
-    slope_by<Function::sigmoid>,    slope_by<Function::tanh>, slope_by<Function::softplus>,
-    slope_by<Function::leaky_relu>, slope_by<Function::elu>,  slope_by<Function::gelu>,
-    slope_by<Function::gelu_tanh>,  slope_by<Function::silu>, slope_by<Function::reciprocal>};
+    activate_by<Function::sigmoid>,    activate_by<Function::tanh>,
+    activate_by<Function::softplus>,   activate_by<Function::leaky_relu>,
+    activate_by<Function::elu>,        activate_by<Function::gelu>,
+    activate_by<Function::gelu_tanh>,  activate_by<Function::silu>,
+    activate_by<Function::reciprocal>, activate_by<Function::power>};
+constexpr FunctionKernel kSlope[] = {slope_by<Function::sigmoid>,    slope_by<Function::tanh>,
+                                     slope_by<Function::softplus>,   slope_by<Function::leaky_relu>,
+                                     slope_by<Function::elu>,        slope_by<Function::gelu>,
+                                     slope_by<Function::gelu_tanh>,  slope_by<Function::silu>,
+                                     slope_by<Function::reciprocal>, slope_by<Function::power>};
 
 void activate(const FunctionTask& task) { kActivate[static_cast<int>(task.function)](task); }
 void slope(const FunctionTask& task) { kSlope[static_cast<int>(task.function)](task); }

@@ -37,6 +37,7 @@ enum class Function : int32_t {
     gelu_tanh,   // its approximation by tanh
     silu,        // v·sigmoid(v)
     reciprocal,  // 1 / v
+    power,       // (1 + max(0, v))^p
 };
 
 // Which part of a row is relevance that no input gets. d is the operand plus the vector, if there

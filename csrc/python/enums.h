@@ -41,9 +41,9 @@ struct Names<Share> {
 template <>
 struct Names<Function> {
     static constexpr const char* kEnum = "Function";
-    static constexpr const char* kMembers[] = {"sigmoid",    "tanh", "softplus",
-                                               "leaky_relu", "elu",  "gelu",
-                                               "gelu_tanh",  "silu", "reciprocal"};
+    static constexpr const char* kMembers[] = {"sigmoid",    "tanh", "softplus",  "leaky_relu",
+                                               "elu",        "gelu", "gelu_tanh", "silu",
+                                               "reciprocal", "power"};
 };
 template <>
 struct Names<Start> {

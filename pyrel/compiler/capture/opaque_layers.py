@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recurrent layers as opaque operators while a model is exported.
+"""Recurrent layers, and local response normalisation, as opaque operators of an export.
 
 torch.export runs a model on tensors without values, and would run ``nn.LSTM`` step by step, though
 it leaves one operator in the graph. With opaque operators a layer takes the same time at any
 number of steps, which may then stay open. ``pack_padded_sequence`` reads the values of the lengths;
-a sequence of full length takes its place. Nothing outside the exporting thread is changed.
+a sequence of full length takes its place. Local response normalisation would be powers of what a
+pool over three axes gives. Nothing outside the exporting thread is changed.
 """
 
 from __future__ import annotations
@@ -74,8 +75,18 @@ def _cell_shapes(
     return x.new_empty(x.shape[0], hx.shape[1])
 
 
+_RESPONSE = "(Tensor input, int size, float alpha=1e-4, float beta=0.75, float k=1.) -> Tensor"
+
+
 def _define() -> Any:
     library: Any = torch.library.Library("pyrel", "DEF")  # type: ignore[no-untyped-call]
+    library.define("local_response_norm" + _RESPONSE)
+    library.impl(
+        "local_response_norm", nn.functional.local_response_norm, "CompositeExplicitAutograd"
+    )
+    torch.library.register_fake(
+        "pyrel::local_response_norm", lambda x, *_: torch.empty_like(x), lib=library
+    )
     for name, schema in _SCHEMAS.items():
         library.define(name + schema)
         library.impl(name, getattr(torch._VF, name), "CompositeExplicitAutograd")
@@ -218,6 +229,7 @@ _SWAPPED: dict[Callable[..., Any], Callable[..., Any]] = {
     torch._VF._pad_packed_sequence: _pad,
     **{getattr(torch._VF, name): getattr(torch.ops.pyrel, name) for name in _SCHEMAS},
     **{dropout: _giving_back(dropout) for dropout in _DROPOUTS},
+    nn.functional.local_response_norm: torch.ops.pyrel.local_response_norm,
 }
 
 

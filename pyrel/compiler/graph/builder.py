@@ -52,6 +52,7 @@ _FUNCTIONS: dict[Function, Callable[[torch.Tensor, float], torch.Tensor]] = {
     Function.gelu_tanh: lambda x, _: functional.gelu(x, approximate="tanh"),
     Function.silu: lambda x, _: functional.silu(x),
     Function.reciprocal: lambda x, _: 1.0 / x,
+    Function.power: lambda x, p: (1.0 + x.clamp(min=0)) ** p,
 }
 
 

@@ -261,6 +261,7 @@ _FUNCTIONS: dict[Function, Callable[[Floats, float], Floats]] = {
     Function.gelu_tanh: _gelu_tanh,
     Function.silu: lambda z, _: z * _sigmoid(z),
     Function.reciprocal: lambda z, _: _reciprocal(z),
+    Function.power: lambda z, p: (1.0 + np.maximum(z, 0.0)) ** p,
 }
 
 _SLOPES: dict[Function, Callable[[Floats, float], Floats]] = {
@@ -275,4 +276,5 @@ _SLOPES: dict[Function, Callable[[Floats, float], Floats]] = {
     Function.gelu_tanh: _gelu_tanh_slope,
     Function.silu: lambda z, _: _sigmoid(z) + z * _sigmoid_slope(z),
     Function.reciprocal: lambda z, _: -1.0 / z**2,
+    Function.power: lambda z, p: np.where(z < 0, 0.0, p * (1.0 + np.maximum(z, 0.0)) ** (p - 1)),
 }

@@ -10,7 +10,7 @@ class Function(Enum):
     """Elementwise functions of v, some with a parameter p; numbered as in the engine.
 
     ``leaky_relu`` is p · v below 0, ``elu`` p · (exp(v) − 1); ``gelu_tanh`` is torch's
-    approximation of ``gelu``.
+    approximation of ``gelu``; ``power`` is (1 + max(0, v))^p.
     """
 
     sigmoid = 0
@@ -22,3 +22,4 @@ class Function(Enum):
     gelu_tanh = 6
     silu = 7
     reciprocal = 8
+    power = 9

@@ -3,7 +3,8 @@
 
 LRP hands all relevance of a product of a gate and a signal to the signal (Arras et al. 2017), so it
 has to know which factor is the gate: a sigmoid's output, 1 − a gate, or a product of gates. A mask
-that is made of token ids is a gate whose value is known.
+that is made of token ids is a gate whose value is known; a power is what local response
+normalisation multiplies by.
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ class GatedSum(Node):
 class Gates:
     """What is known of gates; by address, ``one_minus`` is the gate that it is 1 minus, or −1.
 
-    ``is_stopped`` marks what no gradient goes through to the input.
+    ``is_stopped`` marks what no gradient goes through to the input, ``is_response`` what local
+    response normalisation multiplies by.
     """
 
     graph: Graph
@@ -72,6 +74,7 @@ class Gates:
     is_gate: Mask
     one_minus: Addresses
     is_stopped: Mask
+    is_response: Mask
     units: dict[WeightId, Floats] = field(default_factory=dict)  # of linear nodes, by name
 
     def split(self, node: Product) -> tuple[Addresses, Addresses] | None:
@@ -152,6 +155,7 @@ def _split(node: Product, chosen: Mask) -> tuple[Addresses, Addresses] | None:
 def find_gates(graph: Graph) -> Gates:
     """Find the gates of a graph."""
     is_gate = np.zeros(graph.size, dtype=bool)
+    is_response = np.zeros(graph.size, dtype=bool)
     minus = np.full(graph.size, -1, dtype=np.int64)  # the gate that an address is −1 times
     one_minus = minus.copy()
     masks: dict[tuple[bytes, bytes], Lookup] = {}
@@ -160,6 +164,8 @@ def find_gates(graph: Graph) -> Gates:
         match node:
             case Activation(function=Function.sigmoid):
                 is_gate[out] = True
+            case Activation(function=Function.power):
+                is_gate[out] = is_response[out] = True
             case Scale():
                 negated = (node.coefficients == -1.0) & picked(is_gate, node.inputs, False)
                 minus[out] = np.where(negated, node.inputs, -1)
@@ -179,12 +185,14 @@ def find_gates(graph: Graph) -> Gates:
                 is_gate[out] = picked(is_gate, node.inputs, False).all(axis=0)
             case Copy() | StopGradient():
                 is_gate[out] = picked(is_gate, node.inputs, False)
+                is_response[out] = picked(is_response, node.inputs, False)
                 one_minus[out] = picked(one_minus, node.inputs, -1)
             case Add(alone=True):
                 is_gate[out] = picked(is_gate, node.inputs[0], False)
                 one_minus[out] = picked(one_minus, node.inputs[0], -1)
                 minus[out] = picked(minus, node.inputs[0], -1)
-    return Gates(graph, graph.owners(), is_gate, one_minus, only_through(graph, _STOPS))
+    stopped = only_through(graph, _STOPS)
+    return Gates(graph, graph.owners(), is_gate, one_minus, stopped, is_response)
 
 
 _STOPS = (StopGradient, Lookup)

@@ -132,6 +132,8 @@ def _range(node: Activation) -> tuple[float, float]:
             return -1.0, 1.0
         case Function.softplus:
             return 0.0, np.inf
+        case Function.power:
+            return (0.0, 1.0) if node.parameter < 0 else (0.0, np.inf)
         case Function.elu:
             return -node.parameter, np.inf
         case Function.gelu | Function.gelu_tanh | Function.silu:

@@ -145,7 +145,8 @@ class Placement:
     def shares(self, node: Product) -> list[tuple[Addresses, Floats | None]]:
         """Return what gets relevance of a product, and its share; None is all.
 
-        The signal all, or gate and signal half each but where the signal is a state carried on.
+        The signal all, or gate and signal half each but where the signal is a state carried on, or
+        what a local response is normalised by: that is bypassed (deep Taylor paper, section 6.2).
         A factor that is detached is a constant, which gets none.
         """
         gates = self.facts.gates
@@ -155,6 +156,8 @@ class Placement:
         parts = gates.split(node)
         if not isinstance(self.rules[node.start], Half):
             return [(part, None) for part in (node.inputs if parts is None else parts[1:])]
+        if parts is not None and gates.is_response[parts[0]].all():
+            return [(parts[1], None)]
         halves = np.full(node.size, 0.5)
         if parts is None or node.carried is None:
             return [(factor, halves) for factor in node.inputs]

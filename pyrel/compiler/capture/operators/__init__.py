@@ -118,6 +118,7 @@ _FAMILIES: dict[str, dict[str, Handler]] = {
         "layer_norm": normalisation.layer_norm,
         "native_layer_norm": normalisation.layer_norm_with_statistics,
     },
+    "local response norm": {"local_response_norm": normalisation.local_response_norm},
     "move": {
         "constant_pad_nd": lambda tracer, value, widths, filler=0: selection.pad(
             tracer, value, widths, "constant", filler

@@ -43,6 +43,7 @@ _HINTS = {
     ),
     **dict.fromkeys(["pow", "square"], "write x ** 2 as x * x"),
     "einsum": "write it with torch.matmul or torch.bmm",
+    "pow": "powers are supported as what local_response_norm does, where pyrel captures the module",
     "fmin": "write it as -torch.maximum(-a, -b)",
     **dict.fromkeys(["min", "amin"], "write it as -(-x).amax(dim)"),
     "fmax": "write it as torch.maximum(a, b)",

@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batch normalisation, which is linear in eval mode, and layer normalisation."""
+"""Batch normalisation, linear in eval mode, layer and local response normalisation."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 
-from pyrel.compiler.capture.operators.arithmetic import add, multiply
+from pyrel.compiler.capture.operators.arithmetic import add, multiply, times
 from pyrel.compiler.capture.operators.operands import NoValue, UnsupportedOperandsError, constant
 from pyrel.compiler.capture.traced import Traced
 from pyrel.compiler.capture.tracer import Tracer
+from pyrel.compiler.graph.functions import Function
+from pyrel.compiler.graph.nodes import Floats
 
 
 def batch_norm(
@@ -80,3 +83,32 @@ def layer_norm(
 def layer_norm_with_statistics(tracer: Tracer, *args: Any) -> tuple[Any, ...]:
     """``aten.native_layer_norm``, as a decomposed program has it."""
     return layer_norm(tracer, *args), NoValue("the mean"), NoValue("the deviation")
+
+
+def local_response_norm(
+    tracer: Tracer,
+    value: Traced,
+    size: int,
+    alpha: float = 1e-4,
+    beta: float = 0.75,
+    k: float = 1.0,
+) -> Any:
+    """``functional.local_response_norm``: x · (k + alpha · mean of the squares around it)^−beta.
+
+    With u = alpha/k · the mean, that is k^−beta · (1 + u)^−beta · x, and (1 + u)^−beta is a gate.
+    """
+    if k <= 0 or alpha < 0:
+        raise UnsupportedOperandsError(f"k = {k}, alpha = {alpha}: above 0, at least 0 is wanted")
+    channels = value.ids.shape[1]
+
+    def make() -> tuple[Floats, Floats]:
+        apart = np.arange(channels)[None, :] - np.arange(channels)[:, None]
+        around = (apart >= -(size // 2)) & (apart <= (size - 1) // 2)
+        weight: Floats = np.where(around, alpha / (k * size), 0.0)
+        return weight, np.zeros(channels)
+
+    weight, bias = tracer.weights.made(("local response", channels, size, alpha, k), make)
+    squares = tracer.product(value, value)
+    means = tracer.linear(Traced(squares.ids.movedim(1, -1)), weight, bias)
+    gate = tracer.activation(Traced(means.ids.movedim(-1, 1)), Function.power, -beta)
+    return times(tracer, tracer.product(gate, value), k**-beta)
