@@ -111,10 +111,13 @@ class _Search:
         for _ in range(iterations):
             value, gradient = _with_gradient(self.function, point)
             self._note(point, value)
-            change = _inner(gradient, self.x - point)
-            # By how much the linear function at x has to fall.
-            fall = value + change - _AIM * self.enough
-            point = point + (self._step(gradient, fall) - point) / 2
+            # From where to step: on from the point, or from the sample anew where it is a root.
+            small = value < self.enough
+            start = torch.where(_each(small, point), self.x, point)
+            # By how much the linear function has to fall there.
+            fall = value + _inner(gradient, start - point) - _AIM * self.enough
+            towards = self._step(start, gradient, fall)
+            point = torch.where(_each(small, point), (point + towards) / 2, towards)
         self._note(point, self.function(point).detach())
 
     def nearest(self) -> Tensor:
@@ -135,14 +138,14 @@ class _Search:
         self.best[better] = point[better]
         self.distance[better] = distance[better]
 
-    def _step(self, gradient: Tensor, fall: Tensor) -> Tensor:
-        """Return the point of the box nearest to x at which g · (x − point) is ``fall``.
+    def _step(self, start: Tensor, gradient: Tensor, fall: Tensor) -> Tensor:
+        """Return the point of the box nearest to a start at which g · (start − point) is ``fall``.
 
-        That is x − λ g, held to the box; the corner of it where the box is too small for the fall.
-        An element moves by λ |g| until it reaches the box, so g · (x − point) grows by pieces.
+        That is start − λ g, held to the box; its corner where the box is too small for the fall. An
+        element moves by λ |g| until it reaches the box, so the fall grows by pieces.
         """
         low, high = self.ends
-        slope, rows = gradient.flatten(1).abs(), self.x.flatten(1)
+        slope, rows = gradient.flatten(1).abs(), start.flatten(1)
         room = torch.where(gradient.flatten(1) > 0, rows - low, high - rows)
         at, order = torch.where(slope > 0, room / slope, 0.0).sort(dim=1)
         slope, room = slope.gather(1, order), room.gather(1, order)
@@ -156,7 +159,7 @@ class _Search:
         before = (ended - slope * room).gather(1, piece)
         length = (fall[:, None] - before) / squares.gather(1, piece)
         length = torch.where(last, at[:, -1:], length)
-        return (self.x - _each(length, gradient) * gradient).clamp(low, high)
+        return (start - _each(length, gradient) * gradient).clamp(low, high)
 
 
 def _with_gradient(function: Function, x: Tensor) -> tuple[Tensor, Tensor]:

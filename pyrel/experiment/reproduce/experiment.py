@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 # Name -> module of this folder, in which the class `Reproduced` is the experiment.
-_MODULES = {"sequence": "sequence", "majority": "majority", "improve": "improve"}
+_MODULES = {
+    "sequence": "sequence",
+    "majority": "majority",
+    "improve": "improve",
+    "two-digit": "two_digit",
+    "taylor": "taylor",
+}
 
 
 @dataclass(frozen=True)
