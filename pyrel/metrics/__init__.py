@@ -26,7 +26,7 @@ from pyrel.metrics.degradation import (
 from pyrel.metrics.erasure import comprehensiveness, log_odds, sufficiency
 from pyrel.metrics.evaluation import Evaluation, evaluate, evaluate_baselines
 from pyrel.metrics.localisation import relevance_mass_accuracy, relevance_rank_accuracy
-from pyrel.metrics.maps import pixel_mass_map, uniform_map
+from pyrel.metrics.maps import channel_sum, pixel_mass_map, uniform_map
 from pyrel.metrics.perturbation import Perturbation
 from pyrel.metrics.position import (
     PositionShare,
@@ -62,6 +62,7 @@ __all__ = [
     "area_over_curve",
     "area_under_curve",
     "centre_of_relevance",
+    "channel_sum",
     "comprehensiveness",
     "conservation",
     "conservation_error",

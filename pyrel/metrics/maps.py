@@ -138,6 +138,38 @@ def uniform_map(x: ArrayLike) -> NDArray[np.float32]:
     return np.broadcast_to(np.float32(1.0), as_maps(x, "x").shape)
 
 
+def channel_sum(relevance: ArrayLike, axis: int = 1) -> FloatArray:
+    """Return maps of one channel: relevance summed over the colour channels, as signed numbers.
+
+    Deep Taylor paper, section 6.2. The sum of a map stays what it was.
+
+    Parameters
+    ----------
+    relevance
+        Shape (n, ..., channels, ...).
+    axis
+        Of the channels, not that of the samples; 1 for torch's (n, channels, height, width).
+
+    Raises
+    ------
+    ValueError
+        If there is no such axis, or it is that of the samples; for NaN or infinity.
+    TypeError
+        If `relevance` is not real.
+
+    Examples
+    --------
+    >>> pyrel.metrics.channel_sum(np.array([[[[1.0, 2.0]], [[0.5, -2.0]], [[0.0, 1.0]]]]))
+    array([[[1.5, 1. ]]])
+    """
+    maps = as_maps(relevance)
+    if not -maps.ndim < axis < maps.ndim or axis == 0:
+        raise ValueError(f"axis: wanted one of the {maps.ndim} but the first, given {axis}")
+    sum_by_slab(maps, np.abs)
+    summed: FloatArray = maps.sum(axis=axis, dtype=np.float64)
+    return summed
+
+
 def pixel_mass_map(x: ArrayLike, low: float = 0.0) -> NDArray[Any]:
     """Return the map in which every pixel's relevance is its brightness above `low`.
 
