@@ -5,9 +5,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
 
 from pyrel.compiler.capture.capture import Capture
 from pyrel.compiler.capture.forks import RenewedLock
+from pyrel.compiler.graph.embedded import from_rows, lookup_of
 from pyrel.compiler.graph.nodes import Floats, Graph
 from pyrel.compiler.lowering.cache import LoweringCache
 from pyrel.compiler.lowering.lower import (
@@ -21,7 +25,7 @@ from pyrel.compiler.lowering.rule_table import PlacedRule, placed_rules
 from pyrel.compiler.program.generalise import TRIED, NoPatternError, generalise
 from pyrel.engine.compiled import AnySteps, Compiled, Patterns
 from pyrel.engine.inputs import Inputs
-from pyrel.engine.plans.base import EXPLAIN
+from pyrel.engine.plans.base import EMBED, EXPLAIN
 from pyrel.engine.plans.choose import forward_only_programs
 from pyrel.errors import UnsupportedModelError
 from pyrel.methods import Method
@@ -183,15 +187,19 @@ class Compiler:
     def _of_tried(self, graphs: Mapping[int, tuple[Graph, Floats, Floats]]) -> Patterns:
         method, precision = self._method, self._precision
         cache = LoweringCache()
+        ids = bool(self._inputs.vocabulary)
+        beside = forward_only_programs(method, precision, ids=ids)
+        first = {n: _Input(*each) for n, each in graphs.items()}
+        main = {n: each.looked_up() for n, each in first.items()} if EMBED in beside else first
         apart = {
-            n: lower_apart(g, method, low, high, precision, cache)
-            for n, (g, low, high) in graphs.items()
+            n: lower_apart(each.graph, method, each.low, each.high, precision, cache)
+            for n, each in main.items()
         }
         patterns = {EXPLAIN: generalise(apart)}
-        for name in forward_only_programs(method, precision):
+        for name in beside:
             forward = {
-                n: lower_forward_apart(g, method, low, high, cache)
-                for n, (g, low, high) in graphs.items()
+                n: lower_forward_apart(each.of(name), method, each.low, each.high, cache)
+                for n, each in first.items()
             }
             patterns[name] = generalise(forward)
         return Patterns(patterns)
@@ -210,9 +218,31 @@ def compile_graph(
     check_sites: bool = True,
 ) -> Compiled:
     """Compile a graph for a method, whose input elements lie in a domain."""
-    beside = forward_only_programs(method, precision)
-    program, rules = lower_with_rules(graph, method, *domain, precision, check_sites=check_sites)
+    beside = forward_only_programs(method, precision, ids=bool(graph.vocabulary))
+    first = _Input(graph, *domain)
+    main = first.looked_up() if EMBED in beside else first
+    given = main.graph, method, main.low, main.high, precision
+    program, rules = lower_with_rules(*given, check_sites=check_sites)
     programs = {EXPLAIN: program}
     for name in beside:
-        programs[name] = lower_forward(graph, method, *domain)
+        programs[name] = lower_forward(first.of(name), method, first.low, first.high)
     return Compiled(programs, rules=rules)
+
+
+class _Input(NamedTuple):
+    """A graph, and the range of its input elements."""
+
+    graph: Graph
+    low: Floats
+    high: Floats
+
+    def looked_up(self) -> _Input:
+        """Return the graph that takes the rows of tables beside token ids."""
+        graph = from_rows(self.graph)
+        low, high = (np.full((self.low.size, graph.input_shape[-1]), b) for b in (-np.inf, np.inf))
+        low[:, 0], high[:, 0] = self.low, self.high
+        return _Input(graph, low.reshape(-1), high.reshape(-1))
+
+    def of(self, name: str) -> Graph:
+        """Return the graph of a program beside the one that explains."""
+        return lookup_of(self.graph) if name == EMBED else self.graph

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pyrel.compiler.lowering.rule_table import PlacedRule
 from pyrel.compiler.program.program import Program
 from pyrel.compiler.program.step_pattern import Pattern
-from pyrel.engine.plans.base import EXPLAIN
+from pyrel.engine.plans.base import EMBED, EXPLAIN
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +35,11 @@ class Compiled:
         """The program that explains."""
         return self.programs[EXPLAIN]
 
+    @property
+    def first(self) -> Program:
+        """The program that takes samples as they are."""
+        return self.programs.get(EMBED, self.program)
+
 
 @dataclass(frozen=True, eq=False)
 class Patterns:
@@ -46,6 +51,11 @@ class Patterns:
     def program(self) -> Pattern:
         """The pattern of the program that explains."""
         return self.patterns[EXPLAIN]
+
+    @property
+    def first(self) -> Pattern:
+        """The pattern of the program that takes samples as they are."""
+        return self.patterns.get(EMBED, self.program)
 
     def at(self, steps: int) -> Compiled:
         """Write the programs for a number of steps."""
@@ -94,9 +104,9 @@ class AnySteps:
     def sizes(self, steps: int) -> tuple[int, int]:
         """Return the floats of an input and the classes for a number of steps, or fail as `at`."""
         if steps in self.few:
-            return self.few[steps].program.input_size, self.few[steps].program.classes
+            return self.few[steps].first.input_size, self.few[steps].program.classes
         self._check(steps)
-        return self.patterns.program.sizes(steps)
+        return self.patterns.first.sizes(steps)[0], self.patterns.program.sizes(steps)[1]
 
     def _check(self, steps: int) -> None:
         least = self.patterns.program.least

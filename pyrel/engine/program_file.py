@@ -38,7 +38,7 @@ from pyrel.engine.arrays import Float32s, Int64s
 from pyrel.engine.checked import NOTHING
 from pyrel.engine.compiled import AnySteps, Compiled, Patterns
 from pyrel.engine.inputs import RAISE, Inputs
-from pyrel.engine.plans.base import DECIDE, EXPLAIN
+from pyrel.engine.plans.base import DECIDE, EMBED, EXPLAIN
 from pyrel.engine.plans.choose import plan_of
 from pyrel.engine.precision import check_precision
 from pyrel.engine.programs import pack
@@ -47,7 +47,7 @@ from pyrel.files.foreign import parsing, read_whole, shown
 from pyrel.files.records import decode, encode
 from pyrel.files.tensors import dump_tensors, load_tensors, version_of
 
-_PREFIXES = {EXPLAIN: "", DECIDE: "decider."}  # of programs, by name
+_PREFIXES = {EXPLAIN: "", DECIDE: "decider.", EMBED: "embedder."}  # of programs, by name
 _MOST_FEW = 64  # steps for which there is a program beside a pattern
 _LONGEST_TEXT = 10_000  # characters
 
@@ -219,18 +219,31 @@ def _check(
         if any(getattr(i.template, "bf16", False) for i in each.program.every_instruction()):
             check_precision("bf16", isa)
         shape = inputs.of_steps(steps)
-        if math.prod(shape) != each.program.input_size:
+        if math.prod(shape) != each.first.input_size:
             raise ValueError(f"samples of shape {shape} do not fit its program")
-        sizes = {(program.input_size, program.classes) for program in each.programs.values()}
-        if len(sizes) > 1:
-            raise ValueError("its two programs are of different models")
+        _check_sizes(each)
         engines = pack(each, isa)
         limits.check("outputs", each.program.classes, "outputs")
         back = {name: name == EXPLAIN and method.backward for name in engines}
         if any(core.explains != back[name] for name, core in engines.items()):
             raise ValueError("one of its programs does not do what it is there for")
-    names = compiled.programs if isinstance(compiled, Compiled) else compiled.patterns.patterns
-    plan_of(method, names, inputs, inputs.steps)  # whose options have to fit the input
+    if isinstance(compiled, Compiled):
+        outputs = {name: program.classes for name, program in compiled.programs.items()}
+    else:
+        named = compiled.patterns.patterns.items()
+        outputs = {name: pattern.sizes(inputs.steps)[1] for name, pattern in named}
+    plan_of(method, outputs, inputs, inputs.steps)  # whose options have to fit the input
+
+
+def _check_sizes(compiled: Compiled) -> None:
+    """Refuse programs of different models."""
+    programs = dict(compiled.programs)
+    embedder = programs.pop(EMBED, None)
+    sizes = {(program.input_size, program.classes) for program in programs.values()}
+    if embedder is not None:  # the other takes what is looked up, beside the ids
+        sizes.add((embedder.input_size + embedder.classes, compiled.program.classes))
+    if len(sizes) > 1:
+        raise ValueError("its two programs are of different models")
 
 
 def _parts(

@@ -37,6 +37,8 @@ class Loaded:
     classes : int
         Number of raw outputs.
     low, high : ndarray of float32, flat, or None
+    outputs : dict
+        How many each program has, by name.
     """
 
     programs: Mapping[str, _core.Engine]
@@ -45,6 +47,7 @@ class Loaded:
     classes: int
     low: Float32s | None
     high: Float32s | None
+    outputs: Mapping[str, int]
 
     @property
     def core(self) -> _core.Engine:
@@ -54,11 +57,12 @@ class Loaded:
 
 def load(compiled: Compiled, method: Method, inputs: Inputs, steps: int, isa: str) -> Loaded:
     """Pack programs for an instruction set; the errors are those of `plan_of`."""
-    plan = plan_of(method, compiled.programs, inputs, steps)
+    outputs = {name: program.classes for name, program in compiled.programs.items()}
+    plan = plan_of(method, outputs, inputs, steps)
     programs = pack(compiled, isa)
     low, high = inputs.bounds(steps) or (None, None)
     shape, classes = inputs.of_steps(steps), compiled.program.classes
-    return Loaded(programs, plan, shape, classes, low, high)
+    return Loaded(programs, plan, shape, classes, low, high, outputs)
 
 
 def pack(compiled: Compiled, isa: str) -> dict[str, _core.Engine]:
@@ -154,6 +158,6 @@ class Replanned(Programs):
 
     def _load(self, steps: int) -> Loaded:
         loaded = self._of.at(steps)
-        plan = plan_of(self._method, loaded.programs, self._inputs, steps)
+        plan = plan_of(self._method, loaded.outputs, self._inputs, steps)
         self._kept[steps] = replace(loaded, plan=plan)
         return self._kept[steps]

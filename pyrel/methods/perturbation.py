@@ -52,6 +52,7 @@ class IntegratedGradients(Perturbation):
         Points of the quadrature, 1 to 1,000: so often is the gradient computed.
     baseline : number or array that broadcasts to one sample, optional
         x'; by default zeros. The mean of a data set, say, is ``x.mean(0)``.
+        Of token ids, whose path is that of their embeddings, ids; by default zeros in their place.
     autograd : {"exact", "ignore"}
         As for `Gradient`.
 

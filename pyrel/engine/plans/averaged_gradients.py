@@ -52,12 +52,12 @@ class Integrated(OfCopies):
             gradient *= np.float32(weight)
             total += gradient
 
-    def finish(self, runner: Runner, total: Float64s, here: Samples) -> None:
+    def finish(self, runner: Runner, total: Float64s, here: Samples, values: Float32s) -> None:
         """Multiply by the way from the baseline, and compare with the difference of the outputs."""
         results, targets = here.results, here.targets
         assert targets is not None
         assert results.relevance is not None
-        total *= here.values.astype(np.float64) - self._baseline
+        total *= values.astype(np.float64) - self._baseline
         results.relevance[:] = total
         start = of_targets(results.output, targets) - of_targets(self._at_baseline(runner), targets)
         sums = results.relevance.reshape(len(targets), -1).sum(axis=1, dtype=np.float64)
@@ -134,7 +134,7 @@ class Smooth(OfCopies):
         for gradient in found:
             total += np.square(gradient, out=gradient) if self._method.squared else gradient
 
-    def finish(self, runner: Runner, total: Float64s, here: Samples) -> None:
+    def finish(self, runner: Runner, total: Float64s, here: Samples, values: Float32s) -> None:
         """Divide by their number."""
         assert here.results.relevance is not None
         here.results.relevance[:] = total / self.copies

@@ -8,7 +8,7 @@ from typing import ClassVar, Protocol
 
 from pyrel.engine.results import Samples
 
-EXPLAIN, DECIDE = "explain", "decide"  # names of programs
+EXPLAIN, DECIDE, EMBED = "explain", "decide", "embed"  # names of programs
 
 
 class Runner(Protocol):
@@ -38,7 +38,8 @@ class Plan(ABC):
     Attributes
     ----------
     forward_only : tuple of str
-        Names of programs beside the one that explains, which compute outputs in float32 only.
+        Names of programs beside the one that explains, which compute outputs in float32 only: those
+        of the model, or what it looks up.
     runs : int
         How often a sample goes through a program, but for what is decided on the way.
     """

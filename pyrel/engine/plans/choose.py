@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Mapping
 
 from pyrel.engine.inputs import Inputs
+from pyrel.engine.plans.at_embedding import IntegratedAtEmbedding
 from pyrel.engine.plans.averaged_gradients import Integrated, Smooth
-from pyrel.engine.plans.base import OneProgram, Plan
+from pyrel.engine.plans.base import EMBED, OneProgram, Plan
 from pyrel.engine.plans.decided import DecidedInFloat32
 from pyrel.engine.plans.occlusion import Occluded
 from pyrel.errors import UnsupportedModelError
@@ -16,8 +18,10 @@ from pyrel.methods import IntegratedGradients, Method, Occlusion, Perturbation, 
 _PLANS: tuple[Plan, ...] = (OneProgram(), DecidedInFloat32())
 
 
-def forward_only_programs(method: Method, precision: str) -> tuple[str, ...]:
+def forward_only_programs(method: Method, precision: str, *, ids: bool) -> tuple[str, ...]:
     """Return the names of programs beside the one that explains, with a precision.
+
+    ``ids`` says whether the model takes token ids.
 
     Raises
     ------
@@ -25,7 +29,8 @@ def forward_only_programs(method: Method, precision: str) -> tuple[str, ...]:
         If the method has none of that precision.
     """
     if precision != "bf16_all":
-        return ()
+        at_embedding = ids and isinstance(method, IntegratedGradients)
+        return IntegratedAtEmbedding.forward_only if at_embedding else ()
     if isinstance(method, Perturbation):
         raise ValueError(
             f"precision: 'bf16_all' rounds the outputs, which {method.name} compares or follows "
@@ -34,8 +39,10 @@ def forward_only_programs(method: Method, precision: str) -> tuple[str, ...]:
     return DecidedInFloat32.forward_only
 
 
-def plan_of(method: Method, names: Iterable[str], inputs: Inputs, steps: int) -> Plan:
-    """Return the plan that runs the programs of these names, for a number of steps.
+def plan_of(method: Method, outputs: Mapping[str, int], inputs: Inputs, steps: int) -> Plan:
+    """Return the plan that runs some programs, for a number of steps.
+
+    ``outputs`` has by their names how many outputs they have.
 
     Raises
     ------
@@ -44,22 +51,27 @@ def plan_of(method: Method, names: Iterable[str], inputs: Inputs, steps: int) ->
     UnsupportedModelError
         If the method does not take such inputs.
     """
-    found = set(names)
+    found = set(outputs)
     if not isinstance(method, Perturbation):
         for plan in _PLANS:
             if set(plan.names) == found:
                 return plan
         raise ValueError(f"there is no plan for the programs {', '.join(sorted(found))}")
-    plan = _of_copies(method, inputs, steps)
+    plan = _of_copies(method, outputs, inputs, steps)
     if set(plan.names) != found:
         raise ValueError(f"{method.name} does not run the programs {', '.join(sorted(found))}")
     return plan
 
 
-def _of_copies(method: Perturbation, inputs: Inputs, steps: int) -> Plan:
+def _of_copies(
+    method: Perturbation, outputs: Mapping[str, int], inputs: Inputs, steps: int
+) -> Plan:
     if isinstance(method, Occlusion):
         return Occluded(method, inputs, steps)
     shape, bounds = inputs.of_steps(steps), inputs.bounds(steps)
+    if inputs.vocabulary and isinstance(method, IntegratedGradients):
+        width = outputs.get(EMBED, 0) // max(1, math.prod(shape))
+        return IntegratedAtEmbedding(method, inputs, steps, width)
     if inputs.vocabulary:
         raise UnsupportedModelError(
             f"{method.name} changes values by small amounts, and token ids have none",

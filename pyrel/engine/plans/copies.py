@@ -31,7 +31,7 @@ class OfCopies(Plan):
     copies : int
         How many there are of each sample.
     shape : tuple of int
-        Of a sample.
+        Of a copy.
     """
 
     backward = True  # whether what comes of a copy is its relevance, not its outputs alone
@@ -54,17 +54,25 @@ class OfCopies(Plan):
         """
 
     @abstractmethod
-    def finish(self, runner: Runner, total: Float64s, here: Samples) -> None:
+    def finish(self, runner: Runner, total: Float64s, here: Samples, values: Float32s) -> None:
         """Make relevance of what was added up, and write it to the results of some samples.
 
         ``conservation`` is NaN there, to be written if it is known.
         """
+
+    def prepared(self, runner: Runner, here: Samples) -> Float32s:
+        """Return what is copied of some samples: themselves, unless a plan says otherwise."""
+        return here.values
+
+    def begin(self, runner: Runner) -> None:  # noqa: B027 - most need nothing
+        """Prepare what is the same for all samples."""
 
     def explain(self, runner: Runner, samples: Samples) -> None:
         """Run the samples forward, then their copies."""
         n = len(samples.values)
         self.forward(runner, samples._replace(results=samples.results._replace(relevance=None)))
         runner.advance(n)
+        self.begin(runner)
         numbers, results = samples.in_batch(), samples.results.part(samples.first, n)
         at_once = max(1, self._rows // self.copies)
         buffers = _Buffers(self, runner, min(at_once, n))
@@ -85,12 +93,13 @@ class OfCopies(Plan):
         n = len(here.values)
         assert here.targets is not None
         assert here.results.relevance is not None
-        total = np.zeros(here.values.shape)
+        values = self.prepared(runner, here)
+        total = np.zeros(values.shape)
         for first in range(0, self.copies, buffers.depth):
             count = min(buffers.depth, self.copies - first)
             copies = buffers.copies[: count * n]
             shaped: tuple[int, ...] = (count, n, *self.shape)
-            self.fill(copies.reshape(shaped), here.values, first)
+            self.fill(copies.reshape(shaped), values, first)
             targets, numbers = np.tile(here.targets, count), np.tile(here.in_batch(), count)
             of_copies = Results.places(buffers.relevance, count * n, runner.classes)
             run = Samples(copies, targets, of_copies, 0, numbers)
@@ -99,11 +108,11 @@ class OfCopies(Plan):
                 found = buffers.relevance[: count * n].reshape(shaped)
             else:
                 found = np.take_along_axis(of_copies.output, targets[:, None], 1).reshape(count, n)
-            self.add(total, first, found, here.values)
+            self.add(total, first, found, values)
             runner.advance(count * n)
         results = here.results
         results.absorbed[:], results.conservation[:] = 0.0, np.nan
-        self.finish(runner, total, here)
+        self.finish(runner, total, here, values)
         sizes = np.abs(here.results.relevance, dtype=np.float64).reshape(n, -1).sum(axis=1)
         results.amplification[:] = np.maximum(sizes, 1.0)
 

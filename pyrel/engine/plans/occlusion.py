@@ -13,6 +13,7 @@ from pyrel.engine.arrays import Float32s
 from pyrel.engine.inputs import Inputs
 from pyrel.engine.plans.base import Runner
 from pyrel.engine.plans.copies import Float64s, OfCopies, broadcast, of_targets
+from pyrel.engine.plans.ids import checked_ids
 from pyrel.engine.results import Samples
 from pyrel.methods import Occlusion
 
@@ -63,7 +64,7 @@ class Occluded(OfCopies):
             part = total[:, *patch]
             part += output.reshape(-1, *(1 for _ in patch))
 
-    def finish(self, runner: Runner, total: Float64s, here: Samples) -> None:
+    def finish(self, runner: Runner, total: Float64s, here: Samples, values: Float32s) -> None:
         """Take their mean from the output of the sample."""
         assert here.targets is not None
         assert here.results.relevance is not None
@@ -74,21 +75,11 @@ class Occluded(OfCopies):
 
 def _baseline_of(method: Occlusion, inputs: Inputs, shape: tuple[int, ...]) -> Float32s:
     given: npt.NDArray[Any] = np.zeros(()) if method.baseline is None else method.baseline
-    whole = broadcast("baseline", given, shape)
     if not inputs.vocabulary:
-        return np.array(whole, np.float32, order="C")
-    if method.baseline is None or method.baseline.dtype.kind != "i":
+        return np.array(broadcast("baseline", given, shape), np.float32, order="C")
+    if method.baseline is None:
         raise ValueError(
             "baseline: wanted the token id that stands for an occluded one, such as that of an "
-            f"unknown token, got {'None' if method.baseline is None else 'floats'}"
+            "unknown token"
         )
-    bounds = inputs.bounds(shape[0])
-    assert bounds is not None
-    flat = whole.reshape(-1)
-    outside = np.flatnonzero((flat < bounds[0]) | (flat > bounds[1]))
-    if outside.size:
-        raise ValueError(
-            f"baseline: wanted token ids from 0 to {bounds[1][outside[0]]:.0f}, got "
-            f"{flat[outside[0]]}"
-        )
-    return np.array(whole, np.float32, order="C")
+    return checked_ids(method.baseline, inputs, shape)
