@@ -10,11 +10,11 @@ import typer
 from pyrel import methods
 from pyrel.benchmark import contestants
 
-CELLS = ("Shallow", "Deep", "DeepV2", "ConvDeep", "ConvDeepPlus", "RLSTM", "LeNet")
+CELLS = ("Shallow", "Deep", "DeepV2", "ConvDeep", "ConvDeepPlus", "RLSTM", "LeNet", "VGG")
 POOLINGS = ("max", "sum")
 DATASETS = ("mnist-mini", "mnist", "fashion-mnist")
 PROBLEMS = ("majority", "sequence")
-EXPERIMENTS = ("sequence", "majority", "improve", "two-digit", "taylor")
+EXPERIMENTS = ("sequence", "majority", "improve", "two-digit", "taylor", "signal")
 OPTIMIZERS = ("adam", "sgd")
 SCHEDULES = ("constant", "one-cycle", "cosine", "step")
 METHODS = tuple(methods.names())

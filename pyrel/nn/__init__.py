@@ -17,9 +17,11 @@ from pyrel.nn.layers import SoftplusConv2d, SoftplusLinear, StepDropout
 from pyrel.nn.lenet import LeNet
 from pyrel.nn.rlstm import RLSTM
 from pyrel.nn.shallow import Shallow
+from pyrel.nn.vgg import VGG
 
 __all__ = [
     "RLSTM",
+    "VGG",
     "Cell",
     "ConvDeep",
     "ConvDeepPlus",

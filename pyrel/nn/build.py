@@ -13,19 +13,21 @@ from pyrel.nn.deep import Deep, DeepV2
 from pyrel.nn.lenet import LeNet
 from pyrel.nn.rlstm import RLSTM
 from pyrel.nn.shallow import Shallow
+from pyrel.nn.vgg import VGG
 
 _CELLS: dict[str, type[Cell]] = {
-    cell.__name__: cell for cell in (Shallow, Deep, DeepV2, ConvDeep, ConvDeepPlus, RLSTM, LeNet)
+    cell.__name__: cell
+    for cell in (Shallow, Deep, DeepV2, ConvDeep, ConvDeepPlus, RLSTM, LeNet, VGG)
 }
 
 
 def names() -> list[str]:
-    """Return the names of all cells, simplest first, and of the net without recurrence.
+    """Return the names of all cells, simplest first, and of the nets without recurrence.
 
     Examples
     --------
     >>> pyrel.nn.names()
-    ['Shallow', 'Deep', 'DeepV2', 'ConvDeep', 'ConvDeepPlus', 'RLSTM', 'LeNet']
+    ['Shallow', 'Deep', 'DeepV2', 'ConvDeep', 'ConvDeepPlus', 'RLSTM', 'LeNet', 'VGG']
     """
     return list(_CELLS)
 

@@ -12,6 +12,7 @@ import torch
 import pyrel.nn
 from pyrel.nn import (
     RLSTM,
+    VGG,
     Cell,
     ConvDeep,
     ConvDeepPlus,
@@ -121,6 +122,37 @@ def test_lenet_computes_its_layers(pooling: str) -> None:
     torch.testing.assert_close(twin(x).double(), scores, rtol=0, atol=5 * 72 * 2**-24)
 
 
+def test_vgg_has_its_layers_and_computes_them() -> None:
+    """Against its layers in float64, one after the other."""
+    convolutions = (9 + 1) * 16 + (9 * 16 + 1) * 16 + (9 * 16 + 1) * 32 + (9 * 32 + 1) * 32
+    assert count(VGG()) == convolutions + (49 * 32 + 1) * 128 + 129 * 10 == 218490
+    with pytest.raises(ValueError, match="steps of VGG must be 1, the whole image, not 4"):
+        VGG(4, (28, 7))
+    torch.manual_seed(0)
+    net = VGG(step_shape=(8, 4), classes=3, sizes=(2, 3, 5)).eval()
+    with torch.no_grad():
+        for key, parameter in net.named_parameters():
+            if key.endswith("weight"):
+                parameter.add_(0.1)  # so that no layer of few units is silent
+    x = torch.rand(4, 1, 8, 4)
+    twin = pyrel.nn.build(json.loads(json.dumps(net.config()))).eval()
+    twin.load_state_dict(net.state_dict())
+    net.double()
+    a = x.double()
+    for conv in (net.conv_1, net.conv_2, net.conv_3, net.conv_4):
+        bias = -torch.log1p(torch.exp(conv.bias))
+        a = torch.nn.functional.conv2d(a, conv.weight, bias, padding=1).clamp(min=0)
+        if conv in (net.conv_2, net.conv_4):
+            rows, columns = a.shape[2] // 2, a.shape[3] // 2
+            a = a.reshape(*a.shape[:2], rows, 2, columns, 2).amax((3, 5))
+    a = (a.flatten(1) @ net.dense.weight.T - torch.log1p(torch.exp(net.dense.bias))).clamp(min=0)
+    scores = a @ net.output.weight.T - torch.log1p(torch.exp(net.output.bias))
+    assert scores.std() > 0.01
+    # Six layers of float32, of sums of at most 27 products and a bias that hardly cancel.
+    bound = 6 * 28 * 2**-24 * float(scores.detach().abs().max())
+    torch.testing.assert_close(twin(x).double(), scores, rtol=0, atol=bound)
+
+
 def test_literal_connections_read_the_maps_of_the_step_before() -> None:
     more = 25 * 24 * 24 + 9 * 48 * 48
     for steps in (4, 7):
@@ -186,9 +218,9 @@ def test_a_configuration_from_before_stationary_dropout_builds() -> None:
 
 
 def test_names_lists_every_cell() -> None:
-    names = ["Shallow", "Deep", "DeepV2", "ConvDeep", "ConvDeepPlus", "RLSTM", "LeNet"]
+    names = ["Shallow", "Deep", "DeepV2", "ConvDeep", "ConvDeepPlus", "RLSTM", "LeNet", "VGG"]
     assert pyrel.nn.names() == names
-    assert [pyrel.nn.cell_type(name) for name in pyrel.nn.names()] == [*CELLS, LeNet]
+    assert [pyrel.nn.cell_type(name) for name in pyrel.nn.names()] == [*CELLS, LeNet, VGG]
 
 
 @pytest.mark.parametrize(

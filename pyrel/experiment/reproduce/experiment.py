@@ -26,6 +26,7 @@ _MODULES = {
     "improve": "improve",
     "two-digit": "two_digit",
     "taylor": "taylor",
+    "signal": "signal",
 }
 
 

@@ -1,0 +1,344 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The page of `signal`: figures 2 to 7 of the seminar on PatternNet and PatternAttribution."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pyrel.experiment.linear_figure import linear_model_figure
+from pyrel.experiment.linear_model import LinearModel, angle
+from pyrel.experiment.problem import Problem
+from pyrel.experiment.reproduce.experiment import Page, Settings
+from pyrel.experiment.reproduce.numbers import Interval, table
+from pyrel.experiment.reproduce.runs import Kept
+from pyrel.experiment.reproduce.signal_runs import (
+    ATTRIBUTIONS,
+    COUNTS,
+    DISTRACTORS,
+    OTHERS,
+    PATCH,
+    RANDOM,
+    REMOVED,
+    SHOWN,
+    SIGNALS,
+    amounts,
+    dataset,
+    linear_name,
+    net_name,
+)
+from pyrel.experiment.reproduce.trained import MINIMUM
+from pyrel.metrics import Degradation, Summary
+from pyrel.patterns import ESTIMATORS
+from pyrel.report import words
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Results = Mapping[str, Kept]
+
+_LINEAR = {
+    "linear": "S_a",
+    "two_component": "S_a+−",
+    "filter": "S_w",
+    "gradient": "gradient",
+    "random": "random",
+}
+_QUALITY = {
+    "identity": "S_x",
+    "filter": "S_w",
+    "linear": "S_a",
+    "two_component": "S_a+−",
+    "random": "S_random",
+}
+_AFTER = 2  # patches, of which the seminar's text has a number
+
+_HEAD = """# Signal and distractor: how good estimators of the signal are
+
+The seminar on PatternNet and PatternAttribution (Kindermans et al. 2018), figures 2 to 7. A layer's
+input is signal, which goes with its output, and distractor, which its weights cancel. Estimators:
+S_x (all of the input is signal), S_w (along the weights; that of deconvnet and guided backprop),
+S_a (linear), S_a+− (two components: PatternNet and PatternAttribution), and a random direction.
+Written by `pyrel reproduce signal`."""
+
+_STANDS_IN = """## What stands in for VGG16 on ImageNet
+
+The source takes VGG16 with weights trained on ImageNet. Neither is to be had here, so a net in the
+manner of VGG stands in, `pyrel.nn.VGG`: 3×3 convolutions 16, 16, pool, 32, 32, pool, a dense layer
+of 128 and the output, on {data}. The estimators leave biases out; deep Taylor assumes biases of at
+most 0, and this net has such. An image has 49 patches of 4×4 pixels; the source has some 600
+patches of 9×9 in 224×224. What the source's figures show of ImageNet cannot be confirmed by this,
+only what holds on a net of the same kind."""
+
+_RHO = """## ρ(S) by layer (figure 4)
+
+1 where nothing linear of the output is left in what an estimator takes for the distractor. Patterns
+are fitted to {half:,} training images, ρ is measured on {half:,} others (the source: the two halves
+of ImageNet's training set). Mean over a layer's units, then over seeds. S_x leaves no distractor,
+so that its ρ is 1 by definition; what it is worth shows in the curves below. Bound of
+S_a: 1 − 1.2 √(2d/n), d the rank of the inputs and n the images of a half. The source's text gives
+no numbers of its figure: S_random very bad everywhere, S_w in between and worse in deeper layers,
+S_a and S_a+− much better, S_a ahead of S_a+− in dense layers."""
+
+_CURVES = """## Degradation (figure 5)
+
+The patches that a map names first are replaced by their mean, and the probability of the true class
+is followed, on {samples} test images that no net has seen. Area: mean height of the curve over all
+{patches} patches, a lower one is better. Random order, {orders} orders an image, is what a uniform
+map comes to; pixel mass is the map of the image's brightness, without any network. Differences are
+paired by seed; "lower", "higher": the 95 % interval does not hold 0. The source: after 20 patches,
+3 % of the image, the probability falls from about 0.72 to 0.59 with S_a+−, by less than 0.01 in
+random order, with S_a less than with S_x and S_w, with S_x more than with S_w; the table has the
+fall after {after} patches, 4 % of the image."""
+
+
+def page(results: Results, settings: Settings) -> Page:
+    """Return the page."""
+    nets = [results[net_name(settings, seed)] for seed in range(settings.seeds)]
+    lines = [results[linear_name(seed)].numbers for seed in range(settings.seeds)]
+    figures = {"linear-model": linear_model_figure(DISTRACTORS), "quality": _quality_figure(nets)}
+    figures |= _map_figures(nets[0], settings) | _curve_figures(nets[0], settings)
+    text = "\n\n".join(
+        [
+            _HEAD,
+            _linear_section(lines, settings),
+            _STANDS_IN.format(data=dataset(settings)),
+            _cost(results, nets, settings),
+            _RHO.format(half=amounts(settings).half),
+            _quality_table(nets),
+            "![ρ(S) by layer](signal/quality.svg)",
+            _maps_section(settings),
+            _curves_section(nets, settings),
+        ]
+    )
+    numbers = {
+        "linear model": lines,
+        "accuracy": vars(Interval.of([net.numbers["accuracy"] for net in nets])),
+        "quality": [net.numbers["quality"] for net in nets],
+        "degradation": [net.numbers["degradation"] for net in nets],
+    }
+    return Page(text, figures, numbers)
+
+
+def _degrees(radians: Sequence[float]) -> Interval:
+    return Interval.of(np.degrees(radians).tolist())
+
+
+def _linear_section(lines: Sequence[Mapping[str, Any]], settings: Settings) -> str:
+    """Return the tables of the linear model: by samples, and by distractor."""
+    rows = []
+    for count in COUNTS:
+        found = {name: [line["by count"][str(count)][name] for line in lines] for name in _LINEAR}
+        expected = LinearModel().expected_angle(count)
+        ratio = Interval.of([each / expected for each in found["linear"]])
+        rows.append([f"{count:,}", f"{math.degrees(expected):.3f}", ratio,
+                     *(_degrees(found[name]) for name in _LINEAR)])  # fmt: skip
+    others = []
+    for i, distractor in enumerate(DISTRACTORS):
+        across = 90 - math.degrees(angle(LinearModel().signal, distractor))
+        of = [line["by distractor"][str(i)] for line in lines]
+        others.append([f"({distractor[0]:g}, {distractor[1]:g})", f"{across:.3f}",
+                       *(_degrees([each[name] for each in of]) for name in _LINEAR)])  # fmt: skip
+    labels = list(_LINEAR.values())
+    return "\n\n".join(
+        [
+            "## The linear model (figure 2)",
+            "x = a_s y + a_d ε with a_s = (1, 0), a_d = (1, 1), y uniform in [−1, 1], ε normal "
+            "with deviation 1: the signal is known. Angle between it and what an estimator takes "
+            "for it, in degrees: root of the mean square over "
+            f"{amounts(settings).draws} draws of n samples, mean over seeds, and 95 % interval. "
+            "Expected of S_a: σ_ε / (σ_y √n). The seminar says that S_a is perfect here, and that "
+            "gradient and S_w depend on the distractor.",
+            table(["n", "expected of S_a", "S_a over expected", *labels], rows),
+            f"Other distractors, n = {COUNTS[1]:,}. Expected of gradient and S_w: the angle of the "
+            "direction across the distractor.",
+            table(["a_d", "expected of gradient, S_w", *labels], others),
+            "![The linear model](signal/linear-model.svg)",
+        ]
+    )
+
+
+def _cost(results: Results, nets: Sequence[Kept], settings: Settings) -> str:
+    hours = sum(kept.seconds for kept in results.values()) / 3600
+    longest = max(kept.seconds for kept in nets) / 60
+    processors = sorted({str(kept.machine["processor"]) for kept in nets})
+    epochs = sorted({kept.numbers["epochs"] for kept in nets})
+    accuracy = Interval.of([kept.numbers["accuracy"] for kept in nets])
+    minimum = MINIMUM.get(dataset(settings))
+    wanted = "no minimum" if minimum is None else f"minimum {100 * minimum:.0f} %"
+    seeds = "One seed" if settings.seeds == 1 else f"{settings.seeds} seeds"
+    return (
+        f"{seeds}, {nets[0].numbers['parameters']:,} parameters, "
+        f"{' or '.join(map(str, epochs))} epochs; {hours:.1f} hours together, at most "
+        f"{longest:.0f} minutes a seed ({', '.join(processors)}). Classified correctly: "
+        f"{accuracy.percent()} of the test images ({wanted}). ± is half of a 95 % interval over "
+        "the seeds (Student's t)."
+    )
+
+
+def _quality_table(nets: Sequence[Kept]) -> str:
+    of_seeds = [net.numbers["quality"] for net in nets]
+    rows = []
+    for i, layer in enumerate(of_seeds[0]):
+        each = [layers[i] for layers in of_seeds]
+        values = [Interval.of([one["values"][name] for one in each]) for name in ESTIMATORS]
+        bound = max(one["bound"] for one in each)
+        held = sum(one["values"]["linear"] >= one["bound"] for one in each)
+        without = max(one["without"] for one in each)
+        rows.append([layer["module"], layer["rank"], *values, f"{bound:.3f}",
+                     f"{held} of {len(each)}", without])  # fmt: skip
+    labels = [_QUALITY[name] for name in ESTIMATORS]
+    headings = ["layer", "rank", *labels, "bound of S_a", "seeds that meet it", "without pattern"]
+    return table(headings, rows)
+
+
+def _quality_figure(nets: Sequence[Kept]) -> Figure:
+    from pyrel.plots import summary_dots
+
+    layers = [layer["module"] for layer in nets[0].numbers["quality"]]
+    shown = {
+        _QUALITY[name]: {
+            module: Summary.of([net.numbers["quality"][i]["values"][name] for net in nets])
+            for i, module in enumerate(layers)
+        }
+        for name in ESTIMATORS
+        if name != "identity"
+    }
+    return summary_dots(shown, {}, "ρ(S) on held-out images: nothing of the output left at 1")
+
+
+def _map_figures(net: Kept, settings: Settings) -> dict[str, Figure]:
+    """Draw the estimated signals, the attributions, and the other methods (figures 3, 6, 7)."""
+    from pyrel.plots import HeatmapColumn, heatmap_grid
+
+    names = Problem(dataset(settings), "sequence", 1).class_names
+    arrays = net.arrays
+    groups = {
+        "signals": ("Estimated signal", {f"signal {label}": label for label in SIGNALS}),
+        "attributions": (
+            "Attribution",
+            {f"attribution {label}": label for label in ATTRIBUTIONS},
+        ),
+        "methods": (
+            "Compared methods",
+            {
+                **{name: words.label(name) for name in OTHERS},
+                "signal S_a+−": "PatternNet",
+                "attribution S_a+−": "PatternAttribution",
+            },
+        ),
+    }
+    found = {}
+    for file, (title, shown) in groups.items():
+        columns = [
+            HeatmapColumn(
+                names[c],
+                arrays["x"][i] / 255,
+                {
+                    label: arrays[f"map {name}"][i].astype(np.float32)
+                    for name, label in shown.items()
+                },
+            )
+            for i, c in enumerate(settings.shown(SHOWN))
+        ]
+        found[file] = heatmap_grid(columns, f"{title}, {dataset(settings)}, seed 0")
+    return found
+
+
+def _maps_section(settings: Settings) -> str:
+    names = Problem(dataset(settings), "sequence", 1).class_names
+    shown = ", ".join(names[c] for c in settings.shown(SHOWN))
+    return (
+        "## Signals and attributions (figures 3, 6 and 7)\n\n"
+        f"The first test image of each of these classes, chosen by nothing else: {shown}. The true "
+        "class is explained; each map has its own scale. Of S_x the estimated signal is the image. "
+        "The source judges by eye: S_x and S_w noisy, S_a coarse, S_a+− clear.\n\n"
+        "![Estimated signals](signal/signals.svg)\n\n"
+        "![Attributions](signal/attributions.svg)\n\n"
+        "![Compared methods](signal/methods.svg)"
+    )
+
+
+def _curve_labels() -> dict[str, str]:
+    """Return curve -> label: the estimators' attributions, the other methods, pixel mass."""
+    return {
+        **{f"attribution {label}": label for label in ATTRIBUTIONS},
+        "signal S_a+−": "PatternNet",
+        **{name: words.label(name) for name in (*OTHERS, "pixel_mass")},
+    }
+
+
+def _curves_section(nets: Sequence[Kept], settings: Settings) -> str:
+    told = [net.numbers["degradation"] for net in nets]
+    after = REMOVED.index(_AFTER)
+    rows: list[list[object]] = []
+    labels = _curve_labels() | {RANDOM: RANDOM}
+    means = {name: float(np.mean([one["area"][name] for one in told])) for name in labels}
+    for name in sorted(labels, key=lambda name: means[name]):
+        area = [one["area"][name] for one in told]
+        fall = [one["curves"][name][0] - one["curves"][name][after] for one in told]
+        row: list[object] = [labels[name], Interval.of(area), Interval.of(fall)]
+        for other in (RANDOM, "attribution S_a+−"):
+            given = [one["area"][name] - one["area"][other] for one in told]
+            row.append("–" if name == other else _judged(Interval.of(given)))
+        rows.append([*row, max(one["empty"][name] for one in told)])
+    how_many = amounts(settings)
+    start = Interval.of([one["curves"][RANDOM][0] for one in told])
+    head = _CURVES.format(
+        samples=told[0]["samples"],
+        patches=REMOVED[-1],
+        orders=how_many.random_orders,
+        after=_AFTER,
+    )
+    headings = ["map", "area", f"fall after {_AFTER} patches", "area − random order",
+                "area − S_a+−", "empty maps"]  # fmt: skip
+    return "\n\n".join(
+        [
+            head,
+            f"Probability of the true class before: {start}.",
+            table(headings, rows),
+            f"Curves of seed 0, patches of {PATCH}×{PATCH}; bands are 95 % intervals over the "
+            "images.",
+            "![Estimators](signal/curves-estimators.svg)",
+            "![Methods](signal/curves-methods.svg)",
+        ]
+    )
+
+
+def _judged(difference: Interval) -> str:
+    """Return a difference of areas, and whether it is clear."""
+    text = f"{difference.mean:+.3f}"
+    if difference.runs < 2:
+        return text
+    clear = abs(difference.mean) > difference.half
+    said = ("higher" if difference.mean > 0 else "lower") if clear else "open"
+    return f"{text} ± {difference.half:.3f}, {said}"
+
+
+def _curve_figures(net: Kept, settings: Settings) -> dict[str, Figure]:
+    """Draw figure 5, of the estimators and of the methods."""
+    from pyrel.plots import degradation_curves
+
+    def curve(name: str) -> Degradation:
+        return Degradation(np.array(REMOVED), net.arrays[f"scores {name}"].astype(np.float64))
+
+    labels = _curve_labels()
+    estimators = [name for name in labels if name.startswith("attribution ")]
+    methods = [name for name in labels if name not in estimators]
+    title = f"{dataset(settings)}, seed 0"
+    return {
+        "curves-estimators": degradation_curves(
+            {labels[name]: curve(name) for name in estimators},
+            curve(RANDOM),
+            title=f"w ⊙ S(x) by estimator, {title}",
+        ),
+        "curves-methods": degradation_curves(
+            {"PatternAttribution": curve("attribution S_a+−")}
+            | {labels[name]: curve(name) for name in methods},
+            curve(RANDOM),
+            title=f"By method, {title}",
+        ),
+    }
