@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <type_traits>
 
-#include "caches.h"
 #include "plan.h"
 #include "tuning.h"
 
@@ -26,16 +25,6 @@ Engine::Engine(const Program& program, PackedMatrices& packed, int64_t most_pack
     if (gain_in_lanes_ > 1.0) stretches_ = find_stretches(*code_, kernels_);
 }
 
-bool keeps_found(const Gemm& gemm, int64_t depth, int64_t columns) {
-    return !gemm.bf16 && depth <= kSparseDepth &&
-           depth * columns * static_cast<int64_t>(sizeof(float)) > second_level_cache();
-}
-
-int64_t found_words(const Gemm& gemm, int64_t depth) {
-    const auto segments = static_cast<int64_t>(gemm.segments.size());
-    return 1 + kBlockRows * (depth / kPartDepth + segments);
-}
-
 // What a gemm needs that runs so many times.
 void Engine::pack(const Gemm& gemm, int64_t times, const Program& program, PackedMatrices& packed,
                   int64_t& most_packed) {
@@ -44,8 +33,6 @@ void Engine::pack(const Gemm& gemm, int64_t times, const Program& program, Packe
         w.depth * w.columns * (gemm.bf16 ? 2 : static_cast<int64_t>(sizeof(float)));
     if (rows_of(gemm) / times < kManyRows)
         streamed_bytes_ += static_cast<double>(bytes) * static_cast<double>(times);
-    if (keeps_found(gemm, w.depth, w.columns))
-        found_words_ = std::max(found_words_, rows_of(gemm) / times * found_words(gemm, w.depth));
     auto& slot = matrices_[static_cast<size_t>(gemm.matrix)][gemm.bf16 ? 1 : 0];
     if (slot) return;
     slot = packed.get(program.matrices()[static_cast<size_t>(gemm.matrix)], gemm.bf16, most_packed);

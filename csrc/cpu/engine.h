@@ -13,19 +13,12 @@
 #include "kernels.h"
 #include "packed.h"
 #include "stretches.h"
-#include "tuning.h"
 
 namespace pyrel {
 
 // A group of samples in lanes takes at most this: more leaves the caches, and is mapped anew at
 // every call.
 constexpr int64_t kMostLaneBytes = int64_t{24} << 20;
-
-// Whether a product keeps which elements of its rows are not zero: its weights don't stay in a
-// cache, so that its columns are computed in parts, and rows may be sparse. And how many words it
-// keeps of a block of rows.
-bool keeps_found(const Gemm& gemm, int64_t depth, int64_t columns);
-int64_t found_words(const Gemm& gemm, int64_t depth);
 
 class Engine {
   public:
@@ -42,10 +35,6 @@ class Engine {
     // The same by index; null where no instruction takes it in float32.
     const PackedMatrix* in_float32(size_t matrix) const { return matrices_[matrix][0].get(); }
     int64_t scratch_size() const { return scratch_size_; }  // floats, whatever the samples
-    // Words for what is found of the rows of so many samples; see GemmTask.
-    int64_t found_size(int64_t samples) const {
-        return (samples * found_words_ + kBlockRows - 1) / kBlockRows + found_words_;
-    }
     // Bytes of a group of samples in lanes.
     int64_t lane_group_bytes() const;
     // About how many times as fast it runs with samples in lanes, as many as there are lanes, with
@@ -73,7 +62,6 @@ class Engine {
     // By index; in float32 and as pairs of bfloat16, where an instruction takes them.
     std::vector<std::array<std::shared_ptr<const PackedMatrix>, 2>> matrices_;
     int64_t scratch_size_ = 0;
-    int64_t found_words_ = 0;  // the most of a block, for each row of a sample
     int64_t weight_bytes_ = 0;
     double streamed_bytes_ = 0.0;
     double gain_in_lanes_ = 0.0;

@@ -36,9 +36,6 @@ void execute(const Gemm& gemm, Slab& slab) {
     task.packed = w.packed.get();
     task.panel_stride = w.panel_stride;
     task.together = columns_together(w, task.samples * task.steps, slab.kernels());
-    const bool keeps = task.together < w.columns && keeps_found(gemm, w.depth, w.columns);
-    task.found = keeps ? slab.found() : nullptr;
-    task.found_words = found_words(gemm, w.depth);
     task.out = slab.view(gemm.out);
     task.epilogue = slab.epilogue(gemm.epilogue);
     task.scratch = slab.scratch();

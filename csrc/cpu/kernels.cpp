@@ -16,7 +16,7 @@ namespace {
 
 template <typename Element>
 void multiply(const GemmTask& task, const Block& block, NonZeros& found) {
-    if (is_sparse_still<Element>(task, block, found))
+    if (is_sparse<Element>(task, block, found))
         gemm_sparse<Element>(task, block, found);
     else
         gemm_dense<Element>(task, block);
@@ -48,7 +48,6 @@ void gemm_bf16(const GemmTask& task) {
     NonZeros found;
     GemmTask pairs = task;
     pairs.segments = 1;
-    pairs.found = nullptr;  // of rows that are rounded anew
     pairs.depth = pairs.segment_depth[0] = (task.depth + 1) / 2;
     const int64_t stride = bf16_row(task.depth);
     for_columns(task, [&](Block& block) {

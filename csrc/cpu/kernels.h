@@ -68,9 +68,6 @@ struct GemmTask {
     const LaneRange* lane_ranges;
     View out;
     Epilogue epilogue;
-    // Where a block's non-zeros are kept for later columns: so many words a block; or null.
-    uint64_t* found;
-    int64_t found_words;
 };
 
 // out[row, :] = epilogue(source[row, :]), or of 0 without a source.

@@ -18,9 +18,12 @@ inline int64_t valid_lanes(int64_t columns, int64_t column) {
     return left < 0 ? 0 : (left > kLanes ? kLanes : left);
 }
 
+// Rows are looked at this many at a time: enough to read weights often from the first-level cache
+// where single rows skip their zeros, and a whole number of dense tiles.
+constexpr int kBlockRows = 24;
+
 struct Block {
     int rows;
-    int64_t number;      // of the task's blocks
     int64_t begin, end;  // columns of a product that are computed; from a panel's first one on
     const float* a[kMaxSegments][kBlockRows];
     float* out[kBlockRows];
@@ -191,7 +194,6 @@ void for_blocks(const GemmTask& task, Take&& take) {
     RowCursor cursor{0, 0, task.steps};
     Block block;
     for (int64_t b = 0; b < blocks; ++b) {
-        block.number = b;
         block.rows = static_cast<int>(rows * (b + 1) / blocks - rows * b / blocks);
         for (int r = 0; r < block.rows;) {
             const int64_t left = task.steps - cursor.step;  // rows of the same sample

@@ -26,8 +26,6 @@ Slab::Slab(const Engine& engine, const Batch& batch, Plan plan)
         ends_[0] = floats(code().input_size * slab);
         ends_[1] = floats(code().input_size * slab);
         one_sample_ = floats(3 * code().most_normalised + 1);
-    } else {
-        found_.reset(new (std::nothrow) uint64_t[static_cast<size_t>(engine.found_size(slab))]);
     }
     absorbed_.reset(new (std::nothrow) double[static_cast<size_t>(slab)]);
     largest_.reset(new (std::nothrow) double[static_cast<size_t>(slab)]);
@@ -37,7 +35,7 @@ Slab::Slab(const Engine& engine, const Batch& batch, Plan plan)
 
 bool Slab::allocated() const {
     return arena_ && absorbed_ && largest_ && put_in_ && views_ &&
-           (lanes_ == 1 ? found_ != nullptr : ends_[0] && ends_[1] && one_sample_);
+           (lanes_ == 1 || (ends_[0] && ends_[1] && one_sample_));
 }
 
 void Slab::start(int64_t first, int64_t samples) {

@@ -56,7 +56,6 @@ class Slab {
     const View* views(const std::vector<Rows>& listed, int list) const;
     Epilogue epilogue(const EpilogueSpec& spec) const;
     float* scratch() const { return arena_.get() + stride_ * groups_; }
-    uint64_t* found() const { return found_.get(); }  // see GemmTask
 
     static float* row(const View& v, int64_t sample, int64_t step) {
         return v.base + sample * v.stride + (v.offsets[step] << v.shift);
@@ -122,8 +121,7 @@ class Slab {
     std::unique_ptr<double[]> absorbed_;
     std::unique_ptr<double[]> largest_;
     std::unique_ptr<double[]> put_in_;
-    std::unique_ptr<uint64_t[]> found_;  // out of lanes
-    std::unique_ptr<View[]> views_;      // two lists of operands
+    std::unique_ptr<View[]> views_;  // two lists of operands
 };
 
 }  // namespace pyrel

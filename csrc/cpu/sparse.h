@@ -15,7 +15,9 @@ namespace {
 // bandwidth, one vector a multiply-add, if the weights are there: the depth is cut into parts, of
 // which a group of panels stays in that cache while all rows of the block use it. A single row
 // reads its weights once anyhow, and skips reading those that it does not need.
+constexpr int kPartDepth = 64;  // bits of a mask; × 4 panels × 128 bytes = 32 KiB at most
 constexpr int kGroupPanels = 4;
+constexpr int64_t kSparseDepth = 4096;  // deeper products do not skip
 constexpr int kMaxParts = kSparseDepth / kPartDepth + kMaxSegments;
 
 struct Part {
@@ -28,10 +30,7 @@ struct Part {
 struct NonZeros {
     int32_t parts;
     Part part[kMaxParts];
-    // mask[part][row], bit k: whether element k of the part is not zero. Here, or where the task
-    // keeps what is found for other columns.
-    uint64_t (*mask)[kBlockRows];
-    uint64_t here[kMaxParts][kBlockRows];
+    uint64_t mask[kMaxParts][kBlockRows];  // bit k: whether element k of the part is not zero
 };
 
 void cut_into_parts(const GemmTask& task, NonZeros& found) {
@@ -80,20 +79,6 @@ bool is_sparse(const GemmTask& task, const Block& block, NonZeros& found) {
     for (int r = 1; r < block.rows; ++r)
         total += static_cast<double>(find_non_zeros<Element>(block, r, found));
     return total <= kSparseShare * depth * block.rows;
-}
-
-// The same for columns after the first ones, where the task keeps what was found for these.
-template <typename Element>
-bool is_sparse_still(const GemmTask& task, const Block& block, NonZeros& found) {
-    found.mask = found.here;
-    if (!task.found) return is_sparse<Element>(task, block, found);
-    uint64_t* const kept = task.found + block.number * task.found_words;
-    found.mask = reinterpret_cast<uint64_t (*)[kBlockRows]>(kept + 1);
-    if (block.begin == 0)
-        kept[0] = is_sparse<Element>(task, block, found);
-    else if (kept[0])
-        cut_into_parts(task, found);
-    return kept[0];
 }
 
 // One row over the parts from `begin` to `end`; between calls the sums are kept in `carried`.

@@ -12,14 +12,6 @@ namespace pyrel {
 // the sums of a single row would be too few chains to hide the latency of an FMA.
 constexpr int64_t kSparseWeights = 6144;
 constexpr int64_t kSparseVectors = 6;
-// Nor do deeper products.
-constexpr int64_t kSparseDepth = 4096;
-// What of a row is not zero is found for parts of it of so many elements: bits of a mask; and, with
-// four panels of 128 bytes, weights of 32 KiB at most.
-constexpr int kPartDepth = 64;
-// Rows are looked at this many at a time: enough to read weights often from the first-level cache
-// where single rows skip their zeros, and a whole number of dense tiles.
-constexpr int kBlockRows = 24;
 // So many rows of a sample repay reading the weights once for these samples alone.
 constexpr int64_t kManyRows = 96;
 // Long sums are those of eight parts, element i being of part i % 8, in both layouts.

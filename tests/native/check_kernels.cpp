@@ -424,11 +424,6 @@ void check_gemm(const Kernels& kernels, const Shape& shape, Scale scale, Post po
     task.packed = packed->packed.get();
     task.panel_stride = packed->panel_stride;
     task.together = (columns + 1) / 2 <= kernels.panel ? columns : kernels.panel;
-    // What is found of rows is kept for later columns, or is found anew for these.
-    const int64_t blocks = (rows + pyrel::kBlockRows - 1) / pyrel::kBlockRows;
-    task.found_words = 1 + pyrel::kBlockRows * (depth / pyrel::kPartDepth + task.segments);
-    const Guarded found(2 * blocks * task.found_words);
-    if (rows % 2 == 1) task.found = reinterpret_cast<uint64_t*>(found.data());
     task.out = operands.out.view();
     task.epilogue = operands.epilogue(vectors, scale, post, flags & 1, flags & 2, flags & 4);
 
@@ -492,16 +487,6 @@ void check_gemms(const Kernels& kernels, Digest& digest) {
         for (const int64_t rows : {1, 6, 12, 13, 25})
             check_gemm(kernels, {rows, 1, 33, {depth}}, Scale::none, Post::none, 0, true, numbers,
                        digest);
-    // Columns in several parts, over several blocks of rows, around a whole number of masks.
-    for (const int64_t columns : {97, 224, 225})
-        for (const int64_t rows : {24, 25, 49, 50})
-            for (const bool zeros : {false, true}) {
-                for (const int64_t depth : {63, 64, 65, 129})
-                    check_gemm(kernels, {rows, 1, columns, {depth}}, Scale::none, Post::none, 0,
-                               zeros, numbers, digest);
-                check_gemm(kernels, {rows, 1, columns, {40, 64, 5}}, Scale::none, Post::none, 0,
-                           zeros, numbers, digest);
-            }
     check_gemm(kernels, {3, 5, 40, {1, 2, 3, 4, 5, 6, 7, 8}}, Scale::none, Post::none, 0, true,
                numbers, digest);
     for (const Scale scale : kScales)
