@@ -23,7 +23,7 @@ class LeNet(Cell):
     on the two dense layers. ``sizes`` is ``(maps of C1, maps of C3, C5, F6)``; 28 x 28 pixels and
     the sizes of 1998 make 107,786 parameters.
 
-    It has no recurrence: a sequence is one step, the whole image. Other parameters are those of
+    It has no recurrence: a sequence is one step, the whole image. The other parameters are those of
     `Cell`; ``stationary`` has no effect.
 
     Parameters

@@ -24,7 +24,7 @@ class VGG(Cell):
     form of the cells (`SoftplusLinear`), whose biases are never positive, units are ReLUs, and
     dropout falls on the dense layer. ``sizes`` is ``(maps of block 1, maps of block 2, dense)``.
 
-    It has no recurrence: a sequence is one step, the whole image. Other parameters are those of
+    It has no recurrence: a sequence is one step, the whole image. The other parameters are those of
     `Cell`; ``stationary`` has no effect.
 
     Parameters
