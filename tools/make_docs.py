@@ -41,10 +41,14 @@ def public(module: ModuleType) -> Iterator[tuple[str, Any]]:
             continue
         yield f"{module.__name__}.{name}", value
         if inspect.isclass(value) and value.__module__.startswith("pyrel"):
-            for member, what in vars(value).items():
+            bases = [base for base in value.__mro__ if base.__module__.startswith("pyrel")]
+            for member, what in {k: v for b in bases[::-1] for k, v in vars(b).items()}.items():
                 function = getattr(what, "__func__", getattr(what, "fget", what))
                 if not member.startswith("_") and inspect.isfunction(function):
                     yield f"{module.__name__}.{name}.{member}", function
+
+
+VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def faults(name: str, value: Any) -> Iterator[str]:
@@ -62,7 +66,12 @@ def faults(name: str, value: Any) -> Iterator[str]:
     for section in SECTION.findall(text):
         heads = [line.partition(" :")[0] for line in section.splitlines() if line[:1].strip()]
         told = [part.strip().lstrip("*") for head in heads for part in head.split(",")]
-        wanted = [p for p in inspect.signature(value).parameters if p not in ("self", "cls")]
+        taken = inspect.signature(value).parameters
+        wanted = [name for name in taken if name not in ("self", "cls")]
+        others_taken = [name for name in taken if taken[name].kind in VARIADIC]
+        if len(others_taken) == len(VARIADIC) and not set(told) & set(others_taken):
+            told = [name for name in told if name in wanted]  # others are told by their own names
+            wanted = [name for name in wanted if name not in others_taken]
         others = re.search(r"other parameters are those of `", " ".join(text.split()))
         if set(told) - set(wanted) or (set(wanted) - set(told) and not others):
             yield f"{name}: tells of the parameters {told}, and takes {wanted}"
