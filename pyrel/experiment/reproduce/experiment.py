@@ -19,15 +19,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Name -> module of this folder, in which the class `Reproduced` is the experiment.
-_MODULES = {
-    "sequence": "sequence",
-    "majority": "majority",
-    "improve": "improve",
-    "two-digit": "two_digit",
-    "taylor": "taylor",
-    "signal": "signal",
-}
+# Each is a module of this folder, of which the class `Reproduced` is the experiment.
+_NAMES = ("sequence", "majority", "improve", "two-digit", "taylor", "signal")
 
 
 @dataclass(frozen=True)
@@ -52,6 +45,10 @@ class Settings:
         """Check the number of seeds."""
         if self.seeds < 1:
             raise ValueError(f"seeds: wanted at least 1, given {self.seeds}")
+
+    def counted(self) -> str:
+        """Return how many seeds, as the beginning of a sentence."""
+        return "One seed" if self.seeds == 1 else f"{self.seeds} seeds"
 
     def shown(self, samples: Sequence[T]) -> Sequence[T]:
         """Return the samples of a figure: one is enough for the quick way."""
@@ -107,7 +104,7 @@ class Experiment(ABC):
 
 def names() -> list[str]:
     """Names of all experiments."""
-    return list(_MODULES)
+    return list(_NAMES)
 
 
 def experiment_of(name: str) -> type[Experiment]:
@@ -118,11 +115,10 @@ def experiment_of(name: str) -> type[Experiment]:
     ValueError
         There is none of that name.
     """
-    if name not in _MODULES:
-        raise ValueError(f"name: no {name!r}; there are {', '.join(_MODULES)}")
-    kind: type[Experiment] = import_module(
-        f"pyrel.experiment.reproduce.{_MODULES[name]}"
-    ).Reproduced
+    if name not in _NAMES:
+        raise ValueError(f"name: no {name!r}; there are {', '.join(_NAMES)}")
+    module = import_module(f"pyrel.experiment.reproduce.{name.replace('-', '_')}")
+    kind: type[Experiment] = module.Reproduced
     return kind
 
 

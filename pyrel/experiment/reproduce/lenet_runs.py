@@ -15,6 +15,7 @@ import numpy.typing as npt
 from pyrel.experiment.problem import HIGH, LOW, Problem
 from pyrel.experiment.reproduce.experiment import Settings
 from pyrel.experiment.reproduce.majority_runs import PICTURES, datasets
+from pyrel.experiment.reproduce.pictures import in_bytes, scaled
 from pyrel.experiment.reproduce.runs import Found, Run
 from pyrel.experiment.reproduce.trained import (
     first_of_each_class,
@@ -87,15 +88,12 @@ def _work(
     )
     x, y, _ = problem.samples(test, count=_QUICK_IMAGES if settings.quick else _EXPLAINED)
     index = first_of_each_class(y, SHOWN)
-    told, arrays = {}, {"x": np.round(255 * x[index]).astype(np.uint8)}
+    told = {}
+    arrays: dict[str, npt.NDArray[Any]] = {"x": in_bytes(x[index])}
     for method in PICTURES:
         relevance = Explainer(trained.cell.model, x[:1], method, low=LOW, high=HIGH)(x, y).relevance
         told[method] = _noise(relevance, x)
-        largest = np.abs(relevance[index]).max(axis=(1, 2, 3), keepdims=True)
-        scaled = np.divide(
-            relevance[index], largest, out=np.zeros_like(relevance[index]), where=largest > 0
-        )
-        arrays[method] = scaled.astype(np.float16)
+        arrays[method] = scaled(relevance[index])
     numbers = trained.numbers() | {"noise": told, "samples": len(x)}
     return Found(numbers, arrays if config.seed == 0 else {})
 

@@ -14,7 +14,7 @@ from pyrel.experiment.reproduce import majority_runs
 from pyrel.experiment.reproduce.experiment import Page, Settings
 from pyrel.experiment.reproduce.majority_runs import MEASURES, METHODS, PICTURES, Variant
 from pyrel.experiment.reproduce.numbers import Interval, table
-from pyrel.experiment.reproduce.runs import Kept
+from pyrel.experiment.reproduce.runs import Kept, hours, processors
 from pyrel.metrics import Summary
 from pyrel.report import words
 
@@ -78,13 +78,11 @@ def page(results: Results, variants: Variants, settings: Settings) -> Page:
 
 def cost(results: Results, settings: Settings) -> str:
     """Say how often what was trained, and for how long."""
-    hours = sum(kept.seconds for kept in results.values()) / 3600
-    processors = sorted({str(kept.machine["processor"]) for kept in results.values()})
-    samples = next(iter(results.values())).numbers["samples"]
-    seeds = "one seed" if settings.seeds == 1 else f"{settings.seeds} seeds"
+    runs = [*results.values()]
+    samples = runs[0].numbers["samples"]
     return (
-        f"{seeds.capitalize()} each: {len(results)} trainings, {hours:.1f} hours of one thread "
-        f"together ({', '.join(processors)}). The recipe is that of "
+        f"{settings.counted()} each: {len(runs)} trainings, {hours(runs):.1f} hours of one "
+        f"thread together ({processors(runs)}). The recipe is that of "
         "[majority samples of MNIST](majority-mnist.md). The true class of all "
         f"{samples:,} test samples is explained; ± is half of a 95 % interval over the seeds "
         "(Student's t). Signed maps are measured by their positive part; samples without any "
@@ -171,19 +169,9 @@ def _difference_table(
             values = [
                 b["methods"][m]["share"]["mean"] - a["methods"][m]["share"]["mean"] for a, b in runs
             ]
-            row.append(_judged(Interval.of(values)))
+            row.append(Interval.of(values).difference("more", "less"))
         rows.append(row)
     return table(["share", *map(words.label, METHODS)], rows)
-
-
-def _judged(difference: Interval) -> str:
-    """Return a difference, and whether it is clear."""
-    text = f"{difference.mean:+.3f}"
-    if difference.runs < 2:
-        return text
-    clear = abs(difference.mean) > difference.half
-    said = ("more" if difference.mean > 0 else "less") if clear else "open"
-    return f"{text} ± {difference.half:.3f}, {said}"
 
 
 def _dots(results: Results, variants: Variants, dataset: str, settings: Settings) -> Figure:

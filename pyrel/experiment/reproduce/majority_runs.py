@@ -16,6 +16,7 @@ import numpy.typing as npt
 from pyrel.experiment.judging import choose_shown, judge
 from pyrel.experiment.problem import HIGH, LOW, Problem
 from pyrel.experiment.reproduce.experiment import Settings
+from pyrel.experiment.reproduce.pictures import in_bytes, scaled
 from pyrel.experiment.reproduce.runs import Found, Kept, Run
 from pyrel.experiment.reproduce.trained import train_to_minimum, training_config
 from pyrel.experiment.training import TrainedCell, new_cell
@@ -142,15 +143,12 @@ def _arrays(cell: TrainedCell, samples: Any) -> dict[str, npt.NDArray[Any]]:
     index = np.concatenate([shown, np.flatnonzero(wrong)[:FAILED]])
     predicted = predict(cell.model, x[index]).numpy().argmax(axis=1)
     found = {
-        "x": np.round(255 * x[index]).astype(np.uint8),
+        "x": in_bytes(x[index]),
         "y": y[index],
         "predicted": predicted,
         "relevant": relevant[index],
     }
     for method in PICTURES:
         explainer = Explainer(cell.model, x[:1], method, low=LOW, high=HIGH)
-        relevance = explainer(x[index], y[index]).relevance
-        largest = np.abs(relevance).max(axis=(1, 2, 3), keepdims=True)
-        scaled = np.divide(relevance, largest, out=np.zeros_like(relevance), where=largest > 0)
-        found[method] = scaled.astype(np.float16)
+        found[method] = scaled(explainer(x[index], y[index]).relevance)
     return found

@@ -61,6 +61,18 @@ class Interval:
         """Return mean ± half width, the mean alone for one run."""
         return f"{self.mean:.3f}" if math.isnan(self.half) else f"{self.mean:.3f} ± {self.half:.3f}"
 
+    def difference(self, above: str, below: str) -> str:
+        """Return it as a difference, with one of two words where the interval does not hold 0.
+
+        "open" where it does; no word for a single run.
+        """
+        text = f"{self.mean:+.3f}"
+        if self.runs < 2:
+            return text
+        clear = abs(self.mean) > self.half
+        said = (above if self.mean > 0 else below) if clear else "open"
+        return f"{text} ± {self.half:.3f}, {said}"
+
     def percent(self) -> str:
         """Return it as percentages."""
         if math.isnan(self.half):

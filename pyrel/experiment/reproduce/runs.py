@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -119,6 +119,16 @@ def complete(
     if say is not None:
         say("all runs", len(runs), len(runs))
     return results
+
+
+def hours(runs: Iterable[Kept]) -> float:
+    """Return how long runs took together."""
+    return sum(run.seconds for run in runs) / 3600
+
+
+def processors(runs: Iterable[Kept]) -> str:
+    """Name the processors that runs were worked out on."""
+    return ", ".join(sorted({str(run.machine["processor"]) for run in runs}))
 
 
 def _read(kept: Path, run: Run) -> Kept | None:

@@ -14,8 +14,9 @@ import numpy.typing as npt
 
 from pyrel.experiment.problem import HIGH, LOW, Problem
 from pyrel.experiment.reproduce.experiment import Experiment, Page
+from pyrel.experiment.reproduce.pictures import in_bytes, scaled
 from pyrel.experiment.reproduce.runs import Found, Kept, Run
-from pyrel.experiment.reproduce.sequence_page import CELLS, page, steps_of
+from pyrel.experiment.reproduce.sequence_page import CELLS, EVIDENCE, SHOWN, page, steps_of
 from pyrel.experiment.reproduce.trained import (
     first_of_each_class,
     train_to_minimum,
@@ -26,8 +27,6 @@ from pyrel.explainer import Explainer
 from pyrel.metrics import pixel_mass_map, step_shares
 
 METHODS = ("sensitivity", "guided_backprop", "deep_taylor")
-EVIDENCE = 1  # class 1 of MNIST, trouser of Fashion-MNIST: what decides stands in the middle
-SHOWN = (0, 1, 5, 9)  # classes of the heatmaps
 MORE = 4  # further samples of the evidence class
 QUICK_IMAGES = 500
 
@@ -109,11 +108,9 @@ def _arrays(seed: int, x: _Floats, maps: Mapping[str, _Floats]) -> dict[str, npt
     """Return the heatmaps of the first seed, as pictures whose largest relevance is 1."""
     if seed != 0:
         return {}
-    found: dict[str, npt.NDArray[Any]] = {"x": np.round(255 * _pictures(x)).astype(np.uint8)}
+    found: dict[str, npt.NDArray[Any]] = {"x": in_bytes(_pictures(x))}
     for method, relevance in maps.items():
-        largest = np.abs(relevance).max(axis=(1, 2, 3), keepdims=True)
-        scaled = np.divide(relevance, largest, out=np.zeros_like(relevance), where=largest > 0)
-        found[method] = _pictures(scaled).astype(np.float16)
+        found[method] = scaled(_pictures(relevance))
     return found
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from pyrel.experiment.problem import Problem
 from pyrel.experiment.reproduce.experiment import Page, Settings
 from pyrel.experiment.reproduce.numbers import Interval, table
-from pyrel.experiment.reproduce.runs import Kept
+from pyrel.experiment.reproduce.runs import Kept, hours, processors
 from pyrel.experiment.reproduce.trained import MINIMUM
 from pyrel.metrics import StepProfile
 
@@ -25,7 +25,8 @@ _METHODS = {
     "deep_taylor": "deep Taylor",
 }
 _LAST = 3  # steps that the thesis's "more than 90 %" is about
-_SHOWN = 4  # samples of the figure of all cells; those after the second are of the evidence class
+SHOWN = (0, 1, 5, 9)  # classes of the heatmaps of all cells
+EVIDENCE = 1  # class 1 of MNIST, trouser of Fashion-MNIST: what decides stands in the middle
 
 Results = Mapping[str, Kept]
 
@@ -42,7 +43,7 @@ def page(results: Results, datasets: Sequence[str], settings: Settings) -> Page:
     sections = []
     for dataset in datasets:
         shares[dataset] = _shares(results, dataset, settings)
-        figures |= _figures(results, dataset, settings)
+        figures |= _figures(results, dataset, settings, shares[dataset])
         sections.append(_section(dataset, shares[dataset], results, settings))
     text = "\n\n".join(
         [_HEAD, _cost(results, settings), _table(accuracy, steps_of(settings)), _AFTER, *sections]
@@ -97,15 +98,13 @@ def _table(accuracy: Mapping[str, Mapping[str, Interval]], all_steps: Sequence[i
 
 
 def _cost(results: Results, settings: Settings) -> str:
-    hours = sum(kept.seconds for kept in results.values()) / 3600
-    epochs = sorted({kept.numbers["epochs"] for kept in results.values()})
-    processors = sorted({str(kept.machine["processor"]) for kept in results.values()})
-    seeds = "one seed" if settings.seeds == 1 else f"{settings.seeds} seeds"
+    runs = [*results.values()]
+    epochs = sorted({run.numbers["epochs"] for run in runs})
     return (
-        f"{seeds.capitalize()} each, {len(results)} trainings of {' or '.join(map(str, epochs))} "
-        f"epochs, {hours:.1f} hours of one thread together ({', '.join(processors)}). Recipe: that "
-        "of [majority samples](majority-mnist.md), one-cycle to a learning rate of 0.002, batches "
-        "of 100, dropout 0.3 (Shallow none); the last epoch's weights. The thesis trains for 200 "
+        f"{settings.counted()} each, {len(runs)} trainings of {' or '.join(map(str, epochs))} "
+        f"epochs, {hours(runs):.1f} hours of one thread together ({processors(runs)}). Recipe: "
+        "that of [majority samples](majority-mnist.md), one-cycle to a learning rate of 0.002, "
+        "batches of 100, dropout 0.3 (Shallow none); the last epoch's weights. The thesis trains for 200 "
         "epochs with dropout 0.5."
     )
 
@@ -171,7 +170,9 @@ def _evidence(dataset: str) -> str:
     return "the class trouser" if dataset == "fashion-mnist" else "class 1"
 
 
-def _figures(results: Results, dataset: str, settings: Settings) -> dict[str, Figure]:
+def _figures(
+    results: Results, dataset: str, settings: Settings, shares: Mapping[str, Any]
+) -> dict[str, Figure]:
     from pyrel.plots import HeatmapColumn, heatmap_grid, step_bars
 
     def kept(cell: str, steps: int) -> Kept:
@@ -191,13 +192,13 @@ def _figures(results: Results, dataset: str, settings: Settings) -> dict[str, Fi
                     for cell in CELLS
                 },
             )
-            for i, c in enumerate(settings.shown((0, 1, 5, 9)))
+            for i, c in enumerate(settings.shown(SHOWN))
         ]
         figures[f"{dataset}-{method}"] = heatmap_grid(columns, f"{label}, {dataset}, seed 0")
-    of_class = settings.shown([1, *range(_SHOWN, len(pictures))])
+    of_class = settings.shown([SHOWN.index(EVIDENCE), *range(len(SHOWN), len(pictures))])
     columns = [
         HeatmapColumn(
-            names[1],
+            names[EVIDENCE],
             pictures[i],
             {
                 f"{cell}-7": kept(cell, 7).arrays["deep_taylor"][i, None].astype(np.float32)
@@ -206,8 +207,9 @@ def _figures(results: Results, dataset: str, settings: Settings) -> dict[str, Fi
         )
         for i in of_class
     ]
-    figures[f"{dataset}-evidence"] = heatmap_grid(columns, f"Deep Taylor, {names[1]}, seed 0")
-    shares = _shares(results, dataset, settings)
+    figures[f"{dataset}-evidence"] = heatmap_grid(
+        columns, f"Deep Taylor, {names[EVIDENCE]}, seed 0"
+    )
     mass = _profile(shares[CELLS[0]]["pixel mass"], None)
     profiles = {
         f"{cell}-7": [_profile(shares[cell]["deep_taylor"]["mean"],

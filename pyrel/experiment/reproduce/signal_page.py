@@ -14,7 +14,7 @@ from pyrel.experiment.linear_model import LinearModel, angle
 from pyrel.experiment.problem import Problem
 from pyrel.experiment.reproduce.experiment import Page, Settings
 from pyrel.experiment.reproduce.numbers import Interval, table
-from pyrel.experiment.reproduce.runs import Kept
+from pyrel.experiment.reproduce.runs import Kept, hours, processors
 from pyrel.experiment.reproduce.signal_runs import (
     ATTRIBUTIONS,
     COUNTS,
@@ -162,18 +162,15 @@ def _linear_section(lines: Sequence[Mapping[str, Any]], settings: Settings) -> s
 
 
 def _cost(results: Results, nets: Sequence[Kept], settings: Settings) -> str:
-    hours = sum(kept.seconds for kept in results.values()) / 3600
     longest = max(kept.seconds for kept in nets) / 60
-    processors = sorted({str(kept.machine["processor"]) for kept in nets})
     epochs = sorted({kept.numbers["epochs"] for kept in nets})
     accuracy = Interval.of([kept.numbers["accuracy"] for kept in nets])
     minimum = MINIMUM.get(dataset(settings))
     wanted = "no minimum" if minimum is None else f"minimum {100 * minimum:.0f} %"
-    seeds = "One seed" if settings.seeds == 1 else f"{settings.seeds} seeds"
     return (
-        f"{seeds}, {nets[0].numbers['parameters']:,} parameters, "
-        f"{' or '.join(map(str, epochs))} epochs; {hours:.1f} hours together, at most "
-        f"{longest:.0f} minutes a seed ({', '.join(processors)}). Classified correctly: "
+        f"{settings.counted()}, {nets[0].numbers['parameters']:,} parameters, "
+        f"{' or '.join(map(str, epochs))} epochs; {hours(results.values()):.1f} hours together, "
+        f"at most {longest:.0f} minutes a seed ({processors(nets)}). Classified correctly: "
         f"{accuracy.percent()} of the test images ({wanted}). ± is half of a 95 % interval over "
         "the seeds (Student's t)."
     )
@@ -283,7 +280,7 @@ def _curves_section(nets: Sequence[Kept], settings: Settings) -> str:
         row: list[object] = [labels[name], Interval.of(area), Interval.of(fall)]
         for other in (RANDOM, "attribution S_a+−"):
             given = [one["area"][name] - one["area"][other] for one in told]
-            row.append("–" if name == other else _judged(Interval.of(given)))
+            row.append("–" if name == other else Interval.of(given).difference("higher", "lower"))
         rows.append([*row, max(one["empty"][name] for one in told)])
     how_many = amounts(settings)
     start = Interval.of([one["curves"][RANDOM][0] for one in told])
@@ -306,16 +303,6 @@ def _curves_section(nets: Sequence[Kept], settings: Settings) -> str:
             "![Methods](signal/curves-methods.svg)",
         ]
     )
-
-
-def _judged(difference: Interval) -> str:
-    """Return a difference of areas, and whether it is clear."""
-    text = f"{difference.mean:+.3f}"
-    if difference.runs < 2:
-        return text
-    clear = abs(difference.mean) > difference.half
-    said = ("higher" if difference.mean > 0 else "lower") if clear else "open"
-    return f"{text} ± {difference.half:.3f}, {said}"
 
 
 def _curve_figures(net: Kept, settings: Settings) -> dict[str, Figure]:

@@ -17,6 +17,7 @@ from pyrel.experiment.degradation import PIXEL_MASS, relevance_of
 from pyrel.experiment.linear_model import LinearModel, root_mean_square_angles
 from pyrel.experiment.problem import HIGH, LOW, Images, Problem
 from pyrel.experiment.reproduce.experiment import Settings
+from pyrel.experiment.reproduce.pictures import in_bytes, scaled
 from pyrel.experiment.reproduce.runs import Found, Run
 from pyrel.experiment.reproduce.trained import (
     first_of_each_class,
@@ -183,10 +184,10 @@ def _net_work(problem: Problem, config: TrainingConfig, settings: Settings, fold
     explained = slice(how_many.explained)
     chosen = first_of_each_class(y, SHOWN)
     maps: dict[str, _Floats] = {}
-    pictures: dict[str, npt.NDArray[Any]] = {"x": np.round(255 * x[chosen]).astype(np.uint8)}
+    pictures: dict[str, npt.NDArray[Any]] = {"x": in_bytes(x[chosen])}
     for name, method in methods.items():
         explainer = Explainer(graph, method=method, low=LOW, high=HIGH)
-        pictures[f"map {name}"] = _scaled(explainer(x[chosen], y[chosen]).relevance)
+        pictures[f"map {name}"] = scaled(explainer(x[chosen], y[chosen]).relevance)
         if name in DEGRADED:
             maps[name] = relevance_of(explainer, x[explained], y[explained])
     curves = _curves(explainer, x[explained], y[explained], maps, how_many, config.seed)
@@ -266,11 +267,3 @@ def _degradation_numbers(curves: Mapping[str, Degradation]) -> dict[str, Any]:
             name: paired_difference(areas[RANDOM], area).to_dict() for name, area in areas.items()
         },
     }
-
-
-def _scaled(relevance: _Floats) -> npt.NDArray[np.float16]:
-    """Scale each map so that its largest relevance is 1."""
-    largest = np.abs(relevance).max(axis=(1, 2, 3), keepdims=True)
-    scaled = np.divide(relevance, largest, out=np.zeros_like(relevance), where=largest > 0)
-    small: npt.NDArray[np.float16] = scaled.astype(np.float16)
-    return small
