@@ -19,6 +19,7 @@ from pyrel.experiment.reproduce.pictures import in_bytes, scaled
 from pyrel.experiment.reproduce.runs import Found, Run
 from pyrel.experiment.reproduce.trained import (
     first_of_each_class,
+    images_of,
     train_to_minimum,
     training_config,
 )
@@ -76,17 +77,15 @@ def _run(dataset: str, optimizer: Optimizer, rate: float, seed: int, settings: S
 def _work(
     problem: Problem, rate: float, config: TrainingConfig, settings: Settings, folder: Path
 ) -> Found:
-    count = _QUICK_IMAGES if settings.quick else None
-    pixels, labels = problem.images("train", settings.data_root)
-    test = problem.images("test", settings.data_root)
+    images = images_of(problem, settings, _QUICK_IMAGES)
     trained = train_to_minimum(
         partial(new_cell, "LeNet", problem, seed=config.seed, dropout=rate),
         problem,
-        ((pixels[:count], labels[:count]), test),
+        images,
         config,
         folder,
     )
-    x, y, _ = problem.samples(test, count=_QUICK_IMAGES if settings.quick else _EXPLAINED)
+    x, y, _ = problem.samples(images[1], count=_QUICK_IMAGES if settings.quick else _EXPLAINED)
     index = first_of_each_class(y, SHOWN)
     told = {}
     arrays: dict[str, npt.NDArray[Any]] = {"x": in_bytes(x[index])}

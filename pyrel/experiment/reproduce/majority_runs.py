@@ -18,7 +18,7 @@ from pyrel.experiment.problem import HIGH, LOW, Problem
 from pyrel.experiment.reproduce.experiment import Settings
 from pyrel.experiment.reproduce.pictures import in_bytes, scaled
 from pyrel.experiment.reproduce.runs import Found, Kept, Run
-from pyrel.experiment.reproduce.trained import train_to_minimum, training_config
+from pyrel.experiment.reproduce.trained import images_of, train_to_minimum, training_config
 from pyrel.experiment.training import TrainedCell, new_cell
 from pyrel.explainer import Explainer
 from pyrel.metrics import Evaluation, step_profiles
@@ -95,17 +95,15 @@ def _run(variant: Variant, dataset: str, seed: int, settings: Settings) -> Run:
 def _work(
     variant: Variant, problem: Problem, config: TrainingConfig, settings: Settings, folder: Path
 ) -> Found:
-    count = QUICK_IMAGES if settings.quick else None
-    pixels, labels = problem.images("train", settings.data_root)
-    test = problem.images("test", settings.data_root)
+    images = images_of(problem, settings, QUICK_IMAGES)
     trained = train_to_minimum(
         partial(new_cell, variant.cell, problem, seed=config.seed, **variant.options),
         problem,
-        ((pixels[:count], labels[:count]), test),
+        images,
         config,
         folder,
     )
-    samples = problem.samples(test, count=QUICK_SAMPLES if settings.quick else None)
+    samples = problem.samples(images[1], count=QUICK_SAMPLES if settings.quick else None)
     study = judge([trained.cell], problem, samples, methods=METHODS, shown=1)
     relevant = study.relevant
     numbers = trained.numbers() | {

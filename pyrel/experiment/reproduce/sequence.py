@@ -19,6 +19,7 @@ from pyrel.experiment.reproduce.runs import Found, Kept, Run
 from pyrel.experiment.reproduce.sequence_page import CELLS, EVIDENCE, SHOWN, page, steps_of
 from pyrel.experiment.reproduce.trained import (
     first_of_each_class,
+    images_of,
     train_to_minimum,
     training_config,
 )
@@ -62,17 +63,15 @@ class Reproduced(Experiment):
         return Run(f"{dataset}-{cell}-{steps}-seed-{seed}", settings, work)
 
     def _work(self, seed: int, problem: Problem, cell: str, folder: Path) -> Found:
-        root, count = self.settings.data_root, QUICK_IMAGES if self.settings.quick else None
-        images, labels = problem.images("train", root)
-        test = problem.images("test", root)
+        images = images_of(problem, self.settings, QUICK_IMAGES)
         trained = train_to_minimum(
             partial(new_cell, cell, problem, seed=seed),
             problem,
-            ((images[:count], labels[:count]), test),
+            images,
             training_config(problem, seed, self.settings.quick),
             folder,
         )
-        x, y, _ = problem.samples(test)
+        x, y, _ = problem.samples(images[1])
         evidence = np.flatnonzero(y == EVIDENCE)
         chosen = [*first_of_each_class(y, SHOWN), *map(int, evidence[1 : 1 + MORE])]
         shares, maps = {}, {}

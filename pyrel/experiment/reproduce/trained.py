@@ -11,6 +11,7 @@ from typing import Any
 
 import pyrel.nn
 from pyrel.experiment.problem import Images, Problem
+from pyrel.experiment.reproduce.experiment import Settings
 from pyrel.experiment.training import TrainedCell, accuracy_on, recipe, train_cell
 from pyrel.training import TrainingConfig
 
@@ -54,6 +55,13 @@ def training_config(problem: Problem, seed: int, quick: bool) -> TrainingConfig:
     usual = recipe(problem.dataset).config
     epochs = 1 if quick else usual.epochs
     return dataclasses.replace(usual, seed=seed, epochs=epochs, device="cpu")
+
+
+def images_of(problem: Problem, settings: Settings, quick_count: int) -> tuple[Images, Images]:
+    """Return the images of training, the first few for the quick way, and those of test."""
+    pixels, labels = problem.images("train", settings.data_root)
+    count = quick_count if settings.quick else None
+    return (pixels[:count], labels[:count]), problem.images("test", settings.data_root)
 
 
 def train_to_minimum(
