@@ -12,6 +12,7 @@ from pyrel.nn.cell import Cell
 from pyrel.nn.conv_deep import ConvDeep, ConvDeepPlus
 from pyrel.nn.deep import Deep, DeepV2
 from pyrel.nn.detection_pooling import DetectionPooling, MinMaxRelevance
+from pyrel.nn.feed_forward import FeedForward
 from pyrel.nn.feedback import FeedbackCell
 from pyrel.nn.layers import SoftplusConv2d, SoftplusLinear, StepDropout
 from pyrel.nn.lenet import LeNet
@@ -28,6 +29,7 @@ __all__ = [
     "Deep",
     "DeepV2",
     "DetectionPooling",
+    "FeedForward",
     "FeedbackCell",
     "LeNet",
     "MinMaxRelevance",

@@ -3,41 +3,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from pyrel.nn.cell import Cell
-from pyrel.nn.convolution import Pooling, checked_pooling, encoded_features, pooled
+from pyrel.nn.convolution import pooled
+from pyrel.nn.feed_forward import FeedForward
 from pyrel.nn.layers import SoftplusConv2d, SoftplusLinear
 
 _KERNEL = 3
 
 
-class VGG(Cell):
+class VGG(FeedForward):
     """Two blocks of two 3 x 3 convolutions, each block pooled over 2 x 2, and two dense layers.
 
     The manner of Simonyan and Zisserman, *Very deep convolutional networks for large-scale image
-    recognition* (2014), at the size of 28 x 28 pixels: 218,490 parameters. All layers have the
-    form of the cells (`SoftplusLinear`), whose biases are never positive, units are ReLUs, and
-    dropout falls on the dense layer. ``sizes`` is ``(maps of block 1, maps of block 2, dense)``.
-
-    It has no recurrence: a sequence is one step, the whole image. The other parameters are those of
-    `Cell`; ``stationary`` has no effect.
-
-    Parameters
-    ----------
-    steps : int
-        1.
-    pooling : {"max", "sum"}
-        What a pool makes of its window.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `Cell`; or ``steps`` is above 1, or ``step_shape`` no height and width.
+    recognition* (2014), in the form of `FeedForward` at the size of 28 x 28 pixels: 218,490
+    parameters. Dropout falls on the dense layer. ``sizes`` is ``(maps of block 1, maps of block 2,
+    dense)``. Parameters and errors are those of `FeedForward`.
 
     Examples
     --------
@@ -48,33 +32,17 @@ class VGG(Cell):
 
     default_sizes: ClassVar[tuple[int, ...]] = (16, 32, 128)
     size_names: ClassVar[tuple[str, ...]] = ("maps of block 1", "maps of block 2", "dense")
-    majority_sizes: ClassVar[tuple[int, ...]] = (16, 32, 128)
+    majority_sizes: ClassVar[tuple[int, ...]] = default_sizes
 
-    def __init__(
-        self,
-        steps: int = 1,
-        step_shape: Iterable[int] = (28, 28),
-        classes: int = 10,
-        sizes: Iterable[int] | None = None,
-        dropout: float = 0.5,
-        stationary: bool = False,
-        pooling: Pooling = "max",
-    ) -> None:
-        super().__init__(steps, step_shape, classes, sizes, dropout, stationary)
-        if self.steps != 1:
-            raise ValueError(f"steps of VGG must be 1, the whole image, not {self.steps}")
-        self.pooling = checked_pooling(pooling)
+    def make_layers(self, features: int) -> None:
+        """Make four convolutions and two dense layers."""
         first, second, dense = self.sizes
         self.conv_1 = SoftplusConv2d(1, first, _KERNEL)
         self.conv_2 = SoftplusConv2d(first, first, _KERNEL)
         self.conv_3 = SoftplusConv2d(first, second, _KERNEL)
         self.conv_4 = SoftplusConv2d(second, second, _KERNEL)
-        self.dense = SoftplusLinear(encoded_features(self.step_shape, (first, second)), dense)
+        self.dense = SoftplusLinear(features, dense)
         self.output = SoftplusLinear(dense, self.classes)
-
-    def config(self) -> dict[str, Any]:
-        """Return what :func:`pyrel.nn.build` needs to make this net again; JSON can hold it."""
-        return super().config() | {"pooling": self.pooling}
 
     def last_state(self, x: Tensor) -> Tensor:
         """Return the values of the dense layer: (n, 1, height, width) to (n, dense)."""
