@@ -31,6 +31,7 @@ from pyrel.compiler.graph.nodes import (
     Relu,
     StopGradient,
 )
+from pyrel.compiler.graph.weight_ids import WeightId
 from pyrel.compiler.passes.gradient_stops import prepared
 from pyrel.compiler.passes.lone_sums import keep_stabilised
 from pyrel.methods import Method
@@ -125,18 +126,25 @@ def resolved(graph: Graph, method: Method) -> Graph:
 def layers_of(graph: Graph) -> tuple[Layer, ...]:
     """Find the layers of a graph that relevance can reach, in the order of the model."""
     reached, relus = _reached(graph), _read_by_relus(graph)
+    known: dict[WeightId, Digests] = {}  # those of all steps are of the same weights
+
+    def columns_of(node: Linear) -> Digests:
+        if node.named not in known:
+            known[node.named] = digests(node.weight)
+        return known[node.named]
+
     groups: dict[tuple[str, int, bytes], list[Linear]] = {}
     for node in graph.nodes:
         if isinstance(node, Linear) and reached[node.addresses].any():
-            key = node.module, node.width, digests(node.weight).tobytes()
+            key = node.module, node.width, columns_of(node).tobytes()
             groups.setdefault(key, []).append(node)
     # The widest first, so that nodes which read less find the layer that they are of.
     found: list[tuple[Linear, list[tuple[Linear, int]]]] = []
     for nodes in sorted(groups.values(), key=lambda each: -each[0].weight.shape[1]):
-        columns = digests(nodes[0].weight)
+        columns = columns_of(nodes[0])
         for first, members in found:
             if (first.module, first.width) == (nodes[0].module, nodes[0].width):
-                place = place_of(columns, digests(first.weight))
+                place = place_of(columns, columns_of(first))
                 if place is not None:
                     members += [(node, place) for node in nodes]
                     break
@@ -144,10 +152,15 @@ def layers_of(graph: Graph) -> tuple[Layer, ...]:
             found.append((nodes[0], [(node, 0) for node in nodes]))
     order = {node.start: index for index, node in enumerate(graph.nodes)}
     found.sort(key=lambda each: min(order[node.start] for node, _ in each[1]))
-    return tuple(_layer(first, members, reached, relus) for first, members in found)
+    return tuple(_layer(members, columns_of(first), reached, relus) for first, members in found)
 
 
-def _layer(first: Linear, members: list[tuple[Linear, int]], reached: Mask, relus: Mask) -> Layer:
+def _layer(
+    members: list[tuple[Linear, int]], columns: Digests, reached: Mask, relus: Mask
+) -> Layer:
+    """Return the layer of some nodes, of which the first reads all inputs."""
+    first, _ = members[0]
+
     def by_unit(marks: Mask) -> Iterator[Mask]:
         return (marks[node.addresses].reshape(-1, node.width) for node, _ in members)
 
@@ -161,7 +174,7 @@ def _layer(first: Linear, members: list[tuple[Linear, int]], reached: Mask, relu
         first.weight[units],
         units,
         first.width,
-        digests(first.weight),
+        columns,
         connected[units],
         before[units],
         tuple((node.inputs, place) for node, place in members),
