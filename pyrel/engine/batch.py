@@ -33,7 +33,8 @@ def explain_all(
     loaded = programs.at(steps if len(x) else inputs.steps)
     targets = arrays.targets(target, len(x), loaded.classes)
     results = Results.places(relevance, len(x), loaded.classes)
-    run = Run(x, loaded, inputs, progress_of(told, [(len(x), loaded)]))
+    progress = None if told is None else progress_of(told, [(len(x), loaded)])
+    run = Run(x, loaded, inputs, progress)
     parted = told is not None or inputs.out_of_range == CLIP  # which copies
     for first, values in arrays.pieces(x, parted=parted):
         run.explain(values, targets, results, first)
@@ -84,8 +85,6 @@ def explain_by_length(
     return results
 
 
-def progress_of(told: Told | None, work: Iterable[tuple[int, Loaded]]) -> Progress | None:
+def progress_of(told: Told, work: Iterable[tuple[int, Loaded]]) -> Progress:
     """Count the runs that samples take, a number of them with each of some programs."""
-    if told is None:
-        return None
     return Progress(told, sum(samples * loaded.plan.runs for samples, loaded in work))

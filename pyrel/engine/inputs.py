@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -69,7 +70,7 @@ class Inputs:
             return ""  # (n, features) is no sequence
         return f"{self.steps} steps only: {self.fixed_because}"
 
-    @property
+    @cached_property
     def what(self) -> str:
         """The elements and their shape, for messages."""
         kind = f"token ids below {self.vocabulary}" if self.vocabulary else "floats"

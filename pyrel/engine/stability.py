@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import logging
 
-import numpy as np
-
 from pyrel.compiler.capture.forks import RenewedLock
 from pyrel.engine.arrays import Float32s
 
@@ -31,7 +29,7 @@ class StabilityWarning:
 
     def check(self, amplification: Float32s) -> None:
         """Look at ``amplification`` of a batch, shape (n,); NaN counts as stable."""
-        unstable = np.flatnonzero(amplification >= UNSTABLE)
+        (unstable,) = (amplification >= UNSTABLE).nonzero()
         if not unstable.size:
             return
         with self._lock:
