@@ -7,6 +7,10 @@
 #include <iterator>
 #include <new>
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
 namespace pyrel {
 namespace {
 
@@ -77,16 +81,25 @@ void fill_panel(float* out, const Matrix& matrix, int64_t column, int64_t filled
     }
 }
 
+// Memory for a packed matrix. Before a large one, what is free in the heap goes back to the system:
+// compiling a model frees as much as such a matrix takes, and glibc would keep it.
+float* room(size_t bytes) {
+#ifdef __GLIBC__
+    constexpr size_t kLarge = size_t{16} << 20;
+    if (bytes >= kLarge) malloc_trim(0);  // some milliseconds
+#endif
+    void* memory = std::aligned_alloc(kAlignment, bytes);
+    if (!memory) throw std::bad_alloc();
+    return static_cast<float*>(memory);
+}
+
 // Columns are cut into panels; a panel is contiguous, its rows in ascending k. The last one is
 // padded by zeros.
 void pack(PackedMatrix& matrix, const Matrix& logical, const Kernels& kernels) {
     const int64_t depth = logical.depth, columns = logical.columns, width = kernels.panel;
     const int64_t panels = (columns + width - 1) / width;
     const int64_t stride = panel_stride(depth, width);
-    const size_t bytes = static_cast<size_t>(panels * stride) * sizeof(float);
-    void* memory = std::aligned_alloc(kAlignment, bytes);
-    if (!memory) throw std::bad_alloc();
-    matrix.packed = {static_cast<float*>(memory), &std::free};
+    matrix.packed = {room(static_cast<size_t>(panels * stride) * sizeof(float)), &std::free};
     matrix.depth = depth;
     matrix.columns = columns;
     matrix.panel = width;
