@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pyrel.experiment.degradation import PIXEL_MASS
 from pyrel.experiment.linear_figure import linear_model_figure
 from pyrel.experiment.linear_model import LinearModel, angle
 from pyrel.experiment.problem import Problem
@@ -17,6 +18,8 @@ from pyrel.experiment.reproduce.numbers import Interval, table
 from pyrel.experiment.reproduce.runs import Kept, hours, processors
 from pyrel.experiment.reproduce.signal_runs import (
     ATTRIBUTIONS,
+    BY_GRADIENT,
+    BY_RELEVANCE,
     COUNTS,
     DISTRACTORS,
     OTHERS,
@@ -54,6 +57,9 @@ _QUALITY = {
     "two_component": "S_a+−",
     "random": "S_random",
 }
+_PATTERN = {"signal S_a+−": "PatternNet", "attribution S_a+−": "PatternAttribution"}
+_BY_GRADIENT = "Gradients and changed copies"
+_BY_RELEVANCE = "Relevance and patterns"
 _AFTER = 2  # patches, of which the seminar's text has a number
 
 _HEAD = """# Signal and distractor: how good estimators of the signal are
@@ -207,6 +213,10 @@ def _quality_figure(nets: Sequence[Kept]) -> Figure:
     return summary_dots(shown, {}, "ρ(S) on held-out images: nothing of the output left at 1")
 
 
+def _labels(methods: Iterable[str]) -> dict[str, str]:
+    return {name: words.label(name) for name in methods}
+
+
 def _map_figures(net: Kept, settings: Settings) -> dict[str, Figure]:
     """Draw the estimated signals, the attributions, and the other methods (figures 3, 6, 7)."""
     from pyrel.plots import HeatmapColumn, heatmap_grid
@@ -219,14 +229,8 @@ def _map_figures(net: Kept, settings: Settings) -> dict[str, Figure]:
             "Attribution",
             {f"attribution {label}": label for label in ATTRIBUTIONS},
         ),
-        "methods": (
-            "Compared methods",
-            {
-                **{name: words.label(name) for name in OTHERS},
-                "signal S_a+−": "PatternNet",
-                "attribution S_a+−": "PatternAttribution",
-            },
-        ),
+        "by-gradient": (_BY_GRADIENT, _labels(BY_GRADIENT)),
+        "by-relevance": (_BY_RELEVANCE, _labels(BY_RELEVANCE) | _PATTERN),
     }
     found = {}
     for file, (title, shown) in groups.items():
@@ -255,7 +259,8 @@ def _maps_section(settings: Settings) -> str:
         "The source judges by eye: S_x and S_w noisy, S_a coarse, S_a+− clear.\n\n"
         "![Estimated signals](signal/signals.svg)\n\n"
         "![Attributions](signal/attributions.svg)\n\n"
-        "![Compared methods](signal/methods.svg)"
+        f"![{_BY_GRADIENT}](signal/by-gradient.svg)\n\n"
+        f"![{_BY_RELEVANCE}](signal/by-relevance.svg)"
     )
 
 
@@ -263,8 +268,8 @@ def _curve_labels() -> dict[str, str]:
     """Return curve -> label: the estimators' attributions, the other methods, pixel mass."""
     return {
         **{f"attribution {label}": label for label in ATTRIBUTIONS},
-        "signal S_a+−": "PatternNet",
-        **{name: words.label(name) for name in (*OTHERS, "pixel_mass")},
+        "signal S_a+−": _PATTERN["signal S_a+−"],
+        **_labels((*OTHERS, PIXEL_MASS)),
     }
 
 
@@ -300,7 +305,8 @@ def _curves_section(nets: Sequence[Kept], settings: Settings) -> str:
             f"Curves of seed 0, patches of {PATCH}×{PATCH}; bands are 95 % intervals over the "
             "images.",
             "![Estimators](signal/curves-estimators.svg)",
-            "![Methods](signal/curves-methods.svg)",
+            f"![{_BY_GRADIENT}](signal/curves-by-gradient.svg)",
+            f"![{_BY_RELEVANCE}](signal/curves-by-relevance.svg)",
         ]
     )
 
@@ -312,20 +318,18 @@ def _curve_figures(net: Kept, settings: Settings) -> dict[str, Figure]:
     def curve(name: str) -> Degradation:
         return Degradation(np.array(REMOVED), net.arrays[f"scores {name}"].astype(np.float64))
 
-    labels = _curve_labels()
-    estimators = [name for name in labels if name.startswith("attribution ")]
-    methods = [name for name in labels if name not in estimators]
-    title = f"{dataset(settings)}, seed 0"
+    def figure(shown: Mapping[str, str], heading: str) -> Figure:
+        curves = {label: curve(name) for name, label in shown.items()}
+        title = f"{heading}, {dataset(settings)}, seed 0"
+        return degradation_curves(curves, curve(RANDOM), title=title)
+
+    estimators = {f"attribution {label}": label for label in ATTRIBUTIONS}
+    pixels, last = _labels([PIXEL_MASS]), {"attribution S_a+−": "PatternAttribution"}
     return {
-        "curves-estimators": degradation_curves(
-            {labels[name]: curve(name) for name in estimators},
-            curve(RANDOM),
-            title=f"w ⊙ S(x) by estimator, {title}",
-        ),
-        "curves-methods": degradation_curves(
-            {"PatternAttribution": curve("attribution S_a+−")}
-            | {labels[name]: curve(name) for name in methods},
-            curve(RANDOM),
-            title=f"By method, {title}",
+        "curves-estimators": figure(estimators, "w ⊙ S(x) by estimator"),
+        "curves-by-gradient": figure(_labels(BY_GRADIENT) | last | pixels, _BY_GRADIENT),
+        "curves-by-relevance": figure(
+            _labels(BY_RELEVANCE) | _PATTERN | pixels,
+            _BY_RELEVANCE,
         ),
     }

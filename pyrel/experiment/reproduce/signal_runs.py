@@ -60,10 +60,16 @@ SIGNALS = {
     "S_a+−": ("pattern_net", {"estimator": "two_component"}),
     "S_random": ("pattern_net", {"estimator": "random"}),
 }
-OTHERS = (
-    *("gradient", "sensitivity", "gradient_x_input", "deconvnet", "guided_backprop"),
-    *("lrp_epsilon", "deep_taylor"),
-)
+# The methods without patterns, by what the figures group them by, with their options.
+BY_GRADIENT: dict[str, dict[str, Any]] = {
+    **{"gradient": {}, "smoothgrad": {}, "sensitivity": {}, "deconvnet": {}, "guided_backprop": {}},
+    **{"gradient_x_input": {}, "integrated_gradients": {}, "occlusion": {"patch": PATCH}},
+}
+BY_RELEVANCE: dict[str, dict[str, Any]] = {
+    **{"deep_taylor": {}, "lrp_epsilon": {}, "lrp_alpha_beta": {}, "lrp_gamma": {}},
+    **{"epsilon_plus": {}, "epsilon_alpha2_beta1": {}, "epsilon_gamma_box": {}},
+}
+OTHERS = {**BY_GRADIENT, **BY_RELEVANCE}
 
 DEGRADED = (*(f"attribution {label}" for label in ATTRIBUTIONS), "signal S_a+−", *OTHERS)
 
@@ -99,7 +105,7 @@ class Amounts:
 
 def amounts(settings: Settings) -> Amounts:
     """Return those of the full or the quick way."""
-    return Amounts(60, 20, 1, 10) if settings.quick else Amounts()
+    return Amounts(10, 20, 1, 10) if settings.quick else Amounts()
 
 
 def dataset(settings: Settings) -> str:
@@ -158,7 +164,7 @@ def _net_run(seed: int, settings: Settings) -> Run:
 def _told_methods() -> list[str]:
     told = [f"{name} {options['estimator']}" for name, options in ATTRIBUTIONS.values()]
     told += [f"{name} {options['estimator']}" for name, options in SIGNALS.values()]
-    return [*told, *OTHERS]
+    return [*told, *(repr(get(name, **options)) for name, options in OTHERS.items())]
 
 
 def _net_work(problem: Problem, config: TrainingConfig, settings: Settings, folder: Path) -> Found:
@@ -217,7 +223,7 @@ def _methods(patterns: Patterns, seed: int) -> dict[str, Method]:
             if options["estimator"] == "random":
                 given["seed"] = seed
             made[f"{kind} {label}"] = get(name, **given)
-    return made | {name: get(name) for name in OTHERS}
+    return made | {name: get(name, **options) for name, options in OTHERS.items()}
 
 
 def _layer_numbers(layer: LayerQuality, images: int) -> dict[str, Any]:
