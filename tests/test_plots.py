@@ -362,3 +362,29 @@ def test_bad_input_is_named():
         plots.relevance_histograms({})
     with pytest.raises(ValueError, match="at least one cell with one method"):
         plots.summary_dots({"Deep": {}}, {}, "share")
+
+
+def test_method_panels_put_methods_beyond_the_width_below() -> None:
+    rng = np.random.default_rng(0)
+    samples = [(name, rng.random((2, 6, 3))) for name in "ab"]
+    maps = {name: list(rng.normal(size=(2, 2, 6, 3))) for name in "pqrst"}
+    maps["t"][1] = np.zeros((2, 6, 3))
+    figure = plots.method_panels(samples, maps, columns=4)
+    pictures = [axes for axes in figure.axes if axes.images]
+    inputs = [axes.images[0].get_array() for axes in pictures[0:4:4]]
+    np.testing.assert_array_equal(inputs[0], plots.as_image(samples[0][1]))
+    # Three methods and the input side by side, then the other two, for each of two samples.
+    assert len(pictures) == 2 * 4 + 2 * 3
+    assert [axes.get_title(loc="left") for axes in pictures if axes.get_title(loc="left")] == [
+        *"pqrst"
+    ]
+    np.testing.assert_array_equal(pictures[-2].images[0].get_array(), plots.as_image(maps["s"][1]))
+    assert [text.get_text() for text in pictures[-1].texts] == ["empty"]
+    names = [text.get_text() for text in figure.texts]
+    assert names.count("a") == names.count("b") == 2
+    with pytest.raises(ValueError, match="p: wanted 1 maps, given 2"):
+        plots.method_panels(samples[:1], maps)
+    with pytest.raises(ValueError, match="columns"):
+        plots.method_panels(samples, maps, columns=1)
+    with pytest.raises(ValueError, match="at least one"):
+        plots.method_panels(samples, {})

@@ -12,6 +12,7 @@ with part_of_extra("report", "pyrel.plots", "matplotlib"):
     from pyrel.plots.charts import conservation_scatter, step_bars, summary_dots
     from pyrel.plots.heatmaps import HeatmapColumn, as_image, colour_scale, heatmap_grid
     from pyrel.plots.judgements import degradation_curves, relevance_histograms
+    from pyrel.plots.panels import method_panels
     from pyrel.plots.style import to_svg
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "conservation_scatter",
     "degradation_curves",
     "heatmap_grid",
+    "method_panels",
     "relevance_histograms",
     "step_bars",
     "summary_dots",

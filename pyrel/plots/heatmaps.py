@@ -137,7 +137,7 @@ def heatmap_grid(
     figure.text(_GAP / 2 / size[0], 1 - 0.05 / size[1], heading, va="top", weight="bold")
     signed = any(np.min(m) < 0 for column in columns for m in column.relevance.values())
     marked = any(column.relevant is not None for column in columns)
-    _heatmap_key(figure, size, signed, marked, note)
+    heatmap_key(figure, size, signed, marked, note)
     return figure
 
 
@@ -181,9 +181,14 @@ def _mark_steps(
         axes.add_patch(bar)
 
 
-def _heatmap_key(
-    figure: Figure, size: tuple[float, float], signed: bool, marked: bool, note: str | None
+def heatmap_key(
+    figure: Figure,
+    size: tuple[float, float],
+    signed: bool,
+    marked: bool = False,
+    note: str | None = None,
 ) -> None:
+    """Draw what the colours mean into the lower half inch of a figure."""
     bar = axes_at(figure, 0.07, 0.23, 0.62, 0.09)
     colours, low = (DIVERGING, -1) if signed else (SEQUENTIAL, 0)
     scale = ScalarMappable(Normalize(low, 1), cmap=colours)

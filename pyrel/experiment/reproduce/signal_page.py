@@ -219,7 +219,7 @@ def _labels(methods: Iterable[str]) -> dict[str, str]:
 
 def _map_figures(net: Kept, settings: Settings) -> dict[str, Figure]:
     """Draw the estimated signals, the attributions, and the other methods (figures 3, 6, 7)."""
-    from pyrel.plots import HeatmapColumn, heatmap_grid
+    from pyrel.plots import method_panels
 
     names = Problem(dataset(settings), "sequence", 1).class_names
     arrays = net.arrays
@@ -232,21 +232,20 @@ def _map_figures(net: Kept, settings: Settings) -> dict[str, Figure]:
         "by-gradient": (_BY_GRADIENT, _labels(BY_GRADIENT)),
         "by-relevance": (_BY_RELEVANCE, _labels(BY_RELEVANCE) | _PATTERN),
     }
-    found = {}
-    for file, (title, shown) in groups.items():
-        columns = [
-            HeatmapColumn(
-                names[c],
-                arrays["x"][i] / 255,
-                {
-                    label: arrays[f"map {name}"][i].astype(np.float32)
-                    for name, label in shown.items()
-                },
-            )
-            for i, c in enumerate(settings.shown(SHOWN))
-        ]
-        found[file] = heatmap_grid(columns, f"{title}, {dataset(settings)}, seed 0")
-    return found
+    samples = [(names[c], arrays["x"][i] / 255) for i, c in enumerate(settings.shown(SHOWN))]
+    maps = {
+        name: list(arrays[f"map {name}"][: len(samples)].astype(np.float32))
+        for _, shown in groups.values()
+        for name in shown
+    }
+    return {
+        file: method_panels(
+            samples,
+            {label: maps[name] for name, label in shown.items()},
+            title=f"{title}, {dataset(settings)}, seed 0",
+        )
+        for file, (title, shown) in groups.items()
+    }
 
 
 def _maps_section(settings: Settings) -> str:
