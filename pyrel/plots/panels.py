@@ -68,11 +68,12 @@ def method_panels(
     tall = _PANEL * inputs[0].shape[0] / inputs[0].shape[1]
     rows = len(samples) * (tall + _GAP) + _GAP
     across = _LEFT + min(columns, 1 + len(names)) * (_PANEL + _GAP)
-    size = (across, (_TITLE if title else 0.0) + sum(heads) + len(blocks) * rows + _KEY)
+    top = _TITLE if title else _GAP
+    size = (across, top + sum(heads) + len(blocks) * rows + _KEY)
     figure = new_figure(size)
     if title:
         figure.text(_LEFT / across, 1 - 0.04 / size[1], title, va="top", weight="bold")
-    upper = size[1] - (_TITLE if title else 0.0)
+    upper = size[1] - top
     for head, block in zip(heads, blocks, strict=True):
         upper -= head
         for i, (sample, _) in enumerate(samples):

@@ -68,6 +68,13 @@ def test_composites_and_rules_of_ones_own(
     assert names["loaded"].method.options == names["explainer"].method.options
 
 
+def test_the_way_to_a_method_ends_with_calls_that_run() -> None:
+    names = after_the_examples("docs/which-method.md")
+    assert names["e"].conservation.abs().max() < 1e-5
+    told = (ROOT / "docs/which-method.md").read_text()
+    assert set(re.findall(r'explain\(.*?"(\w+)"', told)) <= set(library.methods.names())
+
+
 def test_all_methods_are_in_the_table() -> None:
     table = re.findall(r"^\| `(\w+)` \|.*\| (yes|no) \|$", README, re.MULTILINE)
     assert dict(table) == {
