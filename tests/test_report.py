@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from studies import make_study
 
-from pyrel import metrics, report
+from pyrel import methods, metrics, report
 from pyrel.report import words
 from pyrel.report.page import config_sections
 
@@ -220,6 +220,12 @@ def test_page_and_machine_facts_name_no_place_and_no_owner(html):
         assert private not in html
     assert platform.node() not in told.split()
     assert "threads" not in report.machine_facts()
+
+
+def test_every_method_has_a_name_and_a_sentence_for_readers():
+    assert set(words.METHODS) == set(methods.names())
+    labels = [label for label, _ in words.METHODS.values()]
+    assert len(set(labels)) == len(labels)
 
 
 def with_measure(study, cell, method, values, name="share"):

@@ -56,6 +56,29 @@ METHODS = {
         "shares the output out backwards in proportion to contributions with their signs; ε, a "
         "small number, steadies it where they cancel; signed: relevance for and against",
     ),
+    "lrp_alpha_beta": (
+        "LRP-αβ",
+        "shares the output out backwards, what speaks for it and what speaks against it apart, "
+        "weighted by α and β (2 and 1 if nothing else is said); signed",
+    ),
+    "lrp_gamma": (
+        "LRP-γ",
+        "like LRP-ε, but contributions of the output's own sign count more, by the factor 1 + γ; "
+        "signed, with less noise than LRP-ε",
+    ),
+    "epsilon_plus": (
+        "LRP ε and z⁺",
+        "LRP-ε in dense and recurrent layers; in convolutions only positive contributions count",
+    ),
+    "epsilon_alpha2_beta1": (
+        "LRP ε and α2β1",
+        "LRP-ε in dense and recurrent layers, LRP-αβ with α = 2 and β = 1 in convolutions",
+    ),
+    "epsilon_gamma_box": (
+        "LRP ε, γ and box",
+        "LRP-ε in dense and recurrent layers, LRP-γ in convolutions; the first convolution uses "
+        "the range that pixels can have",
+    ),
     "pattern_net": (
         "PatternNet",
         "sends the output back by what goes with each unit in the training samples instead of by "
