@@ -20,12 +20,12 @@ from pyrel.report.words import label
 
 def draw(study: Study, shown: int, methods: list[str]) -> list[plots.HeatmapColumn]:
     """Return a column for each cell."""
-    sample = int(study.shown.index[shown])
+    sample, true = int(study.shown.index[shown]), int(study.shown.y[shown])
     return [
         plots.HeatmapColumn(
             title=name,
             x=study.shown.x[shown],
-            relevance={label(m): result.heatmaps[m][shown] for m in methods},
+            relevance={label(m): result.heatmaps[m][shown, true] for m in methods},
             relevant=study.shown.relevant[shown],
             notes={label(m): f"{result.evaluations[m].share.values[sample]:.2f}" for m in methods},
         )

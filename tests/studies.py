@@ -33,6 +33,28 @@ def made_up_relevance(x, relevant, inside, seed):
     return x * noise * weight[:, :, None, None]
 
 
+def _of_all_classes(relevance, y):
+    """Maps of ten classes: those of the others are fainter, and empty for the class after y."""
+    strength = np.full((len(y), 10), 0.5, dtype=np.float32)
+    strength[np.arange(len(y)), y] = 1.0
+    strength[np.arange(len(y)), (y + 1) % 10] = 0.0
+    return relevance[:, None] * strength[:, :, None, None, None]
+
+
+def make_curves(n, methods, seed, points=6):
+    """Curves that fall to nothing, those of later methods faster; one sample has no map."""
+    rng = np.random.default_rng(seed)
+    removed = np.arange(points)
+    start = rng.uniform(0.8, 1.0, size=(n, 1))
+    curves = {}
+    for i, method in enumerate(methods):
+        scores = start * (1 - removed / (points - 1)) ** (1.5 + i) * rng.uniform(0.9, 1, (n, 1))
+        scores[0] = np.nan if method == "sensitivity" else scores[0]
+        curves[method] = metrics.Degradation(removed, scores)
+    random = metrics.Degradation(removed, start * (1 - removed / (points - 1)))
+    return metrics.DegradationCurves(curves, random)
+
+
 @functools.cache
 def make_study(n=30, shown=3, seed=0, names=("Shallow", "Deep"), signed=False, title="A study"):
     x, y, relevant = make_samples(n, seed)
@@ -50,6 +72,9 @@ def make_study(n=30, shown=3, seed=0, names=("Shallow", "Deep"), signed=False, t
             "sensitivity": sensitivity.astype(np.float32),
             "deep_taylor": deep_taylor.astype(np.float32),
         }
+        y_shown = y[:shown]
+        outputs = rng.uniform(-3, 2, size=(shown, 10))
+        outputs[np.arange(shown), np.where(np.arange(shown) == 1, (y_shown + 1) % 10, y_shown)] = 9
         evaluations = {
             "sensitivity": metrics.evaluate(relevances["sensitivity"], relevant, output=output),
             "deep_taylor": metrics.evaluate(
@@ -63,9 +88,10 @@ def make_study(n=30, shown=3, seed=0, names=("Shallow", "Deep"), signed=False, t
         cells[name] = metrics.CellResult(
             accuracy=metrics.Summary.of(rng.random(n) < 0.95),
             evaluations=evaluations,
-            heatmaps={method: r[:shown] for method, r in relevances.items()},
-            predicted=np.where(np.arange(shown) == 1, (y[:shown] + 1) % 10, y[:shown]),
+            heatmaps={m: _of_all_classes(r[:shown], y_shown) for m, r in relevances.items()},
+            outputs=outputs,
             facts={"parameters": 153578, "training seconds": 61.25},
+            degradation=make_curves(n, (*relevances, "pixel_mass"), seed + k),
         )
     return metrics.Study(
         title=title,

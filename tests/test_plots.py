@@ -21,7 +21,7 @@ def columns(study, k=0, relevant=True, **changes):
         plots.HeatmapColumn(
             title=name,
             x=study.shown.x[k],
-            relevance={m: maps[k] for m, maps in cell.heatmaps.items()},
+            relevance={m: maps[k, study.shown.y[k]] for m, maps in cell.heatmaps.items()},
             relevant=study.shown.relevant[k] if relevant else None,
             **changes,
         )
@@ -202,12 +202,15 @@ def test_grid_shows_each_map_unclipped_below_its_input():
     wanted = [
         image
         for cell in cells
-        for image in (study.shown.x[0], *(maps[0] for maps in cell.heatmaps.values()))
+        for image in (
+            study.shown.x[0],
+            *(maps[0, study.shown.y[0]] for maps in cell.heatmaps.values()),
+        )
     ]
     assert len(pictures) == len(wanted)
     for picture, image in zip(pictures, wanted, strict=True):
         np.testing.assert_array_equal(picture.get_array(), plots.as_image(image))
-    signed = cells[0].heatmaps["sensitivity"][1]
+    signed = cells[0].heatmaps["sensitivity"][1, study.shown.y[1]]
     figure = plots.heatmap_grid(columns(study, k=1))
     largest = np.abs(signed).max()
     assert figure.axes[1].images[0].get_clim() == (-largest, largest)

@@ -15,10 +15,12 @@ COMMENTS = {
     ".cu": "// ",
     ".cuh": "// ",
     ".cmake": "# ",
+    ".js": "// ",
+    ".css": "/* ",
     ".j2": "{# ",
     ".jinja2": "{# ",
 }
-ENDS = {"{# ": " #}"}  # what a comment ends in, where it does not end with the line
+ENDS = {"{# ": " #}", "/* ": " */"}  # what a comment ends in, where it does not end with the line
 NAMED = {"CMakeLists.txt": "# ", "Makefile": "# ", ".ci/run": "# "}
 
 

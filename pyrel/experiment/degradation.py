@@ -15,12 +15,11 @@ from pyrel.compiler.capture.capture import capture
 from pyrel.explainer import Explainer
 from pyrel.methods.base import Method
 from pyrel.metrics import (
-    Degradation,
+    DegradationCurves,
     Perturbation,
     Summary,
     agreement,
     degradation,
-    paired_difference,
     pixel_mass_map,
     random_degradation,
 )
@@ -35,40 +34,17 @@ Told = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
-class DegradationStudy:
-    """What comes of replacing the regions that each method names first.
+class DegradationStudy(DegradationCurves):
+    """The curves of one model, "pixel_mass" last, and how alike the maps of its methods are.
 
     Attributes
     ----------
-    curves
-        By method, "pixel_mass" last: the map of the brightness of the pixels.
-    random
-        Regions in random order.
     rank_agreement, cosine_agreement
         By pair of methods, see `pyrel.metrics.agreement`.
     """
 
-    curves: dict[str, Degradation]
-    random: Degradation
     rank_agreement: dict[tuple[str, str], Summary]
     cosine_agreement: dict[tuple[str, str], Summary]
-
-    def area(self, method: str) -> Summary:
-        """Return the area under the curves of one method, sample by sample."""
-        return Summary.of(self.curves[method].area_under())
-
-    def below_random(self, method: str) -> Summary:
-        """Return how far the area lies below that of random order, sample by sample."""
-        return paired_difference(Summary.of(self.random.area_under()), self.area(method))
-
-    def standard_errors_below(self, method: str) -> float:
-        """Return by how many standard errors the mean area lies below that of random order."""
-        difference = self.below_random(method)
-        return difference.mean / difference.standard_error
-
-    def in_order(self) -> list[str]:
-        """Return the methods, that with the smallest area first."""
-        return sorted(self.curves, key=lambda method: self.area(method).mean)
 
 
 def degradation_study(

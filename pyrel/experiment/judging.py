@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,12 +17,18 @@ from pyrel.explainer import Explainer
 from pyrel.methods.enums import Start
 from pyrel.metrics import (
     CellResult,
-    Evaluation,
+    Degradation,
+    DegradationCurves,
+    Perturbation,
     ShownSamples,
     Study,
     Summary,
+    degradation,
     evaluate,
     evaluate_baselines,
+    patch_regions,
+    pixel_mass_map,
+    random_degradation,
 )
 from pyrel.report.machine import machine_facts
 from pyrel.training import predict
@@ -30,8 +36,11 @@ from pyrel.training import predict
 # Those of the thesis. In the cells of ReLUs, lrp_epsilon is gradient_x_input, but for ε.
 METHODS = ("sensitivity", "guided_backprop", "gradient_x_input", "deep_taylor")
 SHOWN = 6
+# Of the degradation curves: samples, side of a patch in pixels, points, random orders of a sample.
+DEGRADED, PATCH, POINTS, ORDERS = 200, 7, 31, 5
 
-# Told what is being done, and how much of how many samples x methods x cells is done.
+# Told what is being done, and how much of how many samples x methods x cells, explained and then
+# degraded, is done.
 Progress = Callable[[str, int, int], None]
 
 _CHUNK = 250  # samples between two steps of the progress bar
@@ -49,6 +58,7 @@ def judge(
     title: str | None = None,
     config: Mapping[str, Any] | None = None,
     shown: int = SHOWN,
+    degraded: int = DEGRADED,
     progress: Progress | None = None,
 ) -> Study:
     """Explain the true class of every sample with every method on every cell, and measure.
@@ -68,35 +78,41 @@ def judge(
     config
         JSON-able settings to print with the study; data, cells and machine are added.
     shown
-        How many samples have their heatmaps in the report.
+        How many samples have their heatmaps in the report, for each class.
+    degraded
+        How many samples, the first, the degradation curves are of; 0 leaves them out.
     progress
         Called with (what, done, total) again and again.
 
     Raises
     ------
     ValueError
-        Relevant steps are missing, a name is there twice or unknown, or a cell takes other inputs.
+        Relevant steps are missing, a name is there twice or unknown, a cell takes other inputs, or
+        `degraded` is below 0.
     UnsupportedModelError
         If a method has no rule for something in a cell.
     """
     x, y, relevant = samples
     if relevant is None:
         raise ValueError(f"problem: wanted 'majority', for {problem.kind!r} has no relevant steps")
-    _check(cells, methods, x)
+    _check(cells, methods, x, degraded)
     predicted = [predict(cell.model, x).numpy().argmax(axis=1) for cell in cells]
     index = choose_shown(y, relevant, np.stack([p != y for p in predicted]), shown)
-    results = _results(cells, predicted, methods, (x, y, relevant), index, progress)
-    names = " and ".join(results)
+    results = _results(cells, predicted, methods, (x, y, relevant), index, degraded, progress)
     return Study(
-        title=title or f"What {names} look at: majority samples of {problem.dataset}",
+        title=title or _title(results, problem),
         problem=problem.describe(),
         relevant=relevant,
         cells=results,
         baselines=evaluate_baselines(x, relevant, low=LOW, digits=DIGITS_IN_SAMPLE),
         shown=ShownSamples(x[index], y[index], relevant[index], index),
-        config=dict(config or {}) | _described(cells, problem, len(x)),
+        config=dict(config or {}) | _described(cells, problem, len(x), degraded),
         class_names=problem.class_names,
     )
+
+
+def _title(cells: Iterable[str], problem: Problem) -> str:
+    return f"What {' and '.join(cells)} look at: majority samples of {problem.dataset}"
 
 
 def choose_shown(y: _Classes, relevant: _Flags, wrong: _Flags, count: int) -> _Classes:
@@ -146,10 +162,10 @@ def _failures(wrong: _Flags) -> list[int]:
 
 
 class _Count:
-    """Counts explained samples over all cells and methods, for the progress bar."""
+    """Counts samples over all cells and methods, for the progress bar."""
 
-    def __init__(self, progress: Progress | None, done: int, total: int) -> None:
-        self._progress, self._done, self._total = progress, done, total
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self._progress, self._done, self._total = progress, 0, total
 
     def add(self, what: str, samples: int) -> None:
         self._done += samples
@@ -163,32 +179,35 @@ def _results(
     methods: Sequence[str],
     samples: tuple[_Floats, _Classes, _Flags],
     index: _Classes,
+    degraded: int,
     progress: Progress | None,
 ) -> dict[str, CellResult]:
     """Return what is found for each cell, by its name."""
-    right = samples[1]
-    work = len(methods) * len(right)
-    results = {}
-    for i, (cell, guess) in enumerate(zip(cells, predicted, strict=True)):
-        count = _Count(progress, i * work, len(cells) * work)
-        evaluations, heatmaps = _explain(cell, methods, samples, index, count)
-        results[cell.name] = CellResult(
-            Summary.of(guess == right), evaluations, heatmaps, guess[index], cell.facts()
-        )
-    return results
+    y = samples[1]
+    degraded = min(degraded, len(y))
+    work = len(y) * len(methods) + degraded * (len(methods) + 2)
+    count = _Count(progress, work * len(cells))
+    return {
+        cell.name: _explain(cell, Summary.of(guess == y), methods, samples, index, degraded, count)
+        for cell, guess in zip(cells, predicted, strict=True)
+    }
 
 
 def _explain(
     cell: TrainedCell,
+    accuracy: Summary,
     methods: Sequence[str],
     samples: tuple[_Floats, _Classes, _Flags],
     index: _Classes,
+    degraded: int,
     count: _Count,
-) -> tuple[dict[str, Evaluation], dict[str, _Floats]]:
-    """Return the evaluations of one cell by method, and the relevance of the shown samples."""
+) -> CellResult:
+    """Return what is found for one cell; `index` are the samples to show."""
     x, y, relevant = samples
     count.add(f"compiling {cell.name}", 0)
-    evaluations, heatmaps = {}, {}
+    evaluations, heatmaps, curves = {}, {}, {}
+    how = Perturbation(patch_regions(x.shape[1:], PATCH))
+    few: dict[str, Any] = {"how": how, "removed": range(min(POINTS, how.regions.count + 1))}
     for name in methods:
         explainer = Explainer(cell.model, x[:1], name, low=LOW, high=HIGH)  # captured once
         relevance = np.empty_like(x)
@@ -208,8 +227,38 @@ def _explain(
             absorbed=absorbed if conserves else None,
             digits=DIGITS_IN_SAMPLE,
         )
-        heatmaps[name] = relevance[index]
-    return evaluations, heatmaps
+        heatmaps[name], outputs = _of_all_classes(explainer, x[index])
+        if degraded:
+            head = slice(degraded)
+            curves[name] = degradation(explainer.forward, x[head], relevance[head], y[head], **few)
+            count.add(f"{name} on {cell.name}: degrading", degraded)
+    made = None
+    if degraded:
+        made = _with_baselines(curves, explainer, (x[:degraded], y[:degraded]), few)
+        count.add(f"random order on {cell.name}", 2 * degraded)
+    return CellResult(accuracy, evaluations, heatmaps, outputs, cell.facts(), made)
+
+
+def _of_all_classes(explainer: Explainer, x: _Floats) -> tuple[_Floats, _Floats]:
+    """Explain every class of samples: (k, classes, ...) relevance and (k, classes) outputs."""
+    outputs = np.asarray(explainer.forward(x))
+    classes = outputs.shape[1]
+    copies = np.repeat(x, classes, axis=0)
+    made = explainer(copies, target=np.tile(np.arange(classes), len(x)))
+    return made.relevance.reshape(len(x), classes, *x.shape[1:]), outputs
+
+
+def _with_baselines(
+    curves: Mapping[str, Degradation],
+    explainer: Explainer,
+    samples: tuple[_Floats, _Classes],
+    few: Mapping[str, Any],
+) -> DegradationCurves:
+    """Add the curves of the brightness of the pixels and of random order."""
+    x, y = samples
+    mass = degradation(explainer.forward, x, pixel_mass_map(x, LOW), y, **few)
+    random = random_degradation(explainer.forward, x, y, draws=ORDERS, **few)
+    return DegradationCurves({**curves, "pixel_mass": mass}, random)
 
 
 def _start(method: pyrel.methods.Method, output: npt.NDArray[np.float64]) -> Any:
@@ -219,7 +268,9 @@ def _start(method: pyrel.methods.Method, output: npt.NDArray[np.float64]) -> Any
     return output if method.start is Start.output else np.ones_like(output)
 
 
-def _check(cells: Sequence[TrainedCell], methods: Sequence[str], x: _Floats) -> None:
+def _check(cells: Sequence[TrainedCell], methods: Sequence[str], x: _Floats, degraded: int) -> None:
+    if degraded < 0:
+        raise ValueError(f"degraded: wanted 0 or more samples, given {degraded}")
     if not cells or not methods:
         raise ValueError("cells, methods: wanted at least one of each")
     names = [cell.name for cell in cells]
@@ -236,10 +287,19 @@ def _check(cells: Sequence[TrainedCell], methods: Sequence[str], x: _Floats) -> 
             )
 
 
-def _described(cells: Sequence[TrainedCell], problem: Problem, count: int) -> dict[str, Any]:
+def _described(
+    cells: Sequence[TrainedCell], problem: Problem, count: int, degraded: int
+) -> dict[str, Any]:
     """Return the sections of the configuration that every study has."""
+    curves = {
+        "samples": min(degraded, count),
+        "patches": f"{PATCH} × {PATCH} pixels",
+        "replaced by": "mean of the patch",
+        "random orders of a sample": ORDERS,
+    }
     return {
         "data": {**vars(problem), "test samples": count},
+        **({"degradation curves": curves} if degraded else {}),
         **{cell.name: cell.model.config() | _training(cell.training) for cell in cells},
         "machine": machine_facts(num_threads()),
     }

@@ -18,6 +18,7 @@ from pyrel.metrics.consistency import (
 )
 from pyrel.metrics.degradation import (
     Degradation,
+    DegradationCurves,
     area_over_curve,
     area_under_curve,
     degradation,
@@ -48,6 +49,7 @@ __all__ = [
     "ConservationFit",
     "Consistency",
     "Degradation",
+    "DegradationCurves",
     "Evaluation",
     "Noise",
     "Perturbation",

@@ -21,6 +21,7 @@ from pyrel.metrics.perturbation import (
     places,
     region_order,
 )
+from pyrel.metrics.summary import Summary, paired_difference
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +83,43 @@ class Degradation:
     def _kept(self) -> FloatArray:
         kept: FloatArray = self.scores[~np.isnan(self.scores[:, 0])]
         return kept
+
+
+@dataclass(frozen=True, eq=False)
+class DegradationCurves:
+    """What comes of replacing, on one model, the regions that each method names first.
+
+    Attributes
+    ----------
+    curves
+        By method, all of the same samples; "pixel_mass" is the map of the brightness of the pixels.
+    random
+        Regions in random order, of these samples.
+    """
+
+    curves: dict[str, Degradation]
+    random: Degradation
+
+    def area(self, method: str) -> Summary:
+        """Return the area under the curves of one method, sample by sample."""
+        return Summary.of(self.curves[method].area_under())
+
+    def random_area(self) -> Summary:
+        """Return the area under the curves of random order, sample by sample."""
+        return Summary.of(self.random.area_under())
+
+    def below_random(self, method: str) -> Summary:
+        """Return how far the area lies below that of random order, sample by sample."""
+        return paired_difference(self.random_area(), self.area(method))
+
+    def standard_errors_below(self, method: str) -> float:
+        """Return by how many standard errors the mean area lies below that of random order."""
+        difference = self.below_random(method)
+        return difference.mean / difference.standard_error
+
+    def in_order(self) -> list[str]:
+        """Return the methods, that with the smallest area first."""
+        return sorted(self.curves, key=lambda method: self.area(method).mean)
 
 
 def area_under_curve(scores: ArrayLike, removed: ArrayLike) -> FloatArray:

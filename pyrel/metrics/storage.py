@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from pyrel.files.atomic import replacing, together
 from pyrel.files.foreign import parsing, read_whole, shown
+from pyrel.metrics.degradation import Degradation, DegradationCurves
 from pyrel.metrics.evaluation import Evaluation
 from pyrel.metrics.study import CellResult, ShownSamples, Study
 from pyrel.metrics.summary import Summary
 
-FORMAT = "pyrel evaluation 1"
+FORMAT = "pyrel evaluation 2"  # 1 had heatmaps of the true class alone
 
 _Arrays = dict[str, NDArray[Any]]
 _MEASURES = ("share", "cosine_digit", "cosine_step", "positivity", "conservation")
@@ -97,7 +98,9 @@ def _parsed(path: Path, raw: bytes) -> dict[str, Any]:
         content = json.loads(raw)
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
-        raise ValueError(f"{shown(path)}: expected format {FORMAT!r}, found {shown(repr(found))}")
+        raise ValueError(
+            f"{shown(path)}: expected format {FORMAT!r}, found {shown(repr(found))}; evaluate again"
+        )
     return dict(content)
 
 
@@ -137,7 +140,7 @@ def _describe(study: Study, arrays: _Arrays) -> dict[str, Any]:
 
 def _describe_cell(result: CellResult, key: str, arrays: _Arrays) -> dict[str, Any]:
     arrays[f"{key}/accuracy"] = result.accuracy.values
-    arrays[f"{key}/predicted"] = result.predicted
+    arrays[f"{key}/outputs"] = result.outputs
     for i, heatmap in enumerate(result.heatmaps.values()):
         arrays[f"{key}/heatmap{i}"] = heatmap
     return {
@@ -146,6 +149,23 @@ def _describe_cell(result: CellResult, key: str, arrays: _Arrays) -> dict[str, A
         "facts": result.facts,
         "heatmaps": list(result.heatmaps),
         "methods": _describe_methods(result.evaluations, f"{key}/method", arrays),
+        "degradation": _describe_degradation(result.degradation, f"{key}/degradation", arrays),
+    }
+
+
+def _describe_degradation(
+    made: DegradationCurves | None, key: str, arrays: _Arrays
+) -> dict[str, Any] | None:
+    if made is None:
+        return None
+    arrays[f"{key}/removed"] = made.random.removed
+    arrays[f"{key}/random"] = made.random.scores
+    for i, curve in enumerate(made.curves.values()):
+        arrays[f"{key}/curve{i}"] = curve.scores
+    return {
+        "samples": len(made.random.scores),
+        "area of random order": made.random_area().to_dict(),
+        "areas": {method: made.area(method).to_dict() for method in made.curves},
     }
 
 
@@ -189,9 +209,23 @@ def _rebuild_cell(cell: dict[str, Any], arrays: _Arrays) -> CellResult:
         accuracy=Summary.of(arrays[f"{key}/accuracy"]),
         evaluations=_rebuild_methods(cell["methods"], arrays),
         heatmaps={name: arrays[f"{key}/heatmap{i}"] for i, name in enumerate(cell["heatmaps"])},
-        predicted=arrays[f"{key}/predicted"],
+        outputs=arrays[f"{key}/outputs"],
         facts=cell["facts"],
+        degradation=_rebuild_degradation(cell["degradation"], f"{key}/degradation", arrays),
     )
+
+
+def _rebuild_degradation(
+    described: dict[str, Any] | None, key: str, arrays: _Arrays
+) -> DegradationCurves | None:
+    if described is None:
+        return None
+    removed = arrays[f"{key}/removed"]
+    curves = {
+        method: Degradation(removed, arrays[f"{key}/curve{i}"])
+        for i, method in enumerate(described["areas"])
+    }
+    return DegradationCurves(curves, Degradation(removed, arrays[f"{key}/random"]))
 
 
 def _rebuild_methods(described: dict[str, Any], arrays: _Arrays) -> dict[str, Evaluation]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyrel.metrics.degradation import DegradationCurves
 from pyrel.metrics.evaluation import Evaluation
 from pyrel.metrics.maps import BoolArray
 from pyrel.metrics.summary import Summary
@@ -61,18 +62,28 @@ class CellResult:
     evaluations
         By method name.
     heatmaps
-        By method name: relevance of the shown samples, (k, steps, height, width).
-    predicted
-        (k,) class that the cell gives to each shown sample.
+        By method name: relevance of the shown samples for each class,
+        (k, classes, steps, height, width).
+    outputs
+        (k, classes) output of the cell for each shown sample.
     facts
         Further numbers to print with the cell, such as parameters, epochs, training seconds.
+    degradation
+        Degradation curves of the methods, where they were measured; of some of the samples, or all.
     """
 
     accuracy: Summary
     evaluations: dict[str, Evaluation]
     heatmaps: dict[str, NDArray[np.float32]]
-    predicted: NDArray[np.int64]
+    outputs: NDArray[np.floating[Any]]
     facts: dict[str, str | int | float] = field(default_factory=dict)
+    degradation: DegradationCurves | None = None
+
+    @property
+    def predicted(self) -> NDArray[np.int64]:
+        """(k,) class that the cell gives to each shown sample: that of the largest output."""
+        found: NDArray[np.int64] = self.outputs.argmax(axis=1)
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,14 +150,12 @@ class Study:
                 f"given {self.shown.index[outside][0]}"
             )
 
-        self._check_classes("shown, y", self.shown.y)
-
-    def _check_classes(self, name: str, classes: NDArray[np.int64]) -> None:
-        outside = (classes < 0) | (classes >= len(self.class_names))
+        y = self.shown.y
+        outside = (y < 0) | (y >= len(self.class_names))
         if outside.any():
             raise ValueError(
-                f"{name}: wanted classes below {len(self.class_names)}, the number of class_names, "
-                f"given {classes[outside][0]}"
+                f"shown, y: wanted classes below {len(self.class_names)}, the number of "
+                f"class_names, given {y[outside][0]}"
             )
 
     def _check_cell(self, name: str, result: CellResult) -> None:
@@ -155,22 +164,21 @@ class Study:
                 f"{name}, accuracy: wanted {len(self.relevant)} samples, "
                 f"given {len(result.accuracy.values)}"
             )
-        if result.predicted.shape != self.shown.y.shape:
+        count, classes = len(self.shown.y), len(self.class_names)
+        if result.outputs.shape != (count, classes):
             raise ValueError(
-                f"{name}, predicted: wanted shape {self.shown.y.shape}, "
-                f"given {result.predicted.shape}"
+                f"{name}, outputs: wanted shape {(count, classes)}, given {result.outputs.shape}"
             )
-        self._check_classes(f"{name}, predicted", result.predicted)
         if set(result.heatmaps) != set(result.evaluations):
             raise ValueError(
                 f"{name}, heatmaps: wanted the evaluated methods {sorted(result.evaluations)}, "
                 f"given {sorted(result.heatmaps)}"
             )
+        wanted = (count, classes, *self.shown.x.shape[1:])
         for method, heatmap in result.heatmaps.items():
-            if heatmap.shape != self.shown.x.shape:
+            if heatmap.shape != wanted:
                 raise ValueError(
-                    f"{name}, {method}: wanted heatmaps of shape {self.shown.x.shape}, "
-                    f"given {heatmap.shape}"
+                    f"{name}, {method}: wanted heatmaps of shape {wanted}, given {heatmap.shape}"
                 )
 
     def evaluations(self) -> Iterator[tuple[str | None, str, Evaluation]]:

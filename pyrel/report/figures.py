@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 from pyrel import plots
-from pyrel.metrics import Study, step_profiles
+from pyrel.metrics import DegradationCurves, Study, step_profiles
 from pyrel.plots.style import INK, MUTED
 from pyrel.report.words import label, plus_minus_text, size
 
@@ -35,47 +35,26 @@ def overview(study: Study) -> Markup:
     return inline_svg(figure, "overview", alt)
 
 
-def heatmaps(study: Study) -> list[Markup]:
-    """Draw the shown samples with the maps of all methods, cell beside cell."""
-    return [
-        _heatmap_figure(study, k, cells)
-        for k in range(len(study.shown.y))
-        for cells in _groups(list(study.cells))
-    ]
-
-
-def _heatmap_figure(study: Study, k: int, cells: Sequence[str]) -> Markup:
-    shown = study.shown
-    columns, told = [], []
-    for cell in cells:
-        result = study.cells[cell]
-        said = study.class_names[int(result.predicted[k])]
-        verdict = "right" if result.predicted[k] == shown.y[k] else "wrong"
-        shares = {m: e.share.values[shown.index[k]] for m, e in result.evaluations.items()}
-        columns.append(
-            plots.HeatmapColumn(
-                title=f"{cell} says {said}: {verdict}",
-                x=shown.x[k],
-                relevance={label(m): maps[k] for m, maps in result.heatmaps.items()},
-                relevant=shown.relevant[k],
-                notes={label(m): _share_text(share) for m, share in shares.items()},
-            )
+def degradation(made: Mapping[str, DegradationCurves]) -> list[Markup]:
+    """Draw the degradation curves, one figure for each cell."""
+    drawn = []
+    for number, (cell, curves) in enumerate(made.items()):
+        areas = {label(method): curves.area(method) for method in curves.curves}
+        told = [f"{name} {plus_minus_text(area)}" for name, area in areas.items()]
+        alt = (
+            f"{cell}: mean probability of the true class against the number of patches replaced. "
+            f"Area under the curve: {'; '.join(told)}; random order "
+            f"{plus_minus_text(curves.random_area())}."
         )
-        told += [f"{label(m)} on {cell} {_share_text(share)}" for m, share in shares.items()]
-    truth = study.class_names[int(shown.y[k])]
-    title = f"Sample {shown.index[k]}, majority class {truth}"
-    figure = plots.heatmap_grid(columns, title, "number: share in them")
-    steps = ", ".join(str(t + 1) for t in np.flatnonzero(shown.relevant[k]))
-    alt = (
-        f"{title}: input picture and relevance maps. Majority in steps {steps}. "
-        f"Share of relevance there: {'; '.join(told)}."
-    )
-    key = f"heatmap{k}-{list(study.cells).index(cells[0])}"
-    return inline_svg(figure, key, alt)
-
-
-def _share_text(share: float) -> str:
-    return "no share" if np.isnan(share) else f"{share:.2f}"
+        figure = plots.degradation_curves(
+            {label(method): curve for method, curve in curves.curves.items()},
+            curves.random,
+            label="probability of the true class",
+            title=cell,
+        )
+        figure.axes[0].set_ylim(0, 1)  # the same for all cells
+        drawn.append(inline_svg(figure, f"degradation{number}", alt))
+    return drawn
 
 
 def steps(study: Study) -> list[Markup]:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +12,23 @@ from typing import Any
 
 from pyrel.errors import part_of_extra
 from pyrel.files.atomic import write_whole
-from pyrel.metrics import CellResult, Evaluation, Study, Summary, paired_difference
+from pyrel.metrics import (
+    CellResult,
+    DegradationCurves,
+    Evaluation,
+    Study,
+    Summary,
+    paired_difference,
+)
 from pyrel.report import words
+from pyrel.report.findings import findings
 
 with part_of_extra("report", "a report", "jinja2", "markupsafe", "matplotlib"):
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
 
     from pyrel.report import figures
+    from pyrel.report.explorer import explorer
 
 _TEMPLATES = Path(__file__).parent.parent / "templates"
 
@@ -41,6 +53,14 @@ class _Group:
     lines: tuple[_Line, ...]
 
 
+@dataclass(frozen=True)
+class _Degradation:
+    """The figures and the table of the degradation curves."""
+
+    figures: list[Markup]
+    groups: list[_Group]
+
+
 def write(path: str | os.PathLike[str], study: Study) -> Path:
     """Write the report of a study as one HTML file, whole or not at all.
 
@@ -59,17 +79,23 @@ def write(path: str | os.PathLike[str], study: Study) -> Path:
 def render(study: Study) -> str:
     """Return the report of a study as HTML text."""
     template = environment().get_template("report.html.j2")
+    script = (_TEMPLATES / "report.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return template.render(
         study=study,
         steps=study.relevant.shape[1],
-        findings=words.findings(study),
+        findings=findings(study),
+        explorer=explorer(study),
+        method_texts=words.sentences(study.methods()),
         groups=_groups(study),
         explained=words.explained(study.methods()),
         config=config_sections(study.config),
         overview=figures.overview(study),
-        heatmaps=figures.heatmaps(study),
+        degradation=_degradation(study),
         step_bars=figures.steps(study),
         scatters=figures.scatters(study),
+        script=Markup(script),
+        script_hash=f"sha256-{digest}",
     )
 
 
@@ -113,7 +139,32 @@ def _groups(study: Study) -> list[_Group]:
         _Group(name, _facts(result), _lines(result.evaluations, mass))
         for name, result in study.cells.items()
     ]
-    return [*groups, _Group("Baselines", "need no model", _lines(study.baselines, mass))]
+    return [*groups, _Group("Baselines", "use no model", _lines(study.baselines, mass))]
+
+
+def _degradation(study: Study) -> _Degradation | None:
+    made = {cell: r.degradation for cell, r in study.cells.items() if r.degradation is not None}
+    if not made:
+        return None
+    groups = [
+        _Group(cell, f"{len(curves.random.scores):,} samples", _area_lines(curves))
+        for cell, curves in made.items()
+    ]
+    return _Degradation(figures.degradation(made), groups)
+
+
+def _area_lines(curves: DegradationCurves) -> tuple[_Line, ...]:
+    lines = [
+        _Line(
+            words.label(method),
+            area.left_out,
+            (words.plus_minus(area), words.plus_minus(curves.below_random(method))),
+        )
+        for method in curves.curves
+        for area in [curves.area(method)]
+    ]
+    random = _Line("random order", 0, (words.plus_minus(curves.random_area()), ("–", "")))
+    return (*lines, random)
 
 
 def _facts(result: CellResult) -> str:

@@ -109,7 +109,14 @@ def test_saved_study_comes_back_whole(tmp_path):
         np.testing.assert_array_equal(getattr(again.shown, name), getattr(study.shown, name))
     for name, cell in study.cells.items():
         assert again.cells[name].facts == cell.facts
-        np.testing.assert_array_equal(again.cells[name].predicted, cell.predicted)
+        np.testing.assert_array_equal(again.cells[name].outputs, cell.outputs)
+        kept, made = again.cells[name].degradation, cell.degradation
+        assert list(kept.curves) == list(made.curves)
+        for after, before in zip(
+            (kept.random, *kept.curves.values()), (made.random, *made.curves.values()), strict=True
+        ):
+            np.testing.assert_array_equal(after.removed, before.removed)
+            np.testing.assert_array_equal(after.scores, before.scores)
         for method, heatmap in cell.heatmaps.items():
             np.testing.assert_array_equal(again.cells[name].heatmaps[method], heatmap)
     for (*_, before), (*_, after) in zip(study.evaluations(), again.evaluations(), strict=True):
@@ -129,6 +136,16 @@ def test_the_json_alone_tells_the_numbers(tmp_path):
     assert deep["methods"]["deep_taylor"]["share"] == wanted.to_dict()
     assert deep["accuracy"]["mean"] == study.cells["Deep"].accuracy.mean
     assert content["baselines"]["uniform"]["conservation"] is None
+    curves = study.cells["Deep"].degradation
+    assert deep["degradation"]["areas"]["deep_taylor"] == curves.area("deep_taylor").to_dict()
+    assert deep["degradation"]["area of random order"] == curves.random_area().to_dict()
+
+
+def test_a_study_without_degradation_curves_comes_back_without(tmp_path):
+    study = make_study()
+    study = replace(study, cells={"Deep": replace(study.cells["Deep"], degradation=None)})
+    path = metrics.save_study(tmp_path / "evaluation.json", study)
+    assert metrics.load_study(path).cells["Deep"].degradation is None
 
 
 def damage_truncate(path):
@@ -153,7 +170,7 @@ def test_damaged_arrays_are_refused_by_name(tmp_path, damage):
     ("text", "message"),
     [
         ('{"format": "pyrel eval', r"evaluation\.json is not a whole JSON file"),
-        ('{"format": "pyrel evaluation 9"}', "expected format 'pyrel evaluation 1', found 'pyrel"),
+        ('{"format": "pyrel evaluation 9"}', "expected format 'pyrel evaluation 2', found 'pyrel"),
         ("[1, 2]", "found None"),
     ],
     ids=["truncated", "another version", "another file"],
@@ -216,11 +233,11 @@ def test_parts_that_do_not_fit_are_named():
     cell, shown = study.cells["Deep"], study.shown
     for wrong, message in [
         (replace(cell, accuracy=metrics.Summary.of([1.0])), "Deep, accuracy: wanted 30 samples"),
-        (replace(cell, predicted=np.zeros(9, int)), r"Deep, predicted: .* given \(9,\)"),
+        (replace(cell, outputs=np.zeros((3, 9))), r"Deep, outputs: .*\(3, 10\), given \(3, 9\)"),
         (replace(cell, heatmaps={}), "Deep, heatmaps: wanted the evaluated methods"),
         (
             replace(cell, heatmaps={m: h[:1] for m, h in cell.heatmaps.items()}),
-            r"Deep, sensitivity: wanted heatmaps of shape \(3, 12, 28, 7\)",
+            r"Deep, sensitivity: wanted heatmaps of shape \(3, 10, 12, 28, 7\)",
         ),
     ]:
         with pytest.raises(ValueError, match=message):
