@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -28,6 +29,14 @@ KEYS = {
     "ArrowRight": (39, ""),
     "Home": (36, ""),
 }
+# The browser reads commands from descriptor 3 and writes answers to 4.
+MOVED = """
+import fcntl, os, sys
+high = [fcntl.fcntl(int(given), fcntl.F_DUPFD, 10) for given in sys.argv[1:3]]
+os.dup2(high[0], 3)
+os.dup2(high[1], 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 PATIENCE = 60.0  # seconds for one answer, on a machine that does other work too
 
 
@@ -45,8 +54,7 @@ class Browser:
         to_browser, self._out = os.pipe()
         self._in, from_browser = os.pipe()
         command = [path, *FLAGS, f"--user-data-dir={self._profile}", "about:blank"]
-        # The browser reads commands from descriptor 3 and writes answers to 4.
-        moved = ["sh", "-c", f'exec "$@" 3<&{to_browser} 4>&{from_browser}', "sh", *command]
+        moved = [sys.executable, "-c", MOVED, str(to_browser), str(from_browser), *command]
         self._process = subprocess.Popen(
             moved,
             pass_fds=(to_browser, from_browser),

@@ -174,7 +174,7 @@ def test_maps_of_the_page_are_those_of_the_study(study):
             # A bar is in percent of the tallest, rounded to one.
             np.testing.assert_allclose(view.bars, 100 * shares / shares.max(), atol=0.5)
             share = metrics.relevance_in_region(relevance[None], study.shown.relevant[k : k + 1])[0]
-            assert view.note == f"{share:.2f} of it in green steps"
+            assert view.note == f"{share:.2f} in green steps"
             assert f"on {cell}, class {c}: {share:.2f} of the relevance" in view.alt
 
 

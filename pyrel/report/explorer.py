@@ -81,7 +81,10 @@ def _sample(study: Study, k: int) -> SampleView:
         verdicts=verdicts,
         classes=tuple(_class_text(study, c, true, answers) for c in range(len(names))),
         scores=tuple(
-            tuple(_score(result.outputs[k], c) for result in study.cells.values())
+            tuple(
+                f"class {names[c]}: {_score(result.outputs[k], c)}"
+                for result in study.cells.values()
+            )
             for c in range(len(names))
         ),
         maps=tuple(_maps_of_class(study, k, c) for c in range(len(names))),
@@ -133,7 +136,7 @@ def _map(study: Study, k: int, c: int, cell: str, method: str) -> MapView:
     if np.isnan(share):
         note = "no positive relevance"
         return MapView(map_png(relevance), f"{who}: {note}.", note, (0,) * len(shares))
-    note = f"{share:.2f} of it in green steps"
+    note = f"{share:.2f} in green steps"
     most = np.argsort(-shares, kind="stable")[:2]
     told = " and ".join(f"{t + 1} ({shares[t]:.2f})" for t in most)
     alt = f"{who}: {share:.2f} of the relevance in the marked steps; most in steps {told}."
