@@ -78,6 +78,12 @@ def histograms(study):
     }
 
 
+def one_series(study):
+    """Give a series of three features and its relevance."""
+    maps = study.cells[next(iter(study.cells))].heatmaps["sensitivity"]
+    return study.shown.x[1].mean(axis=1)[:, :3], maps[1, study.shown.y[1]].sum(axis=1)[:, :3]
+
+
 FIGURES = {
     "heatmaps": lambda s: plots.heatmap_grid(
         columns(s, notes={"deep_taylor": "0.71"}), "Sample 1", "number: share in them"
@@ -95,6 +101,15 @@ FIGURES = {
         curves(s, [f"LRP of a long name, {i}" for i in range(7)])
     ),
     "histograms": lambda s: plots.relevance_histograms(histograms(s), "Relevance of the pixels"),
+    "series": lambda s: plots.series(
+        *one_series(s), features=[*s.cells, *s.cells][:3], time_label="hours", title="Class 3"
+    ),
+    "series, one feature": lambda s: plots.series(*(a[:, 0] for a in one_series(s))),
+    "series, many features": lambda s: plots.series(
+        *(np.tile(a, 30) for a in one_series(s)), features=[list(s.cells)[0]] * 90
+    ),
+    "tokens": lambda s: plots.tokens([*s.cells, "a", "\n"] * 8, np.linspace(-1, 2, 32), title="A"),
+    "tokens, one": lambda s: plots.tokens(["".join(s.cells) * 5], [-1e-9]),
     "histograms, one": lambda s: plots.relevance_histograms(dict([histograms(s).popitem()])),
 }
 

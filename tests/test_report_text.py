@@ -17,12 +17,13 @@ TEXTS = [
 def test_words_have_the_strength_of_their_relevance() -> None:
     page = Page(render_texts(TEXTS, title="Reviews"))
     words = [(e["text"], e["class"], e["style"], e["title"]) for e in page.elements if "title" in e]
+    line = ";text-decoration:underline dotted;text-underline-offset:.2em"
     assert words == [
-        ("not", "against", "--s:0.250", "-1"),
-        ("<b>", "for", "--s:0.000", "+0"),
-        ("good", "for", "--s:1.000", "+4"),
-        ("the", "for", "--s:0.000", "+0"),
-        ("film", "for", "--s:0.000", "+0"),
+        ("not", "against", f"background:rgb(33 113 181 / 0.175){line}", "-1"),
+        ("<b>", "for", "background:rgb(239 59 44 / 0.000)", "+0"),
+        ("good", "for", "background:rgb(239 59 44 / 0.700)", "+4"),
+        ("the", "for", "background:rgb(239 59 44 / 0.000)", "+0"),
+        ("film", "for", "background:rgb(239 59 44 / 0.000)", "+0"),
     ]
 
 
@@ -44,7 +45,7 @@ def test_write_puts_the_page_there(tmp_path: Path) -> None:
 
 
 def test_numbers_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match="wanted 2 numbers, one for each token, given 1"):
+    with pytest.raises(ValueError, match="wanted 2 numbers, one for each token, given shape"):
         ExplainedText(("a", "b"), (1.0,), "")
-    with pytest.raises(ValueError, match="NaN or infinity"):
+    with pytest.raises(ValueError, match="finite"):
         ExplainedText(("a",), (math.nan,), "")

@@ -13,7 +13,9 @@ with part_of_extra("report", "pyrel.plots", "matplotlib"):
     from pyrel.plots.heatmaps import HeatmapColumn, as_image, colour_scale, heatmap_grid
     from pyrel.plots.judgements import degradation_curves, relevance_histograms
     from pyrel.plots.panels import method_panels
+    from pyrel.plots.series import series
     from pyrel.plots.style import to_svg
+    from pyrel.plots.tokens import tokens, tokens_html
 
 __all__ = [
     "HeatmapColumn",
@@ -24,7 +26,10 @@ __all__ = [
     "heatmap_grid",
     "method_panels",
     "relevance_histograms",
+    "series",
     "step_bars",
     "summary_dots",
     "to_svg",
+    "tokens",
+    "tokens_html",
 ]

@@ -3,14 +3,20 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pyrel.errors import part_of_extra
 from pyrel.files.atomic import write_whole
-from pyrel.report.page import environment
+
+with part_of_extra("report", "a page of texts", "jinja2", "markupsafe", "matplotlib"):
+    from markupsafe import Markup
+
+    from pyrel.plots import tokens_html
+    from pyrel.plots.tokens import checked_relevance
+    from pyrel.report.page import environment
 
 
 @dataclass(frozen=True)
@@ -37,26 +43,7 @@ class ExplainedText:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        if len(self.tokens) != len(self.relevance):
-            raise ValueError(
-                f"relevance: wanted {len(self.tokens)} numbers, one for each token, given "
-                f"{len(self.relevance)}"
-            )
-        if not all(map(math.isfinite, self.relevance)):
-            raise ValueError("relevance: holds NaN or infinity")
-
-
-@dataclass(frozen=True)
-class _Token:
-    """A token as the page shows it: strength is relevance over the largest of the text."""
-
-    text: str
-    relevance: float
-    strength: float
-
-    @property
-    def kind(self) -> str:
-        return "for" if self.relevance >= 0 else "against"
+        checked_relevance(self.tokens, self.relevance)
 
 
 def write_texts(
@@ -84,13 +71,5 @@ def write_texts(
 
 def render_texts(texts: Sequence[ExplainedText], *, title: str, lead: str = "") -> str:
     """Return explained texts as HTML text; see `write_texts`."""
-    shown = [(text.caption, _scaled(text)) for text in texts]
+    shown = [(text.caption, Markup(tokens_html(text.tokens, text.relevance))) for text in texts]
     return environment().get_template("text.html.j2").render(title=title, lead=lead, texts=shown)
-
-
-def _scaled(text: ExplainedText) -> list[_Token]:
-    largest = max(map(abs, text.relevance), default=0.0) or 1.0
-    return [
-        _Token(token, float(r), abs(float(r)) / largest)
-        for token, r in zip(text.tokens, text.relevance, strict=True)
-    ]
