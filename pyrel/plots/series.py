@@ -72,11 +72,7 @@ def series(
         )
     steps, count = values.shape
     names, times = _names(features, count), _times(time, steps)
-    tall = _LINE * max(name.count("\n") + 1 for name in names) + 0.04
-    wishes = (max(_TRACE, tall, 0.9 / count), max(_ROW, tall, 0.35 / count))
-    heights = [min(count * wish, _MOST) for wish in wishes]
-    # Where the names of all rows have no room, every second one is left out, or more.
-    every = [math.ceil(tall * count / height) for height in heights]
+    heights, every = _heights(names)
     heading = wrapped(title, 1.4 * WIDTH) if title else ""
     room = 1.2 + _LINE * (heading.count("\n") + 1)
     figure = new_figure((1.4 * WIDTH, sum(heights) + room), layout="constrained")
@@ -100,6 +96,15 @@ def _names(features: Sequence[str] | None, count: int) -> list[str]:
     if len(features) != count:
         raise ValueError(f"features: wanted {count} names, given {len(features)}")
     return [wrapped(str(name), 1.3, bold=False) for name in features]
+
+
+def _heights(names: Sequence[str]) -> tuple[list[float], list[int]]:
+    """Return how tall the two panels are, and which rows have their name: each, each second one."""
+    count = len(names)
+    tall = _LINE * max(name.count("\n") + 1 for name in names) + 0.04
+    wishes = (max(_TRACE, tall, 0.9 / count), max(_ROW, tall, 0.35 / count))
+    heights = [min(count * wish, _MOST) for wish in wishes]
+    return heights, [math.ceil(tall * count / height) for height in heights]
 
 
 def _numbers(name: str, given: ArrayLike) -> NDArray[np.float64]:
