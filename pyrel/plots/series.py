@@ -64,12 +64,7 @@ def series(
     >>> figure = pyrel.plots.series(x, relevance, features=["heart rate", "temperature"])
     >>> figure.savefig("series.png")
     """
-    values = _numbers("x", x)
-    scores = _numbers("relevance", relevance)
-    if scores.shape != values.shape:
-        raise ValueError(
-            f"relevance: wanted the shape of x, {np.shape(x)}, given {np.shape(relevance)}"
-        )
+    values, scores = _both(x, relevance)
     steps, count = values.shape
     names, times = _names(features, count), _times(time, steps)
     heights, every = _heights(names)
@@ -79,14 +74,21 @@ def series(
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=heights)
     _traces(above, times, values)
     _relevance(figure, below, times, scores)
-    if count > 1:
-        _name_rows(above, names, every[0])
-        _name_ranges(above, values, every[0])
+    _name_ranges(above, values, names, every[0])
     _name_rows(below, names, every[1])
     below.set_xlabel(time_label)
     if heading:
         figure.suptitle(heading, size=TEXT, weight="bold")
     return figure
+
+
+def _both(x: ArrayLike, relevance: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
+    values, scores = _numbers("x", x), _numbers("relevance", relevance)
+    if scores.shape != values.shape:
+        raise ValueError(
+            f"relevance: wanted the shape of x, {np.shape(x)}, given {np.shape(relevance)}"
+        )
+    return values, scores
 
 
 def _names(features: Sequence[str] | None, count: int) -> list[str]:
@@ -173,8 +175,11 @@ def _name_rows(axes: Axes, names: Sequence[str], every: int) -> None:
     axes.tick_params(axis="y", length=0)
 
 
-def _name_ranges(axes: Axes, values: NDArray[Any], every: int) -> None:
-    """Write the least and the largest value of features at their right end."""
+def _name_ranges(axes: Axes, values: NDArray[Any], names: Sequence[str], every: int) -> None:
+    """Write names, and at the right end the least and the largest value, of several features."""
+    if len(names) == 1:
+        return
+    _name_rows(axes, names, every)
     shown = range(0, values.shape[1], every)
     ends = [(values[:, i].min(), values[:, i].max()) for i in shown]
     texts = [f"{low:.3g} to {high:.3g}" if high > low else f"{low:.3g}" for low, high in ends]
