@@ -17,8 +17,8 @@ from pyrel.report import words
 _HEADINGS = ("", "share in\nmajority", "cosine\nby digit", "cosine\nby step", "conservation\nerror")
 _WIDTHS = (19, 13, 13, 13, 12)
 _NOTE = (
-    "Means over {samples:,} samples ± standard error; the true class is explained. Share: part of "
-    "the relevance in the steps of the two majority images, of three. Cosine: 1 if all of it is "
+    "Means over {samples:,} samples ± standard error; the true class is explained. Share: fraction "
+    "of the relevance in the steps of the two equal images, of three. Cosine: 1 if all of it is "
     "there, evenly. Conservation error: how far the relevances are from adding up to the output, "
     "relative to their size; in parentheses where the method does not claim that they do."
 )

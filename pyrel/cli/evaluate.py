@@ -29,6 +29,7 @@ def evaluate(
     methods: options.Methods = "sensitivity,guided_backprop,gradient_x_input,deep_taylor",
     samples: options.Samples = None,
     shown: options.Shown = 6,
+    degraded: options.Degraded = 200,
     dataset: options.Dataset = None,
     data_root: options.DataRoot = None,
 ) -> None:
@@ -36,6 +37,8 @@ def evaluate(
 
     Every test sample of the majority problem is explained for its true class. Since it is known
     which steps show the two equal images, it can be measured how much of the relevance is there.
+    For some samples the patches that a method calls most relevant are replaced, to see how fast the
+    probability of the class falls.
     The models have to be trained on the majority problem, with the same number of steps.
 
     Prints a table, and writes evaluation.json (numbers and settings, to read) and evaluation.npz
@@ -60,6 +63,7 @@ def evaluate(
             judged,
             methods=methods.split(","),
             shown=shown,
+            degraded=degraded,
             progress=progress,
         )
     path = save_study(out / STUDY, study)

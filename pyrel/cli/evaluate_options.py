@@ -38,6 +38,14 @@ Shown: TypeAlias = Annotated[
     int,
     typer.Option(metavar="N", min=1, help="Number of samples whose heatmaps the report shows."),
 ]
+Degraded: TypeAlias = Annotated[
+    int,
+    typer.Option(
+        metavar="N",
+        min=0,
+        help="Number of samples of the degradation curves, the first; 0 leaves the curves out.",
+    ),
+]
 Dataset: TypeAlias = Annotated[
     str | None,
     typer.Option(

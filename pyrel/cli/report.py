@@ -36,9 +36,10 @@ def report(
         ),
     ] = Path(PAGE),
 ) -> None:
-    """Make a page of numbers and figures from a saved evaluation.
+    """Make a page of heatmaps and numbers from an evaluation.
 
-    The page is one HTML file that loads nothing from the network. It says what each number means.
+    On the page you pick a sample, a class, a method and a model. It is one HTML file that needs no
+    server and loads nothing from the network, and it says what each number means.
     """
     from pyrel.experiment.demo import STUDY
     from pyrel.files.places import refuse_overwriting

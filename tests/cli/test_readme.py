@@ -75,6 +75,18 @@ def test_the_way_to_a_method_ends_with_calls_that_run() -> None:
     assert set(re.findall(r'explain\(.*?"(\w+)"', told)) <= set(library.methods.names())
 
 
+def test_relevance_of_ones_own_series_is_where_the_page_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = after_the_examples("docs/report.md")
+    assert (names["model"](names["x"]).argmax(1) == names["y"]).all()
+    pressure = names["e"].relevance[1::2, :, 1]  # of the samples with a leak
+    assert (pressure.argmax(1) == names["hour"][: len(pressure)]).all()
+    assert {path.name for path in tmp_path.iterdir()} == {"series.png", "tokens.png"}
+    assert names["html"].count("<span") == len(names["words"]) == 10
+
+
 def test_all_methods_are_in_the_table() -> None:
     table = re.findall(r"^\| `(\w+)` \|.*\| (yes|no) \|$", README, re.MULTILINE)
     assert dict(table) == {
