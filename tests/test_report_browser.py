@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -250,6 +251,9 @@ def test_faults_of_a_page_are_found(browser: browsers.Browser, tmp_path: Path) -
     for fault in ("throw new Error('a')", "console.error('a')", "new Image().src = 'none.png'"):
         page.write_text(f"<!doctype html><title>t</title><body><script>{fault}</script>")
         browser.open(page, WIDE)
-        browser.run("1")
+        for _ in range(600):  # until the browser has told of it
+            if browser.run("1") and browser.faults:
+                break
+            time.sleep(0.05)
         assert browser.faults, fault
     browser.faults.clear()
