@@ -72,7 +72,7 @@ def back_activation(node: Activation, relevance: Relevance, placement: Placement
 
 def _back_slope(node: Activation, relevance: Relevance) -> None:
     emitter = relevance.emitter
-    for size, first in emitter.row_groups(node.inputs[None]):
+    for size, first in relevance.rows_apart(node.inputs):
         addresses = node.inputs[first]
         accumulate = relevance.accumulates(addresses, size)
         source, value = relevance.place(node.start + first), emitter.value(addresses)
@@ -102,7 +102,7 @@ def _back_centred(node: Activation, relevance: Relevance, placement: Placement) 
     tanh = Activate(space, node.size, space, Function.tanh)
     emitter.emit(tanh, everything[1], everything[1])
     emitter.map(everything, node.size, everything, halved)
-    for size, first in emitter.row_groups(node.inputs[None]):
+    for size, first in relevance.rows_apart(node.inputs):
         addresses = node.inputs[first]
         accumulate = relevance.accumulates(addresses, size)
         epilogue = Epilogue(scale=Scale.operand, scale_space=space, accumulate=accumulate)

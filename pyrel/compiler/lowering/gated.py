@@ -198,7 +198,7 @@ def _give_member(
 def _give_gate(relevance: Relevance, gates: Addresses, shares: Place, denominator: Place) -> None:
     """Give the gates what their member gets: shares times its denominator."""
     emitter = relevance.emitter
-    for size, first in emitter.row_groups(gates[None]):
+    for size, first in relevance.rows_apart(gates):
         addresses = gates[first]
         epilogue = Epilogue(
             scale=Scale.operand,

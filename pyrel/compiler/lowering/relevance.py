@@ -9,7 +9,7 @@ shapes allow it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -67,6 +67,16 @@ class Relevance:
             address, count = int(unwritten[first]), stop - first
             op = self.emitter.map(None, count, self.place(address))
             self.record(op, address, count)
+
+    def rows_apart(self, addresses: Addresses) -> Iterator[tuple[int, Integers]]:
+        """Group runs of inputs, (size,), as `Emitter.row_groups`; no two of a group overlap.
+
+        An input that stands twice, as one that was expanded, gets relevance twice: one instruction
+        must not write it in two rows.
+        """
+        for size, first in self.emitter.row_groups(addresses[None]):
+            for some in apart(addresses[first], size):
+                yield size, first[some]
 
     def is_even(self, addresses: Addresses) -> bool:
         """Whether addresses differ, and relevance is there already at all of them or at none."""
