@@ -15,6 +15,7 @@ from pyrel.compiler.capture.capture import capture
 from pyrel.explainer import Explainer
 from pyrel.methods.base import Method
 from pyrel.metrics import (
+    Degradation,
     DegradationCurves,
     Perturbation,
     Summary,
@@ -35,14 +36,20 @@ Told = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, eq=False)
 class DegradationStudy(DegradationCurves):
-    """The curves of one model, "pixel_mass" last, and how alike the maps of its methods are.
+    """The curves of one model, and how alike the maps of its methods are.
 
     Attributes
     ----------
+    curves
+        By method, "pixel_mass" last: the map of the brightness of the pixels.
+    random
+        Regions in random order.
     rank_agreement, cosine_agreement
         By pair of methods, see `pyrel.metrics.agreement`.
     """
 
+    curves: dict[str, Degradation]
+    random: Degradation
     rank_agreement: dict[tuple[str, str], Summary]
     cosine_agreement: dict[tuple[str, str], Summary]
 

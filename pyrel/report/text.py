@@ -8,15 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyrel.errors import part_of_extra
 from pyrel.files.atomic import write_whole
+from pyrel.report.page import environment  # says so where a package of the extra is missing
 
-with part_of_extra("report", "a page of texts", "jinja2", "markupsafe", "matplotlib"):
-    from markupsafe import Markup
+# isort: split
+from markupsafe import Markup
 
-    from pyrel.plots import tokens_html
-    from pyrel.plots.tokens import checked_relevance
-    from pyrel.report.page import environment
+from pyrel.plots import tokens_html
+from pyrel.plots.tokens import checked_relevance
 
 
 @dataclass(frozen=True)
