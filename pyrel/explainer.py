@@ -12,6 +12,7 @@ import torch
 
 from pyrel import methods
 from pyrel.compiler.capture.forks import exporting
+from pyrel.compiler.capture.outputs import Output, checked_output
 from pyrel.compiler.program.file_limits import Limits
 from pyrel.engine import arrays
 from pyrel.engine import config as runtime
@@ -45,9 +46,10 @@ class Explainer(Attributing):
     Parameters
     ----------
     model : torch.nn.Module, torch.export.ExportedProgram, Graph or Capture
-        Takes one tensor (n, ...) and returns raw scores (n, classes) or (n,); with ``lengths`` it
-        may take the lengths of the sequences as a second argument. A module is captured in eval
-        mode, whatever mode it is in; a program has to be exported so.
+        Takes one tensor (n, ...) and returns raw scores (n, classes) or (n,), or with ``output`` a
+        structure that holds them; with ``lengths`` it may take the lengths of the sequences as a
+        second argument. A module is captured in eval mode, whatever mode it is in; a program has
+        to be exported so.
     example : ndarray or Tensor, shape (n, ...), optional
         Any input of the right shape and type; needed for a module only. Integers are token ids.
     method : str or Method
@@ -57,6 +59,11 @@ class Explainer(Attributing):
         be any real numbers. deep_taylor chooses its rule at the input by them. Token ids have none.
     lengths : bool
         Calls may say how long each sequence is. The model has to take any number of steps.
+    output : str, int or callable, optional
+        Which tensor of what the model returns is explained: the key of a dictionary, the name of a
+        field of a named tuple or a dataclass, the index in a tuple or a list, or a function of what
+        is returned, as ``lambda out: out["heads"][0]``. That may compute, too, but not of an
+        exported program. Needed where the model returns more than one tensor.
     out_of_range : {"raise", "clip"}
         What to do with finite values below ``low`` or above ``high``, as measures of robustness
         make them: refuse the call, or explain the nearest values inside instead.
@@ -105,7 +112,8 @@ class Explainer(Attributing):
     SelfCheckError
         If what was compiled computes something else than the model (an `UnsupportedModelError`).
     ValueError, TypeError
-        If an argument is wrong; the message names it.
+        If an argument is wrong; the message names it. Of an ``output`` that the model does not
+        return, it lists what there is.
 
     Examples
     --------
@@ -130,6 +138,7 @@ class Explainer(Attributing):
         low: Bound | None = None,
         high: Bound | None = None,
         lengths: bool = False,
+        output: Output = None,
         out_of_range: str = RAISE,
         check_finite: bool = True,
         precision: str = "float32",
@@ -141,7 +150,8 @@ class Explainer(Attributing):
         lengths, check_finite = flag("lengths", lengths), flag("check_finite", check_finite)
         check_option(check)
         chosen = methods.get(method, _own_options(), **options)
-        source = captured(model, example, lengths)
+        output = checked_output(output)
+        source = captured(model, example, lengths, output)
         wanted = Wanted(low, high, lengths, check_finite, single(out_of_range))
         inputs, compiled, padding = prepare(source, example, chosen, precision, wanted)
         self._take(chosen, inputs, NOTHING, compiled, isa)
@@ -149,7 +159,7 @@ class Explainer(Attributing):
             self._programs.at(inputs.steps)  # packs weights, which may lie in the model's memory
         if check is not None:
             with exporting:  # no other thread exports the model, or switches its mode, meanwhile
-                reference = reference_of(model, source, bool(inputs.vocabulary))
+                reference = reference_of(model, source, bool(inputs.vocabulary), output)
                 self.checked = str(self._check(reference, example, check, precision, padding))
 
     def _check(

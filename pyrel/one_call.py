@@ -13,6 +13,7 @@ from pyrel.compiler.capture.array_kinds import refuse_unreadable
 from pyrel.compiler.capture.examples import refuse_empty, unwrapped
 from pyrel.compiler.capture.forks import exporting
 from pyrel.compiler.capture.identity import IncomparableError, state_of, state_of_options
+from pyrel.compiler.capture.outputs import Output, checked_output
 from pyrel.engine import captures
 from pyrel.engine import config as runtime
 from pyrel.engine.arrays import Array
@@ -33,6 +34,7 @@ def explain(
     target: Any = None,
     *,
     lengths: Any = None,
+    output: Output = None,
     progress: Told | None = None,
     **options: Any,
 ) -> Explanation:
@@ -53,6 +55,8 @@ def explain(
     target : int or integers of shape (n,), optional
     lengths : integers of shape (n,), optional
         How many steps each sequence has; see `Explainer`.
+    output : str, int or callable, optional
+        Which tensor of what the model returns is explained; see `Explainer`.
     progress : callable, optional
         Told how far the call is; see `Explainer.__call__`.
     **options
@@ -78,38 +82,41 @@ def explain(
     refuse_unreadable("x", x)
     method = single(method)
     options = {name: single(value) for name, value in options.items()}
-    options["lengths"] = lengths is not None
-    if isinstance(model, torch.nn.Module):
-        explainer = _explainer(unwrapped(model), x, method, options)
-    else:
-        explainer = Explainer(model, x, method, **options)
+    options["lengths"], output = lengths is not None, checked_output(output)
+    explainer = _explainer(model, x, method, output, options)
     return explainer(x, target, lengths=lengths, progress=progress)
 
 
 def _explainer(
-    model: torch.nn.Module, x: Array, method: str | methods.Method, options: dict[str, Any]
+    model: Model,
+    x: Array,
+    method: str | methods.Method,
+    output: Output,
+    options: dict[str, Any],
 ) -> Explainer:
-    kept = captures.find(model, x, options["lengths"])
+    if not isinstance(model, torch.nn.Module):
+        return Explainer(model, x, method, output=output, **options)
+    model = unwrapped(model)
+    asked = model, x, options["lengths"], output
+    kept = captures.find(*asked)
     if kept is None:
         with exporting:
             refuse_empty(model)
-            kept = captures.find(model, x, options["lengths"])
-            kept = kept or captures.make(model, x, options["lengths"])
+            kept = captures.find(*asked) or captures.make(*asked)
             if kept is None:
-                _tell_once(model)
-                return Explainer(model, x, method, **options)
-    return _explainer_of(kept, model, x, method, options)
+                _tell_once(model, output)
+                return Explainer(model, x, method, output=output, **options)
+    return _explainer_of(kept, Captured(kept.capture, model, output), x, method, options)
 
 
 def _explainer_of(
     kept: captures.Kept,
-    model: torch.nn.Module,
+    source: Captured,
     x: Array,
     method: str | methods.Method,
     options: dict[str, Any],
 ) -> Explainer:
     """Return the explainer with these options, compiled if there is none."""
-    source = Captured(kept.capture, model)
     try:
         asked = state_of_options((runtime.isa(), method, options))
     except IncomparableError:
@@ -126,11 +133,12 @@ def _explainer_of(
     return explainer
 
 
-def _tell_once(model: torch.nn.Module) -> None:
+def _tell_once(model: torch.nn.Module, output: Output) -> None:
     if not captures.note_nothing(model):
         return
     try:
         state_of(model)
+        state_of_options(output)
         reason = "it changes while it is looked at"
     except Exception as error:
         reason = str(error)

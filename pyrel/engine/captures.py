@@ -14,9 +14,16 @@ from torch.nn.parameter import is_lazy
 from pyrel.compiler.capture.capture import Capture, capture_at
 from pyrel.compiler.capture.examples import refuse_example, unwrapped
 from pyrel.compiler.capture.forks import RenewedLock, exporting, one_thread_if_forked
-from pyrel.compiler.capture.identity import IncomparableError, State, state_of
+from pyrel.compiler.capture.identity import (
+    IncomparableError,
+    State,
+    state_of,
+    state_of_options,
+)
+from pyrel.compiler.capture.outputs import Output
 from pyrel.engine.arrays import Array
 
+_MOST_KEPT = 4  # captures of a module, one for each output that is asked for
 LARGEST = 1 << 26  # bytes of tensors: comparing and keeping more costs more than another capture
 
 
@@ -30,6 +37,8 @@ class Kept:
         What the module was when it was captured.
     shape : tuple
         What has to be the same of an input: its dimensions, but for samples and steps.
+    output : State
+        Which tensor of what the module returns is explained.
     capture : Capture
     explainers : list of (State, explainer)
         By their options.
@@ -39,21 +48,25 @@ class Kept:
 
     state: State
     shape: tuple[Any, ...]
+    output: State
     capture: Capture
     explainers: list[tuple[State, Any]] = field(default_factory=list)
     lock: RenewedLock = field(default_factory=RenewedLock)
 
-    def holds(self, state: State, x: Array, lengths: bool) -> bool:
+    def holds(self, state: State, x: Array, lengths: bool, output: State) -> bool:
         """Whether it is that of a module in a state, for samples of the shape of ``x``."""
-        same = self.shape == _shape(x, lengths) and self.state.is_still(state)
+        same = self.shape == _shape(x, lengths) and self.output.is_still(output)
+        same = same and self.state.is_still(state)
         return same and (len(x.shape) < 2 or self.capture.holds(x.shape[1]))
 
 
 # By id: modules may define equality, and then not be hashable.
-_kept: dict[int, tuple[weakref.ref[torch.nn.Module], Kept | None]] = {}
+_kept: dict[int, tuple[weakref.ref[torch.nn.Module], tuple[Kept, ...] | None]] = {}
 
 
-def captured(model: torch.nn.Module, example: Array, lengths: bool) -> Capture:
+def captured(
+    model: torch.nn.Module, example: Array, lengths: bool, output: Output = None
+) -> Capture:
     """Return the capture of a module; that which is kept, if it is still that of the module.
 
     Of a module with much to compare, or that cannot be compared, nothing is kept.
@@ -63,42 +76,55 @@ def captured(model: torch.nn.Module, example: Array, lengths: bool) -> Capture:
         if of(inner) is not None:
             refuse_example(example)  # as a capture would: what is kept does not look at it
         if isinstance(example, np.ndarray | torch.Tensor) and size_of(inner) <= LARGEST:
-            kept = find(inner, example, lengths) or make(inner, example, lengths)
+            given = inner, example, lengths, output
+            kept = find(*given) or make(*given)
             if kept is not None:
                 return kept.capture
-        return capture_at(model, example, lengths=lengths, at_once=True)
+        return capture_at(model, example, lengths=lengths, at_once=True, output=output)
 
 
-def find(model: torch.nn.Module, x: Array, lengths: bool) -> Kept | None:
+def find(model: torch.nn.Module, x: Array, lengths: bool, output: Output = None) -> Kept | None:
     """Return what is kept of a module, if it is as it was and the capture is for such inputs."""
-    kept = of(model)
-    if kept is None:
+    every = _every(model)
+    if not every:
         return None
     # Another thread may be capturing the model, which changes it for that time: what is seen then
     # is no state of the model, and is not found.
-    state = _state(model)
-    return kept if state is not None and kept.holds(state, x, lengths) else None
+    state, wanted = _state(model), _state_of_output(output)
+    if state is None or wanted is None:
+        return None
+    return next((kept for kept in every if kept.holds(state, x, lengths, wanted)), None)
 
 
-def make(model: torch.nn.Module, x: Array, lengths: bool) -> Kept | None:
+def make(model: torch.nn.Module, x: Array, lengths: bool, output: Output = None) -> Kept | None:
     """Capture a module, and keep that; None if a change of it might not be seen.
 
     The caller holds `exporting`.
     """
-    state = _state(model)
-    if state is None:
+    state, wanted = _state(model), _state_of_output(output)
+    if state is None or wanted is None:
         return None
-    kept = Kept(state, _shape(x, lengths), capture_at(model, x, lengths=lengths))
+    made = capture_at(model, x, lengths=lengths, output=output)
+    kept = Kept(state, _shape(x, lengths), wanted, made)
     after = _state(model)
     if after is not None and state.is_still(after):  # nobody changed it meanwhile
-        _keep(model, kept)
+        others = [
+            each
+            for each in _every(model)
+            if each.state.is_still(state) and not each.output.is_still(wanted)
+        ]
+        _keep(model, (*others[1 - _MOST_KEPT :], kept))
     return kept
 
 
 def of(model: torch.nn.Module) -> Kept | None:
-    """Return what is kept of a module, whether or not it has changed."""
+    """Return what was kept last of a module, whether or not it has changed."""
+    return next(reversed(_every(model)), None)
+
+
+def _every(model: torch.nn.Module) -> tuple[Kept, ...]:
     found = _kept.get(id(model))
-    return found[1] if found is not None and found[0]() is model else None
+    return (found[1] or ()) if found is not None and found[0]() is model else ()
 
 
 def note_nothing(model: torch.nn.Module) -> bool:
@@ -110,8 +136,8 @@ def note_nothing(model: torch.nn.Module) -> bool:
     return True
 
 
-def _keep(model: torch.nn.Module, kept: Kept | None) -> None:
-    """Keep a capture as long as its module lives; None notes that there can be none."""
+def _keep(model: torch.nn.Module, kept: tuple[Kept, ...] | None) -> None:
+    """Keep captures as long as their module lives; None notes that there can be none."""
     number = id(model)
 
     def forget(gone: weakref.ref[torch.nn.Module]) -> None:
@@ -140,4 +166,12 @@ def _state(model: torch.nn.Module) -> State | None:
     except IncomparableError:
         return None
     except Exception:  # of whatever type an object of the user's raises when it is looked at
+        return None
+
+
+def _state_of_output(output: Output) -> State | None:
+    """Write down which output is asked for; None of a function that may change unseen."""
+    try:
+        return state_of_options(output)
+    except IncomparableError:
         return None

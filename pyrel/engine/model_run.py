@@ -26,6 +26,7 @@ from pyrel.compiler.capture.forks import one_thread_if_forked
 from pyrel.compiler.capture.isolation import as_it_was, silent
 from pyrel.compiler.capture.model_state import ModelState
 from pyrel.compiler.capture.operators.nested import leaves
+from pyrel.compiler.capture.outputs import Output, chosen
 from pyrel.compiler.capture.sizes import first_input, fixed
 from pyrel.engine.arrays import Float32s, Int64s
 from pyrel.engine.check_inputs import SAMPLES
@@ -59,12 +60,16 @@ class ModelRun:
     model : torch.nn.Module or ExportedProgram
     lengths : bool
         Whether a second argument is the lengths of the sequences.
+    output : str, int or callable, optional
+        Which tensor of what the model returns is its output.
     """
 
-    def __init__(self, model: torch.nn.Module | ExportedProgram, lengths: bool) -> None:
+    def __init__(
+        self, model: torch.nn.Module | ExportedProgram, lengths: bool, output: Output = None
+    ) -> None:
         self.exported = isinstance(model, ExportedProgram)
         self.samples = SAMPLES
-        self._lengths = lengths
+        self._lengths, self._output = lengths, output
         self._state: ModelState | None = None  # of the model itself, which no run changes
         self.module: torch.nn.Module
         if isinstance(model, ExportedProgram):
@@ -113,8 +118,8 @@ class ModelRun:
             given = torch.from_numpy(x.copy()).to(self.device, wanted)
             leaf = given if ids or finish is None else given.requires_grad_()
             with _Lookups(leaf) if ids and finish is not None else contextlib.nullcontext() as seen:
-                output = module(*arguments(leaf, self._lengths))
-                scores = output.reshape(len(x), -1)
+                returned = module(*arguments(leaf, self._lengths))
+                scores = chosen(returned, self._output).reshape(len(x), -1)
             if finish is None:
                 return Answer(_doubles(scores), None)
             score = scores[torch.arange(len(x)), torch.from_numpy(targets)].sum()

@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 
 from pyrel.compiler.capture.capture import Capture, capture_at
 from pyrel.compiler.capture.forks import exporting
+from pyrel.compiler.capture.outputs import Output
 from pyrel.compiler.graph.lookups import told_apart
 from pyrel.compiler.graph.nodes import Graph
 from pyrel.compiler.limits import LARGEST_EXACT
@@ -32,10 +33,11 @@ _LOGGER = logging.getLogger("pyrel")
 
 
 class Captured(NamedTuple):
-    """A module that has been captured, as it is now."""
+    """A module that has been captured, as it is now, and which of its outputs."""
 
     capture: Capture
     module: torch.nn.Module
+    output: Output
 
 
 Model: TypeAlias = torch.nn.Module | ExportedProgram | Graph | Capture | Captured
@@ -69,16 +71,20 @@ class _Sample(NamedTuple):
     padding: int | None
 
 
-def captured(model: Any, example: Array | None, lengths: bool) -> Graph | Capture:
+def captured(model: Any, example: Array | None, lengths: bool, output: Output) -> Graph | Capture:
     """Capture a model that is not captured yet, one at a time."""
     if isinstance(model, Captured):
         return model.capture
     if isinstance(model, Graph | Capture):
+        if output is not None:
+            raise TypeError(
+                "output: what is captured has one output already; give it to pyrel.capture"
+            )
         return model
     if isinstance(model, torch.nn.Module) and example is not None:
-        return captures.captured(model, example, lengths)
+        return captures.captured(model, example, lengths, output)
     with exporting:  # torch.export is not safe to run in several threads
-        return capture_at(model, example, lengths=lengths, at_once=True)
+        return capture_at(model, example, lengths=lengths, at_once=True, output=output)
 
 
 def prepare(
@@ -112,13 +118,16 @@ def prepare(
     return Prepared(inputs, compiled, sample.padding)
 
 
-def reference_of(model: Model, source: Graph | Capture, ids: bool) -> Reference:
+def reference_of(
+    model: Model, source: Graph | Capture, ids: bool, output: Output = None
+) -> Reference:
     """Return what a program is compared with: the model, or where there is none, its graph."""
     if isinstance(model, Captured):
+        output = model.output
         model = model.module
     if isinstance(model, torch.nn.Module | ExportedProgram):
         assert isinstance(source, Capture)
-        return ModelReference(ModelRun(model, source.called_with_lengths), ids)
+        return ModelReference(ModelRun(model, source.called_with_lengths, output), ids)
     return GraphReference(source)
 
 

@@ -18,6 +18,7 @@ from pyrel.compiler.capture.functional import functional
 from pyrel.compiler.capture.interpreter import OneSampleError, input_shape, interpret
 from pyrel.compiler.capture.leftovers import nothing_kept
 from pyrel.compiler.capture.longest import refuse_longest, unpacks
+from pyrel.compiler.capture.outputs import Output, checked_output, choosing
 from pyrel.compiler.capture.parameters import Weights
 from pyrel.compiler.capture.refusals import depends_on_batch, is_unknown, refuse_parts
 from pyrel.compiler.capture.sizes import first_input, fixed, holds_for
@@ -39,6 +40,7 @@ def capture(
     example: Example | None = None,
     *,
     lengths: bool = False,
+    output: Output = None,
 ) -> Graph:
     """Capture what a model computes, for any batch size.
 
@@ -48,13 +50,16 @@ def capture(
     Parameters
     ----------
     model : torch.nn.Module or torch.export.ExportedProgram
-        Takes one tensor, batch first, and returns raw scores (n, classes) or (n,).
+        Takes one tensor, batch first, and returns raw scores (n, classes) or (n,); with ``output``
+        it may return a structure that holds them.
     example : ndarray or Tensor, shape (n, ...)
         Any input of the right shape, of any batch size, zero included; its values do not matter.
         Whole numbers are token ids. Not needed for an exported program.
     lengths : bool
         The model's second argument, if it takes one, is the lengths of the sequences, integers
         (n,). The graph is that of sequences which are as long as the input.
+    output : str, int or callable, optional
+        Which tensor of what forward returns is explained; see `pyrel.Explainer`.
 
     Returns
     -------
@@ -67,7 +72,7 @@ def capture(
         an operator that pyrel does not know.
     TypeError, ValueError
         If the example is no array or tensor, has no batch dimension, or is of floats where the
-        model takes integers, or the other way round.
+        model takes integers, or the other way round; if forward returns no such ``output``.
 
     Examples
     --------
@@ -76,7 +81,8 @@ def capture(
     >>> explainers = [pyrel.Explainer(graph, method=name) for name in ("gradient", "lrp_epsilon")]
     """
     with one_thread_if_forked(), nothing_kept():
-        return _exported(model, example, flag("lengths", lengths), False).graph()
+        output = checked_output(output)
+        return _exported(model, example, flag("lengths", lengths), False, output).graph()
 
 
 def capture_at(
@@ -85,6 +91,7 @@ def capture_at(
     *,
     lengths: bool = False,
     at_once: bool = False,
+    output: Output = None,
 ) -> Capture:
     """Export a model, so that its graph can be made for other numbers of steps than the example's.
 
@@ -96,12 +103,13 @@ def capture_at(
     Capture
     """
     with one_thread_if_forked(), nothing_kept():
-        capture = _exported(model, example, lengths, at_once)
+        capture = _exported(model, example, lengths, at_once, output)
         if capture.dynamic and isinstance(model, torch.nn.Module) and example is not None:
             # An open size is one of two or more for torch.export, so one step needs an export of
             # its own. A model may well not take one step.
             try:
-                single = export_one_step(model, example, lengths)
+                with choosing(unwrapped(model), output):
+                    single = export_one_step(model, example, lengths)
                 capture.add_one_step([functional(program) for program in single])
             except UnsupportedModelError as error:
                 capture.refuse_one_step(str(error).partition("\n")[0])
@@ -113,9 +121,10 @@ def _exported(
     example: Example | None,
     lengths: bool,
     at_once: bool,
+    output: Output = None,
 ) -> Capture:
     if isinstance(model, ExportedProgram):
-        return Capture([functional(model)], lengths, at_once=at_once)
+        return Capture([functional(model)], lengths, at_once=at_once, output=output)
     if not isinstance(model, torch.nn.Module):
         wanted = "a torch.nn.Module, a torch.export.ExportedProgram or a pyrel Graph"
         raise TypeError(f"model: wanted {wanted}, got {type(model).__name__}")
@@ -125,7 +134,8 @@ def _exported(
     refuse_empty(model)
     causes = Causes()
     try:
-        programs = [functional(program) for program in export(model, example, lengths, causes)]
+        with choosing(unwrapped(model), output):
+            programs = [functional(program) for program in export(model, example, lengths, causes)]
     except UnsupportedModelError as error:
         wrong = wrong_example(model, example, lengths)
         if wrong is None or (isinstance(wrong, UnsupportedModelError) and not is_unknown(error)):
@@ -135,7 +145,8 @@ def _exported(
     made = Capture(programs, lengths, steps, causes, at_once=at_once)
     ids = not first_input(programs[0]).is_floating_point()
     if ids and made.steps > 1 and any(map(unpacks, programs)):
-        shorter = export_shortened(model, example)
+        with choosing(unwrapped(model), output):
+            shorter = export_shortened(model, example)
         made.compare_longest(None if shorter is None else functional(shorter))
     return made
 
@@ -161,9 +172,10 @@ class Capture:
         causes: Causes | None = None,
         *,
         at_once: bool = False,
+        output: Output = None,
     ) -> None:
         self._programs = programs
-        self._lengths = lengths
+        self._lengths, self._output = lengths, output
         self._causes = causes
         self._one_step: Sequence[ExportedProgram] = ()
         self._no_single_step: str | None = None
@@ -220,7 +232,7 @@ class Capture:
         for number in (steps, *(n for n in few if self._can_compare(shortened, n))):
             # Its lengths may be constant, or it takes no such batches.
             with contextlib.suppress(UnsupportedModelError):
-                shorter = interpret(shortened, self._weights, 3, number, self._lengths)
+                shorter = self._interpreted(shortened, number, 3)
                 whole = graph if number == steps else self._graph_of(self._programs[0], number)
                 yield compact(whole), compact(shorter)
 
@@ -349,7 +361,10 @@ class Capture:
                 operator="torch.export",
             )
         given = steps if self.steps else None
-        return interpret(program, self._weights, batch, given, self._lengths)
+        return self._interpreted(program, given, batch)
+
+    def _interpreted(self, program: ExportedProgram, steps: int | None, batch: int) -> Graph:
+        return interpret(program, self._weights, batch, steps, self._lengths, self._output)
 
 
 def _places(graph: Graph) -> int:

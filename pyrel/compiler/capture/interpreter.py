@@ -18,6 +18,7 @@ from pyrel.compiler.capture.id_numbers import InexactCountError
 from pyrel.compiler.capture.node_checks import check_dtypes, name_of, unsupported, unwritten
 from pyrel.compiler.capture.operators.nested import leaves, mapped
 from pyrel.compiler.capture.operators.operands import NoValue
+from pyrel.compiler.capture.outputs import Output, chosen_of_program
 from pyrel.compiler.capture.parameters import Weights
 from pyrel.compiler.capture.places import Place, place_of_node
 from pyrel.compiler.capture.refusals import mixed
@@ -60,7 +61,12 @@ def _inputs(exported: ExportedProgram, lengths: bool) -> list[torch.fx.Node]:
 
 
 def interpret(
-    exported: ExportedProgram, weights: Weights, batch: int, steps: int | None, lengths: bool
+    exported: ExportedProgram,
+    weights: Weights,
+    batch: int,
+    steps: int | None,
+    lengths: bool,
+    output: Output = None,
 ) -> Graph:
     """Make the graph of a functional program.
 
@@ -76,9 +82,11 @@ def interpret(
     lengths : bool
         Whether the program may have a second input, the lengths of the sequences: all are as long
         as the input.
+    output : str, int, callable or None
+        Which of the tensors that the program returns is the model's output.
     """
     try:
-        return _Interpreter(exported, weights, batch, steps, lengths).run()
+        return _Interpreter(exported, weights, batch, steps, lengths, output).run()
     except UnsupportedModelError as error:
         if batch == 1:
             raise OneSampleError(str(error), operator=error.operator) from None
@@ -93,8 +101,9 @@ class _Interpreter:
         batch: int,
         steps: int | None,
         lengths: bool,
+        output: Output,
     ) -> None:
-        self._exported = exported
+        self._exported, self._output = exported, output
         self._weights = weights
         self._values: dict[torch.fx.Node, Any] = {}
         self._inputs = _inputs(exported, lengths)
@@ -145,7 +154,7 @@ class _Interpreter:
         return self._finished(node, output)
 
     def _returned(self) -> Any:
-        """Return the node of the one value that the program returns."""
+        """Return the node of the value that is explained."""
         every = next(n for n in self._exported.graph.nodes if n.op == "output").args[0]
         specs = self._exported.graph_signature.output_specs
         # In-place operators on the input add what they leave there to the outputs.
@@ -154,13 +163,7 @@ class _Interpreter:
             for value, spec in zip(every, specs, strict=True)
             if spec.kind == OutputKind.USER_OUTPUT
         ]
-        spec = self._exported.call_spec.out_spec
-        if len(returned) != 1 or (spec is not None and not spec.is_leaf()):
-            raise UnsupportedModelError(
-                "the model returns several values, or a tuple or dictionary; one tensor is wanted",
-                operator="output",
-            )
-        return returned[0]
+        return chosen_of_program(self._exported.call_spec.out_spec, returned, self._output)
 
     def _check_shape(self, node: Any, shape: tuple[int, ...]) -> None:
         """Refuse an output that is no matrix, or vector, of scores of samples."""

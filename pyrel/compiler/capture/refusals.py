@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from pyrel.compiler.capture.outputs import OutputError
 from pyrel.compiler.capture.places import Place, paths_of, place_of_error
 from pyrel.errors import UnsupportedModelError
 
@@ -86,7 +87,7 @@ def shape_of_batch(sample: Sequence[int]) -> str:
 
 def refusal(
     model: nn.Module, sample: torch.Tensor, error: Exception, lengths: bool
-) -> UnsupportedModelError:
+) -> UnsupportedModelError | OutputError:
     """Say why torch.export could not export a model.
 
     Parameters
@@ -99,7 +100,7 @@ def refusal(
     lengths : bool
         Whether it was to take lengths.
     """
-    if isinstance(error, UnsupportedModelError):
+    if isinstance(error, UnsupportedModelError | OutputError):
         return error
     kind, reason = type(model).__name__, _first_line(error)
     if branches(error):
