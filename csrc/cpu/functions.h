@@ -40,9 +40,12 @@ struct Exponential {
     Vector power, rest;
 };
 
-inline Exponential split_exponential(Vector high, Vector low) {
-    // Adding 1.5 · 2²³ rounds to an integer, which the lowest bits then hold.
-    const Vector shift = constant(12582912.0f);
+// Adding 1.5 · 2²³ rounds to an integer, which the lowest bits then hold.
+inline Vector shift_to_integers() { return constant(12582912.0f); }
+
+// The power is lowered by a factor of 2^lowered.
+inline Exponential split_exponential(Vector high, Vector low, float lowered = 0.0f) {
+    const Vector shift = shift_to_integers();
     const Vector shifted = multiply_add(high, constant(1.44269504f), shift);
     const Vector n = shifted - shift;
     // ln 2 in two parts, the first with few enough bits for its multiples to be exact.
@@ -51,7 +54,8 @@ inline Exponential split_exponential(Vector high, Vector low) {
     // (e^r − 1 − r) / r², Cephes' expf.
     const Vector p = polynomial(r, {1.9875691500e-4f, 1.3981999507e-3f, 8.3334519073e-3f,
                                     4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f});
-    return {power_of_two(shifted), multiply_add(r * r, p, r)};
+    const Vector power = lowered == 0.0f ? shifted : shifted - constant(lowered);
+    return {power_of_two(power), multiply_add(r * r, p, r)};
 }
 
 // e^(high + low) for high ≤ 0.
@@ -104,6 +108,105 @@ inline Vector log_of_one_plus_any(Vector x) {
     return select(less(constant(3.40282347e38f), x), x, log);
 }
 
+// ln(FLT_MAX): exponentials above it are infinite.
+constexpr float kMost = 88.72284f;
+
+// e^x for any x. Above 0 the power of two is computed as 2^-64 of it, as 2^128 is no float32.
+inline Vector exponential_of_any(Vector x) {
+    const Vector one = constant(1.0f), inner = at_most(at_least(x, 0.0f), kMost);
+    const Exponential e = split_exponential(inner, zero(), 64.0f);
+    const Vector above = e.power * (one + e.rest) * constant(0x1p64f);
+    const Vector infinite = select(less(constant(kMost), x), constant(__builtin_inff()), above);
+    return select(less(x, zero()), exponential(at_most(x, 0.0f)), infinite);
+}
+
+inline Vector not_a_number() { return constant(__builtin_nanf("")); }
+
+// log(1 + x), from log(1 + y) of a y ≥ 0: below 0, 1 + x is 1 / (1 + y).
+inline Vector log_of_one_plus_signed(Vector x) {
+    const Vector one = constant(1.0f);
+    const auto negative_x = less(x, zero());
+    const Vector y = select(negative_x, negative(x) / (one + x), x);
+    const Vector log = log_of_one_plus_any(y);
+    const Vector found = select(negative_x, negative(log), log);
+    return select(less(x, constant(-1.0f)), not_a_number(), found);
+}
+
+// log(x). Neither x − 1 near 1 nor (1 − x) / x below 1 has lost digits.
+inline Vector logarithm(Vector x) {
+    const Vector one = constant(1.0f);
+    const auto small = less(x, one);
+    const Vector log = log_of_one_plus_any(select(small, (one - x) / x, x - one));
+    const Vector found = select(small, negative(log), log);
+    return select(less(x, zero()), not_a_number(), found);
+}
+
+// v^p by |v|, for |p| < 2²²; a whole p that is odd has the sign of v.
+inline Vector power_of(Vector x, Vector p) {
+    const Vector size = magnitude(x), half = constant(0.5f), shift = shift_to_integers();
+    const Vector one = constant(1.0f), exponent = p * logarithm(size);
+    // 0 · ∞: v^0 is 1, and 1^p, too.
+    const Vector known = select(less(magnitude(p), constant(0x1p-126f)), zero(), exponent);
+    const Vector y = exponential_of_any(known);
+    const Vector whole = (p + shift) - shift, pairs = (p * half + shift) - shift;
+    const auto odd = less(zero(), magnitude(p - pairs - pairs));
+    const Vector of_negative =
+        select(less(zero(), magnitude(p - whole)), not_a_number(), select(odd, negative(y), y));
+    const Vector of_zero =
+        select(less(p, zero()), constant(__builtin_inff()), select(less(zero(), p), zero(), one));
+    return select(less(zero(), size), select(less(x, zero()), of_negative, y),
+                  select(is_nan(x), x, of_zero));
+}
+
+// Sine and cosine of x = q π/2 + r, for |x| ≤ 8192.
+struct Circle {
+    Vector sin, cos, turn;  // of r; and q less a multiple of 4, from −2 to 2
+};
+
+constexpr float kCircleEnd = 8192.0f;
+
+inline Circle circle(Vector x) {
+    const Vector inner = at_most(at_least(x, -kCircleEnd), kCircleEnd), shift = shift_to_integers();
+    const Vector q = multiply_add(inner, constant(0.636619772f), shift) - shift;
+    // π/2 in three parts, the first two with few enough bits for their multiples to be exact.
+    Vector r = multiply_add(q, constant(-1.5703125f), inner);
+    r = multiply_add(q, constant(-4.837512969970703125e-4f), r);
+    r = multiply_add(q, constant(-7.54978995489188216e-8f), r);
+    const Vector z = r * r;  // Cephes' sinf and cosf
+    const Vector s = polynomial(z, {-1.9515295891e-4f, 8.3321608736e-3f, -1.6666654611e-1f});
+    const Vector c =
+        polynomial(z, {2.443315711809948e-5f, -1.388731625493765e-3f, 4.166664568298827e-2f});
+    const Vector cos = multiply_add(z * z, c, multiply_add(constant(-0.5f), z, constant(1.0f)));
+    const Vector fours = multiply_add(q, constant(0.25f), shift) - shift;
+    return {multiply_add(r * z, s, r), cos, multiply_add(constant(-4.0f), fours, q)};
+}
+
+// The sine of x + turns π/2, turns being 0 or 1.
+inline Vector sine(Vector x, float turns) {
+    const Circle at = circle(x);
+    const Vector turn = at.turn + constant(turns), size = magnitude(turn);  // −2 to 3
+    const auto odd = [&](Vector even_value, Vector odd_value) {
+        const auto one = less(constant(0.5f), size);
+        const auto two = less(constant(1.5f), size);
+        const auto three = less(constant(2.5f), size);
+        return select(one, select(two, select(three, odd_value, even_value), odd_value),
+                      even_value);
+    };
+    const Vector value = odd(at.sin, at.cos);
+    // Below 0 at the turns −2, −1, 2 and 3.
+    const auto less_than_zero = less(turn, constant(-0.5f));
+    const auto more_than_one = less(constant(1.5f), turn);
+    const Vector found =
+        select(less_than_zero, negative(value), select(more_than_one, negative(value), value));
+    return select(less(constant(kCircleEnd), magnitude(x)), not_a_number(), found);
+}
+
+// e^(−x²), by x² in two parts.
+inline Vector bell(Vector x) {
+    const Vector size = magnitude(x), top = high_half(size);
+    return exponential(negative(top * top), negative((size - top) * (size + top)));
+}
+
 // (1 + max(0, x))^p
 inline Vector power_of_one_plus(Vector x, Vector p) {
     const Vector exponent = p * log_of_one_plus_any(at_least(x, 0.0f));
@@ -145,6 +248,19 @@ inline Gauss gauss(Vector x) {
     return {select(less(x, zero()), tail, constant(1.0f) - tail), bell};
 }
 
+// erf(x): a polynomial near 0, and from Φ further out.
+inline Vector error_function(Vector x) {
+    const Vector size = magnitude(x), inner = at_most(size, 1.0f), z = inner * inner;
+    const Vector near =
+        size * polynomial(z, {7.853861353153693e-5f, -8.010193625184903e-4f, 5.188327685732524e-3f,
+                              -2.685381193529856e-2f, 1.128358514861418e-1f, -3.761262582423300e-1f,
+                              1.128379165726710f});  // Cephes' erff
+    const Vector tail = gauss(constant(-1.41421356f) * size).below;
+    const Vector far = multiply_add(constant(-2.0f), tail, constant(1.0f));
+    const Vector found = select(less(size, constant(1.0f)), near, far);
+    return select(less(x, zero()), negative(found), found);
+}
+
 // 2 √(2/π) (x + 0.044715 x³), whose sigmoid approximates Φ(x).
 inline Vector gauss_argument(Vector x) {
     return x * multiply_add(x * x, constant(0.0713548163f), constant(1.59576912f));
@@ -176,6 +292,20 @@ inline Vector apply(Vector x, Vector parameter) {
     if constexpr (F == Function::silu) return at_least(x, -kSigmoidEnd) * sigmoid(x);
     if constexpr (F == Function::reciprocal) return constant(1.0f) / x;
     if constexpr (F == Function::power) return power_of_one_plus(x, parameter);
+    if constexpr (F == Function::exp) return exponential_of_any(x);
+    if constexpr (F == Function::log) return logarithm(x);
+    if constexpr (F == Function::log1p) return log_of_one_plus_signed(x);
+    if constexpr (F == Function::sqrt) return square_root(x);
+    if constexpr (F == Function::sin) return sine(x, 0.0f);
+    if constexpr (F == Function::cos) return sine(x, 1.0f);
+    if constexpr (F == Function::erf) return error_function(x);
+    if constexpr (F == Function::absolute) return magnitude(x);
+    if constexpr (F == Function::square) return x * x;
+    if constexpr (F == Function::pow) return power_of(x, parameter);
+    if constexpr (F == Function::at_least || F == Function::above)
+        return select(less(x, parameter), parameter, x);
+    if constexpr (F == Function::at_most || F == Function::below)
+        return select(less(parameter, x), parameter, x);
 }
 
 template <Function F>
@@ -211,6 +341,30 @@ inline Vector slope(Vector x, Vector parameter) {
     if constexpr (F == Function::reciprocal) return negative(one / x) * (one / x);
     if constexpr (F == Function::power)
         return select(less(x, zero()), zero(), parameter * power_of_one_plus(x, parameter - one));
+    if constexpr (F == Function::exp) return exponential_of_any(x);
+    if constexpr (F == Function::log) return select(less(x, zero()), not_a_number(), one / x);
+    if constexpr (F == Function::log1p)
+        return select(less(x, constant(-1.0f)), not_a_number(), one / (one + x));
+    if constexpr (F == Function::sqrt) {
+        const Vector rise = constant(0.5f) / square_root(x);
+        const auto at_zero = less(magnitude(x), constant(0x1p-126f));
+        return select(less(zero(), parameter), select(at_zero, zero(), rise), rise);
+    }
+    if constexpr (F == Function::sin) return sine(x, 1.0f);
+    if constexpr (F == Function::cos) return negative(sine(x, 0.0f));
+    if constexpr (F == Function::erf) return constant(1.12837917f) * bell(x);
+    if constexpr (F == Function::absolute)
+        return select(less(x, zero()), negative(one), select(less(zero(), x), one, x));
+    if constexpr (F == Function::square) return x + x;
+    if constexpr (F == Function::pow) return parameter * power_of(x, parameter - one);
+    if constexpr (F == Function::at_least)
+        return select(less(x, parameter), zero(), select(is_nan(x), x, one));
+    if constexpr (F == Function::above)
+        return select(less(parameter, x), one, select(is_nan(x), x, zero()));
+    if constexpr (F == Function::at_most)
+        return select(less(parameter, x), zero(), select(is_nan(x), x, one));
+    if constexpr (F == Function::below)
+        return select(less(x, parameter), one, select(is_nan(x), x, zero()));
 }
 
 }  // namespace

@@ -130,12 +130,23 @@ constexpr FunctionKernel kActivate[] = {
     activate_by<Function::softplus>,   activate_by<Function::leaky_relu>,
     activate_by<Function::elu>,        activate_by<Function::gelu>,
     activate_by<Function::gelu_tanh>,  activate_by<Function::silu>,
-    activate_by<Function::reciprocal>, activate_by<Function::power>};
-constexpr FunctionKernel kSlope[] = {slope_by<Function::sigmoid>,    slope_by<Function::tanh>,
-                                     slope_by<Function::softplus>,   slope_by<Function::leaky_relu>,
-                                     slope_by<Function::elu>,        slope_by<Function::gelu>,
-                                     slope_by<Function::gelu_tanh>,  slope_by<Function::silu>,
-                                     slope_by<Function::reciprocal>, slope_by<Function::power>};
+    activate_by<Function::reciprocal>, activate_by<Function::power>,
+    activate_by<Function::exp>,        activate_by<Function::log>,
+    activate_by<Function::log1p>,      activate_by<Function::sqrt>,
+    activate_by<Function::sin>,        activate_by<Function::cos>,
+    activate_by<Function::erf>,        activate_by<Function::absolute>,
+    activate_by<Function::square>,     activate_by<Function::pow>,
+    activate_by<Function::at_least>,   activate_by<Function::above>,
+    activate_by<Function::at_most>,    activate_by<Function::below>};
+constexpr FunctionKernel kSlope[] = {
+    slope_by<Function::sigmoid>,    slope_by<Function::tanh>,    slope_by<Function::softplus>,
+    slope_by<Function::leaky_relu>, slope_by<Function::elu>,     slope_by<Function::gelu>,
+    slope_by<Function::gelu_tanh>,  slope_by<Function::silu>,    slope_by<Function::reciprocal>,
+    slope_by<Function::power>,      slope_by<Function::exp>,     slope_by<Function::log>,
+    slope_by<Function::log1p>,      slope_by<Function::sqrt>,    slope_by<Function::sin>,
+    slope_by<Function::cos>,        slope_by<Function::erf>,     slope_by<Function::absolute>,
+    slope_by<Function::square>,     slope_by<Function::pow>,     slope_by<Function::at_least>,
+    slope_by<Function::above>,      slope_by<Function::at_most>, slope_by<Function::below>};
 
 void activate(const FunctionTask& task) { kActivate[static_cast<int>(task.function)](task); }
 void slope(const FunctionTask& task) { kSlope[static_cast<int>(task.function)](task); }

@@ -26,6 +26,7 @@ inline void store(float* p, Vector v, int64_t count) { _mm256_maskstore_ps(p, la
 inline Vector broadcast(const float* p) { return _mm256_broadcast_ss(p); }
 inline Vector multiply_add(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
 inline Vector absolute(Vector v) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), v); }
+inline Vector square_root(Vector v) { return _mm256_sqrt_ps(v); }
 inline Vector relu(Vector v) { return _mm256_max_ps(zero(), v); }
 inline Vector where_positive(Vector test, Vector v) {
     return _mm256_and_ps(_mm256_cmp_ps(test, zero(), _CMP_GT_OQ), v);

@@ -26,6 +26,7 @@ inline Vector multiply_add(Vector a, Vector b, Vector c) { return _mm512_fmadd_p
 // The maskz form has no undefined pass-through operand, which GCC 12 warns about. NaN stays NaN in
 // this operand order.
 inline Vector absolute(Vector v) { return _mm512_abs_ps(v); }
+inline Vector square_root(Vector v) { return _mm512_sqrt_ps(v); }
 inline Vector relu(Vector v) { return _mm512_maskz_max_ps(lanes(kLanes), zero(), v); }
 inline Vector where_positive(Vector test, Vector v) {
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(test, zero(), _CMP_GT_OQ), v);

@@ -33,6 +33,10 @@ inline Vector select(Mask m, Vector v) {
 inline Vector absolute(Vector v) {
     return reinterpret_cast<Vector>(reinterpret_cast<Mask>(v) & 0x7fffffff);
 }
+inline Vector square_root(Vector v) {
+    return Vector{__builtin_sqrtf(v[0]), __builtin_sqrtf(v[1]), __builtin_sqrtf(v[2]),
+                  __builtin_sqrtf(v[3])};
+}
 inline Vector relu(Vector v) { return select(~(v <= zero()), v); }  // NaN stays NaN
 inline Vector where_positive(Vector test, Vector v) { return select(test > zero(), v); }
 inline bool inside(Vector v, Vector low, Vector high) {

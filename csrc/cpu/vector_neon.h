@@ -59,6 +59,7 @@ inline Vector clear(uint32x4_t mask, Vector v) {
     return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(v), mask));
 }
 inline Vector absolute(Vector v) { return vabsq_f32(v); }
+inline Vector square_root(Vector v) { return vsqrtq_f32(v); }
 // Not FMAX, which makes +0 of −0: what is not below zero stays as it is, −0 and NaN too.
 inline Vector relu(Vector v) { return clear(vcltzq_f32(v), v); }
 inline Vector where_positive(Vector test, Vector v) { return keep(vcgtzq_f32(test), v); }

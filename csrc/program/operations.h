@@ -38,6 +38,20 @@ enum class Function : int32_t {
     silu,        // v·sigmoid(v)
     reciprocal,  // 1 / v
     power,       // (1 + max(0, v))^p
+    exp,         // e^v
+    log,         // NaN below 0
+    log1p,       // log(1 + v), NaN below −1
+    sqrt,        // NaN below 0; its derivative at 0 is infinite, or 0 if p > 0, as of a norm
+    sin,         // NaN beyond ±8192, where float32 tells few places of a period apart
+    cos,         // as sin
+    erf,
+    absolute,  // |v|
+    square,    // v²
+    pow,       // v^p; NaN of v < 0 unless p is a whole number
+    at_least,  // the larger of v and p; its derivative at p is 1
+    above,     // the same, its derivative at p is 0
+    at_most,   // the smaller of v and p; its derivative at p is 1
+    below,     // the same, its derivative at p is 0
 };
 
 // Which part of a row is relevance that no input gets. d is the operand plus the vector, if there

@@ -14,6 +14,8 @@ from pyrel.methods.other_rules import Rule
 from pyrel.methods.rules import LinearRule
 from pyrel.methods.site import Site
 
+_CLAMPS = frozenset(["at_least", "above", "at_most", "below"])  # elementwise functions
+
 
 class Method(ABC):
     """A way to explain.
@@ -249,6 +251,8 @@ class RelevancePropagation(Method):
                 return self.linear_rule(site)
             case "activation" if site.function == "sigmoid" and self.centres_sigmoids:
                 return other_rules.Centred()
+            case "activation" if site.function in _CLAMPS:
+                return other_rules.Open()
             case _:
                 return other_rules.Pass()
 

@@ -53,6 +53,10 @@ class Slope(ElementwiseRule):
     """Multiply by the function's derivative, as gradients do."""
 
 
+class Open(ElementwiseRule):
+    """Hand on where a clamp is open; at its ends, which are constants, relevance is absorbed."""
+
+
 class Centred(ElementwiseRule):
     """Hand on the share that a sigmoid's value has beyond ½, its value at zero; ½ absorbs the rest.
 

@@ -11,10 +11,9 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch.nn import functional
 
 from pyrel.compiler.graph.constants import Constants
+from pyrel.compiler.graph.function_values import function_value
 from pyrel.compiler.graph.functions import Function
 from pyrel.compiler.graph.id_nodes import IdNodes
 from pyrel.compiler.graph.lookups import Lookups
@@ -41,19 +40,6 @@ from pyrel.compiler.graph.stops import Stops
 from pyrel.compiler.graph.weight_ids import WeightIds
 
 Mask = npt.NDArray[np.bool_]
-
-_FUNCTIONS: dict[Function, Callable[[torch.Tensor, float], torch.Tensor]] = {
-    Function.sigmoid: lambda x, _: torch.sigmoid(x),
-    Function.tanh: lambda x, _: torch.tanh(x),
-    Function.softplus: lambda x, _: torch.logaddexp(x, torch.zeros_like(x)),
-    Function.leaky_relu: lambda x, slope: functional.leaky_relu(x, slope),
-    Function.elu: lambda x, alpha: functional.elu(x, alpha),
-    Function.gelu: lambda x, _: functional.gelu(x),
-    Function.gelu_tanh: lambda x, _: functional.gelu(x, approximate="tanh"),
-    Function.silu: lambda x, _: functional.silu(x),
-    Function.reciprocal: lambda x, _: 1.0 / x,
-    Function.power: lambda x, p: (1.0 + x.clamp(min=0)) ** p,
-}
 
 
 class Builder:
@@ -175,7 +161,7 @@ class Builder:
         """Take ``function`` of each element."""
 
         def constant(values: Floats) -> Floats:
-            return np.asarray(_FUNCTIONS[function](torch.from_numpy(values[0]), parameter))
+            return function_value(function, values[0], parameter)
 
         return self._elements(
             operand[None],

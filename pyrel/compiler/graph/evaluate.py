@@ -7,13 +7,12 @@ It shares no code with lowering and the engine, so that a program can be compare
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import erf, pi, sqrt
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from pyrel.compiler.graph.functions import Function
+from pyrel.compiler.graph.function_values import function_slope, function_value
 from pyrel.compiler.graph.nodes import (
     Activation,
     Add,
@@ -138,7 +137,7 @@ def _value(node: Node, read: Floats, rounding: Rounding) -> Floats:
         case Relu():
             return np.maximum(read, 0.0)
         case Activation():
-            out = _FUNCTIONS[node.function](read, node.parameter)
+            out = function_value(node.function, read, node.parameter)
             return rounding(out, np.abs(out), 1)
         case Scale():
             out = read * node.coefficients
@@ -180,7 +179,7 @@ def _given(node: Node, values: Floats, of_out: Floats, rounding: Rounding) -> Fl
         case Relu():
             return of_out * np.where(read > 0, 1.0, np.where(read == 0, node.at_zero, 0.0))
         case Activation():
-            given = of_out * _SLOPES[node.function](read, node.parameter)
+            given = of_out * function_slope(node.function, read, node.parameter)
             return rounding(given, np.abs(given), 1)
         case Scale():
             return of_out * node.coefficients
@@ -221,60 +220,3 @@ def _standardised(node: Normalise, read: Floats) -> tuple[Floats, Floats]:
     """Return rows less their mean, and by what they are divided."""
     centred = read - read.mean(axis=2, keepdims=True)
     return centred, np.sqrt((centred**2).mean(axis=2, keepdims=True) + node.epsilon)
-
-
-def _sigmoid(z: Floats) -> Floats:
-    small = np.exp(-np.abs(z))
-    return np.where(z < 0, small, 1.0) / (1.0 + small)
-
-
-def _sigmoid_slope(z: Floats) -> Floats:
-    return _sigmoid(z) * _sigmoid(-z)
-
-
-def _reciprocal(z: Floats) -> Floats:
-    with np.errstate(divide="ignore"):
-        return np.asarray(1.0 / z)
-
-
-_erf = np.vectorize(erf, otypes=[np.float64])
-_BEND = 0.044715  # of the polynomial within GELU's tanh
-
-
-def _gelu_tanh(z: Floats, _: float) -> Floats:
-    return np.asarray(0.5 * z * (1.0 + np.tanh(sqrt(2.0 / pi) * (z + _BEND * z**3))))
-
-
-def _gelu_tanh_slope(z: Floats, _: float) -> Floats:
-    t = np.tanh(sqrt(2.0 / pi) * (z + _BEND * z**3))
-    inner = sqrt(2.0 / pi) * (1.0 + 3.0 * _BEND * z**2)
-    return np.asarray(0.5 * (1.0 + t) + 0.5 * z * (1.0 - t**2) * inner)
-
-
-_FUNCTIONS: dict[Function, Callable[[Floats, float], Floats]] = {
-    Function.sigmoid: lambda z, _: _sigmoid(z),
-    Function.tanh: lambda z, _: np.tanh(z),
-    Function.softplus: lambda z, _: np.logaddexp(z, 0.0),
-    Function.leaky_relu: lambda z, slope: np.where(z > 0, z, slope * z),
-    Function.elu: lambda z, alpha: np.where(z > 0, z, alpha * np.expm1(np.minimum(z, 0.0))),
-    Function.gelu: lambda z, _: 0.5 * z * (1.0 + _erf(z / sqrt(2.0))),
-    Function.gelu_tanh: _gelu_tanh,
-    Function.silu: lambda z, _: z * _sigmoid(z),
-    Function.reciprocal: lambda z, _: _reciprocal(z),
-    Function.power: lambda z, p: (1.0 + np.maximum(z, 0.0)) ** p,
-}
-
-_SLOPES: dict[Function, Callable[[Floats, float], Floats]] = {
-    Function.sigmoid: lambda z, _: _sigmoid_slope(z),
-    Function.tanh: lambda z, _: 4.0 * _sigmoid_slope(2.0 * z),
-    Function.softplus: lambda z, _: _sigmoid(z),
-    Function.leaky_relu: lambda z, slope: np.where(z > 0, 1.0, slope),
-    Function.elu: lambda z, alpha: np.where(z > 0, 1.0, alpha * np.exp(np.minimum(z, 0.0))),
-    Function.gelu: lambda z, _: (
-        0.5 * (1.0 + _erf(z / sqrt(2.0))) + z * np.exp(-0.5 * z**2) / sqrt(2.0 * pi)
-    ),
-    Function.gelu_tanh: _gelu_tanh_slope,
-    Function.silu: lambda z, _: _sigmoid(z) + z * _sigmoid_slope(z),
-    Function.reciprocal: lambda z, _: -1.0 / z**2,
-    Function.power: lambda z, p: np.where(z < 0, 0.0, p * (1.0 + np.maximum(z, 0.0)) ** (p - 1)),
-}

@@ -87,10 +87,8 @@ def propagate(graph: Graph, low: Floats, high: Floats, gates: Gates | None = Non
                 domains.low[out], domains.high[out] = np.maximum(low, 0.0), np.maximum(high, 0.0)
             case Linear(relu=True) | Relu():
                 domains.low[out] = 0.0
-            case Activation(function=Function.reciprocal):
-                domains.low[out] = np.where(low >= 0, 0.0, -np.inf)
             case Activation():
-                domains.low[out], domains.high[out] = _range(node)
+                domains.low[out], domains.high[out] = _range(node, low, high)
             case Scale():
                 scaled = _times(np.stack([low, high]), node.coefficients)
                 domains.low[out], domains.high[out] = scaled.min(axis=0), scaled.max(axis=0)
@@ -123,17 +121,23 @@ def _times(a: Floats, b: Floats) -> Floats:
     return np.multiply(a, b, where=(a != 0) & (b != 0), out=np.zeros(np.broadcast(a, b).shape))
 
 
-def _range(node: Activation) -> tuple[float, float]:
-    """Bounds of an activation's values."""
+def _range(node: Activation, low: Floats, high: Floats) -> tuple[Floats | float, Floats | float]:
+    """Bounds of an activation's values, from those of what it is of."""
     match node.function:
         case Function.sigmoid:
             return 0.0, 1.0
-        case Function.tanh:
+        case Function.tanh | Function.sin | Function.cos | Function.erf:
             return -1.0, 1.0
-        case Function.softplus:
+        case Function.softplus | Function.exp | Function.sqrt | Function.absolute | Function.square:
             return 0.0, np.inf
         case Function.power:
             return (0.0, 1.0) if node.parameter < 0 else (0.0, np.inf)
+        case Function.reciprocal | Function.pow | Function.log1p:
+            return np.where(low >= 0, 0.0, -np.inf), np.inf
+        case Function.at_least | Function.above:
+            return np.maximum(low, node.parameter), np.maximum(high, node.parameter)
+        case Function.at_most | Function.below:
+            return np.minimum(low, node.parameter), np.minimum(high, node.parameter)
         case Function.elu:
             return -node.parameter, np.inf
         case Function.gelu | Function.gelu_tanh | Function.silu:

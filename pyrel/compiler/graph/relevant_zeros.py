@@ -20,7 +20,7 @@ from pyrel.compiler.graph.nodes import (
 )
 
 _HANDING = Choice | Copy | MaxPool | Product | Relu | Scale
-_LIFTING = {Function.sigmoid, Function.softplus}
+_LIFTING = {Function.sigmoid, Function.softplus, Function.exp, Function.cos, Function.log}
 
 
 def relevant_at_zero(

@@ -60,8 +60,11 @@ def forward_activation(node: Activation, emitter: Emitter, _: Placement | None) 
 
 
 def back_activation(node: Activation, relevance: Relevance, placement: Placement) -> None:
-    """Pass relevance on, whole or the part beyond a sigmoid's ½; or multiply by the slope."""
+    """Pass relevance on, whole or a part; or multiply by the slope."""
     rule = placement.rules[node.start]
+    if isinstance(rule, other_rules.Open):
+        _back_open(node, relevance)
+        return
     if isinstance(rule, other_rules.Centred):
         _back_centred(node, relevance, placement)
     elif isinstance(rule, other_rules.Slope):
@@ -82,6 +85,20 @@ def _back_slope(node: Activation, relevance: Relevance) -> None:
         )
         op = emitter.emit(template, source[1], value[1], out[1])
         relevance.record(op, addresses, size)
+
+
+def _back_open(node: Activation, relevance: Relevance) -> None:
+    """R where the slope is 1, which is 0 elsewhere; what is not handed on is absorbed."""
+    emitter = relevance.emitter
+    relevance.absorb_all(node)
+    space, place = Space.arena, emitter.reserve(node.size)
+    for size, first in emitter.row_groups(node.inputs[None]):
+        source, value = relevance.place(node.start + first), emitter.value(node.inputs[first])
+        template = Slope(source[0], value[0], size, space, node.function, node.parameter)
+        emitter.emit(template, source[1], value[1], place + first)
+    everything = space, np.array([place])
+    relevance.absorb(everything, node.size, vector=np.full(node.size, -1.0))
+    relevance.pass_on(node, node.inputs, shares=at(everything))
 
 
 def _back_centred(node: Activation, relevance: Relevance, placement: Placement) -> None:
