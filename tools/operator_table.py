@@ -35,7 +35,10 @@ from pyrel.methods import LinearNode, LinearRule, Method, rules
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"
 BEGIN, END = "<!-- operators: begin -->", "<!-- operators: end -->"
 REFUSED = "refused"
-ONLY = {"clamp": "with `min=0` and no `max`", "clamp_min": "with 0"}
+ONLY = {
+    **dict.fromkeys(["clamp", "clamp_max", "clamp_min"], "to numbers"),
+    "pow": "one factor constant",
+}
 
 STEPS, FEATURES, WIDTH, VOCABULARY = 4, 6, 5, 7
 
@@ -139,6 +142,14 @@ def _relu(seen: Seen) -> str:
 
 def _activation(seen: Seen) -> str:
     return "times f′(z)" if seen.templates(Slope) else "passes"
+
+
+def _clamp(seen: Seen) -> str:
+    return "where it is open" if seen.templates(Slope) else "passes"
+
+
+def _derivative(seen: Seen) -> str:
+    return "in parts" if seen.method.conserves else "derivative"
 
 
 def _product(seen: Seen) -> str:
@@ -250,6 +261,12 @@ ROWS = (
     ),
     Row("ReLU", "ReLU", _units, _relu),
     Row(
+        "clamps, hard sigmoid and tanh",
+        "clamp",
+        lambda m, x: functional.relu6(_hidden(m, x)).clamp(0.1, 2.0),
+        _clamp,
+    ),
+    Row(
         "sigmoid, tanh, softplus",
         "activation",
         _branches(torch.sigmoid, torch.tanh, functional.softplus),
@@ -266,18 +283,51 @@ ROWS = (
         )
         for name in ("celu", "elu", "gelu", "leaky_relu", "selu", "silu")
     ),
+    Row(
+        "log sigmoid",
+        "activation",
+        _branches(functional.logsigmoid),
+        _activation,
+        {},
+        ("log_sigmoid",),
+    ),
+    Row(
+        "prelu",
+        "activation",
+        lambda m, x: m.prelu(_hidden(m, x)),
+        _activation,
+        {"prelu": nn.PReLU},
+        ("prelu",),
+    ),
+    Row(
+        "exponentials, logarithms, powers and roots, sine, erf, magnitudes",
+        "function",
+        lambda m, x: torch.cat(
+            [f(1 + _units(m, x)) for f in (torch.exp, torch.log, torch.sqrt)], 2
+        ),
+        _activation,
+    ),
+    Row("variances and norms", "deviation", lambda m, x: _units(m, x).std(2), _derivative),
     Row("sums and means of units", "sum", lambda m, x: _units(m, x).sum(1), _sum),
     Row(
         "a gate times a signal",
         "product",
         lambda m, x: torch.sigmoid(m.second(x)) * _units(m, x),
         _product,
+        names=("glu", "mul"),
     ),
     Row(
         "other products",
         "product",
         lambda m, x: torch.relu(m.second(x)) * _units(m, x),
         _product,
+        names=("hardswish", "mish"),
+    ),
+    Row(
+        "softmax, attention, cosine similarity",
+        "softmax",
+        lambda m, x: _hidden(m, x).softmax(2),
+        _derivative,
     ),
     Row("multiples", "multiple", lambda m, x: _units(m, x) / 3, _multiple),
     Row(
@@ -292,6 +342,7 @@ ROWS = (
         lambda m, x: functional.max_pool1d(_channels(torch.tanh(_hidden(m, x))), 2),
         _maximum,
     ),
+    Row("minima", "minimum", lambda m, x: torch.tanh(_hidden(m, x)).amin(2), _maximum),
     Row(
         "average pooling",
         "average",
@@ -311,6 +362,12 @@ ROWS = (
         lambda m, x: m.norm(_units(m, x)),
         _layer_norm,
         {"norm": lambda: nn.LayerNorm(WIDTH)},
+    ),
+    Row(
+        "root mean square norm",
+        "root mean square norm",
+        lambda m, x: functional.rms_norm(_units(m, x), (WIDTH,)),
+        _derivative,
     ),
     Row(
         "local response norm",

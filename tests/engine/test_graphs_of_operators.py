@@ -301,12 +301,24 @@ def test_the_order_of_a_map_survives_its_shape(dims: int) -> None:
 @pytest.mark.parametrize(
     ("operator", "args", "words"),
     [
-        (ATEN.div.Tensor, (1.0, "x"), "divisor depends on the input"),
         (ATEN.div.Tensor_mode, ("x", 2.0), "rounded"),
         (ATEN.softplus.default, ("x", 1, 3), "threshold 3"),
-        (ATEN.clamp.default, ("x", 0, 6), "only clamp"),
-        (ATEN.matmul.default, ("x", "x"), "both factors"),
-        (ATEN.maximum.default, ("x", torch.ones(4)), "a ReLU"),
+        (ATEN.clamp.Tensor, ("x", torch.zeros(4)), "an end is a tensor"),
+        (ATEN.clamp.default, ("x", 1.0, 0.5), "above the upper end"),
+        (ATEN.hardtanh.default, ("x", 1.0, 0.5), "above the upper end"),
+        (ATEN.pow.Tensor_Scalar, ("x", 101.0), "exponent 101"),
+        (ATEN.pow.Tensor_Tensor, ("x", torch.arange(4.0)), "differs from element to element"),
+        (ATEN.pow.Scalar, (-2.0, "x"), "a base of 0 or below"),
+        (ATEN.linalg_vector_norm.default, ("x", 3.0), "order 3.0"),
+        (
+            ATEN.var.correction,
+            (
+                "x",
+                [2],
+            ),
+            "less 4",
+        ),
+        (ATEN.scaled_dot_product_attention.default, ("x", "x", "x", None, 0.5), "dropout"),
         (ATEN.conv1d.default, ("x", "x"), "weight depends on the input"),
         (ATEN.conv2d.default, ("x", values(3, 3, 1, 1)), "no batch dimension"),
         (ATEN.batch_norm.default, ("x", None, None, None, None, True, 0.1, 1e-5, True), "batch"),
@@ -317,9 +329,12 @@ def test_the_order_of_a_map_survives_its_shape(dims: int) -> None:
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_refused_operands(operator: Any, args: Sequence[Any], words: str) -> None:
-    kwargs = {"rounding_mode": "floor"} if operator is ATEN.div.Tensor_mode else {}
+    kwargs = {
+        ATEN.div.Tensor_mode: {"rounding_mode": "floor"},
+        ATEN.var.correction: {"correction": 4},
+    }
     with pytest.raises(operators.UnsupportedOperandsError, match=words):
-        graph_of(operator, values(2, 3, 4), *args, **kwargs)
+        graph_of(operator, values(2, 3, 4), *args, **kwargs.get(operator, {}))
 
 
 def test_positions_of_the_largest_are_not_worked_out() -> None:

@@ -146,7 +146,7 @@ class Odd(Layers):
             case "neighbours":
                 return (h[:, 1:] * (x[:, 1:] == x[:, :-1])[..., None]).sum(1)
             case _:
-                return h.sum(1) / h.abs().sum(1)
+                return h.sum(1) / h.sign().sum(1)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ class Odd(Layers):
     [
         ("nan", "masked_fill", "chooses nan; take one number"),
         ("neighbours", "eq", "combines several token ids.*Multiply masks"),
-        ("score", "abs", "no rule"),
+        ("score", "sign", "it compares values of the input"),
     ],
 )
 def test_refused_by_name(what: str, operator: str, why: str) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -25,15 +26,29 @@ def relu(tracer: Tracer, value: Traced) -> Traced:
 
 
 def clamp(tracer: Tracer, value: Traced, low: Any = None, high: Any = None) -> Traced:
-    """``aten.clamp``, as far as it is a ReLU; of numbers of token ids from any number on."""
+    """``aten.clamp`` to numbers, of which one may be missing."""
     numbers = not any(isinstance(bound, Traced | torch.Tensor) for bound in (low, high))
     if numbers and (low or high is not None) and tracer.numbers.is_of_ids_alone(value):
         if low is not None:
             value = at_least(tracer, value, torch.as_tensor(float(low)))
         return value if high is None else at_most(tracer, value, torch.as_tensor(float(high)))
-    if low is None or isinstance(low, Traced | torch.Tensor) or low != 0 or high is not None:
-        raise UnsupportedOperandsError("only clamp(min=0), which is a ReLU, is supported")
-    return tracer.relu(value, at_zero=1.0)
+    if not numbers:
+        raise UnsupportedOperandsError("an end is a tensor; it must be a number")
+    if low is not None and high is not None and low > high:
+        raise UnsupportedOperandsError(f"the lower end {low:g} is above the upper end {high:g}")
+    if low is not None and low > -math.inf:
+        if low == 0:
+            value = tracer.relu(value, at_zero=1.0)
+        else:
+            value = tracer.activation(value, Function.at_least, float(low))
+    if high is not None and high < math.inf:
+        value = tracer.activation(value, Function.at_most, float(high))
+    return value
+
+
+def clamp_max(tracer: Tracer, value: Traced, high: Any) -> Traced:
+    """``aten.clamp_max``."""
+    return clamp(tracer, value, None, high)
 
 
 def at_least(tracer: Tracer, value: Traced, low: torch.Tensor) -> Traced:

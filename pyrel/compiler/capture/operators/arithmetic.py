@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,9 @@ from pyrel.compiler.capture.traced import Traced
 from pyrel.compiler.capture.tracer import Tracer
 from pyrel.compiler.graph.functions import Function
 from pyrel.compiler.graph.nodes import Floats
+
+# Each has an address, for the samples that are traced together.
+MOST_PRODUCTS = 1 << 23
 
 
 def linear(tracer: Tracer, value: Any, weight: Any, bias: Any = None) -> Traced:
@@ -42,11 +46,9 @@ def offsets(tracer: Tracer, bias: Any, size: int) -> Floats:
 
 
 def matmul(tracer: Tracer, left: Any, right: Any) -> Traced:
-    """``aten.matmul`` and its like, one factor of which is constant."""
+    """``aten.matmul`` and its like."""
     if isinstance(left, Traced) and isinstance(right, Traced):
-        if not any(tracer.numbers.is_of_ids_alone(factor) for factor in (left, right)):
-            raise UnsupportedOperandsError("both factors of a matrix product depend on the input")
-        return _weighted(tracer, left, right)
+        return _of_values(tracer, left, right)
     if isinstance(right, Traced):  # constant @ value: the value's columns are the rows
         columns = Traced(right.ids.transpose(-1, -2))
         if left.dim() == 1:
@@ -59,14 +61,18 @@ def matmul(tracer: Tracer, left: Any, right: Any) -> Traced:
     return _by_batch(tracer, traced(left), right)
 
 
-def _weighted(tracer: Tracer, left: Traced, right: Traced) -> Traced:
-    """Multiply matrices of which one is made of token ids, as a mask is."""
+def _of_values(tracer: Tracer, left: Traced, right: Traced) -> Traced:
+    """Multiply matrices that both depend on the input, product by product."""
     if min(left.ids.dim(), right.ids.dim()) < 2:
         raise UnsupportedOperandsError("a vector is multiplied; matrices are wanted")
-    terms = tracer.product(
-        Traced(left.ids.unsqueeze(-1)), Traced(right.ids.unsqueeze(-3))
-    )  # (..., rows, inner, columns)
-    return total(tracer, terms, -2)
+    rows, columns = left.ids.unsqueeze(-1), right.ids.unsqueeze(-3)
+    count = math.prod(np.broadcast_shapes(rows.shape, columns.shape))
+    if count > MOST_PRODUCTS:
+        raise UnsupportedOperandsError(
+            f"both factors of a matrix product depend on the input, and it takes {count:,} "
+            f"products; up to {MOST_PRODUCTS:,} are supported"
+        )
+    return total(tracer, tracer.product(Traced(rows), Traced(columns)), -2)
 
 
 def _by_batch(tracer: Tracer, value: Traced, matrices: torch.Tensor) -> Traced:
@@ -141,19 +147,17 @@ def times(tracer: Tracer, value: Traced, factor: float) -> Traced:
 
 
 def divide(tracer: Tracer, left: Any, right: Any, *, rounding_mode: str | None = None) -> Any:
-    """``aten.div`` by a constant, or by what is made of token ids alone, such as a count."""
+    """``aten.div``."""
     if rounding_mode is not None:
         raise UnsupportedOperandsError("the quotient is rounded")
-    if isinstance(right, Traced) and tracer.numbers.is_of_ids_alone(right):
+    if isinstance(right, Traced):
         return multiply(tracer, left, reciprocal(tracer, right))
     divisor = constant(right, "divisor").to(torch.float64)
     return multiply(tracer, traced(left, "dividend"), 1.0 / divisor)
 
 
 def reciprocal(tracer: Tracer, value: Traced) -> Traced:
-    """``aten.reciprocal`` of what is made of token ids alone."""
-    if not tracer.numbers.is_of_ids_alone(value):
-        raise UnsupportedOperandsError("the divisor depends on the input, it must be constant")
+    """``aten.reciprocal``."""
     return tracer.activation(value, Function.reciprocal)
 
 

@@ -22,15 +22,15 @@ def _checked(tracer: Tracer, value: Traced) -> None:
 
 
 def cumulative(tracer: Tracer, value: Traced, dim: int, **_: Any) -> Traced:
-    """``aten.cumsum`` of what is made of token ids."""
-    _checked(tracer, value)
+    """``aten.cumsum``; what is made of token ids stays such."""
     first, *rest = (Traced(part) for part in value.ids.unbind(dim))
     sums = [tracer.add(first, torch.zeros(()))]
     for part in rest:
         sums.append(tracer.add(sums[-1], part))
-    kind = min(tracer.numbers.kind(value), Kind.whole)
-    for each in sums:
-        tracer.numbers.note_kind(each, kind)
+    if tracer.numbers.is_of_ids_alone(value):
+        kind = min(tracer.numbers.kind(value), Kind.whole)
+        for each in sums:
+            tracer.numbers.note_kind(each, kind)
     return Traced(torch.stack([each.ids for each in sums], dim))
 
 

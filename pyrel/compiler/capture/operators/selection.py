@@ -47,19 +47,31 @@ def maximum(tracer: Tracer, value: Any, other: Any = None, keepdim: bool = False
     low = constant(other, "operand")
     if (low != 0).any() and tracer.numbers.is_of_ids_alone(value):
         return at_least(tracer, value, low)
+    shape = np.broadcast_shapes(value.ids.shape, low.shape)
     if (low != 0).any():
-        raise UnsupportedOperandsError("of a value and a constant only the maximum with 0, a ReLU")
-    ids = value.ids
-    shape = np.broadcast_shapes(ids.shape, other.shape)
-    return tracer.relu(Traced(ids.expand(shape)), at_zero=0.5)
+        return tracer.maximum(Traced(value.ids.expand(shape)), Traced(tracer.ids(low)), even=True)
+    return tracer.relu(Traced(value.ids.expand(shape)), at_zero=0.5)
 
 
-def minimum(tracer: Tracer, value: Any, other: Any) -> Traced:
-    """``aten.minimum`` of what is made of token ids alone and a constant."""
-    value, other = (value, other) if isinstance(value, Traced) else (other, value)
-    if isinstance(other, Traced) or not tracer.numbers.is_of_ids_alone(value):
-        raise UnsupportedOperandsError("write it as -torch.maximum(-a, -b)")
-    return at_most(tracer, value, constant(other, "operand"))
+def minimum(tracer: Tracer, value: Any, other: Any = None, keepdim: bool = False) -> Any:
+    """``aten.min`` and ``aten.minimum``, as `maximum`: −max(−a, −b)."""
+    known, rest = (value, other) if isinstance(value, Traced) else (other, value)
+    by_axis = other is None or isinstance(other, int)
+    if not by_axis and not isinstance(rest, Traced) and tracer.numbers.is_of_ids_alone(known):
+        return at_most(tracer, known, constant(rest, "operand"))
+    minus = multiply(tracer, value, -1.0)
+    if by_axis:
+        found = maximum(tracer, minus, other, keepdim)
+        if isinstance(found, tuple):
+            return multiply(tracer, found[0], -1.0), NoValue("the position of the smallest value")
+        return multiply(tracer, found, -1.0)
+    return multiply(tracer, maximum(tracer, minus, multiply(tracer, other, -1.0)), -1.0)
+
+
+def smallest(tracer: Tracer, value: Traced, dim: Any = None, keepdim: bool = False) -> Any:
+    """``aten.amin``, whose gradient all of the smallest share."""
+    found = largest(tracer, multiply(tracer, value, -1.0), dim, keepdim)
+    return multiply(tracer, found, -1.0)
 
 
 def where(tracer: Tracer, condition: Any, value: Any, other: Any) -> Traced:

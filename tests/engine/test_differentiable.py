@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Operators of one input and of two: outputs and gradients are those of torch in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from engine.checks import RELATIVE, assert_within, norms, rows, torch_gradient, unchecked_at
+from torch import Tensor, nn
+from torch.nn import functional
+
+import pyrel
+
+STEPS, WIDTH, CLASSES = 3, 6, 4
+Apply = Callable[[Tensor], Tensor]
+
+# Of what lies in (0.1, 4), so that logarithms and roots are defined and well conditioned.
+OF_POSITIVE: dict[str, Apply] = {
+    "log": torch.log,
+    "log1p": torch.log1p,
+    "log2": torch.log2,
+    "log10": torch.log10,
+    "sqrt": torch.sqrt,
+    "rsqrt": torch.rsqrt,
+    "reciprocal": torch.reciprocal,
+    "pow-0.7": lambda v: v**0.7,
+    "pow--2": lambda v: v**-2,
+    "quotient": lambda v: v[..., :3] / v[..., 3:],
+    "constant-over-value": lambda v: 2.0 / v,
+    "shares": lambda v: v / v.sum(-1, keepdim=True),
+}
+OF_ANY: dict[str, Apply] = {
+    "exp": torch.exp,
+    "exp2": torch.exp2,
+    "abs": torch.abs,
+    "sin": torch.sin,
+    "cos": torch.cos,
+    "erf": torch.erf,
+    "square": torch.square,
+    "pow-2": lambda v: v**2,
+    "pow-3": lambda v: v**3,
+    "pow-1": lambda v: v**1,
+    "pow-0": lambda v: v**0 + v,
+    "base-of-power": lambda v: 1.7**v,
+    "clamp": lambda v: v.clamp(-0.5, 0.7),
+    "clamp-min": lambda v: v.clamp(min=-0.3),
+    "clamp-max": lambda v: v.clamp(max=0.4),
+    "clamp-zero": lambda v: v.clamp(0.0, 1.0),
+    "hardtanh": functional.hardtanh,
+    "hardtanh-ends": lambda v: functional.hardtanh(v, 0.2, 0.9),
+    "relu6": functional.relu6,
+    "hardsigmoid": functional.hardsigmoid,
+    "hardswish": functional.hardswish,
+    "prelu": lambda v: functional.prelu(v, torch.tensor([0.3], dtype=v.dtype)),
+    "prelu-by-channel": lambda v: functional.prelu(
+        v, torch.linspace(0.1, 0.5, STEPS, dtype=v.dtype)
+    ),
+    "glu": lambda v: functional.glu(v, -1),
+    "log-sigmoid": functional.logsigmoid,
+    "mish": functional.mish,
+    "softsign": functional.softsign,
+    "softshrink": functional.softshrink,
+    "tanhshrink": functional.tanhshrink,
+    "softmax": lambda v: v.softmax(-1),
+    "softmax-over-steps": lambda v: v.softmax(1),
+    "masked-softmax": lambda v: v.masked_fill(
+        torch.ones(STEPS, WIDTH, dtype=torch.bool).triu(1), -torch.inf
+    ).softmax(-1),
+    "log-softmax": lambda v: v.log_softmax(-1),
+    "logsumexp": lambda v: v.logsumexp(-1),
+    "logsumexp-keepdim": lambda v: v.logsumexp(1, keepdim=True),
+    "var": lambda v: v.var(-1),
+    "var-of-all": lambda v: v.var((1, 2), correction=0, keepdim=True),
+    "std": lambda v: v.std(-1),
+    "var-mean": lambda v: torch.cat(torch.var_mean(v, -1), -1),
+    "norm": lambda v: v.norm(dim=-1),
+    "norm-1": lambda v: torch.linalg.vector_norm(v, 1, dim=-1),
+    "norm-inf": lambda v: torch.linalg.vector_norm(v, torch.inf, dim=-1),
+    "normalize": lambda v: functional.normalize(v, dim=-1),
+    "cosine": lambda v: functional.cosine_similarity(v[..., :3], v[..., 3:], dim=-1),
+    "group-norm": lambda v: functional.group_norm(
+        v.mT, 2, torch.linspace(0.5, 2, WIDTH, dtype=v.dtype)
+    ),
+    "instance-norm": lambda v: functional.instance_norm(v),
+    "rms-norm": lambda v: functional.rms_norm(
+        v, (WIDTH,), torch.linspace(0.5, 2, WIDTH, dtype=v.dtype)
+    ),
+    "cumsum": lambda v: v.cumsum(1),
+    "min": lambda v: v.min(-1).values,
+    "min-of-all": lambda v: torch.stack([v[:, t].amin(-1) for t in range(STEPS)], 1),
+    "amin": lambda v: v.amin(1),
+    "minimum": lambda v: torch.minimum(v[..., :3], v[..., 3:]),
+    "minimum-with-constant": lambda v: torch.minimum(v, torch.full_like(v[0], 0.2)),
+    "maximum-with-constant": lambda v: torch.maximum(v, torch.full_like(v[0], 0.2)),
+    "matmul": lambda v: v @ v.mT,
+    "bmm": lambda v: torch.bmm(v[..., :3], v[..., 3:]),
+    "attention": lambda v: functional.scaled_dot_product_attention(v, v.flip(1), v * 0.5),
+    "causal-attention": lambda v: functional.scaled_dot_product_attention(v, v, v, is_causal=True),
+    "attention-with-mask": lambda v: functional.scaled_dot_product_attention(
+        v, v, v, attn_mask=torch.eye(STEPS, dtype=torch.bool).logical_not()
+    ),
+    "product": lambda v: v * v.flip(-1),
+}
+
+
+class Around(nn.Module):
+    """A dense layer, what is tested, and a dense layer for its outputs."""
+
+    def __init__(self, apply: Apply, positive: bool) -> None:
+        super().__init__()
+        self.before = nn.Linear(WIDTH, WIDTH)
+        self.apply_it, self.positive = apply, positive
+        size = self.middle(torch.rand(2, STEPS, WIDTH)).flatten(1).shape[1]
+        self.after = nn.Linear(size, CLASSES)
+
+    def middle(self, x: Tensor) -> Tensor:
+        v = self.before(x)
+        return self.apply_it(torch.sigmoid(v) * 3.9 + 0.1 if self.positive else 1.5 * v)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after(self.middle(x).flatten(1))
+
+
+EVERY = [
+    *(pytest.param(each, True, id=name) for name, each in OF_POSITIVE.items()),
+    *(pytest.param(each, False, id=name) for name, each in OF_ANY.items()),
+]
+
+
+def model_of(apply: Apply, positive: bool, seed: int = 0) -> Around:
+    torch.manual_seed(seed)
+    return Around(apply, positive).eval()
+
+
+def batch(count: int = 9) -> np.ndarray:
+    rng = np.random.default_rng(5)
+    return rng.normal(size=(count, STEPS, WIDTH)).astype(np.float32)
+
+
+@pytest.mark.parametrize(("apply", "positive"), EVERY)
+def test_outputs_and_gradients_are_torchs(apply: Apply, positive: bool) -> None:
+    model, x = model_of(apply, positive), batch()
+    e = unchecked_at(model, x[:2], method="gradient")(x)
+    output, gradient = torch_gradient(model.double(), x.astype(np.float64), e.target)
+    scale = np.abs(output).max(axis=1, keepdims=True)
+    assert_within(np.abs(rows(e.output) - output), RELATIVE * scale, "output")
+    error = norms(rows(e.relevance) - rows(gradient))
+    assert_within(error, RELATIVE * norms(gradient), "gradient")
+
+
+class Clamped(nn.Module):
+    """Two clamps between dense layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(5, 7), nn.Linear(7, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = functional.hardtanh(self.a(x), -0.4, 0.5)
+        return self.c(self.b(h).clamp(0.1, 0.6))
+
+
+def test_a_clamp_hands_relevance_on_where_it_is_open() -> None:
+    """Against the ε rule, written in float64."""
+    torch.manual_seed(1)
+    model = Clamped().eval()
+    x = np.random.default_rng(2).normal(size=(40, 5)).astype(np.float32)
+    e = pyrel.Explainer(model, x[:2], method="lrp_epsilon", epsilon=1e-3)(x)
+    w = {n: p.detach().double().numpy() for n, p in model.named_parameters()}
+    v = x.astype(np.float64)
+    za = v @ w["a.weight"].T + w["a.bias"]
+    h = np.clip(za, -0.4, 0.5)
+    zb = h @ w["b.weight"].T + w["b.bias"]
+    k = np.clip(zb, 0.1, 0.6)
+    zc = k @ w["c.weight"].T + w["c.bias"]
+    r = np.where(np.arange(3) == np.asarray(e.target)[:, None], zc, 0.0)
+
+    def back(r: np.ndarray, z: np.ndarray, weight: np.ndarray, a: np.ndarray) -> np.ndarray:
+        return a * ((r / (z + 1e-3 * np.where(z < 0, -1, 1))) @ weight)
+
+    r = back(r, zc, w["c.weight"], k) * ((zb > 0.1) & (zb < 0.6))
+    r = back(r, zb, w["b.weight"], h) * ((za > -0.4) & (za < 0.5))
+    r = back(r, za, w["a.weight"], v)
+    # Rounding of relevance that is amplified on the way.
+    size = RELATIVE * np.asarray(e.amplification)[:, None] * np.abs(zc).max(axis=1, keepdims=True)
+    assert_within(np.abs(rows(e.relevance) - r), size, "relevance")
+    start = zc[np.arange(40), np.asarray(e.target)]
+    rest = np.abs(r.sum(axis=1) + np.asarray(e.absorbed) - start)[:, None]
+    assert_within(rest, size, "conservation")
+
+
+@pytest.mark.parametrize("name", ["softmax", "rms-norm", "matmul", "attention", "product"])
+def test_products_of_two_signals_have_no_rule(name: str) -> None:
+    model, x = model_of(OF_ANY[name], False), batch()
+    with pytest.raises(pyrel.UnsupportedModelError):
+        pyrel.Explainer(model, x[:2], method="lrp_epsilon")
+
+
+def test_a_norm_of_zeros_has_no_gradient() -> None:
+    """As in torch, so that padded steps may be normalised."""
+    model = model_of(OF_ANY["normalize"], False)
+    with torch.no_grad():
+        model.before.bias.zero_()
+    x = batch()
+    x[:, 1] = 0.0
+    e = unchecked_at(model, x[:2], method="gradient")(x)
+    _, gradient = torch_gradient(model.double(), x.astype(np.float64), e.target)
+    error = norms(rows(e.relevance) - rows(gradient))
+    assert_within(error, RELATIVE * norms(gradient), "gradient")
