@@ -301,7 +301,7 @@ def test_the_second_input_of_the_self_check_is_padded(monkeypatch: pytest.Monkey
         return replace(sizes, within=Traced(tracer.ids(ones)), beyond=Traced(tracer.ids(0 * ones)))
 
     x = np.random.default_rng(0).integers(1, ROWS, (4, 6))  # without padding
-    monkeypatch.setitem(operators._COMPUTE, "packed_lengths", full)
+    monkeypatch.setitem(operators.COMPUTE, "packed_lengths", full)
     with pytest.raises(pyrel.SelfCheckError):
         pyrel.Explainer(made(Packed), x, "gradient")
 
