@@ -342,6 +342,12 @@ ROWS = (
         lambda m, x: functional.max_pool1d(_channels(torch.tanh(_hidden(m, x))), 2),
         _maximum,
     ),
+    Row(
+        "comparisons of values, and what they choose",
+        "comparison",
+        lambda m, x: torch.where(_hidden(m, x) > 0, _hidden(m, x), _units(m, x)),
+        _derivative,
+    ),
     Row("minima", "minimum", lambda m, x: torch.tanh(_hidden(m, x)).amin(2), _maximum),
     Row(
         "average pooling",

@@ -306,6 +306,8 @@ inline Vector apply(Vector x, Vector parameter) {
         return select(less(x, parameter), parameter, x);
     if constexpr (F == Function::at_most || F == Function::below)
         return select(less(parameter, x), parameter, x);
+    if constexpr (F == Function::step)
+        return select(less(zero(), x), constant(1.0f), select(is_nan(x), x, zero()));
 }
 
 template <Function F>
@@ -365,6 +367,7 @@ inline Vector slope(Vector x, Vector parameter) {
         return select(less(parameter, x), zero(), select(is_nan(x), x, one));
     if constexpr (F == Function::below)
         return select(less(x, parameter), one, select(is_nan(x), x, zero()));
+    if constexpr (F == Function::step) return select(is_nan(x), x, zero());
 }
 
 }  // namespace

@@ -137,7 +137,8 @@ constexpr FunctionKernel kActivate[] = {
     activate_by<Function::erf>,        activate_by<Function::absolute>,
     activate_by<Function::square>,     activate_by<Function::pow>,
     activate_by<Function::at_least>,   activate_by<Function::above>,
-    activate_by<Function::at_most>,    activate_by<Function::below>};
+    activate_by<Function::at_most>,    activate_by<Function::below>,
+    activate_by<Function::step>};
 constexpr FunctionKernel kSlope[] = {
     slope_by<Function::sigmoid>,    slope_by<Function::tanh>,    slope_by<Function::softplus>,
     slope_by<Function::leaky_relu>, slope_by<Function::elu>,     slope_by<Function::gelu>,
@@ -146,7 +147,8 @@ constexpr FunctionKernel kSlope[] = {
     slope_by<Function::log1p>,      slope_by<Function::sqrt>,    slope_by<Function::sin>,
     slope_by<Function::cos>,        slope_by<Function::erf>,     slope_by<Function::absolute>,
     slope_by<Function::square>,     slope_by<Function::pow>,     slope_by<Function::at_least>,
-    slope_by<Function::above>,      slope_by<Function::at_most>, slope_by<Function::below>};
+    slope_by<Function::above>,      slope_by<Function::at_most>, slope_by<Function::below>,
+    slope_by<Function::step>};
 
 void activate(const FunctionTask& task) { kActivate[static_cast<int>(task.function)](task); }
 void slope(const FunctionTask& task) { kSlope[static_cast<int>(task.function)](task); }

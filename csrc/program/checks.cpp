@@ -20,7 +20,7 @@ void require_epsilon(float epsilon) {
 }
 
 void require_function(Function function, float parameter) {
-    require(function >= Function::sigmoid && function <= Function::below,
+    require(function >= Function::sigmoid && function <= Function::step,
             "an operand has no such function");
     require(std::isfinite(parameter), "an operand's function has a parameter that is not finite");
 }

@@ -52,6 +52,7 @@ enum class Function : int32_t {
     above,     // the same, its derivative at p is 0
     at_most,   // the smaller of v and p; its derivative at p is 1
     below,     // the same, its derivative at p is 0
+    step,      // 1 above 0, else 0; its derivative is 0
 };
 
 // Which part of a row is relevance that no input gets. d is the operand plus the vector, if there

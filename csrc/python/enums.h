@@ -42,10 +42,10 @@ template <>
 struct Names<Function> {
     static constexpr const char* kEnum = "Function";
     static constexpr const char* kMembers[] = {
-        "sigmoid",   "tanh", "softplus",   "leaky_relu", "elu",     "gelu",
-        "gelu_tanh", "silu", "reciprocal", "power",      "exp",     "log",
-        "log1p",     "sqrt", "sin",        "cos",        "erf",     "absolute",
-        "square",    "pow",  "at_least",   "above",      "at_most", "below"};
+        "sigmoid", "tanh",       "softplus", "leaky_relu", "elu",    "gelu",  "gelu_tanh",
+        "silu",    "reciprocal", "power",    "exp",        "log",    "log1p", "sqrt",
+        "sin",     "cos",        "erf",      "absolute",   "square", "pow",   "at_least",
+        "above",   "at_most",    "below",    "step"};
 };
 template <>
 struct Names<Start> {

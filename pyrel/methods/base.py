@@ -253,6 +253,12 @@ class RelevancePropagation(Method):
                 return other_rules.Centred()
             case "activation" if site.function in _CLAMPS:
                 return other_rules.Open()
+            case "activation" if site.function == "step":
+                raise rules.UnsuitableDomainError(
+                    "values of the input are compared, and what is larger is no sum by which "
+                    "relevance could be shared out; gradient methods differentiate the branch "
+                    "that is chosen"
+                )
             case _:
                 return other_rules.Pass()
 

@@ -103,6 +103,26 @@ OF_ANY: dict[str, Apply] = {
         v, v, v, attn_mask=torch.eye(STEPS, dtype=torch.bool).logical_not()
     ),
     "product": lambda v: v * v.flip(-1),
+    "where": lambda v: torch.where(v > 0.1, v * v, torch.sin(v)),
+    "where-of-two": lambda v: torch.where(v[..., :3] <= v[..., 3:], v[..., :3] ** 3, v[..., 3:]),
+    "where-constant": lambda v: torch.where(v >= 0, v + 0.5, 0.25),
+    "where-and": lambda v: torch.where((v > -0.5) & (v < 0.5), v.exp(), v),
+    "where-or-not": lambda v: torch.where((v < -0.5) | ~(v < 0.5), v * 2, v * v),
+    "mask-times-value": lambda v: (v > 0.2) * v + (v != 0).float(),
+    "masked-fill-by-value": lambda v: (v + 0).masked_fill(v < 0, 0.3),
+    "assigned-by-mask": lambda v: torch.index_put(v * 1, (v < 0,), torch.zeros((), dtype=v.dtype)),
+    "sign": lambda v: v.sign() * v,
+    "equal": lambda v: torch.where(v.relu() == 0, v * 0.1, v),
+    "logaddexp": lambda v: torch.logaddexp(v[..., :3], v[..., 3:]),
+    "logcumsumexp": lambda v: v.logcumsumexp(1),
+    "einsum": lambda v: torch.einsum("btd,bsd->bts", v, v.flip(1)),
+    "einsum-of-constant": lambda v: torch.einsum(
+        "bti, oi -> bot", v, torch.linspace(-1, 1, 4 * WIDTH, dtype=v.dtype).reshape(4, WIDTH)
+    ),
+    "einsum-trace-of-axes": lambda v: torch.einsum("bti,bti->bt", v, v * 0.5),
+    "einsum-outer": lambda v: torch.einsum("bt,bi->bti", v[..., 0], v[:, 0]),
+    "einsum-alone": lambda v: torch.einsum("bti->it b".replace(" ", ""), v).permute(2, 0, 1),
+    "einsum-summed": lambda v: torch.einsum("bti,bsj->bj", v, v),
 }
 
 
@@ -195,8 +215,17 @@ def test_a_clamp_hands_relevance_on_where_it_is_open() -> None:
 @pytest.mark.parametrize("name", ["softmax", "rms-norm", "matmul", "attention", "product"])
 def test_products_of_two_signals_have_no_rule(name: str) -> None:
     model, x = model_of(OF_ANY[name], False), batch()
-    with pytest.raises(pyrel.UnsupportedModelError):
+    with pytest.raises(pyrel.UnsupportedModelError, match="here both or neither is a gate"):
         pyrel.Explainer(model, x[:2], method="lrp_epsilon")
+
+
+@pytest.mark.parametrize("gates", ["signal", "half"])
+@pytest.mark.parametrize("name", ["where", "mask-times-value", "sign"])
+def test_comparisons_have_no_rule(name: str, gates: str) -> None:
+    model, x = model_of(OF_ANY[name], False), batch()
+    with pytest.raises(pyrel.UnsupportedModelError) as refused:
+        pyrel.Explainer(model, x[:2], method="lrp_epsilon", gates=gates)
+    assert gates == "signal" or "values of the input are compared" in str(refused.value)
 
 
 def test_a_norm_of_zeros_has_no_gradient() -> None:

@@ -162,7 +162,7 @@ def test_dispatched_product(isa: str, function: str, look: str) -> None:
 # They multiply, divide, choose or take a root; and those whose derivatives do.
 PLAIN = {
     *("leaky_relu", "reciprocal", "sqrt", "absolute", "square"),
-    *("at_least", "above", "at_most", "below"),
+    *("at_least", "above", "at_most", "below", "step"),
 }
 PLAIN_SLOPES = {"log", "log1p"}
 

@@ -140,6 +140,7 @@ EXACT: dict[Function, tuple[tuple[Terms, float], tuple[Terms, float]]] = {
     Function.above: ((lambda x: [np.maximum(x, SLOPE)], 0), (lambda x: [1.0 * (x > SLOPE)], 0)),
     Function.at_most: ((lambda x: [np.minimum(x, SLOPE)], 0), (lambda x: [1.0 * (x <= SLOPE)], 0)),
     Function.below: ((lambda x: [np.minimum(x, SLOPE)], 0), (lambda x: [1.0 * (x < SLOPE)], 0)),
+    Function.step: ((lambda x: [1.0 * (x > 0)], 0), (lambda x: [0.0 * x], 0)),
 }
 
 
@@ -254,6 +255,7 @@ LIMITS: dict[Function, tuple[tuple[float, float, float], tuple[float, float, flo
     Function.above: ((SLOPE, SLOPE, INF), (0, 0, 1)),
     Function.at_most: ((-INF, 0, SLOPE), (1, 1, 0)),
     Function.below: ((-INF, 0, SLOPE), (1, 1, 0)),
+    Function.step: ((0, 0, 1), (0, 0, 0)),
 }
 
 

@@ -146,7 +146,7 @@ class Odd(Layers):
             case "neighbours":
                 return (h[:, 1:] * (x[:, 1:] == x[:, :-1])[..., None]).sum(1)
             case _:
-                return h.sum(1) / h.sign().sum(1)
+                return h.sum(1) / h.round().sum(1)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ class Odd(Layers):
     [
         ("nan", "masked_fill", "chooses nan; take one number"),
         ("neighbours", "eq", "combines several token ids.*Multiply masks"),
-        ("score", "sign", "it compares values of the input"),
+        ("score", "round", "it is a step function"),
     ],
 )
 def test_refused_by_name(what: str, operator: str, why: str) -> None:
@@ -172,10 +172,14 @@ def test_ids_that_no_embedding_reads() -> None:
         pyrel.Explainer(made(Kinds), np.zeros((2, 4, 2), int), "gradient")
 
 
-def test_a_mask_of_floats_is_still_refused() -> None:
+def test_a_mask_of_floats_has_no_rule_that_conserves() -> None:
     class Floats(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return x * (x != 0)
 
-    with pytest.raises(pyrel.UnsupportedModelError, match="compares values of the input"):
-        pyrel.Explainer(Floats(), np.ones((2, 3), np.float32), "gradient")
+    x = np.array([[1, 0, -2], [3, -1, 0]], np.float32)
+    e = pyrel.Explainer(Floats(), x, "gradient")(x, 0)
+    np.testing.assert_array_equal(e.relevance, [[1, 0, 0]] * 2)
+    for gates in ("signal", "half"):
+        with pytest.raises(pyrel.UnsupportedModelError, match="values of the input are compared"):
+            pyrel.Explainer(Floats(), x, "lrp_epsilon", gates=gates)

@@ -150,6 +150,11 @@ class _Interpreter:
             raise UnsupportedModelError(
                 "the output does not depend on the input", operator="output"
             )
+        if isinstance(node, torch.fx.Node) and node.meta["val"].dtype == torch.bool:
+            raise UnsupportedModelError(
+                "the outputs are truth values; return the scores that they compare",
+                operator="output",
+            )
         self._check_shape(node, tuple(output.ids.shape))
         return self._finished(node, output)
 

@@ -68,12 +68,17 @@ def check_dtypes(tracer: Tracer, node: torch.fx.Node, name: str, result: Any) ->
         if not tracer.dtype.is_floating_point and tracer.holds_inputs(value):
             wide = meta.dtype in _WIDE
             reason = None if wide else f"token ids become numbers of type {meta.dtype}"
-        elif _counts(tracer, node, value, meta.dtype):
+        elif _counts(tracer, node, value, meta.dtype) or _compares(tracer, value, meta.dtype):
             reason = None
         else:
             reason = None if meta.dtype in exact else f"the value is rounded to {meta.dtype}"
         if reason is not None:
             raise unsupported(node, f"aten.{name}", reason)
+
+
+def _compares(tracer: Tracer, value: Traced, dtype: torch.dtype) -> bool:
+    """Whether a value is a mask that compares values of the input."""
+    return dtype == torch.bool and tracer.masks.are(value)
 
 
 def _counts(tracer: Tracer, node: torch.fx.Node, value: Traced, dtype: torch.dtype) -> bool:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from pyrel.compiler.capture.id_numbers import IdNumbers
+from pyrel.compiler.capture.masks import Masks
 from pyrel.compiler.capture.parameters import Weights
 from pyrel.compiler.capture.samples import ADDRESS_MASK, SAMPLE_SHIFT, MixedSamplesError, Samples
 from pyrel.compiler.capture.traced import EmptyTensors, Traced
@@ -50,6 +51,7 @@ class Tracer:
         self.builder = Builder(input_shape, weights.ids)
         self.empty = EmptyTensors()
         self.numbers = IdNumbers(self.builder, dtype.is_floating_point)
+        self.masks = Masks(self.builder)
         self._required: list[int] = []  # addresses that are 0 where the model takes the sample
         self._samples = Samples(batch, self.builder.values)
 

@@ -72,6 +72,7 @@ _FUNCTIONS: dict[Function, Callable[[Floats, float], Floats]] = {
     Function.above: np.maximum,
     Function.at_most: np.minimum,
     Function.below: np.minimum,
+    Function.step: lambda z, _: np.where(z > 0, 1.0, 0.0),
 }
 
 _SLOPES: dict[Function, Callable[[Floats, float], Floats]] = {
@@ -101,4 +102,5 @@ _SLOPES: dict[Function, Callable[[Floats, float], Floats]] = {
     Function.above: lambda z, p: np.where(z > p, 1.0, 0.0),
     Function.at_most: lambda z, p: np.where(z <= p, 1.0, 0.0),
     Function.below: lambda z, p: np.where(z < p, 1.0, 0.0),
+    Function.step: lambda z, _: np.zeros_like(z),
 }

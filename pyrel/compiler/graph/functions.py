@@ -14,7 +14,7 @@ class Function(Enum):
     is NaN unless p is a whole number. ``at_least`` and ``above`` are the larger of v and p,
     ``at_most`` and ``below`` the smaller: the derivatives of ``at_least`` and ``at_most`` are 1
     at p, those of the others 0. The derivative of ``sqrt`` at 0 is infinite, but 0 if p > 0, as
-    that of a norm. ``sin`` and ``cos`` are NaN beyond ±8192.
+    that of a norm. ``step`` is 1 above 0, else 0. ``sin`` and ``cos`` are NaN beyond ±8192.
     """
 
     sigmoid = 0
@@ -41,3 +41,4 @@ class Function(Enum):
     above = 21
     at_most = 22
     below = 23
+    step = 24

@@ -124,7 +124,7 @@ def _times(a: Floats, b: Floats) -> Floats:
 def _range(node: Activation, low: Floats, high: Floats) -> tuple[Floats | float, Floats | float]:
     """Bounds of an activation's values, from those of what it is of."""
     match node.function:
-        case Function.sigmoid:
+        case Function.sigmoid | Function.step:
             return 0.0, 1.0
         case Function.tanh | Function.sin | Function.cos | Function.erf:
             return -1.0, 1.0

@@ -14,7 +14,7 @@ _HINTS = {
         "the fast path of nn.MultiheadAttention; torch.backends.mha.set_fastpath_enabled(False) "
         "before capturing"
     ),
-    **dict.fromkeys("eq ne gt ge lt le isnan sign argmax argmin topk nonzero".split(), _COMPARED),
+    **dict.fromkeys("isnan argmax argmin topk nonzero".split(), _COMPARED),
     **dict.fromkeys(
         """conv3d max_pool3d max_pool3d_with_indices avg_pool3d adaptive_avg_pool3d
         _adaptive_avg_pool3d adaptive_max_pool3d""".split(),
@@ -29,7 +29,6 @@ _HINTS = {
         ["ceil", "floor", "round", "trunc", "heaviside"],
         "it is a step function, which hands on neither gradients nor relevance",
     ),
-    "einsum": "write it with torch.matmul or torch.bmm",
     "fmin": "write it as torch.minimum(a, b)",
     "fmax": "write it as torch.maximum(a, b)",
     **dict.fromkeys(["baddbmm", "addbmm"], "write it as a sum with torch.bmm"),

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 
 from pyrel.compiler.capture.id_numbers import Kind
-from pyrel.compiler.capture.operators import by_position, of_counts
+from pyrel.compiler.capture.operators import by_position, comparisons, of_counts
 from pyrel.compiler.capture.operators.activations import at_least, at_most
 from pyrel.compiler.capture.operators.arithmetic import kept, multiply, over
 from pyrel.compiler.capture.operators.operands import (
@@ -74,10 +74,12 @@ def smallest(tracer: Tracer, value: Traced, dim: Any = None, keepdim: bool = Fal
     return multiply(tracer, found, -1.0)
 
 
-def where(tracer: Tracer, condition: Any, value: Any, other: Any) -> Traced:
-    """``aten.where`` by a condition that is constant, or made of token ids."""
+def where(tracer: Tracer, condition: Any, value: Any, other: Any) -> Any:
+    """``aten.where`` by a condition that is constant, made of token ids, or compares values."""
     if isinstance(condition, Traced) and tracer.numbers.is_of_ids_alone(condition):
         return _chosen(tracer, condition, value, other)
+    if isinstance(condition, Traced):
+        return comparisons.chosen(tracer, condition, value, other)
     mask = constant(condition, "condition")
     return Traced(torch.where(mask, tracer.ids(either(value)), tracer.ids(either(other))))
 
@@ -128,7 +130,7 @@ def _constants_where(tracer: Tracer, mask: Traced, numbers: torch.Tensor) -> Tra
     return tracer.look_up([mask, numbers], lambda given: given[0] * given[1], "constants")
 
 
-def masked_fill(tracer: Tracer, value: Any, mask: Any, filler: Any) -> Traced:
+def masked_fill(tracer: Tracer, value: Any, mask: Any, filler: Any) -> Any:
     """``aten.masked_fill`` by a mask that is constant, or made of token ids."""
     return where(tracer, mask, filler, value)
 
@@ -188,9 +190,11 @@ def take_along_dim(tracer: Tracer, value: Any, places: Any, dim: int | None = No
 
 
 def _by_mask(tracer: Tracer, value: Any, indices: Any, values: Any) -> Traced | None:
-    """Return values of which one number replaces those where a mask of token ids is true."""
+    """Return values of which one number replaces those where a mask is true."""
     mask = indices[0] if len(indices) == 1 else None
-    if not isinstance(mask, Traced) or tracer.numbers.kind(mask) != Kind.mask:
+    if not isinstance(mask, Traced):
+        return None
+    if tracer.numbers.kind(mask) != Kind.mask and not tracer.masks.are(mask):
         return None
     refuse_ids(tracer, value)
     ids = tracer.ids(either(values))
@@ -200,13 +204,14 @@ def _by_mask(tracer: Tracer, value: Any, indices: Any, values: Any) -> Traced | 
     over = Traced(mask.ids.reshape(*mask.ids.shape, *[1] * rest))
     single = either(values)
     filler = Traced(ids.reshape(())) if isinstance(single, Traced) else single.reshape(())
-    return where(tracer, over, filler, value)
+    found: Traced = where(tracer, over, filler, value)
+    return found
 
 
 def index_put(
     tracer: Tracer, value: Any, indices: Any, values: Any, accumulate: bool = False
 ) -> Traced:
-    """``aten.index_put``: replace elements at a constant index, or where a mask of ids is true."""
+    """``aten.index_put``: replace elements at a constant index, or where a mask is true."""
     if accumulate:
         raise UnsupportedOperandsError("values are added at an index; only replacing is supported")
     masked = _by_mask(tracer, value, indices, values)

@@ -51,6 +51,21 @@ def log_sum_exp(tracer: Tracer, value: Traced, dim: Any, keepdim: bool = False) 
     return found if keepdim else Traced(ids.squeeze(tuple(dims)))
 
 
+def log_add_exp(tracer: Tracer, left: Any, right: Any) -> Any:
+    """``aten.logaddexp``: b + log(1 + e^(a − b))."""
+    difference = add(tracer, left, multiply(tracer, right, -1.0))
+    return add(tracer, tracer.activation(difference, Function.softplus), right)
+
+
+def log_cumulative_sum_exp(tracer: Tracer, value: Traced, dim: int) -> Traced:
+    """``aten.logcumsumexp`` along a dimension."""
+    parts = [Traced(part) for part in value.ids.unbind(dim)]
+    sums = parts[:1]
+    for part in parts[1:]:
+        sums.append(log_add_exp(tracer, part, sums[-1]))
+    return Traced(torch.stack([each.ids for each in sums], dim))
+
+
 def _exponentials(tracer: Tracer, value: Traced, dim: Any) -> tuple[Any, Any, Traced]:
     """Return e^(x − m), its sum and m over some dimensions, which stay as ones.
 
