@@ -356,6 +356,12 @@ ROWS = (
         _sum,
     ),
     Row(
+        "linear interpolation",
+        "interpolation",
+        lambda m, x: functional.interpolate(_channels(_units(m, x)), size=7, mode="linear"),
+        _linear,
+    ),
+    Row(
         "batch norm, after a linear node",
         "batch norm",
         lambda m, x: torch.relu(m.norm(_channels(_hidden(m, x)))),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -16,6 +17,11 @@ import pyrel
 
 STEPS, WIDTH, CLASSES = 3, 6, 4
 Apply = Callable[[Tensor], Tensor]
+
+
+def weights(like: Tensor, *shape: int) -> Tensor:
+    return torch.linspace(-1, 1, math.prod(shape), dtype=like.dtype).reshape(shape)
+
 
 # Of what lies in (0.1, 4), so that logarithms and roots are defined and well conditioned.
 OF_POSITIVE: dict[str, Apply] = {
@@ -113,6 +119,24 @@ OF_ANY: dict[str, Apply] = {
     "assigned-by-mask": lambda v: torch.index_put(v * 1, (v < 0,), torch.zeros((), dtype=v.dtype)),
     "sign": lambda v: v.sign() * v,
     "equal": lambda v: torch.where(v.relu() == 0, v * 0.1, v),
+    "interpolate": lambda v: functional.interpolate(v.mT, size=7, mode="linear"),
+    "interpolate-corners": lambda v: functional.interpolate(
+        v, scale_factor=1.7, mode="linear", align_corners=True
+    ),
+    "interpolate-bilinear": lambda v: functional.interpolate(
+        v[:, None], scale_factor=(2, 1.5), mode="bilinear"
+    ),
+    "interpolate-nearest": lambda v: functional.interpolate(v, size=4),
+    "interpolate-nearest-2d": lambda v: functional.interpolate(v[:, None], scale_factor=2),
+    "transposed-convolution": lambda v: functional.conv_transpose1d(
+        v.mT, weights(v, WIDTH, 2, 3), weights(v, 2), stride=2, padding=1, output_padding=1
+    ),
+    "transposed-convolution-groups": lambda v: functional.conv_transpose1d(
+        v.mT, weights(v, WIDTH, 2, 3), stride=3, groups=3, dilation=2
+    ),
+    "transposed-convolution-2d": lambda v: functional.conv_transpose2d(
+        v[:, None], weights(v, 1, 2, 3, 2), stride=(2, 1), padding=(1, 0)
+    ),
     "logaddexp": lambda v: torch.logaddexp(v[..., :3], v[..., 3:]),
     "logcumsumexp": lambda v: v.logcumsumexp(1),
     "einsum": lambda v: torch.einsum("btd,bsd->bts", v, v.flip(1)),

@@ -16,13 +16,9 @@ _HINTS = {
     ),
     **dict.fromkeys("isnan argmax argmin topk nonzero".split(), _COMPARED),
     **dict.fromkeys(
-        """conv3d max_pool3d max_pool3d_with_indices avg_pool3d adaptive_avg_pool3d
+        """conv3d conv_transpose3d max_pool3d max_pool3d_with_indices avg_pool3d adaptive_avg_pool3d
         _adaptive_avg_pool3d adaptive_max_pool3d""".split(),
         "convolutions and pooling over one or two axes are supported; fold an axis into the batch",
-    ),
-    **dict.fromkeys(
-        ["conv_transpose1d", "conv_transpose2d", "conv_transpose3d"],
-        "convolutions are supported if they are not transposed",
     ),
     "native_group_norm": "group_norm is supported",
     **dict.fromkeys(

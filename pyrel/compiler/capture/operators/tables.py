@@ -17,6 +17,7 @@ from pyrel.compiler.capture.operators import (
     of_several_ids,
     packing,
     recurrence,
+    resampling,
     selection,
     statistics,
     windows,
@@ -38,6 +39,8 @@ FAMILIES: dict[str, dict[str, Handler]] = {
     "convolution": {
         "conv1d": windows.convolution(1),
         "conv2d": windows.convolution(2),
+        "conv_transpose1d": resampling.transposed_convolution(1),
+        "conv_transpose2d": resampling.transposed_convolution(2),
         "convolution": windows.any_convolution,
     },
     "recurrent layer": {
@@ -167,6 +170,10 @@ FAMILIES: dict[str, dict[str, Handler]] = {
         "ne": comparisons.differs,
         "sign": comparisons.sign,
     },
+    "interpolation": {
+        "upsample_bilinear2d": resampling.linear("upsample_bilinear2d"),
+        "upsample_linear1d": resampling.linear("upsample_linear1d"),
+    },
     "batch norm": {
         "_native_batch_norm_legit_no_training": normalisation.batch_norm_in_eval_mode,
         "batch_norm": normalisation.batch_norm,
@@ -190,6 +197,8 @@ FAMILIES: dict[str, dict[str, Handler]] = {
         "index_put": selection.index_put,
         "index_select": selection.index_select,
         "take_along_dim": selection.take_along_dim,
+        "upsample_nearest1d": resampling.nearest("upsample_nearest1d"),
+        "upsample_nearest2d": resampling.nearest("upsample_nearest2d"),
         "masked_fill": selection.masked_fill,
         "pad": selection.pad,
         "scatter": selection.scatter,
