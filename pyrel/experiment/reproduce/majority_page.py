@@ -81,8 +81,8 @@ def cost(results: Results, settings: Settings) -> str:
     runs = [*results.values()]
     samples = runs[0].numbers["samples"]
     return (
-        f"{settings.counted()} each: {len(runs)} trainings, {hours(runs):.1f} hours of one "
-        f"thread together ({processors(runs)}). The recipe is that of "
+        f"{settings.counted()} each: {len(runs)} trainings, {hours(runs):.1f} hours by the "
+        f"clock ({processors(runs)}). The recipe is that of "
         "[majority samples of MNIST](majority-mnist.md). The true class of all "
         f"{samples:,} test samples is explained; ± is half of a 95 % interval over the seeds "
         "(Student's t). Signed maps are measured by their positive part; samples without any "

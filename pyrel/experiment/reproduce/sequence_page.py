@@ -102,7 +102,7 @@ def _cost(results: Results, settings: Settings) -> str:
     epochs = sorted({run.numbers["epochs"] for run in runs})
     return (
         f"{settings.counted()} each, {len(runs)} trainings of {' or '.join(map(str, epochs))} "
-        f"epochs, {hours(runs):.1f} hours of one thread together ({processors(runs)}). Recipe: "
+        f"epochs, {hours(runs):.1f} hours by the clock ({processors(runs)}). Recipe: "
         "that of [majority samples](majority-mnist.md), one-cycle to a learning rate of 0.002, "
         "batches of 100, dropout 0.3 (Shallow none); the last epoch's weights. The thesis trains "
         "for 200 epochs with dropout 0.5."
