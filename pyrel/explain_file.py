@@ -130,10 +130,11 @@ def _job(explainer: Explainer, source: Path, x: SampleFile, target: Any, lengths
     """Check what is to be explained against the explainer."""
     explainer.inputs.check(x.like, str(source))
     classes = explainer.classes
-    if explainer.any_steps and lengths is None:
+    if explainer.any_steps and (lengths is None or explainer.outputs.follow_steps):
         classes = explainer.classes_at(x.shape[1])
+    explainer.outputs.check_asked(target, classes)
     # Copies, for a memory map might change before its last part is needed.
-    targets = arrays.targets(_copied(target), len(x), classes)
+    targets = explainer.outputs.index(_copied(target), len(x), classes)
     lengths = _copied(lengths)
     if lengths is not None:
         arrays.lengths(lengths, len(x), x.shape[1])
@@ -170,9 +171,10 @@ class _Job:
     ) -> None:
         self._explainer, self._source, self._x = explainer, source, x
         self._targets, self._lengths, self._classes = targets, lengths, classes
+        index = explainer.outputs.dimensions
         self.columns: dict[str, npt.NDArray[Any]] = {
-            "output": np.empty((len(x), classes), np.float32),
-            "target": np.empty(len(x), np.int64),
+            "output": np.empty((len(x), *explainer.outputs.of(classes)), np.float32),
+            "target": np.empty((len(x), index) if index > 1 else len(x), np.int64),
             "absorbed": np.empty(len(x), np.float32),
             "conservation": np.empty(len(x), np.float32),
             "amplification": np.empty(len(x), np.float32),

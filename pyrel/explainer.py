@@ -22,10 +22,11 @@ from pyrel.engine.checked import NOTHING, Checked
 from pyrel.engine.compile import Compiler
 from pyrel.engine.compiled import Compiled
 from pyrel.engine.compiled_model import limits_of
-from pyrel.engine.inputs import CLIP, RAISE
+from pyrel.engine.inputs import RAISE
 from pyrel.engine.model_reference import Reference
+from pyrel.engine.outputs import CLASSIFICATION
 from pyrel.engine.precision import check_precision
-from pyrel.engine.prepare import Model, Wanted, captured, prepare, reference_of
+from pyrel.engine.prepare import Model, Wanted, captured, check_task, prepare, reference_of
 from pyrel.engine.program_file import dump_program, is_named, load_program
 from pyrel.engine.progress import Told, check_progress
 from pyrel.engine.self_check import SelfCheck, check_option
@@ -64,6 +65,9 @@ class Explainer(Attributing):
         field of a named tuple or a dataclass, the index in a tuple or a list, or a function of what
         is returned, as ``lambda out: out["heads"][0]``. That may compute, too, but not of an
         exported program. Needed where the model returns more than one tensor.
+    task : {"classification", "regression"}
+        With "regression" several outputs are numbers of their own, and a call has to say which one
+        it explains: the largest is no predicted class.
     out_of_range : {"raise", "clip"}
         What to do with finite values below ``low`` or above ``high``, as measures of robustness
         make them: refuse the call, or explain the nearest values inside instead.
@@ -98,6 +102,8 @@ class Explainer(Attributing):
         number of steps is made when it is first met.
     classes : int
         Number of raw outputs; see `classes_at` for models that have a score for each step.
+    outputs : Outputs
+        Their shape, where they have several dimensions, and the task.
     inputs : Inputs
         All that is known of the input: its range, whether it is token ids, whether calls may give
         lengths.
@@ -139,6 +145,7 @@ class Explainer(Attributing):
         high: Bound | None = None,
         lengths: bool = False,
         output: Output = None,
+        task: str = CLASSIFICATION,
         out_of_range: str = RAISE,
         check_finite: bool = True,
         precision: str = "float32",
@@ -152,7 +159,8 @@ class Explainer(Attributing):
         chosen = methods.get(method, _own_options(), **options)
         output = checked_output(output)
         source = captured(model, example, lengths, output)
-        wanted = Wanted(low, high, lengths, check_finite, single(out_of_range))
+        checks = check_finite, single(out_of_range)
+        wanted = Wanted(low, high, lengths, *checks, check_task(single(task)))
         inputs, compiled, padding = prepare(source, example, chosen, precision, wanted)
         self._take(chosen, inputs, NOTHING, compiled, isa)
         if check is None and isinstance(compiled, Compiled):
@@ -182,21 +190,6 @@ class Explainer(Attributing):
         method = None if is_named(self.method) else self.method
         return _unpickled, (type(self), data, method, asdict(limits_of(compiled)))
 
-    def __repr__(self) -> str:
-        """Show method, shapes and instruction set, and why there is one number of steps only."""
-        lengths = ", with lengths" if self.inputs.lengths else ""
-        clipped = ", clipped to its range" if self.inputs.out_of_range == CLIP else ""
-        takes = f"input {self.inputs}{lengths}{clipped}"
-        only = f", {self.inputs.only}" if self.inputs.only else ""
-        return (
-            f"Explainer({self.method}, {takes}, {self.classes} outputs, checked: {self.checked}, "
-            f"instruction set {self._isa}{only})"
-        )
-
-    def __str__(self) -> str:
-        """Show what `repr` shows, and the rule of each node where the model was compiled here."""
-        return f"{self!r}\n{self._table_of_rules()}"
-
     def __call__(
         self,
         x: Array,
@@ -214,7 +207,11 @@ class Explainer(Attributing):
             Any batch size, zero included. The file of a memory map has to stay as it is during the
             call: where it is cut off, the operating system ends the process.
         target : int or integers of shape (n,), optional
-            The class to explain; by default the predicted one, ties to the lowest index.
+            The class to explain; by default the predicted one, ties to the lowest index. Of outputs
+            (n, T, classes) a tuple ``(t, c)``, each an int or integers (n,), or integers (n, 2):
+            none is predicted there, nor where one of several is asked for with
+            ``task="regression"``. Negative ones do not count from the end. With ``lengths``, t
+            counts within the sequence.
         lengths : integers of shape (n,), optional
             How many steps each sequence has, from 1 to that of ``x``; by default all that ``x``
             has. What lies beyond is not looked at, and may be NaN or any token id; its relevance is
@@ -243,10 +240,11 @@ class Explainer(Attributing):
             If an argument has the wrong type.
         """
         self.inputs.check(x)
+        self.outputs.check_asked(target, self.classes)
         lengths = self._checked_lengths(x, lengths)
         relevance = arrays.result(out, x)
         told = check_progress(progress)
-        results = self._run(x, target, lengths, relevance, told)
+        results = self.outputs.shaped(self._run(x, target, lengths, relevance, told))
         if self.method.conserves:
             self._stability.check(results.amplification)
         given = arrays.like(relevance, x) if out is None else out
@@ -262,7 +260,7 @@ class Explainer(Attributing):
 
         Returns
         -------
-        ndarray or Tensor of float32, shape (n, classes)
+        ndarray or Tensor of float32, shape (n, classes), or that of the model's output
             Of the type of ``x``, before softmax.
 
         Raises
@@ -279,7 +277,7 @@ class Explainer(Attributing):
         """
         self.inputs.check(x)
         results = self._run(x, None, self._checked_lengths(x, lengths), None)
-        given: Array = arrays.like(results.output, x)
+        given: Array = arrays.like(self.outputs.shaped(results).output, x)
         return given
 
 

@@ -17,9 +17,10 @@ class Explanation:
         How much each input element contributed; of token ids, how much each token did. Zero beyond
         the end of a sequence.
     output : float32, shape (n, classes)
-        Raw outputs of the model, before any softmax.
+        Raw outputs of the model, before any softmax. Where the model's have more dimensions, as
+        (n, T, classes), they have that shape; zero beyond the end of a sequence.
     target : int64, shape (n,)
-        The explained class.
+        The explained class. Of outputs of several dimensions the index, (n, dimensions).
     absorbed : float32, shape (n,)
         Relevance kept by biases, constants and stabilisers. Relevance and absorbed add up to what
         was put in.

@@ -68,7 +68,7 @@ class Attributing(CompiledModel, ABC):
         ----------
         inputs : array, or tuple of one
             As ``x`` of a call; of a tuple, attributions are a tuple, too.
-        target : int, integers of shape (n,), tuple of one, or list of such, optional
+        target : int, integers of shape (n,), tuple, or list of such, optional
             Without a name it comes second, and for methods with a baseline after that, if any.
         baselines : number or array, or tuple of one, optional
             Of a method with a baseline, instead of the explainer's; the same for all samples.
@@ -97,14 +97,20 @@ class Attributing(CompiledModel, ABC):
         >>> maps.shape, delta.shape
         (torch.Size([5, 3]), torch.Size([5]))
         """
-        call = read_call(self.method, self.inputs.lengths, inputs, positional, **named)
+        takes = self.inputs.lengths, self.outputs.dimensions
+        call = read_call(self.method, *takes, inputs, positional, **named)
         explainer = self._with_options(call.changed) if call.changed else self
         e = explainer(call.x, call.target, lengths=call.lengths)
         return call.result(e.relevance, e.conservation, e.absorbed)
 
 
 def read_call(
-    method: Method, takes_lengths: bool, inputs: Any, positional: tuple[Any, ...], **named: Any
+    method: Method,
+    takes_lengths: bool,
+    dimensions: int,
+    inputs: Any,
+    positional: tuple[Any, ...],
+    **named: Any,
 ) -> AsCaptum:
     """Read a call's arguments.
 
@@ -113,6 +119,8 @@ def read_call(
     method : Method
     takes_lengths : bool
         Whether the explainer takes the lengths of sequences.
+    dimensions : int
+        How many indices name an output of a sample.
     inputs : array, or tuple of one
     positional : tuple
         What comes after ``inputs`` without a name: a target, or, for methods with a baseline, as in
@@ -141,7 +149,7 @@ def read_call(
         )
     if named.get("internal_batch_size") is not None:
         whole("internal_batch_size", named["internal_batch_size"], 1, 2**63 - 1)
-    target = _target(named.get("target"))
+    target = _target(named.get("target"), dimensions)
     lengths = _lengths(named.get("additional_forward_args"), takes_lengths)
     return AsCaptum(x, target, lengths, _changed(method, x, named), delta, in_tuple)
 
@@ -181,22 +189,22 @@ def _has(method: Method, option: str) -> bool:
     return option in vars(method)
 
 
-def _target(target: Any) -> Any:
+def _target(target: Any, dimensions: int) -> Any:
     """Return the class as an explainer takes it: captum's tuple has an index for each dimension."""
     if isinstance(target, tuple):
-        return _class_of(target)
+        return _class_of(target, dimensions)
     if isinstance(target, list) and any(isinstance(each, tuple) for each in target):
-        return [_class_of(each) if isinstance(each, tuple) else each for each in target]
+        return [_class_of(each, dimensions) if isinstance(each, tuple) else each for each in target]
     return single(target)
 
 
-def _class_of(index: tuple[Any, ...]) -> Any:
-    if len(index) != 1:
-        raise ValueError(
-            f"target: wanted an index of one dimension, as (3,), for outputs (n, classes); got "
-            f"{index}"
-        )
-    return single(index[0])
+def _class_of(index: tuple[Any, ...], dimensions: int) -> Any:
+    if len(index) != dimensions:
+        wanted = "one dimension, as (3,), for outputs (n, classes)"
+        if dimensions > 1:
+            wanted = f"{dimensions} dimensions, as ({', '.join('0' * dimensions)})"
+        raise ValueError(f"target: wanted an index of {wanted}; got {index}")
+    return single(index[0]) if dimensions == 1 else index
 
 
 def _lengths(given: Any, taken: bool) -> Any:

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from pyrel.engine import arrays
 from pyrel.engine.arrays import Array, Float32s, Int64s
 from pyrel.engine.inputs import CLIP, Inputs
+from pyrel.engine.outputs import Places
 from pyrel.engine.programs import Loaded, Programs
 from pyrel.engine.progress import Progress, Told
 from pyrel.engine.results import Results
@@ -30,8 +31,9 @@ def explain_all(
 
     ``told`` is called with the runs of samples through a program that are done, and all of them.
     """
-    loaded = programs.at(steps if len(x) else inputs.steps)
-    targets = arrays.targets(target, len(x), loaded.classes)
+    outputs = programs.source.outputs
+    loaded = programs.at(steps if len(x) or outputs.follow_steps else inputs.steps)
+    targets = outputs.numbers(target, len(x), loaded.classes)
     results = Results.places(relevance, len(x), loaded.classes)
     progress = None if told is None else progress_of(told, [(len(x), loaded)])
     run = Run(x, loaded, inputs, progress)
@@ -54,35 +56,59 @@ def explain_by_length(
 
     Without ``relevance`` run them forward. ``told`` as for `explain_all`.
     """
-    classes = programs.classes_at(inputs.steps)
-    targets = arrays.targets(target, len(x), classes)
-    results = Results.places(relevance, len(x), classes)
-    order = np.argsort(lengths, kind="stable")
-    groups = np.split(order, np.flatnonzero(np.diff(lengths[order])) + 1)
+    groups = _groups(programs, inputs, x, target, lengths)
+    results = Results.places(relevance, len(x), groups[0].places.whole)
     progress = None
     if told is not None:
-        progress = progress_of(told, [(g.size, programs.at(int(lengths[g[0]]))) for g in groups])
+        progress = progress_of(told, [(g.samples.size, programs.at(g.steps)) for g in groups])
     for group in groups:
-        steps = int(lengths[group[0]])
-        loaded = programs.at(steps)
-        if loaded.classes != classes:
-            raise ValueError(
-                f"lengths: the model has {loaded.classes} outputs for {steps} steps, and "
-                f"{classes} for {inputs.steps}; one number of outputs is wanted"
-            )
+        loaded = programs.at(group.steps)
         run = Run(x, loaded, inputs, progress)
         at_once = arrays.samples_in_a_piece(loaded.shape)
-        for first in range(0, group.size, at_once):
-            some = group[first : first + at_once]
-            values = arrays.taken(x, some, steps)
+        for first in range(0, group.samples.size, at_once):
+            some = group.samples[first : first + at_once]
+            values = arrays.taken(x, some, group.steps)
             own = None if relevance is None else np.empty(values.shape, np.float32)
-            part = Results.places(own, some.size, classes)
-            run.explain(values, None if targets is None else targets[some], part, 0, some)
+            part = Results.places(own, some.size, loaded.classes)
+            targets = None if group.targets is None else group.targets[first : first + at_once]
+            run.explain(values, targets, part, 0, some)
             if relevance is not None:
-                relevance[some, :steps] = own
-                relevance[some, steps:] = 0.0
-            results.put(some, part)
+                relevance[some, : group.steps] = own
+                relevance[some, group.steps :] = 0.0
+            results.put(some, group.places.moved(part))
     return results
+
+
+class _Group(NamedTuple):
+    """Sequences of one length, which output of each is asked for, and where outputs go."""
+
+    samples: Int64s
+    steps: int
+    targets: Int64s | None
+    places: Places
+
+
+def _groups(
+    programs: Programs, inputs: Inputs, x: Array, target: Any, lengths: Int64s
+) -> list[_Group]:
+    """Sort sequences by length, and find their targets before one of them is explained."""
+    outputs = programs.source.outputs
+    whole = programs.classes_at(int(x.shape[1]) if outputs.follow_steps else inputs.steps)
+    targets = outputs.numbers(target, len(x), whole)
+    order = np.argsort(lengths, kind="stable")
+    found = []
+    for samples in np.split(order, np.flatnonzero(np.diff(lengths[order])) + 1):
+        steps = int(lengths[samples[0]])
+        count = programs.at(steps).classes
+        if count != whole and not outputs.follow_steps:
+            raise ValueError(
+                f"lengths: the model has {count} outputs for {steps} steps, and {whole} for "
+                f"{inputs.steps}; one number of outputs is wanted"
+            )
+        places = Places(outputs.of(whole), outputs.of(count))
+        own = None if targets is None else places.within(targets[samples], samples, steps)
+        found.append(_Group(samples, steps, own, places))
+    return found
 
 
 def progress_of(told: Told, work: Iterable[tuple[int, Loaded]]) -> Progress:

@@ -25,6 +25,7 @@ from pyrel.compiler.lowering.rule_table import PlacedRule, placed_rules
 from pyrel.compiler.program.generalise import TRIED, NoPatternError, generalise
 from pyrel.engine.compiled import AnySteps, Compiled, Patterns
 from pyrel.engine.inputs import Inputs
+from pyrel.engine.outputs import Outputs
 from pyrel.engine.plans.base import EMBED, EXPLAIN
 from pyrel.engine.plans.choose import forward_only_programs
 from pyrel.errors import UnsupportedModelError
@@ -50,9 +51,13 @@ class Compiler:
     method : Method
     inputs : Inputs
     precision : str
+    outputs : Outputs
     """
 
-    def __init__(self, capture: Capture, method: Method, inputs: Inputs, precision: str) -> None:
+    def __init__(
+        self, capture: Capture, method: Method, inputs: Inputs, precision: str, outputs: Outputs
+    ) -> None:
+        self.outputs = outputs
         self._capture, self._method = capture, method
         self._inputs, self._precision = inputs, precision
         self._lock = RenewedLock()
@@ -125,7 +130,7 @@ class Compiler:
             )
         fewest, most = span
         few = {n: patterns.sharing(self._lowered(n)) for n in range(fewest, TRIED[0])}
-        return AnySteps(few, patterns, most)
+        return AnySteps(few, patterns, most, self.outputs)
 
     def other_steps(self) -> int:
         """Find another number of steps than the example's, that takes little time to compile.

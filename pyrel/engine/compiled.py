@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pyrel.compiler.lowering.rule_table import PlacedRule
 from pyrel.compiler.program.program import Program
 from pyrel.compiler.program.step_pattern import Pattern
+from pyrel.engine.outputs import Outputs
 from pyrel.engine.plans.base import EMBED, EXPLAIN
 
 
@@ -24,11 +25,14 @@ class Compiled:
         Where these are written by patterns: they hold the weights that all numbers of steps share.
     rules : tuple of PlacedRule
         What the program follows, where it was compiled here; none where it was loaded.
+    outputs : Outputs
+        What its outputs are, where these programs are all of an explainer's.
     """
 
     programs: Mapping[str, Program]
     patterns: Patterns | None = None
     rules: tuple[PlacedRule, ...] = ()
+    outputs: Outputs = Outputs()
 
     @property
     def program(self) -> Program:
@@ -79,11 +83,13 @@ class AnySteps:
     patterns : Patterns
     most : int or None
         The largest number of steps that the model takes, if there is one.
+    outputs : Outputs
     """
 
     few: Mapping[int, Compiled]
     patterns: Patterns
     most: int | None
+    outputs: Outputs = Outputs()
 
     def at(self, steps: int) -> Compiled:
         """Return the programs for a number of steps.

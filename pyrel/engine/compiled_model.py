@@ -16,7 +16,8 @@ from pyrel.engine.arrays import Array
 from pyrel.engine.batch import explain_all, explain_by_length
 from pyrel.engine.compile import Compiler
 from pyrel.engine.compiled import AnySteps, Compiled
-from pyrel.engine.inputs import Inputs
+from pyrel.engine.inputs import CLIP, Inputs
+from pyrel.engine.outputs import Outputs
 from pyrel.engine.program_file import read_program, write_program
 from pyrel.engine.programs import Programs, Replanned, Source
 from pyrel.engine.progress import Told
@@ -30,6 +31,7 @@ class CompiledModel:
 
     method: Method
     inputs: Inputs
+    outputs: Outputs
     checked: str
     input_shape: tuple[int, ...]
     any_steps: bool
@@ -40,11 +42,27 @@ class CompiledModel:
         self._programs = Programs(source, method, inputs, isa)
         self._stability = StabilityWarning()
         self.method = method
-        self.inputs = inputs
+        self.inputs, self.outputs = inputs, source.outputs
         self.checked = checked
         self.input_shape = inputs.shape
         self.any_steps = inputs.any_steps
         self.classes = self._programs.classes_at(inputs.steps)
+
+    def __repr__(self) -> str:
+        """Show method, shapes and instruction set, and why there is one number of steps only."""
+        lengths = ", with lengths" if self.inputs.lengths else ""
+        clipped = ", clipped to its range" if self.inputs.out_of_range == CLIP else ""
+        takes = f"input {self.inputs}{lengths}{clipped}"
+        only = f", {self.inputs.only}" if self.inputs.only else ""
+        return (
+            f"Explainer({self.method}, {takes}, {self.outputs.text(self.classes)}, "
+            f"checked: {self.checked}, "
+            f"instruction set {self._isa}{only})"
+        )
+
+    def __str__(self) -> str:
+        """Show what `repr` shows, and the rule of each node where the model was compiled here."""
+        return f"{self!r}\n{self._table_of_rules()}"
 
     @property
     def flops(self) -> float:

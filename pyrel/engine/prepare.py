@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -25,6 +25,7 @@ from pyrel.engine.graph_reference import GraphReference
 from pyrel.engine.inputs import Inputs
 from pyrel.engine.model_reference import ModelReference, Reference
 from pyrel.engine.model_run import ModelRun
+from pyrel.engine.outputs import CLASSIFICATION, FOLLOWS, REGRESSION, Outputs
 from pyrel.engine.programs import Source
 from pyrel.errors import UnsupportedModelError
 from pyrel.methods import Method
@@ -45,13 +46,14 @@ Model: TypeAlias = torch.nn.Module | ExportedProgram | Graph | Capture | Capture
 
 @dataclass(frozen=True, eq=False)
 class Wanted:
-    """The user's settings for the inputs: their range, lengths, and the checks of values."""
+    """The user's settings: range and lengths of inputs, the checks of values, and the task."""
 
     low: Any
     high: Any
     lengths: bool
     check_finite: bool
     out_of_range: str
+    task: str
 
 
 class Prepared(NamedTuple):
@@ -105,7 +107,9 @@ def prepare(
         sample = _sample_of_any_steps(capture, example)
         if sample is not None:
             inputs = _inputs(sample, wanted, True)
-            return Prepared(inputs, Compiler(capture, method, inputs, precision), sample.padding)
+            outputs = Outputs(wanted.task, _shape_at_any_steps(capture))
+            compiler = Compiler(capture, method, inputs, precision, outputs)
+            return Prepared(inputs, compiler, sample.padding)
     graph = source if isinstance(source, Graph) else source.graph(_steps(source, example))
     because = capture.fixed_because if capture is not None else ""
     if dynamic:
@@ -115,7 +119,8 @@ def prepare(
     compiled = compile_graph(graph, method, inputs.domain(inputs.steps), precision)
     if inputs.only:
         _LOGGER.info("%s takes %s", method, inputs.only)
-    return Prepared(inputs, compiled, sample.padding)
+    outputs = Outputs(wanted.task, graph.output_shape)
+    return Prepared(inputs, replace(compiled, outputs=outputs), sample.padding)
 
 
 def reference_of(
@@ -129,6 +134,26 @@ def reference_of(
         assert isinstance(source, Capture)
         return ModelReference(ModelRun(model, source.called_with_lengths, output), ids)
     return GraphReference(source)
+
+
+def check_task(task: Any) -> str:
+    """Return a task; ValueError if it is none."""
+    if task not in (CLASSIFICATION, REGRESSION):
+        raise ValueError(f"task: wanted {CLASSIFICATION!r} or {REGRESSION!r}, got {task!r}")
+    return str(task)
+
+
+def _shape_at_any_steps(capture: Capture) -> tuple[int, ...]:
+    """Return the shape of the outputs as `Outputs` has it, of a model for any number of steps."""
+    shape = tuple(FOLLOWS if size is None else size for size in capture.output_shape)
+    if shape.count(FOLLOWS) > 1:
+        raise UnsupportedModelError(
+            f"{shape.count(FOLLOWS)} dimensions of it follow the number of steps, and an explainer "
+            "for any number of them takes one. For a single number, give "
+            "Explainer(pyrel.capture(model, example), ...)",
+            operator="output",
+        )
+    return shape if len(shape) > 1 or FOLLOWS in shape else ()
 
 
 def _steps(source: Capture, example: Any) -> int:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -38,6 +38,7 @@ from pyrel.engine.arrays import Float32s, Int64s
 from pyrel.engine.checked import NOTHING
 from pyrel.engine.compiled import AnySteps, Compiled, Patterns
 from pyrel.engine.inputs import RAISE, Inputs
+from pyrel.engine.outputs import Outputs, check_stored
 from pyrel.engine.plans.base import DECIDE, EMBED, EXPLAIN
 from pyrel.engine.plans.choose import plan_of
 from pyrel.engine.precision import check_precision
@@ -73,6 +74,7 @@ class _Header:
     checked: str = NOTHING
     custom: bool | None = None
     out_of_range: str = RAISE
+    outputs: Outputs = Outputs()
 
 
 def is_named(method: methods.Method) -> bool:
@@ -144,6 +146,7 @@ def dump_program(
         checked,
         None if named_method else method.conserves,
         inputs.out_of_range,
+        compiled.outputs,
     )
     options = method.options
     if not named_method:
@@ -224,6 +227,7 @@ def _check(
         _check_sizes(each)
         engines = pack(each, isa)
         limits.check("outputs", each.program.classes, "outputs")
+        compiled.outputs.of(each.program.classes)
         back = {name: name == EXPLAIN and method.backward for name in engines}
         if any(core.explains != back[name] for name, core in engines.items()):
             raise ValueError("one of its programs does not do what it is there for")
@@ -264,11 +268,13 @@ def _parts(
     if not 0 <= header.vocabulary <= LARGEST_EXACT:
         raise ValueError(f"it has a vocabulary of {header.vocabulary}")
     limits.check("instructions", _instructions(content), "instructions")
-    compiled = (
+    made = (
         _any_steps(header, left, content, limits)
         if header.any_steps
         else _made("", left, content, limits)
     )
+    check_stored(header.outputs, header.any_steps, limits)
+    compiled = replace(made, outputs=header.outputs)
     if left:
         raise ValueError(f"it has a tensor {min(left)!r}, unknown to this pyrel")
     inputs = Inputs(

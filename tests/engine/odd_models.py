@@ -131,7 +131,6 @@ REFUSED: dict[str, Callable[[], Any]] = {
     "a scalar": lambda: model(lambda s, x: s.last(x).sum()),
     "a constant": lambda: model(lambda s, x: torch.ones(x.shape[0], 2)),
     "a weight": lambda: model(lambda s, x: s.out.weight),
-    "a sequence of sequences": lambda: model(lambda s, x: s.front(x)[..., None]),
     "no classes": lambda: model(lambda s, x: s.last(x)[:, :0]),
     "classes": lambda: model(lambda s, x: s.last(x).argmax(1)),
     "truths": lambda: model(lambda s, x: s.last(x) > 0),

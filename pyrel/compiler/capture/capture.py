@@ -15,7 +15,12 @@ from pyrel.compiler.capture.examples import Example, refuse_empty, unwrapped, wr
 from pyrel.compiler.capture.export import export, export_one_step, export_shortened
 from pyrel.compiler.capture.forks import one_thread_if_forked
 from pyrel.compiler.capture.functional import functional
-from pyrel.compiler.capture.interpreter import OneSampleError, input_shape, interpret
+from pyrel.compiler.capture.interpreter import (
+    OneSampleError,
+    input_shape,
+    interpret,
+    open_output_shape,
+)
 from pyrel.compiler.capture.leftovers import nothing_kept
 from pyrel.compiler.capture.longest import refuse_longest, unpacks
 from pyrel.compiler.capture.outputs import Output, checked_output, choosing
@@ -201,6 +206,11 @@ class Capture:
     def called_with_lengths(self) -> bool:
         """Whether the model's second argument is the lengths of the sequences."""
         return len(self._programs[0].graph_signature.user_inputs) > 1
+
+    @property
+    def output_shape(self) -> tuple[int | None, ...]:
+        """Shape of one sample's output; None for sizes that follow the number of steps."""
+        return open_output_shape(self._programs[0], self._output)
 
     def add_one_step(self, programs: Sequence[ExportedProgram]) -> None:
         """Let graphs be made for one step, by programs that hold for that only."""

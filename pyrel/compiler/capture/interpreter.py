@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import operator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from pyrel.compiler.capture.parameters import Weights
 from pyrel.compiler.capture.places import Place, place_of_node
 from pyrel.compiler.capture.refusals import mixed
 from pyrel.compiler.capture.samples import MixedSamplesError
+from pyrel.compiler.capture.sizes import fixed
 from pyrel.compiler.capture.traced import Traced, UnwrittenError
 from pyrel.compiler.capture.tracer import Tracer
 from pyrel.compiler.graph.lookups import UnboundedIdsError
@@ -58,6 +60,24 @@ def _inputs(exported: ExportedProgram, lengths: bool) -> list[torch.fx.Node]:
             operator="input",
         )
     return nodes
+
+
+def _returned(exported: ExportedProgram, output: Output) -> Any:
+    """Return the node of the value that is explained."""
+    every = next(n for n in exported.graph.nodes if n.op == "output").args[0]
+    specs = exported.graph_signature.output_specs
+    # In-place operators on the input add what they leave there to the outputs.
+    returned = [
+        value
+        for value, spec in zip(every, specs, strict=True)
+        if spec.kind == OutputKind.USER_OUTPUT
+    ]
+    return chosen_of_program(exported.call_spec.out_spec, returned, output)
+
+
+def open_output_shape(exported: ExportedProgram, output: Output) -> tuple[int | None, ...]:
+    """Shape of one sample's output; None for sizes that are not fixed."""
+    return tuple(fixed(size) for size in _returned(exported, output).meta["val"].shape[1:])
 
 
 def interpret(
@@ -144,7 +164,7 @@ class _Interpreter:
 
     def _graph(self) -> Graph:
         """Make the graph of what was computed, with the output that the program returns."""
-        node = self._returned()
+        node = _returned(self._exported, self._output)
         output = self._values[node] if isinstance(node, torch.fx.Node) else node
         if not isinstance(output, Traced):
             raise UnsupportedModelError(
@@ -156,25 +176,15 @@ class _Interpreter:
                 operator="output",
             )
         self._check_shape(node, tuple(output.ids.shape))
-        return self._finished(node, output)
-
-    def _returned(self) -> Any:
-        """Return the node of the value that is explained."""
-        every = next(n for n in self._exported.graph.nodes if n.op == "output").args[0]
-        specs = self._exported.graph_signature.output_specs
-        # In-place operators on the input add what they leave there to the outputs.
-        returned = [
-            value
-            for value, spec in zip(every, specs, strict=True)
-            if spec.kind == OutputKind.USER_OUTPUT
-        ]
-        return chosen_of_program(self._exported.call_spec.out_spec, returned, self._output)
+        graph = self._finished(node, output)
+        shape = tuple(output.ids.shape[1:])
+        return replace(graph, output_shape=shape) if len(shape) > 1 else graph
 
     def _check_shape(self, node: Any, shape: tuple[int, ...]) -> None:
-        """Refuse an output that is no matrix, or vector, of scores of samples."""
+        """Refuse an output that does not hold scores for each sample."""
         batch = self._tracer.batch
         batch_first = shape[:1] == (batch,) and is_batch_first(node, self._inputs)
-        if len(shape) not in {1, 2} or not batch_first or 0 in shape:
+        if not batch_first or 0 in shape:
             wrong = f"shape (n, ...) = {shape} for n = {batch}"
             if not batch_first:
                 wrong += (
@@ -182,7 +192,8 @@ class _Interpreter:
                     " such as a view or a sum over samples"
                 )
             raise UnsupportedModelError(
-                f"wanted raw scores of shape (n, classes) or (n,), got {wrong}", operator="output"
+                f"wanted raw scores of shape (n, classes), (n,) or (n, T, classes), got {wrong}",
+                operator="output",
             )
 
     def _finished(self, node: Any, output: Traced) -> Graph:

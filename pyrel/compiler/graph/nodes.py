@@ -311,6 +311,8 @@ class Graph:
     bounds : ndarray of int64, shape ``input_shape``, or None
         Where elements are read by tables of different sizes: each one's own bound, that of the
         smallest table which reads it; 0 where none does. ``vocabulary`` is the largest of them.
+    output_shape : tuple of int
+        Shape of one sample's outputs, where they have several dimensions; else empty.
 
     Examples
     --------
@@ -325,6 +327,7 @@ class Graph:
     constants: Floats
     vocabulary: int = 0
     bounds: Addresses | None = None
+    output_shape: tuple[int, ...] = ()
 
     @property
     def input_size(self) -> int:

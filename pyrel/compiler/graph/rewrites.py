@@ -28,7 +28,7 @@ def same_graph(one: Graph, other: Graph) -> bool:
         return False
     if one.vocabulary != other.vocabulary or not np.array_equal(one.outputs, other.outputs):
         return False
-    if not _same_bounds(one.bounds, other.bounds):
+    if one.output_shape != other.output_shape or not _same_bounds(one.bounds, other.bounds):
         return False
     numbered_alike = np.array_equal(one.constants, other.constants)
 

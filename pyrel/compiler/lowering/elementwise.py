@@ -326,6 +326,8 @@ def _copied_parts(node: Node, emitter: Emitter) -> tuple[list[Addresses], list[t
     Where there would be many parts shorter than a vector, only between constants, the graph's
     input and nodes. Returns what is copied run by run, for each node of which something is the
     node's inputs with −1 in place of others; and (first, stop) of parts that lie in short runs.
+    Outputs of all steps, of several classes each, are copied step by step: then the rows of one
+    instruction grow with the number of steps, which an index for each element would not do evenly.
     """
     owner = picked(emitter.facts.owners, node.inputs, -2)
     breaks = np.flatnonzero(np.diff(owner)) + 1
@@ -333,9 +335,12 @@ def _copied_parts(node: Node, emitter: Emitter) -> tuple[list[Addresses], list[t
         breaks = np.flatnonzero(np.diff(np.sign(owner + 1) - (owner == -2))) + 1
     edges = [0, *breaks.tolist(), node.size]
     short = []
-    copied = owner != -2
+    copied, is_output = owner != -2, node.start == int(emitter.graph.outputs[0])
     for first, stop in zip(edges[:-1], edges[1:], strict=True):
-        pieces = len(list(runs(node.inputs[first:stop])))
+        lengths = [end - begin for begin, end in runs(node.inputs[first:stop])]
+        pieces = len(lengths)
+        if is_output and len(set(lengths)) == 1 < lengths[0]:
+            continue
         if copied[first] and pieces > 1 and pieces * SHORT_RUN > stop - first:
             short.append((first, stop))
             copied[first:stop] = False

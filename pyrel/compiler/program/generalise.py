@@ -23,7 +23,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from pyrel.compiler.program.instructions import Float32s, Instruction, Offsets, Repeat
+from pyrel.compiler.program.instructions import Float32s, Gemm, Instruction, Map, Offsets, Repeat
 from pyrel.compiler.program.loops import codes_of, loops, repeat
 from pyrel.compiler.program.memory import pack
 from pyrel.compiler.program.program import Contents, Program
@@ -41,6 +41,7 @@ from pyrel.compiler.program.step_pattern import (
 # what is divided by sixteen is known exactly. Two show how numbers grow, and the last whether they
 # grow so on: whatever depends on the parity of T, or on its remainder by four or five, does not.
 TRIED = (10, 11, 16)
+_MOST_TURNS = 4  # sequences whose rows come in turn
 LEAST_LOOP = 3  # iterations that show how offsets go on
 
 
@@ -171,9 +172,12 @@ class _Fit:
 
     def _plain(self, instructions: Sequence[Instruction]) -> Item:
         """Fit an instruction of which each program has one."""
-        offsets = [i.offsets for i in instructions]
+        offsets: Sequence[Offsets] = [i.offsets for i in instructions]
         if len({len(o) for o in offsets}) > 1:
             raise NoPatternError("operands depend on the number of steps")
+        grow = len({o.shape[1] for o in offsets}) > 1
+        if grow and isinstance(instructions[0].template, Gemm | Map):
+            offsets = _in_turn(offsets)
         return Item((self._part(instructions, self._growing(offsets)),))
 
     def _growing(self, offsets: Sequence[Offsets]) -> Rows:
@@ -285,6 +289,23 @@ def _runs(offsets: Offsets) -> list[tuple[int, int]]:
         runs.append((first, stop))
         first = stop
     return runs
+
+
+def _in_turn(offsets: Sequence[Offsets]) -> Sequence[Offsets]:
+    """Put rows that go on in turn, as those of both directions do, one sequence after the other.
+
+    The rows of a product or a copy do not depend on each other. Those that are in as many runs for
+    each number of steps stay as they are.
+    """
+    for turns in range(1, _MOST_TURNS + 1):
+        if any(o.shape[1] % turns for o in offsets):
+            continue
+        apart = [
+            np.concatenate([o[:, first::turns] for first in range(turns)], axis=1) for o in offsets
+        ]
+        if len({len(_runs(o)) for o in apart}) == 1:
+            return apart
+    return offsets
 
 
 def _strides(offsets: Offsets, runs: list[tuple[int, int]]) -> Offsets:

@@ -1,0 +1,352 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Outputs of several dimensions, as scores of each step; and such of which none is predicted."""
+
+from __future__ import annotations
+
+import functools
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import pyrel
+from pyrel.engine.outputs import Outputs
+from pyrel.files.tensors import dump_tensors, load_tensors
+
+CLASSES, FEATURES = 5, 3
+
+
+class Tagger(nn.Module):
+    """Scores (n, T, classes); ``order`` may exchange dimensions, ``cut`` leaves out steps."""
+
+    def __init__(self, bidirectional: bool = True, last: str = "classes", cut: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.lstm = nn.LSTM(FEATURES, 4, batch_first=True, bidirectional=bidirectional)
+        self.out = nn.Linear(8 if bidirectional else 4, CLASSES)
+        self.last, self.cut = last, cut
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.out(self.lstm(x)[0])
+        scores = scores[:, self.cut :]
+        return scores.transpose(1, 2) if self.last == "steps" else scores
+
+
+def samples(n: int, steps: int) -> Tensor:
+    return torch.randn(n, steps, FEATURES, generator=torch.Generator().manual_seed(steps))
+
+
+@functools.cache
+def tagger(method: str = "gradient", lengths: bool = False, **options: Any) -> pyrel.Explainer:
+    made = Tagger(**options)
+    return pyrel.Explainer(made, samples(3, 6), method, lengths=lengths)
+
+
+def autograd(model: nn.Module, x: Tensor, target: Any) -> tuple[Tensor, Tensor]:
+    """Outputs, and the gradient of one of them for each sample."""
+    x = x.clone().requires_grad_()
+    output = model.eval()(x)
+    chosen = [output[(number, *index)] for number, index in enumerate(target)]
+    torch.stack(chosen).sum().backward()
+    assert x.grad is not None
+    return output.detach(), x.grad
+
+
+OPTIONS = [{}, {"bidirectional": False}, {"last": "steps"}, {"cut": 2}]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=repr)
+@pytest.mark.parametrize("steps", [6, 4, 21])
+def test_gradients_of_scores_at_steps_are_those_of_autograd(
+    options: dict[str, Any], steps: int
+) -> None:
+    explainer, x = tagger(**options), samples(3, steps)
+    assert "gradients" in explainer.checked
+    index = torch.tensor([[1, 4], [0, 0], [0, 1]])
+    if options.get("last") == "steps":
+        index = index.flip(1)
+    e = explainer(x, index)
+    output, gradient = autograd(Tagger(**options), x, index.tolist())
+    torch.testing.assert_close(e.output, output, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(e.relevance, gradient, rtol=1e-4, atol=1e-7)
+    assert torch.equal(e.target, index)
+    assert torch.equal(explainer.forward(x), e.output)
+
+
+def test_targets_in_all_forms() -> None:
+    explainer, x = tagger(), samples(3, 6)
+    wanted = explainer(x, torch.tensor([[2, 1]] * 3))
+    for target in (
+        (2, 1),
+        (np.int64(2), torch.tensor(1)),
+        (torch.full((3,), 2), 1),
+        ([2, 2, 2], np.ones(3, np.uint8)),
+        [2, 1],
+        np.array([[2, 1]] * 3, np.int16),
+    ):
+        e = explainer(x, target)
+        assert torch.equal(e.relevance, wanted.relevance)
+        assert e.target.tolist() == [[2, 1]] * 3
+    e = explainer(x.numpy(), (2, 1))
+    assert isinstance(e.output, np.ndarray)
+    assert (e.output.shape, e.target.shape, e.target.dtype) == ((3, 6, CLASSES), (3, 2), np.int64)
+    e = explainer(x[:0], (2, 1))
+    assert (e.output.shape, e.target.shape) == ((0, 6, CLASSES), (0, 2))
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        (None, r"outputs of shape \(n, 6, 5\), and no single one is the predicted class"),
+        (3, r"one index for each dimension, as target=\(0, 0\).*; got shape \(\)"),
+        ((3,), "; got a tuple of 1"),
+        ((6, 0), r"wanted 0 to 5 for dimension 0 of outputs \(n, 6, 5\), got 6 for x\[0\]$"),
+        (([0, 1, 2], [0, 5, 0]), r"wanted 0 to 4 for dimension 1 .*, got 5 for x\[1\]$"),
+        ((-1, 0), r"got -1 for x\[0\]; negative ones do not count from the end"),
+        (torch.zeros(3, dtype=torch.int64), r"got shape \(3,\)"),
+        (torch.zeros(2, 2, dtype=torch.int64), r"got shape \(2, 2\)"),
+        (([0, 1], 0), r"got a tuple of shapes \(2,\), \(\)"),
+    ],
+)
+def test_what_is_no_score_of_a_step_is_refused(target: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=rf"^target: .*{words}"):
+        tagger()(samples(3, 6), target)
+
+
+@pytest.mark.parametrize("target", [(0.5, 1), "each", torch.zeros(3, 2)])
+def test_what_is_no_integer_is_refused(target: Any) -> None:
+    with pytest.raises(TypeError, match=r"^target: wanted one index for each dimension"):
+        tagger()(samples(3, 6), target)
+
+
+@pytest.mark.parametrize("method", ["lrp_epsilon", "integrated_gradients", "occlusion"])
+def test_one_step_is_explained_as_if_it_were_the_only_output(method: str) -> None:
+    class Third(Tagger):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x)[:, 2]
+
+    x = samples(3, 6)
+    e = tagger(method)(x, (2, [4, 0, 1]))
+    alone = pyrel.explain(Third(), x, method, target=[4, 0, 1])
+    torch.testing.assert_close(e.relevance, alone.relevance, rtol=1e-4, atol=1e-6)
+    if method == "lrp_epsilon":
+        score = e.output[torch.arange(3), 2, [4, 0, 1]]
+        torch.testing.assert_close(e.relevance.sum((1, 2)) + e.absorbed, score)
+
+
+# Sequences of different lengths
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=repr)
+def test_steps_are_counted_within_each_sequence(options: dict[str, Any]) -> None:
+    explainer, x, lengths = tagger("lrp_epsilon", True, **options), samples(4, 7), [7, 4, 5, 4]
+    steps = torch.tensor(lengths) - 1 - options.get("cut", 0)
+    index = (2, steps) if options.get("last") == "steps" else (steps, 2)
+    e, output = explainer(x, index, lengths=lengths), explainer.forward(x, lengths=lengths)
+    assert torch.equal(e.output, output)
+    assert e.output.shape == Tagger(**options)(x).shape
+    for number, length in enumerate(lengths):
+        own = tuple(part[number].item() if isinstance(part, Tensor) else part for part in index)
+        alone = explainer(x[number : number + 1, :length], own)
+        assert torch.equal(e.relevance[number, :length], alone.relevance[0])
+        assert not e.relevance[number, length:].any()
+        inside = tuple(slice(size) for size in alone.output.shape[1:])
+        assert torch.equal(output[number][inside], alone.output[0])
+        beyond = output[number].clone()
+        beyond[inside] = 0
+        assert not beyond.any()
+        assert torch.equal(e.target[number], alone.target[0])
+        assert e.absorbed[number] == alone.absorbed[0]
+
+
+def test_a_step_beyond_the_end_of_a_sequence_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^target: wanted 0 to 3 for x\[1\], whose length is 4"):
+        tagger(lengths=True)(samples(3, 6), (4, 0), lengths=[6, 4, 6])
+
+
+class ScoreOfEachStep(Tagger):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)[:, :, 0]
+
+
+def test_a_single_score_of_each_step_may_be_the_largest_of_its_sequence() -> None:
+    explainer = pyrel.Explainer(ScoreOfEachStep(), samples(2, 6), "gradient", lengths=True)
+    x, lengths = samples(4, 5), [5, 2, 3, 2]
+    e = explainer(x, lengths=lengths)
+    for number, length in enumerate(lengths):
+        alone = explainer(x[number : number + 1, :length])
+        assert torch.equal(e.relevance[number, :length], alone.relevance[0])
+        assert e.target[number] == alone.target[0] < length
+        assert not e.output[number, length:].any()
+    with pytest.raises(ValueError, match=r"0 to 1 for x\[1\], whose length is 2, got 2"):
+        explainer(x, 2, lengths=lengths)
+
+
+# Other shapes
+
+
+class Loop(nn.Module):
+    """A cell in a Python loop, which fixes the number of steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.cell, self.out = nn.GRUCell(FEATURES, 4), nn.Linear(4, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state, scores = x.new_zeros(len(x), 4), []
+        for t in range(x.shape[1]):
+            state = self.cell(x[:, t], state)
+            scores.append(self.out(state))
+        return torch.stack(scores, dim=1)
+
+
+def test_a_fixed_number_of_steps(tmp_path: Path) -> None:
+    x = samples(3, 4)
+    graph = pyrel.capture(Loop(), x)
+    assert graph.output_shape == (4, CLASSES)
+    for source in (Loop(), graph):
+        explainer = pyrel.Explainer(source, x, "gradient")
+        assert "outputs (n, 4, 5)" in repr(explainer)
+        e = explainer(x, (1, 3))
+        output, gradient = autograd(Loop(), x, [(1, 3)] * 3)
+        torch.testing.assert_close(e.output, output, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(e.relevance, gradient, rtol=1e-4, atol=1e-7)
+        explainer.save(tmp_path / "program")
+        again = pyrel.Explainer.load(tmp_path / "program")(x, (1, 3))
+        assert torch.equal(again.relevance, e.relevance)
+        assert torch.equal(again.output, e.output)
+
+
+def test_maps_of_scores() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), nn.Conv2d(3, 2, 3))
+    x = torch.rand(2, 1, 6, 5)
+    e = pyrel.explain(model, x, "gradient", target=(1, 3, [0, 2]))
+    output, gradient = autograd(model, x, [(1, 3, 0), (1, 3, 2)])
+    torch.testing.assert_close(e.output, output, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(e.relevance, gradient, rtol=1e-4, atol=1e-7)
+    assert e.target.tolist() == [[1, 3, 0], [1, 3, 2]]
+
+
+def test_a_score_for_each_pair_of_steps_takes_one_number_of_steps() -> None:
+    class Pairs(ScoreOfEachStep):
+        def forward(self, x: Tensor) -> Tensor:
+            scores = super().forward(x)
+            return scores[:, :, None] - scores[:, None]
+
+    x = samples(2, 6)
+    with pytest.raises(pyrel.UnsupportedModelError, match="2 dimensions of it follow the number"):
+        pyrel.Explainer(Pairs(), x, "gradient")
+    e = pyrel.Explainer(pyrel.capture(Pairs(), x), x, "gradient")(x, (0, 5))
+    torch.testing.assert_close(
+        e.relevance, autograd(Pairs(), x, [(0, 5)] * 2)[1], rtol=1e-4, atol=1e-7
+    )
+
+
+# Files
+
+
+@pytest.mark.parametrize("method", ["gradient", "lrp_epsilon", "integrated_gradients"])
+def test_saved_and_pickled_explainers_give_the_same(method: str, tmp_path: Path) -> None:
+    explainer = tagger(method, True)
+    explainer.save(tmp_path / "program")
+    for again in (
+        pyrel.Explainer.load(tmp_path / "program"),
+        pickle.loads(pickle.dumps(explainer)),
+    ):
+        assert again.outputs == explainer.outputs == Outputs(shape=(-1, CLASSES))
+        assert str(again.outputs.text(30)) == "outputs (n, T, 5)"
+        for steps, lengths in ((6, None), (3, None), (23, None), (18, [18, 17, 2])):
+            x = samples(3, steps)
+            e, wanted = (each(x, (1, 3), lengths=lengths) for each in (again, explainer))
+            assert torch.equal(e.relevance, wanted.relevance)
+            assert torch.equal(e.output, wanted.output)
+            assert torch.equal(e.target, wanted.target)
+
+
+def test_files_of_plain_outputs_say_nothing_of_their_shape(tmp_path: Path) -> None:
+    pyrel.Explainer(nn.Linear(3, 2), torch.zeros(1, 3), "gradient").save(tmp_path / "program")
+    _, content = load_tensors((tmp_path / "program").read_bytes(), "program", "", pyrel.Limits())
+    assert "outputs" not in content["explainer"]
+
+
+@pytest.mark.parametrize(
+    ("stored", "words"),
+    [
+        ({"shape": [-1, 4]}, "do not fit"),
+        ({"shape": [-1, -1]}, "outputs of shape"),
+        ({"shape": [0, 5]}, "outputs of shape"),
+        ({"shape": [-2, 5]}, "outputs of shape"),
+        ({"shape": [1 << 40, 5]}, "outputs"),
+        ({"task": "ranking"}, "task ranking"),
+        ({"shape": 5}, "Outputs.shape: 5"),
+    ],
+)
+def test_a_forged_shape_is_refused(stored: Any, words: str, tmp_path: Path) -> None:
+    tagger().save(tmp_path / "program")
+    whole = (tmp_path / "program").read_bytes()
+    tensors, content = load_tensors(whole, "program", "", pyrel.Limits())
+    content["explainer"]["outputs"] = {"kind": "Outputs", **stored}
+    (tmp_path / "program").write_bytes(dump_tensors("program", tensors, content))
+    with pytest.raises(ValueError, match=words):
+        pyrel.Explainer.load(tmp_path / "program")
+
+
+def test_a_file_of_samples_gets_outputs_of_the_models_shape(tmp_path: Path) -> None:
+    from pyrel.explain_file import explain_file
+
+    x = samples(4, 6).numpy()
+    np.save(tmp_path / "x.npy", x)
+    explainer = tagger("lrp_epsilon", True)
+    lengths, target = np.array([6, 3, 6, 2]), np.array([[5, 1], [2, 0], [0, 4], [1, 1]])
+    explain_file(explainer, tmp_path / "x.npy", tmp_path / "r.npz", target=target, lengths=lengths)
+    e = explainer(x, target, lengths=lengths)
+    with np.load(tmp_path / "r.npz") as found:
+        for name in ("relevance", "output", "target", "absorbed"):
+            np.testing.assert_array_equal(found[name], getattr(e, name))
+    with pytest.raises(ValueError, match="no single one is the predicted class"):
+        explain_file(explainer, tmp_path / "x.npy", tmp_path / "r.npz")
+
+
+def test_targets_as_in_captum() -> None:
+    explainer, x = tagger(), samples(3, 6)
+    for target in ((2, 1), [(2, 1), (0, 0), (5, 4)]):
+        index = target if isinstance(target, tuple) else np.array(target)
+        assert torch.equal(explainer.attribute(x, target=target), explainer(x, index).relevance)
+    with pytest.raises(ValueError, match=r"^target: wanted an index of 2 dimensions, as \(0, 0\)"):
+        explainer.attribute(x, target=[(1,)] * 3)
+
+
+# Regression
+
+
+def test_of_several_numbers_none_is_predicted(tmp_path: Path) -> None:
+    model, x = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 3)), torch.rand(5, 3)
+    explainer = pyrel.Explainer(model, x, "gradient", task="regression")
+    explainer.save(tmp_path / "program")
+    for each in (explainer, pyrel.Explainer.load(tmp_path / "program")):
+        assert "3 outputs, regression" in repr(each)
+        with pytest.raises(ValueError, match=r"^target: with task='regression' the model's 3 outp"):
+            each(x)
+        assert torch.equal(each(x, 2).relevance, pyrel.explain(model, x, "gradient", 2).relevance)
+        assert each.forward(x).shape == (5, 3)
+    with pytest.raises(ValueError, match=r"^target: with task='regression'"):
+        pyrel.explain(model, x, "gradient", task="regression")
+    assert pyrel.explain(model, x, "gradient").target.shape == (5,)
+
+
+def test_a_single_number_is_explained_without_a_target() -> None:
+    model, x = nn.Linear(3, 1), torch.rand(5, 3)
+    for scores in (model, nn.Sequential(model, nn.Flatten(0))):
+        e = pyrel.explain(scores, x, "gradient", task="regression")
+        torch.testing.assert_close(e.relevance, model.weight.detach().expand(5, 3))
+
+
+def test_a_task_that_is_none_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^task: wanted 'classification' or 'regression', got"):
+        pyrel.Explainer(nn.Linear(3, 1), torch.rand(5, 3), "gradient", task="ranking")
