@@ -175,8 +175,8 @@ def _cost(results: Results, nets: Sequence[Kept], settings: Settings) -> str:
     wanted = "no minimum" if minimum is None else f"minimum {100 * minimum:.0f} %"
     return (
         f"{settings.counted()}, {nets[0].numbers['parameters']:,} parameters, "
-        f"{' or '.join(map(str, epochs))} epochs; {hours(results.values()):.1f} hours by the clock, "
-        f"at most {longest:.0f} minutes a seed ({processors(nets)}). Classified correctly: "
+        f"{' or '.join(map(str, epochs))} epochs; {hours(results.values()):.1f} hours by the "
+        f"clock, at most {longest:.0f} minutes a seed ({processors(nets)}). Classified correctly: "
         f"{accuracy.percent()} of the test images ({wanted}). ± is half of a 95 % interval over "
         "the seeds (Student's t)."
     )

@@ -83,8 +83,8 @@ The paper trains for 300,000 iterations with "a small learning rate"; this is
 {config["model_learning_rate"]:g} for the relevance model, what a core does in some minutes. Neither
 the largest translation nor the share of positive pairs is in the paper: here both digits are drawn
 independently, so that about 64 % are positive. {settings.counted()}, {minutes:.0f} minutes by the
-clock, one thread, beside other work ({machines}). All is measured on the same {kept[0].settings["samples"]:,} pairs of
-test digits, which are not moved."""
+clock, one thread, beside other work ({machines}). All is measured on the same
+{kept[0].settings["samples"]:,} pairs of test digits, which are not moved."""
 
 
 def _network(runs: Sequence[Mapping[str, Any]]) -> str:
