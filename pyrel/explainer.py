@@ -211,7 +211,7 @@ class Explainer(Attributing):
             (n, T, classes) a tuple ``(t, c)``, each an int or integers (n,), or integers (n, 2):
             none is predicted there, nor where one of several is asked for with
             ``task="regression"``. Negative ones do not count from the end. With ``lengths``, t
-            counts within the sequence.
+            counts within the sequence. "each step" explains the predicted class of each.
         lengths : integers of shape (n,), optional
             How many steps each sequence has, from 1 to that of ``x``; by default all that ``x``
             has. What lies beyond is not looked at, and may be NaN or any token id; its relevance is
@@ -242,13 +242,12 @@ class Explainer(Attributing):
         self.inputs.check(x)
         self.outputs.check_asked(target, self.classes)
         lengths = self._checked_lengths(x, lengths)
-        relevance = arrays.result(out, x)
-        told = check_progress(progress)
-        results = self.outputs.shaped(self._run(x, target, lengths, relevance, told))
+        found = self._explained(x, target, lengths, out, check_progress(progress))
+        results = self.outputs.shaped(found)
         if self.method.conserves:
             self._stability.check(results.amplification)
-        given = arrays.like(relevance, x) if out is None else out
-        return Explanation(given, *[arrays.like(column, x) for column in results[1:]])
+        columns = [arrays.like(column, x) for column in results if column is not None]
+        return Explanation(*columns) if out is None else Explanation(out, *columns[1:])
 
     def forward(self, x: Array, *, lengths: Any = None) -> Array:
         """Compute the raw outputs alone, as the explained ones: bit for bit ``self(x).output``.

@@ -37,6 +37,12 @@ class Explanation:
         ``pyrel`` warns, once for each explainer. Of gradients, it is the larger of 1 and
         Σ |relevance|, which says nothing of rounding.
 
+    Notes
+    -----
+    With ``target="each step"`` every field but ``output`` has a dimension more, behind that of the
+    samples: one entry for each step of the outputs, with zeros for those beyond the end of a
+    sequence.
+
     Examples
     --------
     >>> model = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))

@@ -52,7 +52,7 @@ def explain(
     model : torch.nn.Module, torch.export.ExportedProgram, Graph or Capture
     x : ndarray or Tensor of floats, or of integers if the model takes tokens, shape (n, ...)
     method : str or Method
-    target : int or integers of shape (n,), optional
+    target : int or integers of shape (n,), or of several dimensions, optional
     lengths : integers of shape (n,), optional
         How many steps each sequence has; see `Explainer`.
     output : str, int or callable, optional
@@ -60,8 +60,8 @@ def explain(
     progress : callable, optional
         Told how far the call is; see `Explainer.__call__`.
     **options
-        ``low``, ``high``, ``out_of_range``, ``check_finite`` and the method's own, as `Explainer`
-        takes them.
+        ``low``, ``high``, ``task``, ``out_of_range``, ``check_finite`` and the method's own, as
+        `Explainer` takes them.
 
     Returns
     -------

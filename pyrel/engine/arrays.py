@@ -181,10 +181,14 @@ def _bound(name: str, value: Any, shape: tuple[int, ...]) -> Float32s:
     return np.array(full, dtype=np.float32, order="C")
 
 
-def result(out: Array | None, x: Array) -> Float32s:
-    """Return the array to write relevance into: ``out`` after checking it, or a new one."""
+def result(out: Array | None, x: Array, shape: tuple[int, ...] | None = None) -> Float32s:
+    """Return the array to write relevance into: ``out`` after checking it, or a new one.
+
+    It has the ``shape`` of ``x``, unless another is given.
+    """
+    shape = tuple(x.shape) if shape is None else shape
     if out is None:
-        return np.empty(x.shape, dtype=np.float32)
+        return np.empty(shape, dtype=np.float32)
     refuse_unreadable("out", out)
     if isinstance(out, np.ndarray) != isinstance(x, np.ndarray):
         raise TypeError(f"out: wanted the type of x, {type(x).__name__}, got {type(out).__name__}")
@@ -192,8 +196,8 @@ def result(out: Array | None, x: Array) -> Float32s:
         if out.device.type != "cpu" or out.requires_grad:
             raise ValueError("out: wanted a tensor on the CPU that does not require a gradient")
         out = out.numpy()
-    if out.dtype != np.float32 or out.shape != tuple(x.shape):
-        wanted = f"float32 of shape {tuple(x.shape)}"
+    if out.dtype != np.float32 or out.shape != shape:
+        wanted = f"float32 of shape {shape}"
         raise ValueError(f"out: wanted {wanted}, got {out.dtype} {out.shape}")
     if not (out.flags.c_contiguous and out.flags.aligned and out.flags.writeable):
         raise ValueError("out: wanted a writable, contiguous, aligned array")

@@ -16,6 +16,7 @@ from pyrel.engine.arrays import Array
 from pyrel.engine.batch import explain_all, explain_by_length
 from pyrel.engine.compile import Compiler
 from pyrel.engine.compiled import AnySteps, Compiled
+from pyrel.engine.each_step import explain_each_step, is_each_step, steps_of_outputs
 from pyrel.engine.inputs import CLIP, Inputs
 from pyrel.engine.outputs import Outputs
 from pyrel.engine.program_file import read_program, write_program
@@ -168,6 +169,17 @@ class CompiledModel:
             steps = self._steps_of(x)
             return explain_all(self._programs, self.inputs, x, target, steps, relevance, told)
         return explain_by_length(self._programs, self.inputs, x, target, lengths, relevance, told)
+
+    def _explained(
+        self, x: Array, target: Any, lengths: Any, out: Array | None, told: Told | None
+    ) -> Results:
+        """Explain a batch, or each step of its outputs, into ``out`` if it is given."""
+        if not is_each_step(target):
+            return self._run(x, target, lengths, arrays.result(out, x), told)
+        steps = self._steps_of(x)
+        shape, axis = steps_of_outputs(self._programs, self.inputs, steps)
+        relevance = arrays.result(out, x, (x.shape[0], shape[axis], *x.shape[1:]))
+        return explain_each_step(self._programs, self.inputs, x, lengths, steps, relevance, told)
 
     def _table_of_rules(self) -> str:
         """Show the rule of each node, where the model was compiled here."""

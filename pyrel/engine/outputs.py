@@ -17,6 +17,7 @@ from pyrel.engine.results import Results
 from pyrel.files.foreign import shown
 
 CLASSIFICATION, REGRESSION = "classification", "regression"
+EACH_STEP = "each step"  # a target
 FOLLOWS = -1  # in a shape: as many as follow from the number of steps
 
 _NEGATIVE = "; negative ones do not count from the end"
@@ -91,6 +92,32 @@ class Outputs:
                 f"{count - 1}, or one for each sample"
             )
 
+    def axis_of_steps(self, shape: tuple[int, ...], steps: int) -> int:
+        """Return which dimension of outputs is that of the steps; of samples with ``steps`` steps.
+
+        Raises
+        ------
+        ValueError
+            If there is none, or one cannot tell which; or the others are no classes.
+        """
+        if self.follow_steps:
+            axes = [self.shape.index(FOLLOWS)]
+        else:
+            axes = [axis for axis, size in enumerate(shape) if size == steps and len(shape) > 1]
+        if len(axes) != 1 or len(shape) > 2:
+            raise ValueError(
+                f"target: {EACH_STEP!r} is for outputs (n, T, classes) or (n, T), of which one "
+                f"dimension is known to be the steps; the model's are {_of_batch(shape)}, for "
+                f"{steps} steps"
+            )
+        if self.task == REGRESSION and math.prod(shape) > shape[axes[0]]:
+            raise ValueError(
+                f"target: with task='regression' the {math.prod(shape) // shape[axes[0]]} outputs "
+                f"of a step are numbers of their own, and the largest is no predicted class; "
+                f"{_wanted(shape)}"
+            )
+        return axes[0]
+
     def index(self, target: Any, n: int, count: int) -> Int64s | None:
         """Return the index of the output that is asked for of each of ``n`` samples.
 
@@ -139,7 +166,7 @@ class Outputs:
         if self.dimensions == 1:
             return results
         shape = self.of(count)
-        index = np.stack(np.unravel_index(results.target, shape), axis=1)
+        index = np.stack(np.unravel_index(results.target, shape), axis=-1)
         return results._replace(output=results.output.reshape(n, *shape), target=index)
 
 
@@ -167,6 +194,8 @@ class Places:
     ----------
     whole : int
         How many outputs a sample has in the batch.
+    numbers : ndarray of int64, shape (outputs of a sequence,)
+        Of these among all.
     """
 
     def __init__(self, whole: tuple[int, ...], own: tuple[int, ...]) -> None:
@@ -178,7 +207,7 @@ class Places:
         self.whole = math.prod(whole)
         self._shape, self._own = whole, own
         every = np.arange(self.whole).reshape(whole)
-        self._numbers: Int64s = every[tuple(slice(size) for size in own)].reshape(-1)
+        self.numbers: Int64s = every[tuple(slice(size) for size in own)].reshape(-1)
 
     def within(self, targets: Int64s, samples: Int64s, steps: int) -> Int64s:
         """Return numbers of outputs in the batch as those of the sequences.
@@ -203,8 +232,8 @@ class Places:
         if self._own == self._shape:
             return part
         output = np.zeros((len(part.output), self.whole), np.float32)
-        output[:, self._numbers] = part.output
-        return part._replace(output=output, target=self._numbers[part.target])
+        output[:, self.numbers] = part.output
+        return part._replace(output=output, target=self.numbers[part.target])
 
 
 def _in_columns(target: Any, n: int, shape: tuple[int, ...]) -> Int64s:

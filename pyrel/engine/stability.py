@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import logging
 
+import numpy as np
+
 from pyrel.compiler.capture.forks import RenewedLock
 from pyrel.engine.arrays import Float32s
 
@@ -28,7 +30,12 @@ class StabilityWarning:
         self._warned = False
 
     def check(self, amplification: Float32s) -> None:
-        """Look at ``amplification`` of a batch, shape (n,); NaN counts as stable."""
+        """Look at ``amplification`` of a batch; NaN counts as stable.
+
+        It has shape (n,), or (n, steps), of which a sample has the largest.
+        """
+        if amplification.ndim > 1:
+            amplification = np.fmax.reduce(amplification, axis=1, initial=0.0)
         (unstable,) = (amplification >= UNSTABLE).nonzero()
         if not unstable.size:
             return

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import pyrel
+from pyrel.engine import each_step
 from pyrel.engine.outputs import Outputs
 from pyrel.files.tensors import dump_tensors, load_tensors
 
@@ -350,3 +351,139 @@ def test_a_single_number_is_explained_without_a_target() -> None:
 def test_a_task_that_is_none_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^task: wanted 'classification' or 'regression', got"):
         pyrel.Explainer(nn.Linear(3, 1), torch.rand(5, 3), "gradient", task="ranking")
+
+
+# Each step
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=repr)
+@pytest.mark.parametrize("method", ["lrp_epsilon", "gradient"])
+def test_each_step_is_that_step_alone(options: dict[str, Any], method: str) -> None:
+    explainer, x = tagger(method, True, **options), samples(3, 5)
+    e = explainer(x, "each step")
+    by_step = e.output.transpose(1, 2) if options.get("last") == "steps" else e.output
+    tags = by_step.argmax(2)
+    assert e.relevance.shape == (3, tags.shape[1], 5, FEATURES)
+    for t in range(tags.shape[1]):
+        step = torch.full((3,), t)
+        index = (tags[:, t], step) if options.get("last") == "steps" else (step, tags[:, t])
+        alone = explainer(x, index)
+        assert torch.equal(e.output, alone.output)
+        for field in ("relevance", "target", "absorbed", "amplification"):
+            assert torch.equal(getattr(e, field)[:, t], getattr(alone, field))
+        np.testing.assert_array_equal(e.conservation[:, t], alone.conservation)  # or both are NaN
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=repr)
+def test_each_step_of_sequences_ends_where_they_do(options: dict[str, Any]) -> None:
+    explainer, x, lengths = tagger("lrp_epsilon", True, **options), samples(4, 7), [7, 4, 5, 4]
+    e = explainer(x, "each step", lengths=lengths)
+    assert torch.equal(e.output, explainer.forward(x, lengths=lengths))
+    for number, length in enumerate(lengths):
+        alone = explainer(x[number : number + 1, :length], "each step")
+        steps = alone.relevance.shape[1]
+        assert steps == length - options.get("cut", 0)
+        assert torch.equal(e.relevance[number, :steps, :length], alone.relevance[0])
+        assert not e.relevance[number, steps:].any()
+        assert not e.relevance[number, :, length:].any()
+        assert torch.equal(e.target[number, :steps], alone.target[0])
+        assert torch.equal(e.absorbed[number, :steps], alone.absorbed[0])
+        assert not e.absorbed[number, steps:].any()
+
+
+def test_each_step_in_parts_of_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    explainer, x = tagger("lrp_epsilon"), samples(3, 6)
+    wanted = explainer(x, "each step")
+    held, explained = [], each_step.Run.explain
+
+    def counted(self: Any, values: Any, targets: Any, *rest: Any) -> None:
+        held.append(len(values))
+        explained(self, values, targets, *rest)
+
+    monkeypatch.setattr(each_step.Run, "explain", counted)
+    monkeypatch.setattr(each_step, "_BYTES", 4 * (2 * 6 * FEATURES + 6 * CLASSES) * 5)
+    told: list[tuple[int, int]] = []
+    out = torch.full((3, 6, 6, FEATURES), np.nan)
+    e = explainer(x, "each step", out=out, progress=lambda *done: told.append(done))
+    assert held == [3, 5, 5, 5, 3]  # all forward, then at most five at once
+    assert e.relevance is out
+    assert torch.equal(out, wanted.relevance)
+    assert torch.equal(e.target, wanted.target)
+    assert told == [(5, 18), (10, 18), (15, 18), (18, 18)]
+    with pytest.raises(ValueError, match=r"^out: wanted float32 of shape \(3, 6, 6, 3\)"):
+        explainer(x, "each step", out=torch.zeros(3, 6, FEATURES))
+
+
+def test_each_step_of_other_models() -> None:
+    x = samples(3, 4)
+    e = pyrel.explain(Loop(), x.numpy(), "gradient", "each step")
+    assert isinstance(e.relevance, np.ndarray)
+    assert (e.relevance.shape, e.target.shape) == ((3, 4, 4, FEATURES), (3, 4, 2))
+    for t in range(4):
+        alone = pyrel.explain(Loop(), x.numpy(), "gradient", tuple(e.target[:, t].T))
+        np.testing.assert_array_equal(e.relevance[:, t], alone.relevance)
+        assert not e.relevance[:, t, t + 1 :].any()
+    e = pyrel.explain(ScoreOfEachStep(), x, "gradient", "each step", task="regression")
+    assert e.target.tolist() == [[0, 1, 2, 3]] * 3
+    assert pyrel.explain(ScoreOfEachStep(), x[:0], "gradient", "each step").relevance.shape == (
+        *(0, 4, 4),
+        FEATURES,
+    )
+
+
+def test_each_step_of_tokens_and_of_changed_copies() -> None:
+    class Words(Tagger):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words = nn.Embedding(9, FEATURES)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(self.words(x))
+
+    x = torch.randint(9, (2, 5), generator=torch.Generator().manual_seed(0))
+    told: list[tuple[int, int]] = []
+    explainer = pyrel.Explainer(Words(), x, "integrated_gradients", n_steps=3)
+    e = explainer(x, "each step", progress=lambda *done: told.append(done))
+    assert told[-1] == (2 * 5 * 4, 2 * 5 * 4)
+    for t in range(5):
+        alone = explainer(x, (t, e.target[:, t, 1]))
+        assert torch.equal(e.relevance[:, t], alone.relevance)
+        assert torch.equal(e.conservation[:, t], alone.conservation)
+
+
+@pytest.mark.parametrize(
+    ("head", "words"),
+    [
+        ([nn.Linear(12, 4)], r"the model's are \(n, 4\), for 4 steps"),
+        ([nn.Linear(12, 16), nn.Unflatten(1, (4, 4))], r"the model's are \(n, 4, 4\), for 4"),
+        ([nn.Linear(12, 10), nn.Unflatten(1, (2, 5))], r"the model's are \(n, 2, 5\), for 4"),
+    ],
+)
+def test_outputs_without_known_steps_are_refused(head: list[nn.Module], words: str) -> None:
+    explainer = pyrel.Explainer(nn.Sequential(nn.Flatten(), *head), samples(2, 4), "gradient")
+    with pytest.raises(ValueError, match=rf"^target: 'each step' is for .*{words}"):
+        explainer(samples(2, 4), "each step")
+
+
+def test_no_class_is_predicted_at_a_step_of_several_numbers() -> None:
+    explainer = pyrel.Explainer(Tagger(), samples(2, 4), "gradient", task="regression")
+    with pytest.raises(ValueError, match="the 5 outputs of a step are numbers of their own"):
+        explainer(samples(2, 4), "each step")
+
+
+def test_a_step_with_much_relevance_of_both_signs_is_warned_of(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Cancelling(nn.Module):
+        """A score near zero of large parts, but at the first step."""
+
+        weight = torch.tensor([1e7, 1e7, 1.0])
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cat([x[:, :1, :1], (x @ self.weight)[:, 1:, None]], dim=1)
+
+    x = torch.tensor([[[1.0, -1.0, 1.0]] * 3])
+    e = pyrel.Explainer(Cancelling(), x, "lrp_epsilon", check=None)(x, "each step")
+    assert e.amplification[0, 0] < 2
+    assert e.amplification[0, 1] > 1e6
+    assert "the relevance on the way to x[0] is" in capsys.readouterr().err
