@@ -324,7 +324,14 @@ ROWS = (
         names=("hardswish", "mish"),
     ),
     Row(
-        "softmax, attention, cosine similarity",
+        "attention",
+        "softmax",
+        lambda m, x: _hidden(m, x).softmax(1) * _units(m, x),
+        _product,
+        names=("scaled_dot_product_attention",),
+    ),
+    Row(
+        "softmax but for attention, cosine similarity",
         "softmax",
         lambda m, x: _hidden(m, x).softmax(2),
         _derivative,

@@ -4,7 +4,8 @@
 LRP hands all relevance of a product of a gate and a signal to the signal (Arras et al. 2017), so it
 has to know which factor is the gate: a sigmoid's output, 1 − a gate, or a product of gates. A mask
 that is made of token ids is a gate whose value is known; a power is what local response
-normalisation multiplies by.
+normalisation multiplies by. The weights of attention are gates, too (Ali et al. 2022): a softmax,
+which is exponentials times the reciprocal of their sum.
 """
 
 from __future__ import annotations
@@ -159,8 +160,10 @@ def find_gates(graph: Graph) -> Gates:
     minus = np.full(graph.size, -1, dtype=np.int64)  # the gate that an address is −1 times
     one_minus = minus.copy()
     masks: dict[tuple[bytes, bytes], Lookup] = {}
+    softmax = _Softmax(graph.size)
     for node in graph.nodes:
         out = slice(node.start, node.start + node.size)
+        softmax.note(node)
         match node:
             case Activation(function=Function.sigmoid):
                 is_gate[out] = True
@@ -183,6 +186,7 @@ def find_gates(graph: Graph) -> Gates:
                     one_minus[out] = opposite.addresses
             case Product():
                 is_gate[out] = picked(is_gate, node.inputs, False).all(axis=0)
+                is_gate[out] |= softmax.weights(node)
             case Copy() | StopGradient():
                 is_gate[out] = picked(is_gate, node.inputs, False)
                 is_response[out] = picked(is_response, node.inputs, False)
@@ -193,6 +197,36 @@ def find_gates(graph: Graph) -> Gates:
                 minus[out] = picked(minus, node.inputs[0], -1)
     stopped = only_through(graph, _STOPS)
     return Gates(graph, graph.owners(), is_gate, one_minus, stopped, is_response)
+
+
+class _Softmax:
+    """Marks exponentials, what adds up some of them, and reciprocals of such sums."""
+
+    def __init__(self, size: int) -> None:
+        self._exponentials, self._sums, self._reciprocals = np.zeros((3, size), dtype=bool)
+
+    def note(self, node: Node) -> None:
+        """Look at a node; those that it reads come first."""
+        match node:
+            case Activation(function=Function.exp):
+                self._exponentials[node.addresses] = True
+            case Add():
+                parts = self._exponentials | self._sums
+                # Those that a mask leaves out are zeros, and a sum may be one of sums.
+                self._sums[node.addresses] = picked(parts, node.inputs, True).all(axis=0)
+            case Activation(function=Function.reciprocal):
+                read = self._sums | self._exponentials  # one alone is its sum
+                self._reciprocals[node.addresses] = picked(read, node.inputs, False)
+            case Copy():
+                for marks in (self._exponentials, self._sums, self._reciprocals):
+                    marks[node.addresses] = picked(marks, node.inputs, False)
+
+    def weights(self, node: Product) -> Mask:
+        """Mark the outputs that are an exponential times the reciprocal of a sum of such."""
+        first, second = picked(self._exponentials, node.inputs, False)
+        other, one = picked(self._reciprocals, node.inputs, False)
+        found: Mask = (first & one) | (second & other)
+        return found
 
 
 _STOPS = (StopGradient, Lookup)
