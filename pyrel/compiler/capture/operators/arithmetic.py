@@ -23,8 +23,9 @@ from pyrel.compiler.capture.tracer import Tracer
 from pyrel.compiler.graph.functions import Function
 from pyrel.compiler.graph.nodes import Floats
 
-# Each has an address, for the samples that are traced together.
-MOST_PRODUCTS = 1 << 23
+# Each is a value of the graph, for the samples that are traced together: compiling that many takes
+# a minute or two.
+MOST_PRODUCTS = 1 << 19
 
 
 def linear(tracer: Tracer, value: Any, weight: Any, bias: Any = None) -> Traced:
