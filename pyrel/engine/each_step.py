@@ -40,7 +40,7 @@ def steps_of_outputs(programs: Programs, inputs: Inputs, steps: int) -> tuple[tu
     """
     outputs: Outputs = programs.source.outputs
     shape = outputs.of(programs.classes_at(steps))
-    return shape, outputs.axis_of_steps(shape, steps if inputs.any_steps else inputs.steps)
+    return shape, outputs.axis_of_steps(shape, None if inputs.any_steps else inputs.steps)
 
 
 class _Sequences(NamedTuple):

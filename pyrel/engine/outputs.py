@@ -92,8 +92,10 @@ class Outputs:
                 f"{count - 1}, or one for each sample"
             )
 
-    def axis_of_steps(self, shape: tuple[int, ...], steps: int) -> int:
-        """Return which dimension of outputs is that of the steps; of samples with ``steps`` steps.
+    def axis_of_steps(self, shape: tuple[int, ...], only: int | None) -> int:
+        """Return which dimension of outputs is that of the steps.
+
+        ``only`` is the one number of steps that the model takes, if there is one.
 
         Raises
         ------
@@ -103,12 +105,11 @@ class Outputs:
         if self.follow_steps:
             axes = [self.shape.index(FOLLOWS)]
         else:
-            axes = [axis for axis, size in enumerate(shape) if size == steps and len(shape) > 1]
+            axes = [axis for axis, size in enumerate(shape) if size == only and len(shape) > 1]
         if len(axes) != 1 or len(shape) > 2:
             raise ValueError(
                 f"target: {EACH_STEP!r} is for outputs (n, T, classes) or (n, T), of which one "
-                f"dimension is known to be the steps; the model's are {_of_batch(shape)}, for "
-                f"{steps} steps"
+                f"dimension is known to be the steps; the model's are {_of_batch(shape)}"
             )
         if self.task == REGRESSION and math.prod(shape) > shape[axes[0]]:
             raise ValueError(

@@ -454,15 +454,28 @@ def test_each_step_of_tokens_and_of_changed_copies() -> None:
 @pytest.mark.parametrize(
     ("head", "words"),
     [
-        ([nn.Linear(12, 4)], r"the model's are \(n, 4\), for 4 steps"),
-        ([nn.Linear(12, 16), nn.Unflatten(1, (4, 4))], r"the model's are \(n, 4, 4\), for 4"),
-        ([nn.Linear(12, 10), nn.Unflatten(1, (2, 5))], r"the model's are \(n, 2, 5\), for 4"),
+        ([nn.Linear(12, 4)], r"the model's are \(n, 4\)$"),
+        ([nn.Linear(12, 16), nn.Unflatten(1, (4, 4))], r"the model's are \(n, 4, 4\)$"),
+        ([nn.Linear(12, 10), nn.Unflatten(1, (2, 5))], r"the model's are \(n, 2, 5\)$"),
     ],
 )
 def test_outputs_without_known_steps_are_refused(head: list[nn.Module], words: str) -> None:
     explainer = pyrel.Explainer(nn.Sequential(nn.Flatten(), *head), samples(2, 4), "gradient")
     with pytest.raises(ValueError, match=rf"^target: 'each step' is for .*{words}"):
         explainer(samples(2, 4), "each step")
+
+
+def test_outputs_that_do_not_follow_the_steps_are_none_of_them() -> None:
+    class Horizons(Tagger):
+        """Scores (n, 5, 1), whatever the number of steps."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x)[:, -1][..., None]
+
+    explainer, x = pyrel.Explainer(Horizons(), samples(2, 5), "gradient"), samples(2, 5)
+    assert explainer(x, (4, 0)).output.shape == (2, CLASSES, 1)
+    with pytest.raises(ValueError, match=r"^target: 'each step' .* \(n, 5, 1\)$"):
+        explainer(x, "each step")
 
 
 def test_no_class_is_predicted_at_a_step_of_several_numbers() -> None:

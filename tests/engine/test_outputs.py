@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import threading
 import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -105,6 +106,22 @@ def test_hooks_of_the_model_see_all_that_it_returns() -> None:
     pyrel.Explainer(model, X, "gradient", output="logits", autograd="ignore")
     assert dict(model._forward_hooks) == hooks
     assert model.training
+
+
+def test_other_threads_get_all_that_the_model_returns(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, export = Reader(a_dictionary).eval(), torch.export.export
+    found: list[Any] = []
+
+    def meanwhile(*args: Any, **options: Any) -> Any:
+        other = threading.Thread(target=lambda: found.append(model(X)))
+        other.start()
+        other.join()
+        return export(*args, **options)
+
+    monkeypatch.setattr(torch.export, "export", meanwhile)
+    pyrel.Explainer(model, X, "gradient", output="logits")
+    assert found
+    assert all(isinstance(returned, dict) for returned in found)
 
 
 LISTED = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
@@ -68,10 +69,11 @@ def chosen(returned: Any, output: Output) -> torch.Tensor:
 
 @contextlib.contextmanager
 def choosing(model: torch.nn.Module, output: Output) -> Iterator[None]:
-    """Let calls of a model return the tensor to explain: a hook does, after the model's own."""
+    """Let calls of a model in this thread return the tensor to explain: a last hook chooses."""
+    exporting = threading.get_ident()  # other threads may run the model meanwhile
 
-    def choose(_module: torch.nn.Module, _given: Any, returned: Any) -> torch.Tensor:
-        return chosen(returned, output)
+    def choose(_module: torch.nn.Module, _given: Any, returned: Any) -> torch.Tensor | None:
+        return chosen(returned, output) if threading.get_ident() == exporting else None
 
     handle = model.register_forward_hook(choose)
     try:
