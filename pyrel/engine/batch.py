@@ -99,7 +99,7 @@ def _groups(
     found = []
     for samples in np.split(order, np.flatnonzero(np.diff(lengths[order])) + 1):
         steps = int(lengths[samples[0]])
-        count = programs.at(steps).classes
+        count = programs.classes_at(steps)
         if count != whole and not outputs.follow_steps:
             raise ValueError(
                 f"lengths: the model has {count} outputs for {steps} steps, and {whole} for "
