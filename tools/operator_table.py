@@ -321,7 +321,7 @@ ROWS = (
         "product",
         lambda m, x: torch.relu(m.second(x)) * _units(m, x),
         _product,
-        names=("hardswish", "mish"),
+        names=("cumprod", "hardswish", "mish"),
     ),
     Row(
         "attention",

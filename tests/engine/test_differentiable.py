@@ -94,6 +94,7 @@ OF_ANY: dict[str, Apply] = {
     "rms-norm": lambda v: functional.rms_norm(
         v, (WIDTH,), torch.linspace(0.5, 2, WIDTH, dtype=v.dtype)
     ),
+    "cumprod": lambda v: v.cumprod(1),
     "cumsum": lambda v: v.cumsum(1),
     "min": lambda v: v.min(-1).values,
     "min-of-all": lambda v: torch.stack([v[:, t].amin(-1) for t in range(STEPS)], 1),

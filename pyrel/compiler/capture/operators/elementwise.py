@@ -139,3 +139,12 @@ def softshrink(tracer: Tracer, value: Traced, threshold: float = 0.5) -> Any:
 def exp2(tracer: Tracer, value: Traced) -> Traced:
     """``aten.exp2``."""
     return tracer.activation(times(tracer, value, math.log(2.0)), Function.exp)
+
+
+def cumulative_product(tracer: Tracer, value: Traced, dim: int, **_: Any) -> Traced:
+    """``aten.cumprod`` along a dimension."""
+    parts = [Traced(part) for part in value.ids.unbind(dim)]
+    products = parts[:1]
+    for part in parts[1:]:
+        products.append(tracer.product(products[-1], part))
+    return Traced(torch.stack([each.ids for each in products], dim))

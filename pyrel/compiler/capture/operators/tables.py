@@ -103,6 +103,7 @@ FAMILIES: dict[str, dict[str, Handler]] = {
         "sum": arithmetic.total,
     },
     "product": {
+        "cumprod": elementwise.cumulative_product,
         "glu": elementwise.glu,
         "hardswish": elementwise.hardswish,
         "mish": elementwise.mish,
