@@ -91,9 +91,14 @@ def test_the_engine_does_the_same(pooling: str) -> None:
     assert (error <= 8 * 18 * EPS * np.maximum(start, 1)).all()
 
 
-def test_powers_are_refused_by_the_engine() -> None:
-    with pytest.raises(pyrel.UnsupportedModelError, match="linalg_vector_norm"):
-        pyrel.Explainer(network(2.0), inputs(), "deep_taylor", low=LOW, high=HIGH)
+def test_the_engine_shares_a_norm_by_squares() -> None:
+    """A gradient at the origin times the input; the paper's proportional rule shares by values."""
+    x = inputs()
+    e = pyrel.Explainer(network(2.0), x, "deep_taylor", low=LOW, high=HIGH)(x)
+    total = e.relevance.reshape(len(x), -1).sum(1) + e.absorbed
+    np.testing.assert_allclose(total, np.maximum(e.output[:, 0], 0), rtol=1e-5)
+    with pytest.raises(pyrel.UnsupportedModelError, match=r"order 3"):
+        pyrel.Explainer(network(3.0), x, "deep_taylor", low=LOW, high=HIGH)
 
 
 def test_minmax_follows_the_paper() -> None:
