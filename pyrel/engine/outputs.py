@@ -140,9 +140,9 @@ class Outputs:
         ValueError, TypeError
             If the target is no such index.
         """
+        if target is None or len(self.shape) < 2:
+            return arrays.targets(target, n, count)
         shape = self.of(count)
-        if target is None or len(shape) == 1:
-            return arrays.targets(target, n, shape[0])
         found = _in_columns(target, n, shape)
         wrong = np.argwhere((found < 0) | (found >= shape))
         if wrong.size:
@@ -163,9 +163,9 @@ class Outputs:
 
     def shaped(self, results: Results) -> Results:
         """Give outputs the model's shape, and targets an index for each dimension."""
-        n, count = results.output.shape
-        if self.dimensions == 1:
+        if len(self.shape) < 2:
             return results
+        n, count = results.output.shape
         shape = self.of(count)
         index = np.stack(np.unravel_index(results.target, shape), axis=-1)
         return results._replace(output=results.output.reshape(n, *shape), target=index)

@@ -42,8 +42,7 @@ def environments() -> int:
 
 
 def test_captures_keep_nothing() -> None:
-    for _ in range(3):  # what is made once in a process, some of it after a few times
-        compile_and_forget()
+    compile_and_forget()  # what is made once in a process
     tracemalloc.start()
     try:
         compile_and_forget()  # of the last one torch keeps something, in place of the one before
