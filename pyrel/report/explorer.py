@@ -127,14 +127,12 @@ def _map(study: Study, k: int, c: int, cell: str, method: str) -> MapView:
     shares = step_shares(relevance[None])[0]
     share = float(relevance_in_region(relevance[None], relevant)[0])
     who = f"{label(method)} on {cell}, class {study.class_names[c]}"
-    if not relevance.any():
-        score = float(result.outputs[k, c])
-        note = "empty map"
-        if result.evaluations[method].propagates and score <= 0:
-            note = f"empty map: the score is {_number(score)}, so there is nothing to share out"
-        return MapView(map_png(relevance), f"{who}: {note}.", note, (0,) * len(shares))
     if np.isnan(share):
         note = "no positive relevance"
+        if not relevance.any():
+            note, score = "empty map", float(result.outputs[k, c])
+            if result.evaluations[method].propagates and score <= 0:
+                note += f": the score is {_number(score)}, so there is nothing to share out"
         return MapView(map_png(relevance), f"{who}: {note}.", note, (0,) * len(shares))
     note = f"{share:.2f} in green steps"
     most = np.argsort(-shares, kind="stable")[:2]

@@ -23,7 +23,7 @@ from pyrel.metrics import (
 from pyrel.report import words
 from pyrel.report.findings import findings
 
-with part_of_extra("report", "a report", "jinja2", "markupsafe", "matplotlib"):
+with part_of_extra("report", "a report", "jinja2", "markupsafe", "matplotlib", "PIL"):
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import base64
-import struct
-import zlib
+import io
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from pyrel.plots import as_image, colour_scale
 
@@ -40,19 +40,8 @@ def map_png(steps: NDArray[Any]) -> str:
 def _png(index: NDArray[np.int64], palette: NDArray[np.uint8]) -> str:
     """Write a picture whose pixels are numbers of colours; colours not used are left out."""
     used, packed = np.unique(index, return_inverse=True)
-    pixels = packed.reshape(index.shape).astype(np.uint8)
-    rows = b"".join(b"\0" + row.tobytes() for row in pixels)  # 0: no filter
-    height, width = index.shape
-    parts = (
-        (b"IHDR", struct.pack(">2I5B", width, height, 8, 3, 0, 0, 0)),
-        (b"PLTE", palette[used].tobytes()),
-        (b"IDAT", zlib.compress(rows, 9)),
-        (b"IEND", b""),
-    )
-    whole = b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(*part) for part in parts)
-    return base64.b64encode(whole).decode()
-
-
-def _chunk(kind: bytes, content: bytes) -> bytes:
-    check = zlib.crc32(kind + content)
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", check)
+    picture = Image.fromarray(packed.reshape(index.shape).astype(np.uint8))
+    picture.putpalette(palette[used].tobytes())
+    file = io.BytesIO()
+    picture.save(file, "png", optimize=True, bits=8)
+    return base64.b64encode(file.getvalue()).decode()
