@@ -185,14 +185,9 @@ inline Circle circle(Vector x) {
 inline Vector sine(Vector x, float turns) {
     const Circle at = circle(x);
     const Vector turn = at.turn + constant(turns), size = magnitude(turn);  // −2 to 3
-    const auto odd = [&](Vector even_value, Vector odd_value) {
-        const auto one = less(constant(0.5f), size);
-        const auto two = less(constant(1.5f), size);
-        const auto three = less(constant(2.5f), size);
-        return select(one, select(two, select(three, odd_value, even_value), odd_value),
-                      even_value);
-    };
-    const Vector value = odd(at.sin, at.cos);
+    const auto one = less(constant(0.5f), size), two = less(constant(1.5f), size);
+    const auto three = less(constant(2.5f), size);
+    const Vector value = select(one, select(two, select(three, at.cos, at.sin), at.cos), at.sin);
     // Below 0 at the turns −2, −1, 2 and 3.
     const auto less_than_zero = less(turn, constant(-0.5f));
     const auto more_than_one = less(constant(1.5f), turn);
@@ -201,10 +196,11 @@ inline Vector sine(Vector x, float turns) {
     return select(less(constant(kCircleEnd), magnitude(x)), not_a_number(), found);
 }
 
-// e^(−x²), by x² in two parts.
-inline Vector bell(Vector x) {
-    const Vector size = magnitude(x), top = high_half(size);
-    return exponential(negative(top * top), negative((size - top) * (size + top)));
+// e^(−x² scale) for x ≥ 0 and a scale of 1 or ½. x² in two parts: a rounding of x² alone would be
+// an error of x² scale units in the last place.
+inline Vector bell_of(Vector x, float scale) {
+    const Vector top = high_half(x), by = constant(scale);
+    return exponential(negative(by * top * top), negative(by * (x - top) * (x + top)));
 }
 
 // (1 + max(0, x))^p
@@ -233,11 +229,7 @@ struct Gauss {
 };
 
 inline Gauss gauss(Vector x) {
-    const Vector size = magnitude(x), half = constant(0.5f);
-    // x² in two parts: a rounding of x² alone would be an error of x²/2 units in the last place.
-    const Vector top = high_half(size);
-    const Vector bell =
-        exponential(negative(half * top * top), negative(half * (size - top) * (size + top)));
+    const Vector size = magnitude(x), bell = bell_of(size, 0.5f);
     // Φ(−|x|) e^(x²/2) / t by powers of t = 1 / (1 + 0.3 |x|); relative error 4e-9.
     const Vector t = constant(1.0f) / multiply_add(constant(0.3f), size, constant(1.0f));
     const Vector tail =
@@ -354,7 +346,7 @@ inline Vector slope(Vector x, Vector parameter) {
     }
     if constexpr (F == Function::sin) return sine(x, 1.0f);
     if constexpr (F == Function::cos) return negative(sine(x, 0.0f));
-    if constexpr (F == Function::erf) return constant(1.12837917f) * bell(x);
+    if constexpr (F == Function::erf) return constant(1.12837917f) * bell_of(magnitude(x), 1.0f);
     if constexpr (F == Function::absolute)
         return select(less(x, zero()), negative(one), select(less(zero(), x), one, x));
     if constexpr (F == Function::square) return x + x;

@@ -62,11 +62,10 @@ def forward_activation(node: Activation, emitter: Emitter, _: Placement | None) 
 def back_activation(node: Activation, relevance: Relevance, placement: Placement) -> None:
     """Pass relevance on, whole or a part; or multiply by the slope."""
     rule = placement.rules[node.start]
-    if isinstance(rule, other_rules.Open):
-        _back_open(node, relevance)
-        return
     if isinstance(rule, other_rules.Centred):
         _back_centred(node, relevance, placement)
+    elif isinstance(rule, other_rules.Open):
+        _back_open(node, relevance)
     elif isinstance(rule, other_rules.Slope):
         _back_slope(node, relevance)
     else:

@@ -34,16 +34,32 @@ def clamp(tracer: Tracer, value: Traced, low: Any = None, high: Any = None) -> T
         return value if high is None else at_most(tracer, value, torch.as_tensor(float(high)))
     if not numbers:
         raise UnsupportedOperandsError("an end is a tensor; it must be a number")
-    if low is not None and high is not None and low > high:
+    low, high = -math.inf if low is None else low, math.inf if high is None else high
+    return _between(tracer, value, float(low), float(high), at_ends=1.0)
+
+
+def hardtanh(tracer: Tracer, value: Traced, low: float = -1.0, high: float = 1.0) -> Traced:
+    """``aten.hardtanh``."""
+    return _between(tracer, value, float(low), float(high), at_ends=0.0)
+
+
+def relu6(tracer: Tracer, value: Traced) -> Traced:
+    """``aten.relu6``."""
+    return hardtanh(tracer, value, 0.0, 6.0)
+
+
+def _between(tracer: Tracer, value: Traced, low: float, high: float, at_ends: float) -> Traced:
+    """Keep values between two ends, which may be infinite; ``at_ends`` is the derivative there."""
+    if low > high:
         raise UnsupportedOperandsError(f"the lower end {low:g} is above the upper end {high:g}")
-    if low is not None and low > -math.inf:
-        if low == 0:
-            value = tracer.relu(value, at_zero=1.0)
-        else:
-            value = tracer.activation(value, Function.at_least, float(low))
-    if high is not None and high < math.inf:
-        value = tracer.activation(value, Function.at_most, float(high))
-    return value
+    below, above = (
+        (Function.at_least, Function.at_most) if at_ends else (Function.above, Function.below)
+    )
+    if low == 0:
+        value = tracer.relu(value, at_zero=at_ends)
+    elif low > -math.inf:
+        value = tracer.activation(value, below, low)
+    return value if high == math.inf else tracer.activation(value, above, high)
 
 
 def clamp_max(tracer: Tracer, value: Traced, high: Any) -> Traced:

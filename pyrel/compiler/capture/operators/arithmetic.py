@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -248,6 +250,14 @@ def over(value: Traced, dim: Any) -> tuple[list[Traced], list[int]]:
     shape = [value.ids.shape[d] for d in others]
     parts = value.ids.permute(*dims, *others).reshape(-1, *shape)
     return [Traced(part) for part in parts], dims
+
+
+def accumulated(
+    parts: Sequence[Traced], dim: int, combine: Callable[[Traced, Traced], Traced]
+) -> Traced:
+    """Combine each part with what those before it gave; stacked along a dimension."""
+    found = itertools.accumulate(parts, combine)
+    return Traced(torch.stack([each.ids for each in found], dim))
 
 
 def kept(value: Traced, dims: list[int], keepdim: bool) -> Traced:

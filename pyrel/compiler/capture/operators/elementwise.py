@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from pyrel.compiler.capture.operators.arithmetic import add, multiply, times
+from pyrel.compiler.capture.operators.activations import relu6
+from pyrel.compiler.capture.operators.arithmetic import accumulated, add, multiply, times
 from pyrel.compiler.capture.operators.operands import UnsupportedOperandsError, constant, number
 from pyrel.compiler.capture.traced import Traced
 from pyrel.compiler.capture.tracer import Tracer
@@ -66,21 +67,6 @@ def power(tracer: Tracer, value: Any, exponent: Any) -> Any:
             return tracer.activation(value, Function.pow, p)
 
 
-def square(tracer: Tracer, value: Traced) -> Traced:
-    """``aten.square``."""
-    return tracer.activation(value, Function.square)
-
-
-def hardtanh(tracer: Tracer, value: Traced, low: float = -1.0, high: float = 1.0) -> Traced:
-    """``aten.hardtanh``, whose derivative is 0 at both ends."""
-    return _between(tracer, value, float(low), float(high))
-
-
-def relu6(tracer: Tracer, value: Traced) -> Traced:
-    """``aten.relu6``."""
-    return _between(tracer, value, 0.0, 6.0)
-
-
 def hardsigmoid(tracer: Tracer, value: Traced) -> Any:
     """``aten.hardsigmoid``: from 0 at −3 to 1 at 3."""
     return times(tracer, relu6(tracer, add(tracer, value, 3.0)), 1 / 6)
@@ -89,13 +75,6 @@ def hardsigmoid(tracer: Tracer, value: Traced) -> Any:
 def hardswish(tracer: Tracer, value: Traced) -> Any:
     """``aten.hardswish``: x · hardsigmoid(x)."""
     return multiply(tracer, value, hardsigmoid(tracer, value))
-
-
-def _between(tracer: Tracer, value: Traced, low: float, high: float) -> Traced:
-    if low > high:
-        raise UnsupportedOperandsError(f"the lower end {low:g} is above the upper end {high:g}")
-    above = tracer.relu(value) if low == 0 else tracer.activation(value, Function.above, low)
-    return tracer.activation(above, Function.below, high)
 
 
 def prelu(tracer: Tracer, value: Traced, weight: Any) -> Traced:
@@ -143,8 +122,4 @@ def exp2(tracer: Tracer, value: Traced) -> Traced:
 
 def cumulative_product(tracer: Tracer, value: Traced, dim: int, **_: Any) -> Traced:
     """``aten.cumprod`` along a dimension."""
-    parts = [Traced(part) for part in value.ids.unbind(dim)]
-    products = parts[:1]
-    for part in parts[1:]:
-        products.append(tracer.product(products[-1], part))
-    return Traced(torch.stack([each.ids for each in products], dim))
+    return accumulated([Traced(part) for part in value.ids.unbind(dim)], dim, tracer.product)

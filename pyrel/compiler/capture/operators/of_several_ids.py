@@ -24,14 +24,11 @@ def _checked(tracer: Tracer, value: Traced) -> None:
 def cumulative(tracer: Tracer, value: Traced, dim: int, **_: Any) -> Traced:
     """``aten.cumsum``; what is made of token ids stays such."""
     first, *rest = (Traced(part) for part in value.ids.unbind(dim))
-    sums = [tracer.add(first, torch.zeros(()))]
-    for part in rest:
-        sums.append(tracer.add(sums[-1], part))
+    parts = [tracer.add(first, torch.zeros(())), *rest]
+    sums = arithmetic.accumulated(parts, dim, tracer.add)
     if tracer.numbers.is_of_ids_alone(value):
-        kind = min(tracer.numbers.kind(value), Kind.whole)
-        for each in sums:
-            tracer.numbers.note_kind(each, kind)
-    return Traced(torch.stack([each.ids for each in sums], dim))
+        tracer.numbers.note_kind(sums, min(tracer.numbers.kind(value), Kind.whole))
+    return sums
 
 
 def any_of(tracer: Tracer, value: Traced, dim: Any = None, keepdim: bool = False) -> Any:

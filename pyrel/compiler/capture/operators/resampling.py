@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from pyrel.compiler.capture.operators.operands import UnsupportedOperandsError, constant
-from pyrel.compiler.capture.operators.windows import convolution
+from pyrel.compiler.capture.operators.operands import constant
+from pyrel.compiler.capture.operators.windows import convolution, require_batch
 from pyrel.compiler.capture.traced import Traced
 from pyrel.compiler.capture.tracer import Tracer
 from pyrel.compiler.graph.nodes import Floats
@@ -35,8 +35,7 @@ def transposed_convolution(spatial: int) -> Callable[..., Traced]:
         dilation: Any = 1,
     ) -> Traced:
         tensor = constant(weight, "weight")
-        if value.ids.dim() != spatial + 2:
-            raise UnsupportedOperandsError("the input has no batch dimension")
+        require_batch(value, spatial)
         strides, paddings, more, dilations = (
             np.broadcast_to(setting, spatial).tolist()
             for setting in (stride, padding, output_padding, dilation)

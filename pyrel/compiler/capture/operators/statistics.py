@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from pyrel.compiler.capture.operators.arithmetic import (
+    accumulated,
     add,
     kept,
     matmul,
@@ -60,10 +61,7 @@ def log_add_exp(tracer: Tracer, left: Any, right: Any) -> Any:
 def log_cumulative_sum_exp(tracer: Tracer, value: Traced, dim: int) -> Traced:
     """``aten.logcumsumexp`` along a dimension."""
     parts = [Traced(part) for part in value.ids.unbind(dim)]
-    sums = parts[:1]
-    for part in parts[1:]:
-        sums.append(log_add_exp(tracer, part, sums[-1]))
-    return Traced(torch.stack([each.ids for each in sums], dim))
+    return accumulated(parts, dim, lambda so_far, part: log_add_exp(tracer, part, so_far))
 
 
 def _exponentials(tracer: Tracer, value: Traced, dim: Any) -> tuple[Any, Any, Traced]:

@@ -60,8 +60,8 @@ FAMILIES: dict[str, dict[str, Handler]] = {
         "clamp_max": activations.clamp_max,
         "clamp_min": activations.clamp,
         "hardsigmoid": elementwise.hardsigmoid,
-        "hardtanh": elementwise.hardtanh,
-        "relu6": elementwise.relu6,
+        "hardtanh": activations.hardtanh,
+        "relu6": activations.relu6,
     },
     "activation": {
         "celu": activations.celu,
@@ -91,7 +91,7 @@ FAMILIES: dict[str, dict[str, Handler]] = {
         "rsqrt": elementwise.inverse_root,
         "sin": activations.simple(Function.sin),
         "sqrt": activations.simple(Function.sqrt),
-        "square": elementwise.square,
+        "square": activations.simple(Function.square),
     },
     "sum": {
         "add": arithmetic.add,

@@ -82,6 +82,13 @@ def _over_maps(
 # Convolutions
 
 
+def require_batch(value: Traced, spatial: int) -> None:
+    """Refuse maps over so many axes that have no dimension of samples."""
+    if value.ids.dim() != spatial + 2:
+        wanted = ", ".join(["n", "channels", "rows", "columns"][: spatial + 2])
+        raise UnsupportedOperandsError(f"the input has no batch dimension, ({wanted}) is wanted")
+
+
 def convolution(spatial: int) -> Callable[..., Traced]:
     """Make the handler of ``aten.conv1d`` or ``aten.conv2d``."""
 
@@ -96,11 +103,7 @@ def convolution(spatial: int) -> Callable[..., Traced]:
         groups: int = 1,
     ) -> Traced:
         tensor = constant(weight, "weight")
-        if traced(value).ids.dim() != spatial + 2:
-            wanted = ", ".join(["n", "channels", "rows", "columns"][: spatial + 2])
-            raise UnsupportedOperandsError(
-                f"the input has no batch dimension, ({wanted}) is wanted"
-            )
+        require_batch(traced(value), spatial)
         kernel = _both(tensor.shape[2:], spatial, 1)
         dilations = _both(dilation, spatial, 1)
         around = _padding(padding, spatial, kernel, dilations)
