@@ -95,6 +95,8 @@ OF_ANY: dict[str, Apply] = {
         v, (WIDTH,), torch.linspace(0.5, 2, WIDTH, dtype=v.dtype)
     ),
     "cumprod": lambda v: v.cumprod(1),
+    "squared-error": lambda v: functional.mse_loss(v[..., :3], v[..., 3:], reduction="none"),
+    "magnitude-of-error": lambda v: functional.l1_loss(v[..., :3], v[..., 3:], reduction="none"),
     "cumsum": lambda v: v.cumsum(1),
     "min": lambda v: v.min(-1).values,
     "min-of-all": lambda v: torch.stack([v[:, t].amin(-1) for t in range(STEPS)], 1),

@@ -4,12 +4,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from pyrel.compiler.capture.operators.activations import relu6
-from pyrel.compiler.capture.operators.arithmetic import accumulated, add, multiply, times
+from pyrel.compiler.capture.operators.arithmetic import (
+    accumulated,
+    add,
+    mean,
+    multiply,
+    subtract,
+    times,
+    total,
+)
 from pyrel.compiler.capture.operators.operands import UnsupportedOperandsError, constant, number
 from pyrel.compiler.capture.traced import Traced
 from pyrel.compiler.capture.tracer import Tracer
@@ -123,3 +132,15 @@ def exp2(tracer: Tracer, value: Traced) -> Traced:
 def cumulative_product(tracer: Tracer, value: Traced, dim: int, **_: Any) -> Traced:
     """``aten.cumprod`` along a dimension."""
     return accumulated([Traced(part) for part in value.ids.unbind(dim)], dim, tracer.product)
+
+
+def loss(function: Callable[[Tracer, Traced], Traced]) -> Callable[..., Traced]:
+    """Make the handler of a function of differences, added up as ``reduction`` says."""
+
+    def handler(tracer: Tracer, value: Any, wanted: Any, reduction: int = 1) -> Traced:
+        found = function(tracer, subtract(tracer, value, wanted))
+        if reduction == 0:
+            return found
+        return mean(tracer, found) if reduction == 1 else total(tracer, found)
+
+    return handler

@@ -82,10 +82,12 @@ FAMILIES: dict[str, dict[str, Handler]] = {
         "erf": activations.simple(Function.erf),
         "exp": activations.simple(Function.exp),
         "exp2": elementwise.exp2,
+        "l1_loss": elementwise.loss(elementwise.absolute),
         "log": activations.simple(Function.log),
         "log10": elementwise.logarithm(10.0),
         "log1p": activations.simple(Function.log1p),
         "log2": elementwise.logarithm(2.0),
+        "mse_loss": elementwise.loss(activations.simple(Function.square)),
         "pow": elementwise.power,
         "reciprocal": arithmetic.reciprocal,
         "rsqrt": elementwise.inverse_root,
@@ -219,8 +221,8 @@ FAMILIES: dict[str, dict[str, Handler]] = {
 
 # These only move elements, so they run on the element ids themselves.
 MOVES = frozenset(
-    """alias broadcast_to cat chunk clone concat concatenate contiguous copy expand
-    expand_as flatten flip hstack lift_fresh lift_fresh_copy movedim moveaxis mT narrow
+    """alias broadcast_tensors broadcast_to cat chunk clone concat concatenate contiguous copy
+    expand expand_as flatten flip hstack lift_fresh lift_fresh_copy movedim moveaxis mT narrow
     numpy_T permute pixel_shuffle pixel_unshuffle ravel repeat repeat_interleave reshape reshape_as
     roll rot90 select select_scatter slice slice_scatter split split_with_sizes squeeze stack
     swapaxes swapdims t tensor_split tile transpose unbind unflatten unfold unsafe_chunk
