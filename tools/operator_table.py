@@ -152,6 +152,10 @@ def _derivative(seen: Seen) -> str:
     return "in parts" if seen.method.conserves else "derivative"
 
 
+def _norm(seen: Seen) -> str:
+    return "deviation constant" if seen.method.conserves else "derivative"
+
+
 def _product(seen: Seen) -> str:
     if not seen.method.conserves:
         return "times the other factor"
@@ -314,14 +318,14 @@ ROWS = (
         "product",
         lambda m, x: torch.sigmoid(m.second(x)) * _units(m, x),
         _product,
-        names=("glu", "mul"),
+        names=("glu", "hardswish", "mul"),
     ),
     Row(
         "other products",
         "product",
         lambda m, x: torch.relu(m.second(x)) * _units(m, x),
         _product,
-        names=("cumprod", "hardswish", "mish"),
+        names=("cumprod", "mish"),
     ),
     Row(
         "attention",
@@ -386,7 +390,7 @@ ROWS = (
         "root mean square norm",
         "root mean square norm",
         lambda m, x: functional.rms_norm(_units(m, x), (WIDTH,)),
-        _derivative,
+        _norm,
     ),
     Row(
         "local response norm",

@@ -239,7 +239,64 @@ def test_a_clamp_hands_relevance_on_where_it_is_open() -> None:
     assert_within(rest, size, "conservation")
 
 
-@pytest.mark.parametrize("name", ["softmax", "rms-norm", "matmul", "product"])
+def root(v: Tensor) -> Tensor:
+    return (v.square().mean(-1, keepdim=True) + 0.01).sqrt()
+
+
+def magnitude(v: Tensor) -> Tensor:
+    return 1 + v.abs().mean(1, keepdim=True)
+
+
+def spread(v: Tensor) -> Tensor:
+    return v.std(-1, keepdim=True) + 0.1
+
+
+# A factor by which values are divided or multiplied, and what else is done to them.
+FACTORS: dict[str, tuple[Apply, Callable[[Tensor, Tensor], Tensor]]] = {
+    "root-mean-square": (root, lambda v, f: v / f),
+    "deviation": (spread, lambda v, f: v / f),
+    "norm": (lambda v: v.norm(dim=-1, keepdim=True).clamp_min(0.01), lambda v, f: v / f),
+    "largest-magnitude": (lambda v: v.abs().amax(-1, keepdim=True), lambda v, f: v / f),
+    "mean-magnitude-put-back": (magnitude, lambda v, f: torch.tanh(v / f) * f),
+    "exponential": (lambda v: torch.exp(0.3 * v.flip(-1)), lambda v, f: v * f),
+    "decay": (lambda v: 1 - torch.exp(-torch.relu(v.flip(-1))), lambda v, f: v * f),
+    "hard-sigmoid": (lambda v: functional.hardsigmoid(v.flip(-1)), lambda v, f: v * f),
+    "clamped": (lambda v: v.flip(-1).clamp(0, 1), lambda v, f: v * f),
+    "sum-of-gates": (lambda v: v.sigmoid() + v.flip(-1).sigmoid(), lambda v, f: v / f),
+}
+
+
+@pytest.mark.parametrize("name", FACTORS)
+@pytest.mark.parametrize("gates", ["signal", "half"])
+def test_factors_that_count_as_constants(name: str, gates: str) -> None:
+    """LRP is input × gradient of the model in which they are detached, but for what ε takes."""
+    of, then = FACTORS[name]
+    model, x = model_of(lambda v: then(v, of(v)), False), batch()
+    e = unchecked_at(model, x[:2], method="lrp_epsilon", epsilon=1e-9, gates=gates)(x)
+    leaf = torch.from_numpy(x).double().requires_grad_()
+    model.double()
+    z = model.before(leaf) * 1.5
+    factor = of(z).detach()
+    values = then(z, factor)
+    values = z * (values / z).detach()  # functions hand relevance on
+    output = model.after(values.flatten(1))
+    (gradient,) = torch.autograd.grad(output[torch.arange(len(x)), e.target].sum(), leaf)
+    expected = rows(gradient) * rows(x)
+    size = np.maximum(1.0, np.asarray(e.amplification)) * np.abs(rows(output.detach())).max(axis=1)
+    assert_within(np.abs(rows(e.relevance) - expected), 2 * RELATIVE * size[:, None], "relevance")
+
+
+def test_a_gate_beside_an_exponential_is_the_gate() -> None:
+    model = model_of(lambda v: v.flip(-1).sigmoid() * v.exp(), False)
+    x = batch()
+    e = pyrel.Explainer(model, x[:2], method="lrp_epsilon")(x)
+    assert (np.abs(rows(e.relevance)).sum(axis=1) > 0).all()
+    both = model_of(lambda v: v.flip(-1).exp() * v.exp(), False)
+    with pytest.raises(pyrel.UnsupportedModelError, match="both or neither is a gate"):
+        pyrel.Explainer(both, x[:2], method="lrp_epsilon")
+
+
+@pytest.mark.parametrize("name", ["softmax", "matmul", "product"])
 def test_products_of_two_signals_have_no_rule(name: str) -> None:
     model, x = model_of(OF_ANY[name], False), batch()
     with pytest.raises(pyrel.UnsupportedModelError, match="here both or neither is a gate"):

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -67,6 +69,24 @@ class VideoReader(nn.Module):
         count, frames = video.shape[:2]
         seen = self.frame(video.flatten(0, 1)).view(count, frames, -1)
         return self.out(self.lstm(seen)[0].mean(dim=1))
+
+
+class WaveformReader(nn.Module):
+    """Logarithms of the energies in bands of a spectrogram, then an LSTM."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("window", torch.hann_window(8))
+        steps = torch.linspace(0, math.pi, 5)[:, None] * torch.arange(1, 4)
+        self.register_buffer("bands", steps.sin().abs())  # (frequencies, bands)
+        self.lstm, self.out = nn.LSTM(3, 5, batch_first=True), nn.Linear(5, 2)
+
+    def forward(self, wave: Tensor) -> Tensor:  # (n, samples)
+        spectrum = torch.stft(
+            wave, 8, hop_length=4, window=self.window, center=True, return_complex=True
+        )
+        energies = spectrum.abs().square().transpose(1, 2) @ self.bands
+        return self.out(self.lstm(torch.log(energies + 0.1))[0][:, -1])
 
 
 class Autoencoder(nn.Module):

@@ -89,15 +89,13 @@ ARCHITECTURES = [
     Architecture("SegRNN", forecasting.SegmentModel, (6, 3), target=5),
     Architecture("LSTNet", forecasting.LongShortTerm, (8, 3), target=1),
     Architecture("DA-RNN", forecasting.DualStageAttention, (4, 3)),
-    Architecture(
-        "RevIN and GRU", forecasting.ReversibleNorm, (6, 3), target=1, refused=TWO_SIGNALS
-    ),
-    Architecture("DeepAR", forecasting.DeepAr, (6,), output=0, refused=TWO_SIGNALS),
+    Architecture("RevIN and GRU", forecasting.ReversibleNorm, (6, 3), target=1),
+    Architecture("DeepAR", forecasting.DeepAr, (6,), output=0),
     Architecture("seq2seq with static features", forecasting.EncoderDecoder, (5, 5), target=2),
     Architecture("GRU-D", clinical.DecayingGru, (4, 9), refused=TWO_SIGNALS),
     Architecture("RETAIN", clinical.ReverseTimeAttention, (4, 3), refused=TWO_SIGNALS),
     Architecture("ODE-RNN", clinical.OdeRnn, (4, 3)),
     Architecture("minGRU", gated_states.MinGru, (6, 4)),
-    Architecture("sLSTM", gated_states.SLstm, (4, 4), refused=TWO_SIGNALS),
-    Architecture("Mamba block", gated_states.MambaBlock, (4, 4), refused=TWO_SIGNALS),
+    Architecture("sLSTM", gated_states.SLstm, (4, 4)),
+    Architecture("Mamba block", gated_states.MambaBlock, (4, 4)),
 ]  # fmt: skip

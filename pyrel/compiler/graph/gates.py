@@ -5,7 +5,8 @@ LRP hands all relevance of a product of a gate and a signal to the signal (Arras
 has to know which factor is the gate: a sigmoid's output, 1 − a gate, or a product of gates. A mask
 that is made of token ids is a gate whose value is known; a power is what local response
 normalisation multiplies by. The weights of attention are gates, too (Ali et al. 2022): a softmax,
-which is exponentials times the reciprocal of their sum.
+which is exponentials times the reciprocal of their sum. `pyrel.compiler.graph.factors` finds what
+else counts as a constant beside a signal.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from pyrel.compiler.graph.factors import Factors, Scans
 from pyrel.compiler.graph.functions import Function
 from pyrel.compiler.graph.nodes import (
     Activation,
@@ -67,7 +69,8 @@ class Gates:
     """What is known of gates; by address, ``one_minus`` is the gate that it is 1 minus, or −1.
 
     ``is_stopped`` marks what no gradient goes through to the input, ``is_response`` what local
-    response normalisation multiplies by.
+    response normalisation multiplies by. ``is_constant`` marks factors that count as constants
+    where no gate is beside them, ``of_scan`` and ``silu`` what a selective scan gave, and SiLUs.
     """
 
     graph: Graph
@@ -76,11 +79,30 @@ class Gates:
     one_minus: Addresses
     is_stopped: Mask
     is_response: Mask
+    is_constant: Mask
+    of_scan: Mask
+    silu: Mask
     units: dict[WeightId, Floats] = field(default_factory=dict)  # of linear nodes, by name
 
     def split(self, node: Product) -> tuple[Addresses, Addresses] | None:
         """Return gates and signals, if each element has one of both."""
-        return _split(node, picked(self.is_gate, node.inputs, False))
+        return _split(node, self.chosen(node))
+
+    def chosen(self, node: Product) -> Mask:
+        """Mark the factors that are gates, or that count as constants where neither is a gate."""
+        gates = picked(self.is_gate, node.inputs, False)
+        constant = picked(self.is_constant, node.inputs, False)
+        return np.where(gates.any(axis=0), gates, constant)
+
+    def by_constants(self, node: Product) -> bool:
+        """Whether each element has a factor that counts as a constant, and none is a gate."""
+        gates = picked(self.is_gate, node.inputs, False)
+        return not gates.any() and self.split(node) is not None
+
+    def is_halved(self, node: Product) -> bool:
+        """Whether what a selective scan gave is multiplied by a SiLU: each factor gets half."""
+        silu, scan = (picked(marks, node.inputs, False) for marks in (self.silu, self.of_scan))
+        return bool(((silu[0] & scan[1]) | (silu[1] & scan[0])).all())
 
     def split_stopped(self, node: Product) -> tuple[Addresses, Addresses] | None:
         """Return stopped factors and others, if one at least of each element's is stopped."""
@@ -160,7 +182,7 @@ def find_gates(graph: Graph) -> Gates:
     minus = np.full(graph.size, -1, dtype=np.int64)  # the gate that an address is −1 times
     one_minus = minus.copy()
     masks: dict[tuple[bytes, bytes], Lookup] = {}
-    softmax = _Softmax(graph.size)
+    softmax, factors = _Softmax(graph.size), Factors(graph)
     for node in graph.nodes:
         out = slice(node.start, node.start + node.size)
         softmax.note(node)
@@ -195,8 +217,24 @@ def find_gates(graph: Graph) -> Gates:
                 is_gate[out] = picked(is_gate, node.inputs[0], False)
                 one_minus[out] = picked(one_minus, node.inputs[0], -1)
                 minus[out] = picked(minus, node.inputs[0], -1)
-    stopped = only_through(graph, _STOPS)
-    return Gates(graph, graph.owners(), is_gate, one_minus, stopped, is_response)
+        factors.note(node, is_gate)
+    stopped, owner = only_through(graph, _STOPS), graph.owners()
+    scans = Scans(graph, owner, factors.exponential, is_gate | factors.constant)
+    constant = factors.constant | scans.parameters
+    silu = _of_silu(graph)
+    return Gates(graph, owner, is_gate, one_minus, stopped, is_response, constant, scans.read, silu)
+
+
+def _of_silu(graph: Graph) -> Mask:
+    """Mark the outputs of SiLUs, and copies of them."""
+    found = np.zeros(graph.size, dtype=bool)
+    for node in graph.nodes:
+        match node:
+            case Activation(function=Function.silu):
+                found[node.addresses] = True
+            case Copy() | StopGradient():
+                found[node.addresses] = picked(found, node.inputs, False)
+    return found
 
 
 class _Softmax:

@@ -44,7 +44,8 @@ def back_product(node: Product, relevance: Relevance, placement: Placement) -> N
         return
     stopped = gates.split_stopped(node)
     signal = gates.split(node) if stopped is None else stopped
-    if isinstance(rule, other_rules.Signal | other_rules.SignalTimesGate) and signal is None:
+    unknown = signal is None and not (placement.method.conserves and gates.is_halved(node))
+    if isinstance(rule, other_rules.Signal | other_rules.SignalTimesGate) and unknown:
         half = 'gates="half" gives each factor half; ' if placement.method.conserves else ""
         raise UnsupportedModelError(
             f"{placement.method.name} gives relevance to the signal of a product of a gate (a "

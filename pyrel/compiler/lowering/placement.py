@@ -147,14 +147,17 @@ class Placement:
 
         The signal all, or gate and signal half each but where the signal is a state carried on, or
         what a local response is normalised by: that is bypassed (deep Taylor paper, section 6.2).
-        A factor that is detached is a constant, which gets none.
+        A factor that is detached is a constant, which gets none, and so are those that
+        `pyrel.compiler.graph.factors` finds; a SiLU times what a selective scan gave is halved.
         """
         gates = self.facts.gates
         stopped = gates.split_stopped(node)
         if stopped is not None:
             return [(stopped[1], None)]
         parts = gates.split(node)
-        if not isinstance(self.rules[node.start], Half):
+        if parts is None and gates.is_halved(node):
+            return [(factor, np.full(node.size, 0.5)) for factor in node.inputs]
+        if not isinstance(self.rules[node.start], Half) or gates.by_constants(node):
             return [(part, None) for part in (node.inputs if parts is None else parts[1:])]
         if parts is not None and gates.is_response[parts[0]].all():
             return [(parts[1], None)]

@@ -118,7 +118,7 @@ class _Carries:
 
     def _signal_states(self, node: Product) -> tuple[Mask, Mask]:
         """Mark the elements that are a gate times a signal, and those whose signal is a state."""
-        is_gate = picked(self._gates.is_gate, node.inputs, False)
+        is_gate = self._gates.chosen(node)
         signals = np.where(is_gate[0], node.inputs[1], node.inputs[0])
         return is_gate[0] ^ is_gate[1], picked(self._state, signals, True)
 

@@ -119,7 +119,8 @@ def _gated_sum(node: Add, gates: Gates, position: int) -> list[Node] | None:
         members.append(replace(member, start=position))
         factors.append(factor)
         # A known factor, such as a mask, leaves all to its member, as a carried state's gate does.
-        whole = gates.carried_at(addend) | picked(gates.is_stopped, factor, False)
+        whole = gates.carried_at(addend)
+        whole |= picked(gates.is_stopped | (gates.is_constant & ~gates.is_gate), factor, False)
         carried.append(whole & (factor >= 0) & (not constant[index]))
         position += member.size
     inputs = np.stack([member.addresses for member in members] + factors)
