@@ -21,7 +21,14 @@ from torch.fx import traceback
 from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import CheckpointFunction
 
-from pyrel.compiler.capture.gradient_marks import Watch, marked_gradient, name_of, within_function
+from pyrel.compiler.capture.gradient_marks import (
+    Watch,
+    marked_gradient,
+    name_of,
+    noted_line,
+    within_function,
+)
+from pyrel.compiler.capture.places import NO_LINE
 
 _SETS_UP_NOTHING = _SingleLevelFunction.setup_context
 
@@ -147,7 +154,8 @@ def watched(model: nn.Module) -> Iterator[None]:
         for parameter in root.parameters():
             parameter._is_param = True
         # Inside the modes of torch.export, so that this one is called first.
-        with Watch(pytree.tree_leaves((args, kwargs))), _no_inference_mode():
+        watch = Watch(pytree.tree_leaves((args, kwargs)))
+        with noted_line(None), watch, _no_inference_mode():
             return call(*args, **kwargs)
 
     root._call_impl = watching
@@ -156,6 +164,7 @@ def watched(model: nn.Module) -> Iterator[None]:
         torch.inference_mode(False),
         torch.enable_grad(),
         traceback.preserve_node_meta(),
+        noted_line(NO_LINE),  # inputs and parameters, outside of the call, have none
         _functions_applied(),
     ):
         yield

@@ -4,14 +4,17 @@
 torch.export records what is computed, and most of ``detach``. It loses which operators ran under
 ``no_grad`` or ``inference_mode``, inlines the forward pass of a ``torch.autograd.Function``, and
 forgets hooks. So, while a model is exported, a function mode notes in the metadata of each
-operator whether gradients were off, and puts opaque operators where a gradient is replaced.
-Nothing outside the exporting thread is changed.
+operator whether gradients were off, and puts opaque operators where a gradient is replaced. It
+notes the line of the model too, which torch would look up in the whole stack: a tenth to a third
+of an export. Nothing outside the exporting thread is changed.
 """
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -21,9 +24,11 @@ from torch.utils import _pytree as pytree
 from torch.utils.hooks import RemovableHandle
 
 from pyrel.compiler.capture.opaque_layers import LIBRARY
+from pyrel.compiler.capture.places import line_of
 from pyrel.errors import UnsupportedModelError
 
 _NO_GRAD, _FUNCTION = "pyrel_no_grad", "pyrel_function"  # in the metadata of operators
+_LINE = "stack_trace"  # there, too
 
 
 def _define() -> None:
@@ -92,15 +97,38 @@ def set_under_no_grad(node: torch.fx.Node, off: bool) -> None:
     node.meta["custom"] = {**(node.meta.get("custom") or {}), _NO_GRAD: off}
 
 
+@contextlib.contextmanager
+def noted_line(line: str | None) -> Iterator[None]:
+    """Note of the operators in a ``with`` statement that they are of a line of code.
+
+    Without a line torch looks for it, for each of them.
+    """
+    before = traceback.get_current_meta().get(_LINE)
+    _note(line)
+    try:
+        yield
+    finally:
+        _note(before)
+
+
+def _note(line: str | None) -> None:
+    if line is None:
+        traceback.get_current_meta().pop(_LINE, None)
+    else:
+        traceback.get_current_meta()[_LINE] = line
+
+
 class Watch(TorchFunctionMode):
     """Notes where gradients are off, and replaces functions that only matter to autograd.
 
-    ``inputs`` need gradients, whatever torch.export knows of them.
+    ``inputs`` need gradients, whatever torch.export knows of them. The frame that makes this is the
+    one that calls the model.
     """
 
     def __init__(self, inputs: list[Any]) -> None:
         super().__init__()
         self._inputs = inputs
+        self._calling = sys._getframe(1)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
@@ -113,10 +141,11 @@ class Watch(TorchFunctionMode):
         if func == _REQUIRES_GRAD and any(args[0] is each for each in self._inputs):
             return torch.is_floating_point(args[0])
         called = _REPLACED.get(func, func)
-        if torch.is_grad_enabled():
-            return called(*args, **(kwargs or {}))
-        with traceback.annotate({_NO_GRAD: True}):
-            return called(*args, **(kwargs or {}))
+        with noted_line(line_of(sys._getframe(1), self._calling)):
+            if torch.is_grad_enabled():
+                return called(*args, **(kwargs or {}))
+            with traceback.annotate({_NO_GRAD: True}):
+                return called(*args, **(kwargs or {}))
 
 
 _GRAD_FN: Any = torch.Tensor.grad_fn.__get__  # type: ignore[union-attr]

@@ -15,6 +15,8 @@ import torch
 
 from pyrel.compiler.capture.model_state import ModelState
 
+_TRACES = "torch.__trace"  # the logger of records for tools, not for people
+
 
 @contextlib.contextmanager
 def as_it_was(
@@ -93,10 +95,12 @@ def quiet() -> Iterator[None]:
     """Keep torch.export from warning, and from printing graphs when it fails: we raise instead.
 
     Of loggers, only torch's are silenced: other threads and pyrel may go on logging. Those
-    without a level of their own have that of ``torch``.
+    without a level of their own have that of ``torch``. That of structured traces, which prints
+    nothing, stays as it is: with its first record torch finds that nobody wants them
+    (``TORCH_TRACE``), and makes no more of them, each with the whole stack.
     """
     known = list(logging.root.manager.loggerDict.items())
-    torchs = [each for name, each in known if name.startswith("torch.")]
+    torchs = [each for name, each in known if name.startswith("torch.") and name != _TRACES]
     loggers = [each for each in torchs if isinstance(each, logging.Logger) and each.level]
     levels = {each: each.level for each in (logging.getLogger("torch"), *loggers)}
     for logger in levels:

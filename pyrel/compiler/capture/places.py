@@ -25,6 +25,7 @@ _PACKAGES = frozenset({"torch", "sympy", "numpy", "mpmath"})
 _TYPED = ("<ipython", "<stdin")  # what users type has no file
 _CALL = nn.Module._call_impl.__code__
 _ENTRY = re.compile(r'File "([^"]+)", line (\d+)')
+NO_LINE = "no line of the model's own"
 _LONGEST = 80  # characters of a line of code that are shown
 
 Frame = tuple[types.FrameType, int]  # with the number of the line
@@ -121,6 +122,19 @@ def place_of_node(node: torch.fx.Node) -> Place:
     own = [entry for entry in entries if os.path.isabs(entry[0]) and not _of_library(entry[0])]
     file, line = own[-1] if own else ("", "0")
     return Place(module, file, int(line))
+
+
+def line_of(frame: types.FrameType | None, outermost: types.FrameType) -> str:
+    """Write down the innermost line of the user's in a running stack, for `place_of_node`.
+
+    Frames are looked at up to the ``outermost``, which is not. `NO_LINE` where there is none.
+    """
+    while frame is not None and frame is not outermost:
+        file = frame.f_code.co_filename
+        if os.path.isabs(file) and not _of_library(file):
+            return f'File "{file}", line {frame.f_lineno}'
+        frame = frame.f_back
+    return NO_LINE
 
 
 def paths_of(model: nn.Module) -> dict[int, str]:
