@@ -367,6 +367,18 @@ ROWS = (
         _sum,
     ),
     Row(
+        "Fourier transforms of a fixed size",
+        "Fourier transform",
+        lambda m, x: torch.view_as_real(torch.fft.rfft(_units(m, x))),
+        _linear,
+    ),
+    Row(
+        "parts and magnitudes of complex values",
+        "complex value",
+        lambda m, x: torch.fft.rfft(_units(m, x)).abs(),
+        _derivative,
+    ),
+    Row(
         "linear interpolation",
         "interpolation",
         lambda m, x: functional.interpolate(_channels(_units(m, x)), size=7, mode="linear"),

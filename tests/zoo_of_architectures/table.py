@@ -75,6 +75,7 @@ ARCHITECTURES = [
     ),
     Architecture("DeepSpeech 2", perception.SpeechReader, (1, 6, 5), target=(4, 1)),
     Architecture("video CNN-LSTM", perception.VideoReader, (3, 2, 5, 5)),
+    Architecture("spectrogram and LSTM", perception.WaveformReader, (24,)),
     Architecture("autoencoder's error", perception.Autoencoder, (4, 3)),
     Architecture("policy GRU", perception.Policy, (5, 4), output=0),
     Architecture("additive attention", language.AdditiveAttention, (5, 4)),

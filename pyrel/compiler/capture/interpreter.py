@@ -167,9 +167,9 @@ class _Interpreter:
         node = _returned(self._exported, self._output)
         output = self._values[node] if isinstance(node, torch.fx.Node) else node
         if not isinstance(output, Traced):
-            raise UnsupportedModelError(
-                "the output does not depend on the input", operator="output"
-            )
+            is_value = isinstance(output, NoValue)
+            reason = f"is {output.what}" if is_value else "does not depend on the input"
+            raise UnsupportedModelError(f"the output {reason}", operator="output")
         if isinstance(node, torch.fx.Node) and node.meta["val"].dtype == torch.bool:
             raise UnsupportedModelError(
                 "the outputs are truth values; return the scores that they compare",
@@ -304,7 +304,7 @@ class _Interpreter:
 
     def _stopped(self, values: Any) -> Any:
         """Let no gradient go through the tensors among nested values."""
-        return mapped(lambda v: self._tracer.stop(v) if isinstance(v, Traced) else v, values)
+        return mapped(lambda v: operators.stopped(self._tracer, v), values)
 
 
 def _positional(target: torch._ops.OpOverload, args: Any, kwargs: Any) -> tuple[Any, Any]:

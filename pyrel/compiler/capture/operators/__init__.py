@@ -12,7 +12,14 @@ from typing import Any
 
 import torch
 
-from pyrel.compiler.capture.operators import of_counts, of_ids, packing, selection
+from pyrel.compiler.capture.operators import (
+    complex_values,
+    of_counts,
+    of_ids,
+    packing,
+    selection,
+    spectra,
+)
 from pyrel.compiler.capture.operators.hints import hint
 from pyrel.compiler.capture.operators.nested import leaves, mapped
 from pyrel.compiler.capture.operators.operands import NoValue, UnsupportedOperandsError
@@ -30,7 +37,15 @@ from pyrel.compiler.capture.traced import Traced
 from pyrel.compiler.capture.tracer import Tracer
 from pyrel.errors import NO_RULE
 
-__all__ = ["NO_RULE", "UnsupportedOperandsError", "apply", "families", "hint", "supported"]
+__all__ = [
+    "NO_RULE",
+    "UnsupportedOperandsError",
+    "apply",
+    "families",
+    "hint",
+    "stopped",
+    "supported",
+]
 
 # torch.export has seen that these views exist. The traced tensors may lie in memory otherwise.
 _MOVED: dict[Any, Callable[..., Any]] = {
@@ -98,6 +113,13 @@ def apply(
     return result
 
 
+def stopped(tracer: Tracer, value: Any) -> Any:
+    """Return a value of any kind, through which no gradient goes."""
+    if isinstance(value, complex_values.Complex):
+        return complex_values.HANDLERS["detach"](tracer, value)
+    return tracer.stop(value) if isinstance(value, Traced) else value
+
+
 def _reads_made_of_ids(tracer: Tracer, values: Any) -> bool:
     """Whether something among nested values was made of token ids, as a mask is."""
     if not tracer.builder.lookups:
@@ -112,6 +134,7 @@ def _applied(
     values = list(leaves((args, kwargs)))
     for leaf in values:
         packed = isinstance(leaf, packing.PackedSizes) and name in OF_PACKED
+        packed = packed or isinstance(leaf, complex_values.Complex)
         if isinstance(leaf, NoValue) and not packed:
             raise UnsupportedOperandsError(f"{leaf.what} is used, which pyrel does not work out")
     if name in _IGNORED:
@@ -119,11 +142,16 @@ def _applied(
     if name == "sym_size":
         return args[0].ids.shape[args[1]]
     if name in UNINITIALISED:
+        if dtype is not None and dtype.is_complex:
+            raise UnsupportedOperandsError("an empty complex tensor: start from zeros")
         plain = mapped(_shape_only, (args, kwargs))
         return tracer.unwritten(target(*plain[0], **plain[1]).shape, f"aten.{name}")
     if name in FACTORIES:
         plain = mapped(_shape_only, (args, kwargs))
         return target(*plain[0], **plain[1])
+    if complex_values.are_involved(values, dtype) and name not in spectra.HANDLERS:
+        moved = _MOVED.get(target, target) if name in MOVES else None
+        return complex_values.apply(tracer, moved, name, args, kwargs)
     if name in MOVES:
         plain = mapped(lambda v: tracer.ids(v) if _is_tensor(v) else v, (args, kwargs))
         return mapped(Traced, _MOVED.get(target, target)(*plain[0], **_without_dtype(plain[1])))
@@ -170,6 +198,7 @@ def _is_tensor(value: object) -> bool:
 
 
 def _shape_only(value: object) -> object:
+    value = value.real if isinstance(value, complex_values.Complex) else value
     return torch.empty(value.ids.shape) if isinstance(value, Traced) else value
 
 

@@ -11,6 +11,7 @@ from pyrel.compiler.capture.operators import (
     activations,
     arithmetic,
     comparisons,
+    complex_values,
     elementwise,
     gradients,
     normalisation,
@@ -19,6 +20,7 @@ from pyrel.compiler.capture.operators import (
     recurrence,
     resampling,
     selection,
+    spectra,
     statistics,
     windows,
 )
@@ -177,6 +179,8 @@ FAMILIES: dict[str, dict[str, Handler]] = {
         "upsample_bilinear2d": resampling.linear("upsample_bilinear2d"),
         "upsample_linear1d": resampling.linear("upsample_linear1d"),
     },
+    "Fourier transform": spectra.HANDLERS,
+    "complex value": {name: complex_values.HANDLERS[name] for name in complex_values.ONLY},
     "batch norm": {
         "_native_batch_norm_legit_no_training": normalisation.batch_norm_in_eval_mode,
         "batch_norm": normalisation.batch_norm,
