@@ -379,6 +379,12 @@ ROWS = (
         _derivative,
     ),
     Row(
+        "sorted values, the largest few",
+        "sorted value",
+        lambda m, x: _units(m, x).topk(2, dim=1).values,
+        lambda seen: "winner",
+    ),
+    Row(
         "linear interpolation",
         "interpolation",
         lambda m, x: functional.interpolate(_channels(_units(m, x)), size=7, mode="linear"),

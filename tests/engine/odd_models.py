@@ -189,7 +189,7 @@ REFUSED: dict[str, Callable[[], Any]] = {
     "gradient inside": lambda: model(
         lambda s, x: torch.autograd.grad(s.last(x.requires_grad_()).sum(), x)[0].flatten(1)
     ),
-    "topk": lambda: model(lambda s, x: s.last(x).topk(1, 1)[0]),
+    "positions": lambda: model(lambda s, x: s.last(x).topk(1, 1)[1] * 1.0),
     # no model
     "a function": lambda: lambda x: x,
     "a partial": lambda: functools.partial(f.linear, weight=torch.ones(2, 4)),

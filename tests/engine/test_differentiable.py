@@ -23,6 +23,10 @@ def weights(like: Tensor, *shape: int) -> Tensor:
     return torch.linspace(-1, 1, math.prod(shape), dtype=like.dtype).reshape(shape)
 
 
+def volume(v: Tensor) -> Tensor:
+    return v.unflatten(2, (2, 3))[:, None]
+
+
 # Of what lies in (0.1, 4), so that logarithms and roots are defined and well conditioned.
 OF_POSITIVE: dict[str, Apply] = {
     "log": torch.log,
@@ -140,6 +144,32 @@ OF_ANY: dict[str, Apply] = {
     "transposed-convolution-2d": lambda v: functional.conv_transpose2d(
         v[:, None], weights(v, 1, 2, 3, 2), stride=(2, 1), padding=(1, 0)
     ),
+    "convolution-3d": lambda v: functional.conv3d(
+        volume(v), weights(v, 4, 1, 2, 2, 3), weights(v, 4), stride=(1, 2, 1), padding=(1, 0, 1)
+    ).relu(),
+    "convolution-3d-groups": lambda v: functional.conv3d(
+        volume(v).repeat(1, 2, 1, 1, 1), weights(v, 4, 1, 2, 1, 2), groups=2, dilation=(1, 1, 2)
+    ),
+    "transposed-convolution-3d": lambda v: functional.conv_transpose3d(
+        volume(v), weights(v, 1, 2, 2, 2, 2), stride=(2, 1, 1), padding=(0, 1, 0)
+    ),
+    "max-pool-3d": lambda v: functional.max_pool3d(
+        volume(v), (2, 2, 1), stride=1, padding=(1, 1, 0)
+    ),
+    "average-pool-3d": lambda v: functional.avg_pool3d(volume(v), 2, stride=1, ceil_mode=True),
+    "adaptive-pool-3d": lambda v: functional.adaptive_avg_pool3d(volume(v), (2, 2, 2)),
+    "adaptive-max-pool-3d": lambda v: functional.adaptive_max_pool3d(volume(v), (2, 1, 2)),
+    "interpolate-trilinear": lambda v: functional.interpolate(
+        volume(v), scale_factor=(1, 1.5, 2), mode="trilinear"
+    ),
+    "interpolate-nearest-3d": lambda v: functional.interpolate(volume(v), scale_factor=2),
+    "sort": lambda v: v.sort(-1).values,
+    "sort-descending": lambda v: torch.sort(v, dim=1, descending=True, stable=True)[0],
+    "topk": lambda v: v.topk(2, dim=1).values * torch.tensor([[1.0], [0.5]], dtype=v.dtype),
+    "topk-smallest": lambda v: v.topk(4, dim=-1, largest=False)[0],
+    "topk-of-all": lambda v: v.flatten(1).topk(5)[0],
+    "kthvalue": lambda v: v.kthvalue(2, dim=-1).values,
+    "median": lambda v: v.median(dim=-1, keepdim=True).values * v,
     "logaddexp": lambda v: torch.logaddexp(v[..., :3], v[..., 3:]),
     "logcumsumexp": lambda v: v.logcumsumexp(1),
     "einsum": lambda v: torch.einsum("btd,bsd->bts", v, v.flip(1)),

@@ -19,10 +19,10 @@ SHAPE = (4, 6)
 
 
 class Best(nn.Module):
-    """The largest values of each feature."""
+    """What stands where each feature is largest."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.topk(2, dim=1)[0]
+        return x.gather(1, x.argmax(dim=1, keepdim=True))
 
 
 class Chosen(nn.Module):
@@ -37,16 +37,16 @@ class Chosen(nn.Module):
         return self.out(self.memory(x)[:, 0])
 
 
-class Convolution(nn.Module):
-    """A convolution over three axes, two modules down."""
+class Blocks(nn.Module):
+    """Windows that are taken for columns, two modules down."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.front = nn.Sequential(nn.ReLU(), nn.Sequential(nn.Conv3d(1, 2, (3, 3, 1))))
-        self.out = nn.Linear(16, 3)
+        self.front = nn.Sequential(nn.ReLU(), nn.Sequential(nn.Unfold((3, 3))))
+        self.out = nn.Linear(72, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.out(self.front(x[:, None, ..., None]).flatten(1))
+        return self.out(self.front(x[:, None]).flatten(1))
 
 
 class Round(nn.Module):
@@ -86,8 +86,8 @@ class Branching(nn.Module):
 @pytest.mark.parametrize(
     ("make", "operator", "path"),
     [
-        (Chosen, "topk", "memory"),
-        (Convolution, "conv3d", "front.1.0"),
+        (Chosen, "argmax", "memory"),
+        (Blocks, "im2col", "front.1.0"),
         (Stepped, "round", "cell.inner.1"),
     ],
 )

@@ -14,12 +14,8 @@ _HINTS = {
         "the fast path of nn.MultiheadAttention; torch.backends.mha.set_fastpath_enabled(False) "
         "before capturing"
     ),
-    **dict.fromkeys("isnan argmax argmin topk nonzero".split(), _COMPARED),
-    **dict.fromkeys(
-        """conv3d conv_transpose3d max_pool3d max_pool3d_with_indices avg_pool3d adaptive_avg_pool3d
-        _adaptive_avg_pool3d adaptive_max_pool3d""".split(),
-        "convolutions and pooling over one or two axes are supported; fold an axis into the batch",
-    ),
+    **dict.fromkeys("isnan argmax argmin nonzero".split(), _COMPARED),
+    "im2col": "the windows of nn.Unfold; Tensor.unfold and convolutions are supported",
     "native_group_norm": "group_norm is supported",
     **dict.fromkeys(
         ["ceil", "floor", "round", "trunc", "heaviside"],

@@ -20,6 +20,7 @@ from pyrel.compiler.capture.operators import (
     recurrence,
     resampling,
     selection,
+    sorting,
     spectra,
     statistics,
     windows,
@@ -41,8 +42,10 @@ FAMILIES: dict[str, dict[str, Handler]] = {
     "convolution": {
         "conv1d": windows.convolution(1),
         "conv2d": windows.convolution(2),
+        "conv3d": windows.convolution(3),
         "conv_transpose1d": resampling.transposed_convolution(1),
         "conv_transpose2d": resampling.transposed_convolution(2),
+        "conv_transpose3d": resampling.transposed_convolution(3),
         "convolution": windows.any_convolution,
     },
     "recurrent layer": {
@@ -138,20 +141,32 @@ FAMILIES: dict[str, dict[str, Handler]] = {
     "maximum": {
         "adaptive_max_pool1d": windows.adaptive_max_pool(1),
         "adaptive_max_pool2d": windows.adaptive_max_pool(2),
+        "adaptive_max_pool3d": windows.adaptive_max_pool(3),
         "amax": selection.largest,
         "max": selection.maximum,
         "max_pool1d": windows.max_pool(1),
         "max_pool1d_with_indices": windows.max_pool_with_positions(1),
         "max_pool2d": windows.max_pool(2),
         "max_pool2d_with_indices": windows.max_pool_with_positions(2),
+        "max_pool3d": windows.max_pool(3),
+        "max_pool3d_with_indices": windows.max_pool_with_positions(3),
         "maximum": selection.maximum,
     },
     "average": {
         "_adaptive_avg_pool2d": windows.adaptive_average_pool(2),
+        "_adaptive_avg_pool3d": windows.adaptive_average_pool(3),
         "adaptive_avg_pool1d": windows.adaptive_average_pool(1),
         "adaptive_avg_pool2d": windows.adaptive_average_pool(2),
+        "adaptive_avg_pool3d": windows.adaptive_average_pool(3),
         "avg_pool1d": windows.average_pool(1),
         "avg_pool2d": windows.average_pool(2),
+        "avg_pool3d": windows.average_pool(3),
+    },
+    "sorted value": {
+        "kthvalue": sorting.of_rank,
+        "median": sorting.median,
+        "sort": sorting.sort,
+        "topk": sorting.top,
     },
     "minimum": {
         "amin": selection.smallest,
@@ -178,6 +193,7 @@ FAMILIES: dict[str, dict[str, Handler]] = {
     "interpolation": {
         "upsample_bilinear2d": resampling.linear("upsample_bilinear2d"),
         "upsample_linear1d": resampling.linear("upsample_linear1d"),
+        "upsample_trilinear3d": resampling.linear("upsample_trilinear3d"),
     },
     "Fourier transform": spectra.HANDLERS,
     "complex value": {name: complex_values.HANDLERS[name] for name in complex_values.ONLY},
@@ -206,6 +222,7 @@ FAMILIES: dict[str, dict[str, Handler]] = {
         "take_along_dim": selection.take_along_dim,
         "upsample_nearest1d": resampling.nearest("upsample_nearest1d"),
         "upsample_nearest2d": resampling.nearest("upsample_nearest2d"),
+        "upsample_nearest3d": resampling.nearest("upsample_nearest3d"),
         "masked_fill": selection.masked_fill,
         "pad": selection.pad,
         "scatter": selection.scatter,
@@ -258,7 +275,6 @@ OF_SEVERAL_IDS: dict[str, Handler] = {
     "argsort": packing.argsort,
     "one_hot": of_several_ids.one_hot,
     "packed_lengths": packing.batch_sizes,
-    "sort": packing.sort,
 }
 
 KNOWN = {name: handler for family in FAMILIES.values() for name, handler in family.items()}

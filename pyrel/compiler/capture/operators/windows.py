@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Convolutions and pooling: windows that slide over maps.
 
-A map is an array of addresses, (rows, columns, channels), with the channels side by side in
-memory: so each row of a kernel reads one run. torch's tensors are (n, channels, rows, columns);
-those of one dimension become maps of one row. What windows read along an axis is an index,
-(windows, kernel), which may lie beyond the edges.
+A map is an array of addresses, (rows, columns, channels), or (planes, rows, columns, channels),
+with the channels side by side in memory: so each row of a kernel reads one run. torch's tensors are
+(n, channels, rows, columns); those of one dimension become maps of one row. What windows read along
+an axis is an index, (windows, kernel), which may lie beyond the edges.
 """
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -33,11 +35,11 @@ _Index: TypeAlias = npt.NDArray[np.int64]
 _POSITIONS = NoValue("the position of the largest value")
 
 
-def _both(setting: Any, spatial: int, of_one_row: int) -> tuple[int, int]:
-    """Return a setting for both axes of a map, given one for all or for each of the tensor's."""
+def _each(setting: Any, spatial: int, of_one_row: int) -> tuple[int, ...]:
+    """Return a setting for each axis of a map, given one for all or for each of the tensor's."""
     given = [int(v) for v in np.atleast_1d(setting).tolist()]
     given = given * spatial if len(given) == 1 else given
-    return (of_one_row, given[0]) if spatial == 1 else (given[0], given[1])
+    return (of_one_row, given[0]) if spatial == 1 else tuple(given[:spatial])
 
 
 def _sliding(windows: int, kernel: int, stride: int, before: int, dilation: int = 1) -> _Index:
@@ -46,37 +48,43 @@ def _sliding(windows: int, kernel: int, stride: int, before: int, dilation: int 
 
 
 def _bordered(
-    addresses: Addresses, rows: _Index, columns: _Index, beyond: int
-) -> tuple[Addresses, _Index, _Index]:
+    addresses: Addresses, index: Sequence[_Index], beyond: int
+) -> tuple[Addresses, list[_Index]]:
     """Add a border of one constant to a map, as wide as windows need it, and shift the index."""
     pads, shifted = [], []
-    for size, index in zip(addresses.shape[:2], (rows, columns), strict=True):
-        before = max(0, -int(index.min()))
-        pads.append((before, max(0, int(index.max()) + 1 - size)))
-        shifted.append(index + before)
-    return np.pad(addresses, [*pads, (0, 0)], constant_values=beyond), shifted[0], shifted[1]
+    for size, places in zip(addresses.shape, index, strict=False):
+        before = max(0, -int(places.min()))
+        pads.append((before, max(0, int(places.max()) + 1 - size)))
+        shifted.append(places + before)
+    return np.pad(addresses, [*pads, (0, 0)], constant_values=beyond), shifted
 
 
-def _read(addresses: Addresses, rows: _Index, columns: _Index) -> Addresses:
-    """Look up what windows read: (windows down, windows across, kernel, kernel, channels)."""
-    return np.asarray(addresses[rows[:, None, :, None], columns[None, :, None, :]])
+def _read(addresses: Addresses, index: Sequence[_Index]) -> Addresses:
+    """Look up what windows read: (windows by axis, kernel by axis, channels)."""
+    axes = len(index)
+    places = []
+    for axis, (windows, kernel) in enumerate(each.shape for each in index):
+        shape = [1] * (2 * axes)
+        shape[axis], shape[axes + axis] = windows, kernel
+        places.append(index[axis].reshape(shape))
+    return np.asarray(addresses[tuple(places)])
 
 
 def _over_maps(
     tracer: Tracer, value: Traced, spatial: int, make: Callable[[Addresses], Addresses]
 ) -> Traced:
     """Make a map of the map of each image of (n, channels, ...)."""
-    ids = value.ids if spatial == 2 else value.ids.unsqueeze(2)
+    ids = value.ids.unsqueeze(2) if spatial == 1 else value.ids
     shape: list[tuple[int, ...]] = []
 
     def of_image(row: Addresses) -> Addresses:
-        made = make(row.reshape(ids.shape[1:]).transpose(1, 2, 0)).transpose(2, 0, 1)
+        made = np.moveaxis(make(np.moveaxis(row.reshape(ids.shape[1:]), 0, -1)), -1, 0)
         shape.append(made.shape)
         return made.reshape(-1)
 
     flat = tracer.rows(Traced(ids.flatten(1)), lambda rows: np.stack([of_image(r) for r in rows]))
     out = flat.ids.reshape(len(ids), *shape[0])
-    return Traced(out if spatial == 2 else out.squeeze(2))
+    return Traced(out.squeeze(2) if spatial == 1 else out)
 
 
 # Convolutions
@@ -85,12 +93,13 @@ def _over_maps(
 def require_batch(value: Traced, spatial: int) -> None:
     """Refuse maps over so many axes that have no dimension of samples."""
     if value.ids.dim() != spatial + 2:
-        wanted = ", ".join(["n", "channels", "rows", "columns"][: spatial + 2])
+        axes = ["planes", "rows", "columns"] if spatial == 3 else ["rows", "columns"][:spatial]
+        wanted = ", ".join(["n", "channels", *axes])
         raise UnsupportedOperandsError(f"the input has no batch dimension, ({wanted}) is wanted")
 
 
 def convolution(spatial: int) -> Callable[..., Traced]:
-    """Make the handler of ``aten.conv1d`` or ``aten.conv2d``."""
+    """Make the handler of ``aten.conv1d``, ``aten.conv2d`` or ``aten.conv3d``."""
 
     def handler(
         tracer: Tracer,
@@ -104,12 +113,12 @@ def convolution(spatial: int) -> Callable[..., Traced]:
     ) -> Traced:
         tensor = constant(weight, "weight")
         require_batch(traced(value), spatial)
-        kernel = _both(tensor.shape[2:], spatial, 1)
-        dilations = _both(dilation, spatial, 1)
+        kernel = _each(tensor.shape[2:], spatial, 1)
+        dilations = _each(dilation, spatial, 1)
         around = _padding(padding, spatial, kernel, dilations)
-        strides = _both(stride, spatial, 1)
+        strides = _each(stride, spatial, 1)
         index = []
-        for axis, size in enumerate(_both(value.ids.shape[2:], spatial, 1)):
+        for axis, size in enumerate(_each(value.ids.shape[2:], spatial, 1)):
             reach = dilations[axis] * (kernel[axis] - 1)
             windows = (size + sum(around[axis]) - reach - 1) // strides[axis] + 1
             before = around[axis][0]
@@ -134,8 +143,8 @@ def any_convolution(
 ) -> Traced:
     """``aten.convolution``, which stands for all of them in a decomposed program."""
     spatial = constant(weight, "weight").dim() - 2
-    if transposed or spatial not in {1, 2}:
-        raise UnsupportedOperandsError("only convolutions over one or two axes, not transposed")
+    if transposed or spatial not in {1, 2, 3}:
+        raise UnsupportedOperandsError("only convolutions over up to three axes, not transposed")
     return convolution(spatial)(tracer, value, weight, bias, stride, padding, dilation, groups)
 
 
@@ -144,11 +153,11 @@ def _padding(
 ) -> list[tuple[int, int]]:
     """Elements before and after each axis of a map."""
     if padding == "valid":
-        return [(0, 0), (0, 0)]
+        return [(0, 0)] * len(kernel)
     if padding == "same":
         reach = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
         return [(r // 2, r - r // 2) for r in reach]
-    return [(p, p) for p in _both(padding, spatial, 0)]
+    return [(p, p) for p in _each(padding, spatial, 0)]
 
 
 def _matrices(
@@ -157,8 +166,8 @@ def _matrices(
     """Weight and bias of each group; columns go by kernel row, kernel column, channel."""
 
     def make() -> list[tuple[Floats, Floats]]:
-        values = blocks(tracer, weight if weight.dim() == 4 else weight.unsqueeze(2)).copy()
-        flat = values.transpose(0, 2, 3, 1).reshape(len(values), -1)
+        values = blocks(tracer, weight.unsqueeze(2) if weight.dim() == 3 else weight).copy()
+        flat = np.moveaxis(values, 1, -1).reshape(len(values), -1)
         parts = np.split(flat, groups), np.split(offsets(tracer, bias, len(values)), groups)
         return list(zip(*parts, strict=True))
 
@@ -175,23 +184,23 @@ def _convolve(
     builder = tracer.builder
     size = addresses.size
     zero = int(builder.constants(0.0))
-    addresses, rows, columns = _bordered(addresses, index[0], index[1], zero)
+    addresses, index = _bordered(addresses, index, zero)
     if addresses.size > size or (addresses < 0).any():
         addresses = builder.copy(addresses)
-    read = _read(addresses, rows, columns)
+    read = _read(addresses, index)
     made = []
     for channels, (weight, bias) in zip(np.split(read, len(groups), axis=-1), groups, strict=True):
         made.append(
             builder.linear(channels.reshape(-1, weight.shape[1]), weight, bias, "convolution")
         )
-    return np.concatenate(made, axis=1).reshape(*read.shape[:2], -1)
+    return np.concatenate(made, axis=1).reshape(*read.shape[: len(index)], -1)
 
 
 # Pooling
 
 
 def max_pool(spatial: int) -> Callable[..., Traced]:
-    """Make the handler of ``aten.max_pool1d`` or ``aten.max_pool2d``."""
+    """Make the handler of ``aten.max_pool1d``, ``aten.max_pool2d`` or ``aten.max_pool3d``."""
 
     def handler(
         tracer: Tracer,
@@ -215,7 +224,7 @@ def max_pool_with_positions(spatial: int) -> Callable[..., tuple[Traced, NoValue
 
 
 def adaptive_max_pool(spatial: int) -> Callable[..., tuple[Traced, NoValue]]:
-    """Make the handler of ``aten.adaptive_max_pool1d`` or ``...2d``."""
+    """Make the handler of ``aten.adaptive_max_pool1d`` and its like."""
 
     def handler(tracer: Tracer, value: Traced, size: Any) -> tuple[Traced, NoValue]:
         index, _ = _adaptive(value, spatial, size)
@@ -225,7 +234,7 @@ def adaptive_max_pool(spatial: int) -> Callable[..., tuple[Traced, NoValue]]:
 
 
 def average_pool(spatial: int) -> Callable[..., Traced]:
-    """Make the handler of ``aten.avg_pool1d`` or ``aten.avg_pool2d``."""
+    """Make the handler of ``aten.avg_pool1d`` and its like."""
 
     def handler(
         tracer: Tracer,
@@ -248,7 +257,7 @@ def average_pool(spatial: int) -> Callable[..., Traced]:
 
 
 def adaptive_average_pool(spatial: int) -> Callable[..., Traced]:
-    """Make the handler of ``aten.adaptive_avg_pool1d`` or ``...2d``."""
+    """Make the handler of ``aten.adaptive_avg_pool1d`` and its like."""
 
     def handler(tracer: Tracer, value: Traced, size: Any) -> Traced:
         index, counts = _adaptive(value, spatial, size)
@@ -267,12 +276,12 @@ def _pooling(
     ceil_mode: bool,
     count_padding: bool = False,
 ) -> tuple[list[_Index], _Index]:
-    """Index for both axes, and how many elements each window has."""
-    kernels = _both(kernel, spatial, 1)
-    strides = kernels if np.size(stride) == 0 else _both(stride, spatial, 1)
-    around, dilations = _both(padding, spatial, 0), _both(dilation, spatial, 1)
+    """Index for each axis, and how many elements each window has."""
+    kernels = _each(kernel, spatial, 1)
+    strides = kernels if np.size(stride) == 0 else _each(stride, spatial, 1)
+    around, dilations = _each(padding, spatial, 0), _each(dilation, spatial, 1)
     index, counts = [], []
-    for axis, size in enumerate(_both(value.ids.shape[-spatial:], spatial, 1)):
+    for axis, size in enumerate(_each(value.ids.shape[-spatial:], spatial, 1)):
         k, s, p, d = kernels[axis], strides[axis], around[axis], dilations[axis]
         beyond = size + 2 * p - d * (k - 1) - 1
         windows = beyond // s + 1
@@ -282,7 +291,7 @@ def _pooling(
         index.append(_sliding(windows, k, s, p, d))
         low, high = (-p, size + p) if count_padding else (0, size)
         counts.append(((index[-1] >= low) & (index[-1] < high)).sum(axis=1))
-    return index, counts[0][:, None] * counts[1]
+    return index, functools.reduce(np.multiply.outer, counts)
 
 
 def _adaptive(value: Traced, spatial: int, size: Any) -> tuple[list[_Index], _Index]:
@@ -291,14 +300,14 @@ def _adaptive(value: Traced, spatial: int, size: Any) -> tuple[list[_Index], _In
     All windows of an axis are as long as the longest; what they have too much lies beyond the edge.
     """
     index, counts = [], []
-    wanted = _both(size, spatial, 1)
-    for length, windows in zip(_both(value.ids.shape[-spatial:], spatial, 1), wanted, strict=True):
+    wanted = _each(size, spatial, 1)
+    for length, windows in zip(_each(value.ids.shape[-spatial:], spatial, 1), wanted, strict=True):
         first = np.arange(windows) * length // windows
         stop = -(-(np.arange(windows) + 1) * length // windows)
         steps = first[:, None] + np.arange((stop - first).max())
         index.append(np.where(steps < stop[:, None], steps, length))
         counts.append(stop - first)
-    return index, counts[0][:, None] * counts[1]
+    return index, functools.reduce(np.multiply.outer, counts)
 
 
 def _largest(tracer: Tracer, value: Traced, spatial: int, index: Sequence[_Index]) -> Traced:
@@ -329,8 +338,10 @@ def _pooled(
     addresses: Addresses, index: Sequence[_Index], beyond: int
 ) -> tuple[Addresses, tuple[int, ...]]:
     """Windows as (window, elements of the pooled map), and the shape of that map."""
-    read = _read(*_bordered(addresses, index[0], index[1], beyond)).transpose(2, 3, 0, 1, 4)
-    return read.reshape(read.shape[0] * read.shape[1], -1), read.shape[2:]
+    read, axes = _read(*_bordered(addresses, index, beyond)), len(index)
+    windows, kernel, channels = read.shape[:axes], read.shape[axes:-1], read.shape[-1]
+    turned = np.moveaxis(read, range(axes, 2 * axes), range(axes))
+    return turned.reshape(math.prod(kernel), -1), (*windows, channels)
 
 
 def _over_pooled(
