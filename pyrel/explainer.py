@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, TypeAlias
 
@@ -11,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from pyrel import methods
+from pyrel.compiler.capture.examples import Given
 from pyrel.compiler.capture.forks import exporting
 from pyrel.compiler.capture.outputs import Output, checked_output
 from pyrel.compiler.program.file_limits import Limits
@@ -30,10 +32,11 @@ from pyrel.engine.prepare import Model, Wanted, captured, check_task, prepare, r
 from pyrel.engine.program_file import dump_program, is_named, load_program
 from pyrel.engine.progress import Told, check_progress
 from pyrel.engine.self_check import SelfCheck, check_option
+from pyrel.engine.several import checked_constant
 from pyrel.explanation import Explanation
 from pyrel.methods.options import flag, single
 
-Bound: TypeAlias = float | npt.ArrayLike | torch.Tensor
+Bound: TypeAlias = float | npt.ArrayLike | torch.Tensor | tuple[Any, ...] | Mapping[str, Any]
 
 
 class Explainer(Attributing):
@@ -47,19 +50,24 @@ class Explainer(Attributing):
     Parameters
     ----------
     model : torch.nn.Module, torch.export.ExportedProgram, Graph or Capture
-        Takes one tensor (n, ...) and returns raw scores (n, classes) or (n,), or with ``output`` a
-        structure that holds them; with ``lengths`` it may take the lengths of the sequences as a
-        second argument. A module is captured in eval mode, whatever mode it is in; a program has
-        to be exported so.
-    example : ndarray or Tensor, shape (n, ...), optional
+        Takes one tensor (n, ...), or a module several, and returns raw scores (n, classes) or (n,),
+        or with ``output`` a structure that holds them; with ``lengths`` it may take the lengths of
+        the sequences as an argument more. A module is captured in eval mode, whatever mode it is
+        in; a program has to be exported so.
+    example : ndarray or Tensor, shape (n, ...), or tuple or dict of such, optional
         Any input of the right shape and type; needed for a module only. Integers are token ids.
+        Of several inputs a tuple by position, or a dictionary by the names of forward's arguments.
     method : str or Method
         A name of `pyrel.methods.names()`, or an object such as ``pyrel.methods.DeepTaylor()``.
     low, high : float or array that broadcasts to one sample, optional
-        Smallest and largest value that inputs take, ``low <= 0 <= high``. Without them inputs may
-        be any real numbers. deep_taylor chooses its rule at the input by them. Token ids have none.
+        Smallest and largest value that inputs take, ``low <= 0 <= high``; without them any. Token
+        ids have none. deep_taylor chooses its rule at the input by them. Of several inputs one
+        number for all of floats, a dictionary by name, or their structure.
     lengths : bool
-        Calls may say how long each sequence is. The model has to take any number of steps.
+        Calls may say how long each sequence is. The model has to take any number of steps. Of
+        several inputs that is the number of steps of all that are as long as the first sequence.
+    constant : sequence of str
+        Names of inputs, of several, which get no relevance: what they would get is absorbed.
     output : str, int or callable, optional
         Which tensor of what the model returns is explained: the key of a dictionary, the name of a
         field of a named tuple or a dataclass, the index in a tuple or a list, or a function of what
@@ -94,7 +102,7 @@ class Explainer(Attributing):
     Attributes
     ----------
     method : Method
-    input_shape : tuple of int
+    input_shape : tuple of int, or structure of such
         Shape of one sample; with ``any_steps``, of one with as many steps as the example had.
     any_steps : bool
         Whether the first axis of a sample, its steps, may have any size: where the model takes
@@ -138,12 +146,13 @@ class Explainer(Attributing):
     def __init__(
         self,
         model: Model,
-        example: Array | None = None,
+        example: Given | None = None,
         method: str | methods.Method = "deep_taylor",
         *,
         low: Bound | None = None,
         high: Bound | None = None,
         lengths: bool = False,
+        constant: Sequence[str] = (),
         output: Output = None,
         task: str = CLASSIFICATION,
         out_of_range: str = RAISE,
@@ -160,7 +169,8 @@ class Explainer(Attributing):
         output = checked_output(output)
         source = captured(model, example, lengths, output)
         checks = check_finite, single(out_of_range)
-        wanted = Wanted(low, high, lengths, *checks, check_task(single(task)))
+        held = checked_constant(constant)
+        wanted = Wanted(low, high, lengths, *checks, check_task(single(task)), held)
         inputs, compiled, padding = prepare(source, example, chosen, precision, wanted)
         self._take(chosen, inputs, NOTHING, compiled, isa)
         if check is None and isinstance(compiled, Compiled):
@@ -192,11 +202,11 @@ class Explainer(Attributing):
 
     def __call__(
         self,
-        x: Array,
+        x: Given,
         target: Any = None,
         *,
         lengths: Any = None,
-        out: Array | None = None,
+        out: Given | None = None,
         progress: Told | None = None,
     ) -> Explanation:
         """Explain a batch.
@@ -204,8 +214,8 @@ class Explainer(Attributing):
         Parameters
         ----------
         x : ndarray or Tensor of floats, or of integers if the model takes tokens, shape (n, ...)
-            Any batch size, zero included. The file of a memory map has to stay as it is during the
-            call: where it is cut off, the operating system ends the process.
+            Any batch size, zero included; several as in the example. The file of a memory map must
+            stay as it is: where it is cut off meanwhile, the operating system ends the process.
         target : int or integers of shape (n,), optional
             The class to explain; by default the predicted one, ties to the lowest index. Of outputs
             (n, T, classes) a tuple ``(t, c)``, each an int or integers (n,), or integers (n, 2):
@@ -217,7 +227,7 @@ class Explainer(Attributing):
             has. What lies beyond is not looked at, and may be NaN or any token id; its relevance is
             0. Results are those of the sequences alone, bit for bit. Needs an explainer made with
             ``lengths=True``.
-        out : float32 ndarray or CPU Tensor of the shape of ``x``, optional
+        out : float32 ndarray or CPU Tensor of the shape of ``x``, or structure, optional
             Where to write the relevance; a memory map too.
         progress : callable, optional
             Called on the way with two numbers: how many runs of a sample through the model are
@@ -232,24 +242,25 @@ class Explainer(Attributing):
         Raises
         ------
         ValueError
-            If ``x`` has the wrong shape, holds NaN or infinity or a value outside [low, high] or a
-            token id that the model has no row for, if a target is no class or a length no number of
-            steps, if the model does not hold for that many steps, or if its output or the relevance
+            If ``x`` has the wrong shape, lacks an input or has another, holds NaN or infinity or a
+            value outside [low, high] or a token id that the model has no row for, if a target is no
+            class or a length no number of steps, if the model does not hold for that many steps, or
+            if its output or the relevance
             overflows in float32, or comes so near that relevance is lost.
         TypeError
             If an argument has the wrong type.
         """
-        self.inputs.check(x)
+        batch = self.inputs.batch(x)
         self.outputs.check_asked(target, self.classes)
-        lengths = self._checked_lengths(x, lengths)
-        found = self._explained(x, target, lengths, out, check_progress(progress))
+        lengths = self._checked_lengths(batch, lengths)
+        told = check_progress(progress)
+        found, relevance = self._explained(batch, target, lengths, out, told)
         results = self.outputs.shaped(found)
         if self.method.conserves:
             self._stability.check(results.amplification)
-        columns = [arrays.like(column, x) for column in results if column is not None]
-        return Explanation(*columns) if out is None else Explanation(out, *columns[1:])
+        return Explanation(relevance, *(arrays.like(column, batch) for column in results[1:]))
 
-    def forward(self, x: Array, *, lengths: Any = None) -> Array:
+    def forward(self, x: Given, *, lengths: Any = None) -> Array:
         """Compute the raw outputs alone, as the explained ones: bit for bit ``self(x).output``.
 
         Parameters
@@ -274,9 +285,9 @@ class Explainer(Attributing):
         >>> torch.equal(explainer.forward(x), explainer(x).output)
         True
         """
-        self.inputs.check(x)
-        results = self._run(x, None, self._checked_lengths(x, lengths), None)
-        given: Array = arrays.like(self.outputs.shaped(results).output, x)
+        batch = self.inputs.batch(x)
+        results = self._run(batch, None, self._checked_lengths(batch, lengths), None)
+        given: Array = arrays.like(self.outputs.shaped(results).output, batch)
         return given
 
 

@@ -15,7 +15,8 @@ class Explanation:
     ----------
     relevance : float32, shape of the input
         How much each input element contributed; of token ids, how much each token did. Zero beyond
-        the end of a sequence.
+        the end of a sequence. Of several inputs a tuple or dictionary, as they were given; zero for
+        those that are constant.
     output : float32, shape (n, classes)
         Raw outputs of the model, before any softmax. Where the model's have more dimensions, as
         (n, T, classes), they have that shape; zero beyond the end of a sequence.

@@ -9,16 +9,15 @@ from typing import Any, cast
 import torch
 
 from pyrel import methods
-from pyrel.compiler.capture.array_kinds import refuse_unreadable
-from pyrel.compiler.capture.examples import refuse_empty, unwrapped
+from pyrel.compiler.capture.examples import Given, refuse_empty, unwrapped
 from pyrel.compiler.capture.forks import exporting
 from pyrel.compiler.capture.identity import IncomparableError, state_of, state_of_options
 from pyrel.compiler.capture.outputs import Output, checked_output
 from pyrel.engine import captures
 from pyrel.engine import config as runtime
-from pyrel.engine.arrays import Array
 from pyrel.engine.prepare import Captured, Model
 from pyrel.engine.progress import Told
+from pyrel.engine.several import refuse_arrays
 from pyrel.explainer import Explainer
 from pyrel.explanation import Explanation
 from pyrel.methods.options import single
@@ -29,7 +28,7 @@ _LOGGER = logging.getLogger("pyrel")
 
 def explain(
     model: Model,
-    x: Array,
+    x: Given,
     method: str | methods.Method = "deep_taylor",
     target: Any = None,
     *,
@@ -50,7 +49,7 @@ def explain(
     Parameters
     ----------
     model : torch.nn.Module, torch.export.ExportedProgram, Graph or Capture
-    x : ndarray or Tensor of floats, or of integers if the model takes tokens, shape (n, ...)
+    x : ndarray or Tensor, shape (n, ...), or tuple or dict of several
     method : str or Method
     target : int or integers of shape (n,), or of several dimensions, optional
     lengths : integers of shape (n,), optional
@@ -60,8 +59,8 @@ def explain(
     progress : callable, optional
         Told how far the call is; see `Explainer.__call__`.
     **options
-        ``low``, ``high``, ``task``, ``out_of_range``, ``check_finite`` and the method's own, as
-        `Explainer` takes them.
+        ``low``, ``high``, ``constant``, ``task``, ``out_of_range``, ``check_finite`` and the
+        method's own, as `Explainer` takes them.
 
     Returns
     -------
@@ -78,8 +77,10 @@ def explain(
     >>> e = pyrel.explain(model, x, "lrp_epsilon", target=1)
     >>> e.relevance.shape, e.target
     (torch.Size([5, 3]), tensor([1, 1, 1, 1, 1]))
+    >>> pyrel.explain(torch.nn.CosineSimilarity(), (x, x), "gradient").relevance[1].shape
+    torch.Size([5, 3])
     """
-    refuse_unreadable("x", x)
+    refuse_arrays("x", x)
     method = single(method)
     options = {name: single(value) for name, value in options.items()}
     options["lengths"], output = lengths is not None, checked_output(output)
@@ -89,7 +90,7 @@ def explain(
 
 def _explainer(
     model: Model,
-    x: Array,
+    x: Given,
     method: str | methods.Method,
     output: Output,
     options: dict[str, Any],
@@ -112,7 +113,7 @@ def _explainer(
 def _explainer_of(
     kept: captures.Kept,
     source: Captured,
-    x: Array,
+    x: Given,
     method: str | methods.Method,
     options: dict[str, Any],
 ) -> Explainer:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from pyrel.compiler.capture.array_kinds import refuse_unreadable
+from pyrel.compiler.graph.layout import Layout, Path, nested
 
 Array: TypeAlias = npt.NDArray[Any] | torch.Tensor
 Float32s = npt.NDArray[np.float32]
@@ -25,7 +26,83 @@ LARGEST_BOUND = 1e12
 _PIECE_BYTES = 1 << 24
 
 
-def pieces(x: Array, *, parted: bool = False) -> Iterator[tuple[int, Float32s]]:
+class Rows:
+    """A batch of several inputs: row by row, what all of them have of a sample, side by side.
+
+    Rows are made when they are asked for.
+
+    Parameters
+    ----------
+    inputs : sequence of array
+        In the order of the layout.
+    layout : Layout
+        For the steps of this batch.
+    order : sequence of tuple
+        Paths of the inputs in the order in which a user gave them.
+    """
+
+    def __init__(self, inputs: Sequence[Array], layout: Layout, order: Sequence[Path]) -> None:
+        self.inputs, self.layout, self._order = inputs, layout, order
+        self.first = inputs[0]
+        self.shape = len(self.first), layout.size
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return self.shape[0]
+
+    def __getitem__(self, some: slice) -> Float32s:
+        """Return rows of some samples."""
+        return self._side_by_side([_converted(each[some]) for each in self.inputs])
+
+    def taken(self, samples: Int64s, steps: int) -> Float32s:
+        """Return rows of some samples, of their first steps."""
+        pairs = zip(self.layout.leaves, self.inputs, strict=True)
+        return self._side_by_side(
+            [taken(each, samples, steps if leaf.steps else None) for leaf, each in pairs]
+        )
+
+    def _side_by_side(self, parts: Sequence[Float32s]) -> Float32s:
+        return np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
+
+    def like_inputs(self, rows: Float32s) -> Any:
+        """Return rows, (..., size), in the structure, types and devices of the inputs."""
+        pairs = zip(self.layout.split(rows), self.inputs, strict=True)
+        parts = [like(np.ascontiguousarray(part), x) for part, x in pairs]
+        made = dict(zip((leaf.path for leaf in self.layout.leaves), parts, strict=True))
+        return nested(self._order, [made[path] for path in self._order])
+
+    def places(self, out: Any, before: tuple[int, ...]) -> list[Float32s]:
+        """Return the arrays that relevance is to be written to, after checking them.
+
+        ``before`` are the dimensions before those of a sample.
+        """
+        given = self.layout.taken(out, "out")
+        shapes = [(*before, *leaf.shape) for leaf in self.layout.leaves]
+        return [result(*each) for each in zip(given, self.inputs, shapes, strict=True)]
+
+
+Batch: TypeAlias = Array | Rows
+
+
+def steps_of(x: Batch) -> int:
+    """Return how many steps the samples of a batch have."""
+    return x.layout.steps if isinstance(x, Rows) else int(x.shape[1])
+
+
+def put(x: Batch, relevance: Float32s, where: tuple[Any, ...], own: Float32s, steps: int) -> None:
+    """Write the relevance of shorter sequences, of so many ``steps``, to that of a batch.
+
+    ``where`` are indices of dimensions before those of a sample.
+    """
+    if isinstance(x, Rows):
+        columns = x.layout.columns(steps)
+        rows: list[Any] = [each[:, None] for each in where]
+        relevance[(*rows, columns)] = own
+    else:
+        relevance[(*where, slice(steps))] = own
+
+
+def pieces(x: Batch, *, parted: bool = False) -> Iterator[tuple[int, Float32s]]:
     """Yield (first sample, samples as contiguous float32) of a batch.
 
     What the engine can read where it lies is one piece, unless it is to be ``parted``. Anything
@@ -42,11 +119,14 @@ def pieces(x: Array, *, parted: bool = False) -> Iterator[tuple[int, Float32s]]:
         yield first, _converted(x[part]) if whole is None else whole[part]
 
 
-def taken(x: Array, samples: Int64s, steps: int) -> Float32s:
-    """Return the first ``steps`` of some samples of a batch, as contiguous float32."""
+def taken(x: Batch, samples: Int64s, steps: int | None) -> Float32s:
+    """Return the first ``steps`` of some samples of a batch, or all, as contiguous float32."""
+    if isinstance(x, Rows):
+        return x.taken(samples, x.layout.steps if steps is None else steps)
     if isinstance(x, torch.Tensor):
-        return _converted(x[torch.from_numpy(samples).to(x.device), :steps])
-    return _converted(x[samples, :steps])
+        some = x[torch.from_numpy(samples).to(x.device)]
+        return _converted(some if steps is None else some[:, :steps])
+    return _converted(x[samples] if steps is None else x[samples, :steps])
 
 
 def samples_in_a_piece(shape: tuple[int, ...]) -> int:
@@ -54,7 +134,9 @@ def samples_in_a_piece(shape: tuple[int, ...]) -> int:
     return max(1, _PIECE_BYTES // (4 * max(1, math.prod(shape))))
 
 
-def _as_it_lies(x: Array) -> Float32s | None:
+def _as_it_lies(x: Batch) -> Float32s | None:
+    if isinstance(x, Rows):
+        return None
     if isinstance(x, np.ndarray):
         as_wanted = x.dtype == np.float32 and x.flags.c_contiguous and x.flags.aligned
         return np.asarray(x) if as_wanted else None
@@ -218,8 +300,42 @@ def _memory(x: Array) -> npt.NDArray[Any]:
     return x.detach().view(_INTEGERS[x.element_size()]).numpy()  # NumPy has no bfloat16
 
 
-def like(values: npt.NDArray[Any], x: Array) -> Array:
-    """``values`` as the type of array, and on the device, of ``x``."""
+class Places:
+    """Where the relevance of a batch goes.
+
+    Attributes
+    ----------
+    relevance : ndarray of float32
+        What programs write to.
+    """
+
+    def __init__(self, relevance: Float32s, x: Batch, out: Any, parts: list[Float32s]) -> None:
+        self.relevance, self._x, self._out, self._parts = relevance, x, out, parts
+
+    @classmethod
+    def of(cls, out: Any, x: Batch, before: tuple[int, ...]) -> Places:
+        """Make a place, or take ``out``, with dimensions before those of a sample."""
+        shape = (*before, *x.shape[1:])
+        if isinstance(x, Rows):
+            parts = [] if out is None else x.places(out, before)
+            return cls(np.empty(shape, np.float32), x, out, parts)
+        return cls(result(out, x, shape), x, out, [])
+
+    def given_back(self) -> Any:
+        """Return the relevance as a user gets it."""
+        if not isinstance(self._x, Rows):
+            return like(self.relevance, self._x) if self._out is None else self._out
+        if self._out is None:
+            return self._x.like_inputs(self.relevance)
+        for part, own in zip(self._parts, self._x.layout.split(self.relevance), strict=True):
+            part[...] = own
+        return self._out
+
+
+def like(values: npt.NDArray[Any], x: Batch) -> Array:
+    """``values`` as the type of array, and on the device, of ``x``, or of its first input."""
+    if isinstance(x, Rows):
+        x = x.first
     if isinstance(x, np.ndarray):
         return values
     tensor = torch.from_numpy(values)

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from pyrel.engine.arrays import Array
+from pyrel.compiler.graph.layout import is_structure
 from pyrel.engine.compiled_model import CompiledModel
+from pyrel.engine.several import SeveralInputs
 from pyrel.methods import IntegratedGradients, Method
 from pyrel.methods.options import flag, single, whole
 
@@ -28,7 +29,7 @@ class AsCaptum:
 
     Attributes
     ----------
-    x : array
+    x : array or structure of inputs
     target : Any
         As an explainer takes it.
     lengths : Any
@@ -41,7 +42,7 @@ class AsCaptum:
         Whether attributions go back as a tuple of one.
     """
 
-    x: Array
+    x: Any
     target: Any
     lengths: Any
     changed: dict[str, Any]
@@ -58,20 +59,21 @@ class Attributing(CompiledModel, ABC):
     """A compiled model that is called as captum's and Quantus's users call theirs."""
 
     @abstractmethod
-    def __call__(self, x: Array, target: Any = None, *, lengths: Any = None) -> Any:
+    def __call__(self, x: Any, target: Any = None, *, lengths: Any = None) -> Any:
         """Explain a batch; what is returned has the fields of a `pyrel.Explanation`."""
 
-    def attribute(self, inputs: Array | tuple[Array], *positional: Any, **named: Any) -> Any:
+    def attribute(self, inputs: Any, *positional: Any, **named: Any) -> Any:
         """Return the relevance alone, by a call as it is written for captum.
 
         Parameters
         ----------
-        inputs : array, or tuple of one
+        inputs : array, or tuple of one, or of several inputs
             As ``x`` of a call; of a tuple, attributions are a tuple, too.
         target : int, integers of shape (n,), tuple, or list of such, optional
             Without a name it comes second, and for methods with a baseline after that, if any.
         baselines : number or array, or tuple of one, optional
-            Of a method with a baseline, instead of the explainer's; the same for all samples.
+            Of a method with a baseline, instead of the explainer's; the same for all samples. Of
+            several inputs a number, or one for each as the inputs are given.
         additional_forward_args : optional
             The lengths of the sequences, where the explainer takes them.
         return_convergence_delta : bool
@@ -98,7 +100,8 @@ class Attributing(CompiledModel, ABC):
         (torch.Size([5, 3]), torch.Size([5]))
         """
         takes = self.inputs.lengths, self.outputs.dimensions
-        call = read_call(self.method, *takes, inputs, positional, **named)
+        several = self.inputs if isinstance(self.inputs, SeveralInputs) else None
+        call = read_call(self.method, *takes, inputs, positional, several, **named)
         explainer = self._with_options(call.changed) if call.changed else self
         e = explainer(call.x, call.target, lengths=call.lengths)
         return call.result(e.relevance, e.conservation, e.absorbed)
@@ -110,6 +113,7 @@ def read_call(
     dimensions: int,
     inputs: Any,
     positional: tuple[Any, ...],
+    several: SeveralInputs | None = None,
     **named: Any,
 ) -> AsCaptum:
     """Read a call's arguments.
@@ -125,6 +129,8 @@ def read_call(
     positional : tuple
         What comes after ``inputs`` without a name: a target, or, for methods with a baseline, as in
         captum baselines and perhaps a target.
+    several : SeveralInputs, optional
+        What the explainer takes, if it takes several inputs.
     **named
         The arguments with names.
 
@@ -137,7 +143,7 @@ def read_call(
     unknown = sorted(named.keys() - set(_TAKEN.split(", ")))
     if unknown:
         raise TypeError(f"{', '.join(unknown)}: attribute takes {_TAKEN}")
-    in_tuple = isinstance(inputs, tuple)
+    in_tuple = isinstance(inputs, tuple) and several is None
     if in_tuple and len(inputs) != 1:
         raise TypeError(f"inputs: wanted one array or a tuple of one, got a tuple of {len(inputs)}")
     x = inputs[0] if in_tuple else inputs
@@ -151,7 +157,8 @@ def read_call(
         whole("internal_batch_size", named["internal_batch_size"], 1, 2**63 - 1)
     target = _target(named.get("target"), dimensions)
     lengths = _lengths(named.get("additional_forward_args"), takes_lengths)
-    return AsCaptum(x, target, lengths, _changed(method, x, named), delta, in_tuple)
+    changed = _changed(method, x, named, several)
+    return AsCaptum(x, target, lengths, changed, delta, in_tuple)
 
 
 def _with_positional(
@@ -178,7 +185,7 @@ def _with_positional(
 
 
 def _holds_floats(value: Any) -> bool:
-    if isinstance(value, tuple) and len(value) == 1:
+    if isinstance(value, tuple) and value:
         value = value[0]
     if isinstance(value, torch.Tensor):
         return value.is_floating_point()
@@ -223,10 +230,12 @@ def _lengths(given: Any, taken: bool) -> Any:
     return given
 
 
-def _changed(method: Method, x: Any, named: dict[str, Any]) -> dict[str, Any]:
+def _changed(
+    method: Method, x: Any, named: dict[str, Any], several: SeveralInputs | None
+) -> dict[str, Any]:
     """Return options of the method that a call gives, as baselines of captum's forms."""
     given = {
-        "baseline": _baseline(named.get("baselines"), x),
+        "baseline": _baselines(named.get("baselines"), x, several),
         "n_steps": named.get("n_steps"),
     }
     changed = {name: value for name, value in given.items() if value is not None}
@@ -234,6 +243,15 @@ def _changed(method: Method, x: Any, named: dict[str, Any]) -> dict[str, Any]:
         if option in changed and not _has(method, option):
             raise TypeError(f"{name}: {method.name} takes none")
     return changed
+
+
+def _baselines(given: Any, x: Any, several: SeveralInputs | None) -> Any:
+    """Return a baseline; of several inputs one for each by name."""
+    if several is None or not is_structure(given):
+        return _baseline(given, x)
+    layout = several.layout
+    pairs = zip(layout.names, layout.taken(given, "baselines"), layout.taken(x), strict=True)
+    return {name: _baseline(each, of) for name, each, of in pairs if each is not None}
 
 
 def _baseline(given: Any, x: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pyrel.engine import arrays
-from pyrel.engine.arrays import Array, Float32s, Int64s
+from pyrel.engine.arrays import Batch, Float32s, Int64s
 from pyrel.engine.inputs import CLIP, Inputs
 from pyrel.engine.outputs import Places
 from pyrel.engine.programs import Loaded, Programs
@@ -21,7 +21,7 @@ from pyrel.engine.run import Run
 def explain_all(
     programs: Programs,
     inputs: Inputs,
-    x: Array,
+    x: Batch,
     target: Any,
     steps: int,
     relevance: Float32s | None,
@@ -46,7 +46,7 @@ def explain_all(
 def explain_by_length(
     programs: Programs,
     inputs: Inputs,
-    x: Array,
+    x: Batch,
     target: Any,
     lengths: Int64s,
     relevance: Float32s | None,
@@ -72,9 +72,9 @@ def explain_by_length(
             part = Results.places(own, some.size, loaded.classes)
             targets = None if group.targets is None else group.targets[first : first + at_once]
             run.explain(values, targets, part, 0, some)
-            if relevance is not None:
-                relevance[some, : group.steps] = own
-                relevance[some, group.steps :] = 0.0
+            if own is not None and relevance is not None:
+                relevance[some] = 0.0
+                arrays.put(x, relevance, (some,), own, group.steps)
             results.put(some, group.places.moved(part))
     return results
 
@@ -89,11 +89,11 @@ class _Group(NamedTuple):
 
 
 def _groups(
-    programs: Programs, inputs: Inputs, x: Array, target: Any, lengths: Int64s
+    programs: Programs, inputs: Inputs, x: Batch, target: Any, lengths: Int64s
 ) -> list[_Group]:
     """Sort sequences by length, and find their targets before one of them is explained."""
     outputs = programs.source.outputs
-    whole = programs.classes_at(int(x.shape[1]) if outputs.follow_steps else inputs.steps)
+    whole = programs.classes_at(arrays.steps_of(x) if outputs.follow_steps else inputs.steps)
     targets = outputs.numbers(target, len(x), whole)
     order = np.argsort(lengths, kind="stable")
     found = []

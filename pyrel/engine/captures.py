@@ -12,7 +12,7 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from pyrel.compiler.capture.capture import Capture, capture_at
-from pyrel.compiler.capture.examples import refuse_example, unwrapped
+from pyrel.compiler.capture.examples import Given, refuse_given, unwrapped
 from pyrel.compiler.capture.forks import RenewedLock, exporting, one_thread_if_forked
 from pyrel.compiler.capture.identity import (
     IncomparableError,
@@ -21,7 +21,7 @@ from pyrel.compiler.capture.identity import (
     state_of_options,
 )
 from pyrel.compiler.capture.outputs import Output
-from pyrel.engine.arrays import Array
+from pyrel.compiler.graph.layout import is_structure
 
 _MOST_KEPT = 4  # captures of a module, one for each output that is asked for
 LARGEST = 1 << 26  # bytes of tensors: comparing and keeping more costs more than another capture
@@ -53,11 +53,18 @@ class Kept:
     explainers: list[tuple[State, Any]] = field(default_factory=list)
     lock: RenewedLock = field(default_factory=RenewedLock)
 
-    def holds(self, state: State, x: Array, lengths: bool, output: State) -> bool:
+    def holds(self, state: State, x: Given, lengths: bool, output: State) -> bool:
         """Whether it is that of a module in a state, for samples of the shape of ``x``."""
         same = self.shape == _shape(x, lengths) and self.output.is_still(output)
-        same = same and self.state.is_still(state)
-        return same and (len(x.shape) < 2 or self.capture.holds(x.shape[1]))
+        layout = self.capture.layout
+        if layout is not None:
+            same = same and is_structure(x) and layout.takes(x)
+        if not (same and self.state.is_still(state)):
+            return False
+        if layout is not None:
+            return not layout.steps or self.capture.holds(layout.steps_of(x))
+        shape = tuple(getattr(x, "shape", ()))
+        return len(shape) < 2 or self.capture.holds(shape[1])
 
 
 # By id: modules may define equality, and then not be hashable.
@@ -65,7 +72,7 @@ _kept: dict[int, tuple[weakref.ref[torch.nn.Module], tuple[Kept, ...] | None]] =
 
 
 def captured(
-    model: torch.nn.Module, example: Array, lengths: bool, output: Output = None
+    model: torch.nn.Module, example: Given, lengths: bool, output: Output = None
 ) -> Capture:
     """Return the capture of a module; that which is kept, if it is still that of the module.
 
@@ -74,8 +81,9 @@ def captured(
     with exporting:  # torch.export is not safe to run in several threads
         inner = unwrapped(model)
         if of(inner) is not None:
-            refuse_example(example)  # as a capture would: what is kept does not look at it
-        if isinstance(example, np.ndarray | torch.Tensor) and size_of(inner) <= LARGEST:
+            refuse_given(example)  # as a capture would: what is kept does not look at it
+        readable = is_structure(example) or isinstance(example, np.ndarray | torch.Tensor)
+        if readable and size_of(inner) <= LARGEST:
             given = inner, example, lengths, output
             kept = find(*given) or make(*given)
             if kept is not None:
@@ -83,7 +91,7 @@ def captured(
         return capture_at(model, example, lengths=lengths, at_once=True, output=output)
 
 
-def find(model: torch.nn.Module, x: Array, lengths: bool, output: Output = None) -> Kept | None:
+def find(model: torch.nn.Module, x: Given, lengths: bool, output: Output = None) -> Kept | None:
     """Return what is kept of a module, if it is as it was and the capture is for such inputs."""
     every = _every(model)
     if not every:
@@ -96,7 +104,7 @@ def find(model: torch.nn.Module, x: Array, lengths: bool, output: Output = None)
     return next((kept for kept in every if kept.holds(state, x, lengths, wanted)), None)
 
 
-def make(model: torch.nn.Module, x: Array, lengths: bool, output: Output = None) -> Kept | None:
+def make(model: torch.nn.Module, x: Given, lengths: bool, output: Output = None) -> Kept | None:
     """Capture a module, and keep that; None if a change of it might not be seen.
 
     The caller holds `exporting`.
@@ -148,7 +156,9 @@ def _keep(model: torch.nn.Module, kept: tuple[Kept, ...] | None) -> None:
     _kept[number] = weakref.ref(model, forget), kept
 
 
-def _shape(x: Array, lengths: bool) -> tuple[Any, ...]:
+def _shape(x: Any, lengths: bool) -> tuple[Any, ...]:
+    if is_structure(x):  # the layout of the capture says more
+        return "several", lengths
     integers = str(x.dtype).removeprefix("torch.").startswith(("int", "uint"))
     return len(x.shape), tuple(x.shape[2:]), integers, lengths
 

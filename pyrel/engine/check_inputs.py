@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pyrel.compiler.graph.layout import Kind
 from pyrel.engine.arrays import Float32s
 from pyrel.engine.inputs import Inputs
+from pyrel.engine.several import SeveralInputs
 
 SAMPLES = 2  # of each input
 _POOL = 16  # samples of the example, the elements of which are moved
@@ -49,7 +51,36 @@ def check_inputs(
     -------
     tuple of two float32 arrays, shape (samples, *sample shape)
     """
-    random = np.random.default_rng(0)
+    if isinstance(inputs, SeveralInputs):
+        return _of_several(example, inputs, steps, samples, padding)
+    return _of_one(example, inputs, steps, samples, padding, np.random.default_rng(0))
+
+
+def _of_several(
+    example: Any, inputs: SeveralInputs, steps: int, samples: int, padding: int | None
+) -> tuple[Float32s, Float32s]:
+    """Make rows of several inputs."""
+    leaves = inputs.layout.leaves
+    given = [None] * len(leaves) if example is None else inputs.layout.taken(example)
+    found = []
+    for number, (leaf, part, each) in enumerate(zip(leaves, inputs.parts, given, strict=True)):
+        own = steps if part.any_steps else part.steps
+        padded = None if leaf.elements == Kind.floats else padding
+        random = np.random.default_rng(number)
+        pair = _of_one(each, part, own, samples, padded, random)
+        found.append([one.reshape(samples, -1) for one in pair])
+    first, second = (np.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
+    return first, second
+
+
+def _of_one(
+    example: Any,
+    inputs: Inputs,
+    steps: int,
+    samples: int,
+    padding: int | None,
+    random: Generator,
+) -> tuple[Float32s, Float32s]:
     given = _numbers(example)
     first = _filled(given, inputs, samples, random)
     shape = (samples, *inputs.of_steps(steps))

@@ -10,8 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from pyrel.engine.arrays import Float32s, Int64s
+from pyrel.engine.given_inputs import Doubles, Finish
 from pyrel.engine.model_reference import DRAWS, NoCopyError, Reference
-from pyrel.engine.model_run import Answer, Doubles, Finish
+from pyrel.engine.model_run import Answer
 from pyrel.engine.rounding import LAMBDA, TINY, Roundoff
 
 

@@ -151,13 +151,16 @@ class Compiler:
     def rules(self) -> tuple[PlacedRule, ...]:
         """List the rules that the programs follow, as for the example's number of steps."""
         steps = self._inputs.steps
-        graph, domain = self._capture.graph(steps), self._inputs.domain(steps)
+        graph, domain = self._graph(steps), self._inputs.domain(steps)
         return placed_rules(place_rules(graph, self._method, *domain)[1])
+
+    def _graph(self, steps: int) -> Graph:
+        return self._inputs.held(self._capture.graph(steps))
 
     def _lowered(self, steps: int) -> Compiled:
         domain = self._inputs.domain(steps)
         own = steps == self._inputs.steps
-        graph = self._capture.graph(steps)
+        graph = self._graph(steps)
         return compile_graph(graph, self._method, domain, self._precision, check_sites=own)
 
     def _generalised(self) -> Patterns:
@@ -182,7 +185,7 @@ class Compiler:
         if not self._capture.holds(steps):
             raise NoPatternError(f"it does not take {steps} steps, or not as it takes others")
         try:
-            return (self._capture.graph(steps), *self._inputs.domain(steps))
+            return (self._graph(steps), *self._inputs.domain(steps))
         except (UnsupportedModelError, ValueError) as error:
             # So few steps may not do: an index may lie behind the last one, say.
             raise NoPatternError(
@@ -192,8 +195,7 @@ class Compiler:
     def _of_tried(self, graphs: Mapping[int, tuple[Graph, Floats, Floats]]) -> Patterns:
         method, precision = self._method, self._precision
         cache = LoweringCache()
-        ids = bool(self._inputs.vocabulary)
-        beside = forward_only_programs(method, precision, ids=ids)
+        beside = forward_only_programs(method, precision, ids=self._inputs.are_ids)
         first = {n: _Input(*each) for n, each in graphs.items()}
         main = {n: each.looked_up() for n, each in first.items()} if EMBED in beside else first
         apart = {
@@ -223,7 +225,8 @@ def compile_graph(
     check_sites: bool = True,
 ) -> Compiled:
     """Compile a graph for a method, whose input elements lie in a domain."""
-    beside = forward_only_programs(method, precision, ids=bool(graph.vocabulary))
+    ids = bool(graph.vocabulary) and graph.layout is None
+    beside = forward_only_programs(method, precision, ids=ids)
     first = _Input(graph, *domain)
     main = first.looked_up() if EMBED in beside else first
     given = main.graph, method, main.low, main.high, precision

@@ -12,7 +12,7 @@ from pyrel.compiler.lowering.rule_table import as_text
 from pyrel.compiler.program.file_limits import Limits
 from pyrel.engine import arrays
 from pyrel.engine import config as runtime
-from pyrel.engine.arrays import Array
+from pyrel.engine.arrays import Batch
 from pyrel.engine.batch import explain_all, explain_by_length
 from pyrel.engine.compile import Compiler
 from pyrel.engine.compiled import AnySteps, Compiled
@@ -34,7 +34,7 @@ class CompiledModel:
     inputs: Inputs
     outputs: Outputs
     checked: str
-    input_shape: tuple[int, ...]
+    input_shape: Any
     any_steps: bool
     classes: int
 
@@ -45,7 +45,7 @@ class CompiledModel:
         self.method = method
         self.inputs, self.outputs = inputs, source.outputs
         self.checked = checked
-        self.input_shape = inputs.shape
+        self.input_shape = inputs.shapes
         self.any_steps = inputs.any_steps
         self.classes = self._programs.classes_at(inputs.steps)
 
@@ -148,7 +148,7 @@ class CompiledModel:
         explainer._take(*read_program(Path(path), isa, limits or Limits()), isa)
         return explainer
 
-    def _checked_lengths(self, x: Array, lengths: Any) -> Any:
+    def _checked_lengths(self, x: Batch, lengths: Any) -> Any:
         if lengths is None:
             return None
         if not self.inputs.lengths:
@@ -158,11 +158,11 @@ class CompiledModel:
             )
         return arrays.lengths(lengths, x.shape[0], self._steps_of(x))
 
-    def _steps_of(self, x: Array) -> int:
-        return int(x.shape[1]) if self.any_steps else self.inputs.steps
+    def _steps_of(self, x: Batch) -> int:
+        return arrays.steps_of(x) if self.any_steps else self.inputs.steps
 
     def _run(
-        self, x: Array, target: Any, lengths: Any, relevance: Any, told: Told | None = None
+        self, x: Batch, target: Any, lengths: Any, relevance: Any, told: Told | None = None
     ) -> Results:
         """Explain a batch, or run it forward where there is no place for relevance."""
         if lengths is None:
@@ -171,15 +171,25 @@ class CompiledModel:
         return explain_by_length(self._programs, self.inputs, x, target, lengths, relevance, told)
 
     def _explained(
-        self, x: Array, target: Any, lengths: Any, out: Array | None, told: Told | None
-    ) -> Results:
-        """Explain a batch, or each step of its outputs, into ``out`` if it is given."""
-        if not is_each_step(target):
-            return self._run(x, target, lengths, arrays.result(out, x), told)
+        self, x: Batch, target: Any, lengths: Any, out: Any, told: Told | None
+    ) -> tuple[Results, Any]:
+        """Explain a batch, or each step of its outputs, into ``out`` if it is given.
+
+        Returns the relevance as a user gets it, beside the results.
+        """
+        each = is_each_step(target)
         steps = self._steps_of(x)
-        shape, axis = steps_of_outputs(self._programs, self.inputs, steps)
-        relevance = arrays.result(out, x, (x.shape[0], shape[axis], *x.shape[1:]))
-        return explain_each_step(self._programs, self.inputs, x, lengths, steps, relevance, told)
+        before = x.shape[:1]
+        if each:
+            shape, axis = steps_of_outputs(self._programs, self.inputs, steps)
+            before = x.shape[0], shape[axis]
+        places = arrays.Places.of(out, x, before)
+        if each:
+            given = x, lengths, steps, places.relevance, told
+            results = explain_each_step(self._programs, self.inputs, *given)
+        else:
+            results = self._run(x, target, lengths, places.relevance, told)
+        return results, places.given_back()
 
     def _table_of_rules(self) -> str:
         """Show the rule of each node, where the model was compiled here."""

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pyrel.engine import arrays
-from pyrel.engine.arrays import Array, Float32s, Int64s
+from pyrel.engine.arrays import Batch, Float32s, Int64s
 from pyrel.engine.batch import explain_all, explain_by_length, progress_of
 from pyrel.engine.inputs import Inputs
 from pyrel.engine.outputs import EACH_STEP, Outputs, Places
@@ -55,7 +55,7 @@ class _Sequences(NamedTuple):
 def explain_each_step(
     programs: Programs,
     inputs: Inputs,
-    x: Array,
+    x: Batch,
     lengths: Int64s | None,
     steps: int,
     relevance: Float32s,
@@ -104,7 +104,7 @@ def explain_each_step(
     return results
 
 
-def _explain(run: Run, x: Array, each: _Sequences, results: Results) -> None:
+def _explain(run: Run, x: Batch, each: _Sequences, results: Results) -> None:
     """Explain all steps of sequences of one length, some at a time."""
     assert results.relevance is not None
     rows = max(1, _BYTES // (4 * (2 * math.prod(run.shape) + run.classes)))
@@ -116,7 +116,7 @@ def _explain(run: Run, x: Array, each: _Sequences, results: Results) -> None:
         part = Results.places(np.empty(values.shape, np.float32), len(pairs), run.classes)
         run.explain(values, each.own[sequence, step], part, 0, some)
         assert part.relevance is not None
-        results.relevance[some, step, : each.steps] = part.relevance
+        arrays.put(x, results.relevance, (some, step), part.relevance, each.steps)
         results.absorbed[some, step] = part.absorbed
         results.conservation[some, step] = part.conservation
         results.amplification[some, step] = part.amplification
@@ -131,7 +131,7 @@ def _by_step(shape: tuple[int, ...], axis: int) -> Int64s:
 
 def _sequences(
     programs: Programs,
-    x: Array,
+    x: Batch,
     lengths: Int64s | None,
     steps: int,
     shape: tuple[int, ...],

@@ -9,11 +9,13 @@ import numpy as np
 
 from pyrel.compiler.capture.capture import Capture
 from pyrel.compiler.graph.evaluate import Evaluation, Rounding, exactly
+from pyrel.compiler.graph.layout import Layout
 from pyrel.compiler.graph.nodes import Graph
 from pyrel.engine.arrays import Float32s, Int64s
 from pyrel.engine.check_inputs import SAMPLES
+from pyrel.engine.given_inputs import Doubles, Finish
 from pyrel.engine.model_reference import DRAWS, largest_moves
-from pyrel.engine.model_run import Answer, Doubles, Finish
+from pyrel.engine.model_run import Answer
 from pyrel.engine.rounding import LEAST, Roundoff
 
 
@@ -36,7 +38,7 @@ class GraphReference:
     def _evaluated(self, x: Float32s, rounding: Rounding = exactly) -> Evaluation:
         graph = self._source
         if isinstance(graph, Capture):
-            graph = graph.graph(x.shape[1] if x.ndim > 1 else None)
+            graph = graph.graph(_steps(graph.layout, x))
         return Evaluation(graph, x, rounding)
 
     def ask_ahead(
@@ -72,6 +74,12 @@ class GraphReference:
             exact,
             (part(_answer(self._evaluated(x, rounded), targets, finish)) for _ in range(DRAWS)),
         )
+
+
+def _steps(layout: Layout | None, x: Float32s) -> int | None:
+    if layout is not None:
+        return layout.of_size(x.shape[1]).steps
+    return x.shape[1] if x.ndim > 1 else None
 
 
 def _answer(evaluation: Evaluation, targets: Int64s, finish: Finish | None) -> Answer:

@@ -5,14 +5,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 
 from pyrel.compiler.capture.array_kinds import refuse_unreadable
-from pyrel.compiler.graph.nodes import Floats
+from pyrel.compiler.graph.nodes import Floats, Graph
 from pyrel.compiler.limits import LARGEST_EXACT
-from pyrel.engine.arrays import Array, Float32s, Int64s
+from pyrel.engine.arrays import Array, Float32s, Int64s, Rows
 
 RAISE, CLIP = "raise", "clip"  # of values out of range
 
@@ -75,7 +76,7 @@ class Inputs:
         """The elements and their shape, for messages."""
         kind = f"token ids below {self.vocabulary}" if self.vocabulary else "floats"
         if self.vocabularies is not None:
-            least = self.vocabularies[self.vocabularies > 0].min()
+            least = self.vocabularies[self.vocabularies > 0].min(initial=self.vocabulary)
             if least < self.vocabulary:
                 kind = f"token ids below {least} to {self.vocabulary}, by element,"
         return f"{kind} of shape {self}"
@@ -114,6 +115,25 @@ class Inputs:
             for bound in (self.low, self.high)
         )
 
+    @property
+    def shapes(self) -> Any:
+        """Shape of one sample, as `pyrel.Explainer` shows it."""
+        return self.shape
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether there is a range of floats."""
+        return self.low is not None
+
+    @property
+    def are_ids(self) -> bool:
+        """Whether the elements are token ids, and there is one input."""
+        return bool(self.vocabulary)
+
+    def held(self, graph: Graph) -> Graph:
+        """Return a graph in which constant inputs get nothing."""
+        return graph
+
     def check_out_of_range(self) -> None:
         """Refuse what is no way to deal with values out of range, or none with these inputs.
 
@@ -124,8 +144,8 @@ class Inputs:
         """
         if self.out_of_range not in (RAISE, CLIP):
             raise ValueError(f"out_of_range: wanted 'raise' or 'clip', got {self.out_of_range!r}")
-        if self.out_of_range == CLIP and self.low is None:
-            why = "token ids have no nearest" if self.vocabulary else "it needs low and high"
+        if self.out_of_range == CLIP and not self.is_bounded:
+            why = "token ids have no nearest" if self.are_ids else "it needs low and high"
             raise ValueError(f"out_of_range: there is nothing to clip to; {why}")
 
     def inside(self, values: Float32s, low: Float32s | None, high: Float32s | None) -> Float32s:
@@ -171,6 +191,26 @@ class Inputs:
             Another shape.
         """
         refuse_unreadable(name, x, f"an array or a tensor of {self.what}")
+        self.check_type(x, name)
+        if x.shape[1:] != self.shape:
+            self._check_shape(tuple(x.shape), name)
+
+    def batch(self, x: Any) -> Array | Rows:
+        """Return what the engine reads of a batch; raises as `check` does."""
+        self.check(x)
+        given: Array = x
+        return given
+
+    def place(self, element: int, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...], bool]:
+        """Return the name of the input of an element, its index there, and whether it is an id.
+
+        ``shape`` is that of a sample.
+        """
+        within = np.unravel_index(element, shape)
+        return "x", tuple(int(each) for each in within), bool(self.vocabulary)
+
+    def check_type(self, x: Array, name: str) -> None:
+        """Refuse elements of another type."""
         if isinstance(x, np.ndarray):
             is_float, is_integer = x.dtype.kind == "f", x.dtype.kind in "iu"
         else:
@@ -179,8 +219,6 @@ class Inputs:
         if not (is_integer if self.vocabulary else is_float):
             advice = self._other_type(x, is_float, is_integer)
             raise TypeError(f"{name}: wanted {self.what}, got dtype {x.dtype}{advice}")
-        if x.shape[1:] != self.shape:
-            self._check_shape(tuple(x.shape), name)
 
     def _other_type(self, x: Array, is_float: bool, is_integer: bool) -> str:
         if self.vocabulary and is_float:

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyrel.engine.arrays import Float32s
-from pyrel.engine.model_run import Doubles
+from pyrel.engine.given_inputs import Doubles
 from pyrel.engine.rounding import LEAST, Roundoff
 
 

@@ -14,8 +14,9 @@ import torch
 from pyrel.engine.arrays import Float32s, Int64s
 from pyrel.engine.captures import LARGEST, size_of
 from pyrel.engine.checked import MODEL
+from pyrel.engine.given_inputs import Doubles, Finish
 from pyrel.engine.model_copies import Rounded, RoundedResults, default_double, doubled
-from pyrel.engine.model_run import Answer, Doubles, Finish, ModelRun
+from pyrel.engine.model_run import Answer, ModelRun
 from pyrel.engine.rounding import Roundoff
 
 # Where a ReLU or a maximum lies within rounding of its kink, each draw is on the other side with
@@ -174,7 +175,7 @@ class ModelReference:
 
         def drawn() -> Doubles:
             rounded.move()
-            moved = x if self._ids else rounded.moved(x)
+            moved = np.where(self._model.is_float(x, self._ids), rounded.moved(x), x)
             return part(self._run(copied, moved, targets, finish))
 
         def all_drawn() -> Iterator[Doubles]:

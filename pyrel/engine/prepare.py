@@ -14,12 +14,13 @@ from torch.export import ExportedProgram
 from pyrel.compiler.capture.capture import Capture, capture_at
 from pyrel.compiler.capture.forks import exporting
 from pyrel.compiler.capture.outputs import Output
+from pyrel.compiler.graph.layout import Layout
 from pyrel.compiler.graph.lookups import told_apart
 from pyrel.compiler.graph.nodes import Graph
 from pyrel.compiler.limits import LARGEST_EXACT
 from pyrel.compiler.program.generalise import TRIED
 from pyrel.engine import arrays, captures
-from pyrel.engine.arrays import Array, Int64s
+from pyrel.engine.arrays import Int64s
 from pyrel.engine.compile import Compiler, compile_graph
 from pyrel.engine.graph_reference import GraphReference
 from pyrel.engine.inputs import Inputs
@@ -27,6 +28,7 @@ from pyrel.engine.model_reference import ModelReference, Reference
 from pyrel.engine.model_run import ModelRun
 from pyrel.engine.outputs import CLASSIFICATION, FOLLOWS, REGRESSION, Outputs
 from pyrel.engine.programs import Source
+from pyrel.engine.several import SeveralInputs, check_names, part_of, several
 from pyrel.errors import UnsupportedModelError
 from pyrel.methods import Method
 
@@ -54,6 +56,7 @@ class Wanted:
     check_finite: bool
     out_of_range: str
     task: str
+    constant: tuple[str, ...] = ()
 
 
 class Prepared(NamedTuple):
@@ -71,9 +74,10 @@ class _Sample(NamedTuple):
     vocabulary: int
     bounds: Int64s | None
     padding: int | None
+    layout: Layout | None = None
 
 
-def captured(model: Any, example: Array | None, lengths: bool, output: Output) -> Graph | Capture:
+def captured(model: Any, example: Any, lengths: bool, output: Output) -> Graph | Capture:
     """Capture a model that is not captured yet, one at a time."""
     if isinstance(model, Captured):
         return model.capture
@@ -114,9 +118,10 @@ def prepare(
     because = capture.fixed_because if capture is not None else ""
     if dynamic:
         because = "token ids have other bounds at some steps than at others"
-    sample = _Sample(graph.input_shape, graph.vocabulary, graph.bounds, _padding(graph))
+    own = graph.input_shape, graph.vocabulary, graph.bounds, _padding(graph), graph.layout
+    sample = _Sample(*own)
     inputs = _inputs(sample, wanted, False, because or "")
-    compiled = compile_graph(graph, method, inputs.domain(inputs.steps), precision)
+    compiled = compile_graph(inputs.held(graph), method, inputs.domain(inputs.steps), precision)
     if inputs.only:
         _LOGGER.info("%s takes %s", method, inputs.only)
     outputs = Outputs(wanted.task, graph.output_shape)
@@ -132,7 +137,7 @@ def reference_of(
         model = model.module
     if isinstance(model, torch.nn.Module | ExportedProgram):
         assert isinstance(source, Capture)
-        return ModelReference(ModelRun(model, source.called_with_lengths, output), ids)
+        return ModelReference(ModelRun(model, source.called_with_lengths, output, source.call), ids)
     return GraphReference(source)
 
 
@@ -159,6 +164,8 @@ def _shape_at_any_steps(capture: Capture) -> tuple[int, ...]:
 def _steps(source: Capture, example: Any) -> int:
     """Return the number of steps of the example, where the capture takes any number."""
     shape: tuple[int, ...] = tuple(getattr(example, "shape", ()))
+    if source.layout is not None and example is not None:
+        return source.layout.steps_of(example)
     return shape[1] if source.dynamic and len(shape) > 1 else source.steps
 
 
@@ -178,6 +185,8 @@ def _sample_of_any_steps(source: Capture, example: Any) -> _Sample | None:
     graph = source.graph(few)
     shape = (steps, *graph.input_shape[1:])
     padding = _padding(graph)
+    if graph.layout is not None:
+        return _several_of_any_steps(graph, graph.layout.at(steps), padding)
     if graph.bounds is None:
         return _Sample(shape, graph.vocabulary, None, padding)
     bounds = _alike_at_all_steps(graph.bounds)
@@ -188,6 +197,27 @@ def _sample_of_any_steps(source: Capture, example: Any) -> _Sample | None:
     return _Sample(shape, graph.vocabulary, own, padding)
 
 
+def _several_of_any_steps(graph: Graph, layout: Layout, padding: int | None) -> _Sample | None:
+    """Return what rows with other steps than those of a graph are; None as above."""
+    assert graph.layout is not None
+    bounds: list[Int64s] = []
+    for leaf, other, own in zip(
+        graph.layout.leaves, layout.leaves, graph.layout.split(_bounds_of(graph)), strict=True
+    ):
+        alike = _alike_at_all_steps(own) if leaf.steps else own
+        if alike is None:
+            return None
+        bounds.append(np.broadcast_to(alike, other.shape).reshape(-1))
+    return _Sample((layout.size,), graph.vocabulary, np.concatenate(bounds), padding, layout)
+
+
+def _bounds_of(graph: Graph) -> Int64s:
+    """Return of how many ids each element is one; 0 where nothing reads it, or of floats."""
+    if graph.bounds is not None:
+        return graph.bounds
+    return np.full(graph.input_shape, graph.vocabulary)
+
+
 def _alike_at_all_steps(bounds: Int64s) -> Int64s | None:
     """Return the bounds of one step, if all steps have these or none."""
     highest = bounds.max(axis=0, keepdims=True)
@@ -196,9 +226,14 @@ def _alike_at_all_steps(bounds: Int64s) -> Int64s | None:
 
 def _inputs(sample: _Sample, wanted: Wanted, any_steps: bool, because: str = "") -> Inputs:
     """Describe what is taken, and refuse a range or lengths that make no sense with the model."""
-    shape, vocabulary, own, _ = sample
+    shape, vocabulary, own, _, layout = sample
     low, high, lengths = wanted.low, wanted.high, wanted.lengths
-    if vocabulary and (low is not None or high is not None):
+    if wanted.constant and layout is None:
+        raise ValueError(
+            f"constant: {wanted.constant[0]!r} is no input; the model has one, and no names of "
+            "several"
+        )
+    if vocabulary and layout is None and (low is not None or high is not None):
         raise ValueError(
             "low, high: the model takes token ids, whose range is that of its table; leave them out"
         )
@@ -208,11 +243,15 @@ def _inputs(sample: _Sample, wanted: Wanted, any_steps: bool, because: str = "")
             f"{LARGEST_EXACT:,}",
             operator="embedding",
         )
-    low, high = arrays.bounds(low, high, shape) or (None, None)
-    inputs = Inputs(
-        *(shape, low, high, vocabulary, any_steps, lengths, wanted.check_finite, because, own),
-        out_of_range=wanted.out_of_range,
-    )
+    inputs: Inputs
+    if layout is not None:
+        inputs = _several(layout, sample, wanted, any_steps, because)
+    else:
+        low, high = arrays.bounds(low, high, shape) or (None, None)
+        inputs = Inputs(
+            *(shape, low, high, vocabulary, any_steps, lengths, wanted.check_finite, because, own),
+            out_of_range=wanted.out_of_range,
+        )
     inputs.check_out_of_range()
     if lengths and not any_steps:
         why = f" (what fixes their number: {because})" if because else ""
@@ -225,3 +264,30 @@ def _inputs(sample: _Sample, wanted: Wanted, any_steps: bool, because: str = "")
     if lengths and not inputs.same_at_all_steps:
         raise ValueError("low, high: with lengths=True they have to be the same for all steps")
     return inputs
+
+
+def _several(
+    layout: Layout, sample: _Sample, wanted: Wanted, any_steps: bool, because: str
+) -> SeveralInputs:
+    """Describe several inputs."""
+    check_names("constant", wanted.constant, layout)
+    own = np.zeros(layout.size, np.int64)
+    if sample.bounds is not None:
+        own = sample.bounds.reshape(-1)
+    elif sample.vocabulary:
+        own[:] = sample.vocabulary
+    parts = [
+        part_of(leaf, bounds) for leaf, bounds in zip(layout.leaves, layout.split(own), strict=True)
+    ]
+    return several(
+        layout,
+        parts,
+        wanted.low,
+        wanted.high,
+        wanted.constant,
+        any_steps=any_steps,
+        lengths=wanted.lengths,
+        check_finite=wanted.check_finite,
+        fixed_because=because,
+        out_of_range=wanted.out_of_range,
+    )

@@ -18,12 +18,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from pyrel import _core, methods
-from pyrel.compiler.limits import LARGEST_EXACT
 from pyrel.compiler.program.file_limits import Limits
 from pyrel.compiler.program.tensors import (
     Arrays,
@@ -31,18 +29,16 @@ from pyrel.compiler.program.tensors import (
     describe_pattern,
     make,
     make_pattern,
-    take,
 )
-from pyrel.engine import arrays
-from pyrel.engine.arrays import Float32s, Int64s
 from pyrel.engine.checked import NOTHING
 from pyrel.engine.compiled import AnySteps, Compiled, Patterns
-from pyrel.engine.inputs import RAISE, Inputs
+from pyrel.engine.inputs import Inputs
 from pyrel.engine.outputs import Outputs, check_stored
 from pyrel.engine.plans.base import DECIDE, EMBED, EXPLAIN
 from pyrel.engine.plans.choose import plan_of
 from pyrel.engine.precision import check_precision
 from pyrel.engine.programs import pack
+from pyrel.engine.stored_inputs import StoredInputs, read_inputs, stored_inputs
 from pyrel.files.atomic import write_whole
 from pyrel.files.foreign import parsing, read_whole, shown
 from pyrel.files.records import decode, encode
@@ -56,24 +52,18 @@ _LONGEST_TEXT = 10_000  # characters
 _Content: TypeAlias = tuple[methods.Method, Inputs, str, Compiled | AnySteps]
 
 
-@dataclass(frozen=True)
-class _Header:
+@dataclass(frozen=True, kw_only=True)
+class _Header(StoredInputs):
     """What is neither a program nor an array; the steps of few programs, and the most steps.
 
     ``custom`` is None for a method of `pyrel.methods.names()`, else whether it conserves relevance.
     """
 
     method: str
-    input_shape: tuple[int, ...]
-    check_finite: bool
-    vocabulary: int = 0
-    any_steps: bool = False
-    lengths: bool = False
     few: tuple[int, ...] = ()
     most: int | None = None
     checked: str = NOTHING
     custom: bool | None = None
-    out_of_range: str = RAISE
     outputs: Outputs = Outputs()
 
 
@@ -115,13 +105,7 @@ def dump_program(
     method: methods.Method, inputs: Inputs, compiled: Compiled | AnySteps, checked: str = NOTHING
 ) -> bytes:
     """Return what `write_program` writes; of a user's method only name and options."""
-    named: Arrays = {
-        name: bound.reshape(-1)
-        for name, bound in (("low", inputs.low), ("high", inputs.high))
-        if bound is not None
-    }
-    if inputs.vocabularies is not None:
-        named["vocabulary"] = inputs.vocabularies.reshape(-1)
+    stored, named = stored_inputs(inputs)
     few: tuple[int, ...] = ()
     most = None
     if isinstance(compiled, Compiled):
@@ -135,18 +119,13 @@ def dump_program(
             content |= _described(f"few.{steps}.", compiled.few[steps], named)
     named_method = is_named(method)
     header = _Header(
-        _name_of(method),
-        inputs.shape,
-        inputs.check_finite,
-        inputs.vocabulary,
-        inputs.any_steps,
-        inputs.lengths,
-        few,
-        most,
-        checked,
-        None if named_method else method.conserves,
-        inputs.out_of_range,
-        compiled.outputs,
+        **vars(stored),
+        method=_name_of(method),
+        few=few,
+        most=most,
+        checked=checked,
+        custom=None if named_method else method.conserves,
+        outputs=compiled.outputs,
     )
     options = method.options
     if not named_method:
@@ -257,16 +236,10 @@ def _parts(
     limits: Limits,
 ) -> _Content:
     left = dict(tensors)
-    bounds = [take(left, n, torch.float32, 1) for n in ("low", "high") if n in left]
     header = decode(_Header, content.get("explainer"))
-    if min(header.input_shape, default=1) < 1:
-        raise ValueError(f"samples of shape {header.input_shape} do not fit its program")
-    limits.check_shape("inputs", header.input_shape, "elements of an input")
-    vocabularies = _vocabularies(left, header)
+    inputs = read_inputs(header, left, limits)
     if len(header.checked) > _LONGEST_TEXT or not header.checked.isprintable():
         raise ValueError("it says of what was checked something that is no line of text")
-    if not 0 <= header.vocabulary <= LARGEST_EXACT:
-        raise ValueError(f"it has a vocabulary of {header.vocabulary}")
     limits.check("instructions", _instructions(content), "instructions")
     made = (
         _any_steps(header, left, content, limits)
@@ -277,39 +250,12 @@ def _parts(
     compiled = replace(made, outputs=header.outputs)
     if left:
         raise ValueError(f"it has a tensor {min(left)!r}, unknown to this pyrel")
-    inputs = Inputs(
-        header.input_shape,
-        *_bounds(bounds, header.input_shape),
-        header.vocabulary,
-        header.any_steps,
-        header.lengths,
-        header.check_finite,
-        vocabularies=vocabularies,
-        out_of_range=header.out_of_range,
-    )
-    inputs.check_out_of_range()
     return (
         method or _method(header, content.get("options")),
         inputs,
         header.checked,
         compiled,
     )
-
-
-def _vocabularies(left: dict[str, Tensor], header: _Header) -> Int64s | None:
-    """Take the bounds of token ids by element, if there are such."""
-    if "vocabulary" not in left:
-        return None
-    own = take(left, "vocabulary", torch.int64, 1)
-    whole = own.size == math.prod(header.input_shape) > 0
-    if not whole or own.min() < 0 or own.max() != header.vocabulary:
-        raise ValueError("its vocabularies do not fit its input")
-    if not own.any():
-        raise ValueError("it has vocabularies for an input of floats")
-    own = own.reshape(header.input_shape)
-    if header.any_steps and (own != own[:1]).any():
-        raise ValueError("its vocabularies differ from step to step")
-    return own
 
 
 def _instructions(content: dict[str, Any]) -> int:
@@ -386,14 +332,3 @@ def _plain_options(method: methods.Method) -> dict[str, Any]:
     if not isinstance(plain, dict) or len(json.dumps([method.name, plain])) > _LONGEST_TEXT:
         raise TypeError(f"the options of {type(method).__name__} are no short mapping")
     return plain
-
-
-def _bounds(
-    given: list[npt.NDArray[Any]], shape: tuple[int, ...]
-) -> tuple[Float32s | None, Float32s | None]:
-    if not given:
-        return None, None
-    if len(given) != 2 or any(bound.size != math.prod(shape) for bound in given):
-        raise ValueError("low and high must both have one value for each input element")
-    low, high = (bound.reshape(shape) for bound in given)
-    return arrays.bounds(low, high, shape) or (None, None)

@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from pyrel import _core
 from pyrel._core import Outcome, Status
 from pyrel.engine import config as runtime
-from pyrel.engine.arrays import Array, Float32s, Int64s
+from pyrel.engine.arrays import Batch, Float32s, Int64s, Rows
 from pyrel.engine.inputs import Inputs
 from pyrel.engine.programs import Loaded
 from pyrel.engine.progress import Progress
@@ -28,7 +26,7 @@ class Run:
     """
 
     def __init__(
-        self, x: Array, loaded: Loaded, inputs: Inputs, progress: Progress | None = None
+        self, x: Batch, loaded: Loaded, inputs: Inputs, progress: Progress | None = None
     ) -> None:
         self._x, self._loaded, self._inputs = x, loaded, inputs
         self._progress = progress
@@ -113,24 +111,24 @@ class Run:
                 f"the model's output {status.element} for x[{number}] is NaN or infinite: the "
                 f"computation overflows in float32{self._of_ids()}"
             )
-        within = [int(i) for i in np.unravel_index(status.element, self._loaded.shape)]
-        where = f"x[{', '.join(map(str, [number, *within]))}]"
-        value = values[(status.sample, *within)]
+        name, within, is_id = self._inputs.place(status.element, self._loaded.shape)
+        where = f"{name}[{', '.join(map(str, [number, *within]))}]"
+        value = values[status.sample].reshape(-1)[status.element]
         if status.outcome == Outcome.input_not_finite:
             return ValueError(
-                f"x: wanted finite float32 values, got {where} = {value}; "
+                f"{name}: wanted finite float32 values, got {where} = {value}; "
                 "check_finite=False lets it pass"
             )
         assert self._loaded.low is not None
         assert self._loaded.high is not None
         low, high = self._loaded.low[status.element], self._loaded.high[status.element]
-        if self._inputs.vocabulary:
+        if is_id:
+            given = value if isinstance(self._x, Rows) else self._x[(number, *within)]
             return ValueError(
-                f"x: wanted token ids from {low:.0f} to {high:.0f}, got {where} = "
-                f"{int(self._x[(number, *within)])}"
+                f"{name}: wanted token ids from {low:.0f} to {high:.0f}, got {where} = {int(given)}"
             )
         return ValueError(
-            f"x: wanted values in [low, high] = [{low}, {high}], got {where} = {value}"
+            f"{name}: wanted values in [low, high] = [{low}, {high}], got {where} = {value}"
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -16,13 +16,15 @@ from pyrel.engine.arrays import Float32s, Int64s
 from pyrel.engine.check_inputs import check_inputs
 from pyrel.engine.checked import Checked
 from pyrel.engine.comparison import Part, Request, Undecided, difference
+from pyrel.engine.given_inputs import Doubles, Finish
 from pyrel.engine.inputs import Inputs
 from pyrel.engine.model_reference import Reference
-from pyrel.engine.model_run import Answer, Doubles, Finish
+from pyrel.engine.model_run import Answer
 from pyrel.engine.programs import Programs
 from pyrel.engine.results import Results
 from pyrel.engine.rounding import BFLOAT16, FLOAT32, TINY, Roundoff
 from pyrel.engine.run import Run
+from pyrel.engine.several import SeveralInputs
 from pyrel.errors import SelfCheckError, UnsupportedModelError
 from pyrel.methods import Method
 from pyrel.methods.enums import Start
@@ -174,7 +176,7 @@ class SelfCheck:
         """
         own, samples = self.inputs.steps, self.reference.samples
         first, second = check_inputs(example, self.inputs, steps, samples, self.padding)
-        yield _Batch("the example", first, own, self._explained(first, None))
+        yield _Batch("the example", first, own, self._explained(first, None, own))
         compared = len(done)
         if steps != own:
             # So few steps may not do: an index may lie behind the last one, say.
@@ -195,15 +197,14 @@ class SelfCheck:
     def _moved(self, x: Float32s, steps: int) -> _Batch:
         """Explain other classes than the predicted ones."""
         name = "the example's elements in another order"
-        return _Batch(name, x, steps, self._explained(x, self._other_classes(x, steps)))
+        return _Batch(name, x, steps, self._explained(x, self._other_classes(x, steps), steps))
 
     def _other_classes(self, x: Float32s, steps: int) -> Int64s:
         classes = self.programs.classes_at(steps)
         targets: Int64s = (np.arange(len(x), dtype=np.int64) + 1) * (classes - 1) // len(x)
         return targets
 
-    def _explained(self, x: Float32s, targets: Int64s | None) -> Results:
-        steps = x.shape[1] if self.inputs.any_steps else self.inputs.steps
+    def _explained(self, x: Float32s, targets: Int64s | None, steps: int) -> Results:
         loaded = self.programs.at(steps)
         results = Results.places(np.empty(x.shape, np.float32), len(x), loaded.classes)
         Run(x, loaded, replace(self.inputs, check_finite=False)).once(x, targets, results)
@@ -250,7 +251,12 @@ class SelfCheck:
         if answer.map is None or not np.isfinite(answer.map).all():
             return
         relevance = np.asarray(results.relevance, np.float64)
-        part = Part(relevance, _map, self._roundoff("bf16"), self._floor(request, output))
+        part = Part(
+            relevance,
+            _map_at(self.inputs, batch.steps),
+            self._roundoff("bf16"),
+            self._floor(request, output),
+        )
         found = difference(self.reference, request, part, answer)
         if isinstance(found, Undecided):
             self._leave_undecided("gradients", batch, found)
@@ -321,3 +327,11 @@ def _output(answer: Answer) -> Doubles:
 def _map(answer: Answer) -> Doubles:
     assert answer.map is not None
     return answer.map
+
+
+def _map_at(inputs: Inputs, steps: int) -> Callable[[Answer], Doubles]:
+    """Return the function from an answer to its map, zero where inputs are constant."""
+    if not isinstance(inputs, SeveralInputs):
+        return _map
+    kept = ~inputs.is_held(steps)
+    return lambda answer: np.where(kept, _map(answer), 0.0)

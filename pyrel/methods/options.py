@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,28 @@ def array(name: str, value: Any) -> npt.NDArray[Any]:
         raise ValueError(f"{name}: wanted finite float32 numbers, got {_shown(value)}")
     made.flags.writeable = False
     return made
+
+
+def by_input(name: str, value: Any) -> Any:
+    """Return an array as `array` does; of a dictionary by names of inputs, one for each.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `array` does, or if a key is no name.
+    """
+    if not isinstance(value, Mapping):
+        return array(name, value)
+    if not all(isinstance(key, str) for key in value):
+        raise TypeError(f"{name}: wanted names of inputs as keys, got {_shown(list(value))}")
+    return {key: array(f"{name}: {key}", each) for key, each in value.items()}
+
+
+def listed(value: Any) -> Any:
+    """Return what `by_input` returned as lists, such as JSON can hold."""
+    if isinstance(value, Mapping):
+        return {key: each.tolist() for key, each in value.items()}
+    return value.tolist()
 
 
 def flag(name: str, value: Any) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyrel.methods.base import GradientMethod
-from pyrel.methods.options import array, flag, number, single, whole
+from pyrel.methods.options import by_input, flag, listed, number, single, whole
 
 _SHOWN = 8  # numbers of an array that `repr` shows; of others, a digest
 
@@ -30,6 +30,8 @@ class Perturbation(GradientMethod):
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key!r}: {_shown(each)}' for key, each in value.items())}}}"
     if not isinstance(value, list):
         return repr(value)
     given = np.asarray(value)
@@ -53,6 +55,8 @@ class IntegratedGradients(Perturbation):
     baseline : number or array that broadcasts to one sample, optional
         x'; by default zeros. The mean of a data set, say, is ``x.mean(0)``.
         Of token ids, whose path is that of their embeddings, ids; by default zeros in their place.
+        Of several inputs one number for all, or a dictionary by their names. Truth values and
+        constant inputs are those of the sample on the whole path; token ids have to be constant.
     autograd : {"exact", "ignore"}
         As for `Gradient`.
 
@@ -80,12 +84,12 @@ class IntegratedGradients(Perturbation):
     def __init__(self, n_steps: int = 50, baseline: Any = None, autograd: str = "exact") -> None:
         super().__init__(autograd)
         self.n_steps = whole("n_steps", n_steps, 1, 1000)
-        self.baseline = None if baseline is None else array("baseline", baseline)
+        self.baseline = None if baseline is None else by_input("baseline", baseline)
 
     @property
     def options(self) -> dict[str, Any]:
         """``n_steps``, and others unless they are the default."""
-        given = {} if self.baseline is None else {"baseline": self.baseline.tolist()}
+        given = {} if self.baseline is None else {"baseline": listed(self.baseline)}
         return {"n_steps": self.n_steps, **given, **super().options}
 
     def quadrature(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -109,7 +113,9 @@ class SmoothGrad(Perturbation):
         element where both are given and finite, else of the largest less the smallest value of the
         sample.
     std : number or array that broadcasts to one sample, optional
-        Standard deviation itself, instead of ``noise``.
+        Standard deviation itself, instead of ``noise``. Of several inputs one number for all, or a
+        dictionary by their names: no noise where one is left out. Token ids, truth values and
+        constant inputs get none.
     squared : bool, default False
         Average the squares of the gradients (Hooker et al. 2019, section 3).
     seed : int, default 0
@@ -140,17 +146,18 @@ class SmoothGrad(Perturbation):
         super().__init__(autograd)
         self.n_samples = whole("n_samples", n_samples, 1, 10_000)
         self.noise = number("noise", noise)
-        self.std = None if std is None else array("std", std)
+        self.std = None if std is None else by_input("std", std)
         self.squared = flag("squared", squared)
         self.seed = whole("seed", seed, 0, 2**63 - 1)
-        wanted = ("noise", self.noise) if self.std is None else ("std", self.std)
-        if not (np.isfinite(wanted[1]).all() and np.min(wanted[1], initial=0.0) >= 0):
-            raise ValueError(f"{wanted[0]}: wanted finite numbers of 0 or more, got {wanted[1]!r}")
+        name, size = ("noise", self.noise) if self.std is None else ("std", self.std)
+        for each in size.values() if isinstance(size, dict) else (size,):
+            if not (np.isfinite(each).all() and np.min(each, initial=0.0) >= 0):
+                raise ValueError(f"{name}: wanted finite numbers of 0 or more, got {each!r}")
 
     @property
     def options(self) -> dict[str, Any]:
         """``n_samples``, the size of the noise, ``seed``, and what else is not the default."""
-        size = {"noise": self.noise} if self.std is None else {"std": self.std.tolist()}
+        size = {"noise": self.noise} if self.std is None else {"std": listed(self.std)}
         squared = {"squared": True} if self.squared else {}
         return {
             "n_samples": self.n_samples,
@@ -178,7 +185,8 @@ class Occlusion(Perturbation):
         the end of an axis are cut off there.
     baseline : number or array that broadcasts to one sample, optional
         What stands in an occluded place; by default zeros. Of a model that takes token ids it has
-        to be given, and be one of these.
+        to be given, and be one of these. Of several inputs one number for all of floats, or a
+        dictionary by names. They are occluded one by one, and constant ones never.
 
     Raises
     ------
@@ -206,12 +214,12 @@ class Occlusion(Perturbation):
         super().__init__("ignore")  # nothing is differentiated
         self.patch = None if patch is None else _sizes("patch", patch)
         self.stride = None if stride is None else _sizes("stride", stride)
-        self.baseline = None if baseline is None else array("baseline", baseline)
+        self.baseline = None if baseline is None else by_input("baseline", baseline)
 
     @property
     def options(self) -> dict[str, Any]:
         """What is given of ``patch``, ``stride`` and ``baseline``."""
-        baseline = None if self.baseline is None else self.baseline.tolist()
+        baseline = None if self.baseline is None else listed(self.baseline)
         given = {"patch": self.patch, "stride": self.stride, "baseline": baseline}
         return {
             name: list(value) if isinstance(value, tuple) else value

@@ -99,6 +99,9 @@ class Fit:
     """
 
     def __init__(self, graph: Graph, *, estimator: str = TWO_COMPONENT) -> None:
+        if graph.layout is not None:
+            names = ", ".join(graph.layout.names)
+            raise ValueError(f"graph: patterns are of models of one input; this takes {names}")
         self.estimator = word("estimator", estimator, *FITTED)
         self.samples = 0
         self._graph = resolved(graph, PatternNet())

@@ -250,7 +250,7 @@ def test_a_capture_takes_few_exports_and_graphs(monkeypatch: pytest.MonkeyPatch)
     shapes = [tuple(inputs[0].shape[:2]) for _, inputs, *_ in exports]
     assert shapes == [(2, 20), (1, 20), (2, 1), (1, 1)]
     # Of the smallest number of steps for three sizes of the batch.
-    assert [(batch, steps) for *_, batch, steps, _lengths, _output in graphs] == [
+    assert [(batch, steps) for *_, batch, steps, _lengths, _output, _layout in graphs] == [
         (2, 10), (3, 10), (1, 10), (2, 11), (2, 16)
     ]  # fmt: skip
     pyrel.Explainer(model, x, "lrp_epsilon")

@@ -140,7 +140,7 @@ def test_an_unknown_option_is_named_with_those_that_there_are() -> None:
     with pytest.raises(
         TypeError,
         match="^epsilon: neither options of gradient .autograd. nor of Explainer .low, high, "
-        "lengths, output, task, out_of_range, check_finite, precision, check.$",
+        "lengths, constant, output, task, out_of_range, check_finite, precision, check.$",
     ):
         pyrel.Explainer(MODEL, Z, "gradient", epsilon=1e-3)
 
@@ -215,6 +215,10 @@ def test_inputs_that_cannot_be_read(kind: str) -> None:
         TypeError, match=f"^x: wanted an array or a tensor of floats.*got {message}"
     ):
         pyrel.Explainer(MODEL, Z, "gradient")(value)
+    if kind in {"dict", "tuple"}:  # several inputs, which this model does not take
+        with pytest.raises(pyrel.UnsupportedModelError, match="Sequential itself raises TypeError"):
+            pyrel.explain(MODEL, value, "gradient")
+        return
     with pytest.raises(TypeError, match=f"^x: wanted an array or a tensor, got {message}"):
         pyrel.explain(MODEL, value, "gradient")
     if value is not None:

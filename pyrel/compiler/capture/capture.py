@@ -11,7 +11,8 @@ import torch
 from torch.export import ExportedProgram
 
 from pyrel.compiler.capture.array_kinds import refuse_unreadable
-from pyrel.compiler.capture.examples import Example, refuse_empty, unwrapped, wrong_example
+from pyrel.compiler.capture.calls import Call, read_call
+from pyrel.compiler.capture.examples import Given, refuse_empty, unwrapped, wrong_example
 from pyrel.compiler.capture.export import export, export_one_step, export_shortened
 from pyrel.compiler.capture.forks import one_thread_if_forked
 from pyrel.compiler.capture.functional import functional
@@ -20,17 +21,26 @@ from pyrel.compiler.capture.interpreter import (
     input_shape,
     interpret,
     open_output_shape,
+    steps_of,
 )
 from pyrel.compiler.capture.leftovers import nothing_kept
 from pyrel.compiler.capture.longest import refuse_longest, unpacks
 from pyrel.compiler.capture.outputs import Output, checked_output, choosing
 from pyrel.compiler.capture.parameters import Weights
 from pyrel.compiler.capture.refusals import depends_on_batch, is_unknown, refuse_parts
-from pyrel.compiler.capture.sizes import first_input, fixed, holds_for
+from pyrel.compiler.capture.sizes import (
+    first_input,
+    fixed,
+    hint_of,
+    holds_for,
+    inputs_of,
+    opened,
+)
 from pyrel.compiler.capture.step_causes import Causes
 from pyrel.compiler.capture.step_growth import irregular_growth, span
+from pyrel.compiler.graph.layout import Layout
 from pyrel.compiler.graph.nodes import Graph
-from pyrel.compiler.graph.rewrites import compact, same_graph
+from pyrel.compiler.graph.rewrites import agree, compact, places
 from pyrel.compiler.passes.gradient_stops import simplified
 from pyrel.compiler.passes.merge_sums import Merged
 from pyrel.errors import UnsupportedModelError
@@ -42,7 +52,7 @@ _MOST_KEPT, _LARGEST_KEPT = 8, 1 << 20
 
 def capture(
     model: torch.nn.Module | ExportedProgram,
-    example: Example | None = None,
+    example: Given | None = None,
     *,
     lengths: bool = False,
     output: Output = None,
@@ -55,11 +65,12 @@ def capture(
     Parameters
     ----------
     model : torch.nn.Module or torch.export.ExportedProgram
-        Takes one tensor, batch first, and returns raw scores (n, classes) or (n,); with ``output``
-        it may return a structure that holds them.
-    example : ndarray or Tensor, shape (n, ...)
+        Takes tensors, batch first, and returns raw scores (n, classes) or (n,); with ``output`` it
+        may return a structure that holds them.
+    example : ndarray or Tensor, shape (n, ...), or tuple or dict of such
         Any input of the right shape, of any batch size, zero included; its values do not matter.
-        Whole numbers are token ids. Not needed for an exported program.
+        Whole numbers are token ids. Several inputs as `pyrel.Explainer` takes them. Not needed for
+        an exported program.
     lengths : bool
         The model's second argument, if it takes one, is the lengths of the sequences, integers
         (n,). The graph is that of sequences which are as long as the input.
@@ -92,7 +103,7 @@ def capture(
 
 def capture_at(
     model: torch.nn.Module | ExportedProgram,
-    example: Example | None = None,
+    example: Given | None = None,
     *,
     lengths: bool = False,
     at_once: bool = False,
@@ -114,7 +125,7 @@ def capture_at(
             # its own. A model may well not take one step.
             try:
                 with choosing(unwrapped(model), output):
-                    single = export_one_step(model, example, lengths)
+                    single = export_one_step(model, example, lengths, capture.call)
                 capture.add_one_step([functional(program) for program in single])
             except UnsupportedModelError as error:
                 capture.refuse_one_step(str(error).partition("\n")[0])
@@ -123,7 +134,7 @@ def capture_at(
 
 def _exported(
     model: torch.nn.Module | ExportedProgram,
-    example: Example | None,
+    example: Given | None,
     lengths: bool,
     at_once: bool,
     output: Output = None,
@@ -146,9 +157,9 @@ def _exported(
         if wrong is None or (isinstance(wrong, UnsupportedModelError) and not is_unknown(error)):
             raise
         raise wrong from wrong.__cause__
-    steps = example.shape[1] if len(example.shape) > 1 else 0
-    made = Capture(programs, lengths, steps, causes, at_once=at_once)
-    ids = not first_input(programs[0]).is_floating_point()
+    call, steps = opened(read_call(unwrapped(model), example, lengths), example, programs[0])
+    made = Capture(programs, lengths, steps, causes, at_once=at_once, call=call)
+    ids = not all(value.is_floating_point() for value in inputs_of(programs[0]))
     if ids and made.steps > 1 and any(map(unpacks, programs)):
         with choosing(unwrapped(model), output):
             shorter = export_shortened(model, example)
@@ -167,6 +178,8 @@ class Capture:
     dynamic : bool
         Whether graphs can be made for other numbers of steps: not where the model holds for the
         example's only, as with a Python loop over the steps.
+    call : Call or None
+        How the model is called with several inputs.
     """
 
     def __init__(
@@ -178,8 +191,9 @@ class Capture:
         *,
         at_once: bool = False,
         output: Output = None,
+        call: Call | None = None,
     ) -> None:
-        self._programs = programs
+        self._programs, self.call = programs, call
         self._lengths, self._output = lengths, output
         self._causes = causes
         self._one_step: Sequence[ExportedProgram] = ()
@@ -188,11 +202,11 @@ class Capture:
         self._kept: dict[int, Graph] = {}  # by number of steps; they are the same for all methods
         self._merged: Merged = {}  # weights that these graphs share
         self._batch_checked = False
-        size = _steps_of(programs[0], lengths)
+        size = steps_of(programs[0], lengths, self.layout)
         self.dynamic = fixed(size) is None
         self._weights = Weights(copied=self.dynamic or not at_once)
         self._copy_weights(programs)
-        self.steps = steps if steps is not None else _size_of_example(size)
+        self.steps = steps if steps is not None else hint_of(size)
 
     def _copy_weights(self, programs: Sequence[ExportedProgram]) -> None:
         """Keep weights as they are now, for graphs that are made later."""
@@ -205,7 +219,16 @@ class Capture:
     @property
     def called_with_lengths(self) -> bool:
         """Whether the model's second argument is the lengths of the sequences."""
-        return len(self._programs[0].graph_signature.user_inputs) > 1
+        return len(self._programs[0].graph_signature.user_inputs) > self._count
+
+    @property
+    def layout(self) -> Layout | None:
+        """The layout of several inputs."""
+        return None if self.call is None else self.call.layout
+
+    @property
+    def _count(self) -> int:
+        return 1 if self.layout is None else len(self.layout.leaves)
 
     @property
     def output_shape(self) -> tuple[int | None, ...]:
@@ -289,7 +312,7 @@ class Capture:
         """Why behaviour at a few sequence lengths does not extend to all; None if it does."""
         if not self.dynamic:
             return "it takes one number of steps only"
-        return irregular_growth(self._programs[0])
+        return irregular_growth(self._programs[0], self._count)
 
     @property
     def grows_regularly(self) -> bool:
@@ -327,7 +350,7 @@ class Capture:
         if steps in self._kept:
             return self._kept[steps]
         graph = simplified(self._checked(steps), self._merged)
-        if len(self._kept) < _MOST_KEPT and _places(graph) <= _LARGEST_KEPT:
+        if len(self._kept) < _MOST_KEPT and places(graph) <= _LARGEST_KEPT:
             self._kept[steps] = graph
         return graph
 
@@ -346,7 +369,7 @@ class Capture:
         for program in (first, *others):
             with contextlib.suppress(OneSampleError), one_thread_if_forked():
                 graphs += [self._graph_of(program, steps, size) for size in self._sizes(program)]
-        if not all(_agree(graphs[0], graph) for graph in graphs[1:]):
+        if not all(agree(graphs[0], graph) for graph in graphs[1:]):
             raise depends_on_batch(self._causes.batch if self._causes is not None else None)
         self._check_longest(graphs[0], steps)
         if not single and self._shortened is None and self.grows_regularly:
@@ -354,12 +377,11 @@ class Capture:
         return graphs[0]
 
     def _can_compare(self, program: ExportedProgram, steps: int) -> bool:
-        """Whether one of the programs for other sizes of the batch holds for the steps."""
         return steps == self.steps or holds_for(program, steps)
 
     def _sizes(self, program: ExportedProgram) -> Sequence[int]:
         """Sizes of the batch to compare a program with: two if its own is not fixed."""
-        size = fixed(input_shape(program, self._lengths)[0])
+        size = fixed(input_shape(program, self._lengths, self.layout)[0])
         return (2, 3) if size is None else (size,)
 
     def _graph_of(self, program: ExportedProgram, steps: int, batch: int | None = None) -> Graph:
@@ -374,24 +396,5 @@ class Capture:
         return self._interpreted(program, given, batch)
 
     def _interpreted(self, program: ExportedProgram, steps: int | None, batch: int) -> Graph:
-        return interpret(program, self._weights, batch, steps, self._lengths, self._output)
-
-
-def _places(graph: Graph) -> int:
-    """Count the addresses that the nodes of a graph read."""
-    return sum(node.inputs.size for node in graph.nodes)
-
-
-def _agree(one: Graph, other: Graph) -> bool:
-    """Whether two graphs are the same, if not in what nothing depends on."""
-    return same_graph(one, other) or same_graph(compact(one), compact(other))
-
-
-def _steps_of(program: ExportedProgram, lengths: bool) -> int | torch.SymInt:
-    shape = input_shape(program, lengths)
-    return shape[1] if len(shape) > 1 else 0
-
-
-def _size_of_example(size: int | torch.SymInt) -> int:
-    """Return the size with which a program was exported."""
-    return size if isinstance(size, int) else int(size.node.hint)
+        given = self._lengths, self._output, self.layout
+        return interpret(program, self._weights, batch, steps, *given)

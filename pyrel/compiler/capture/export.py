@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from inspect import Parameter
 from typing import Any
 
 import torch
@@ -11,15 +14,8 @@ from torch.export import Dim, ExportedProgram
 
 from pyrel.compiler.capture.as_eager import as_eager
 from pyrel.compiler.capture.autograd_watch import watched
-from pyrel.compiler.capture.examples import (
-    POSITIONAL,
-    Example,
-    arguments,
-    batch_of,
-    example_tensor,
-    takes_lengths,
-    unwrapped,
-)
+from pyrel.compiler.capture.calls import POSITIONAL, Call
+from pyrel.compiler.capture.examples import Sample, sample_of, unwrapped
 from pyrel.compiler.capture.isolation import as_it_was, quiet
 from pyrel.compiler.capture.opaque_layers import opaque_layers, shortened
 from pyrel.compiler.capture.refusals import (
@@ -29,12 +25,13 @@ from pyrel.compiler.capture.refusals import (
     no_draws,
     refusal,
 )
-from pyrel.compiler.capture.sizes import bounds_the_batch, first_input, fixed
+from pyrel.compiler.capture.sizes import bounds_the_batch, first_input, fixed, untied
 from pyrel.compiler.capture.step_causes import Causes
+from pyrel.compiler.graph.layout import input_name
 
 
 def export(
-    model: torch.nn.Module, example: Example, lengths: bool = False, causes: Causes | None = None
+    model: torch.nn.Module, example: Any, lengths: bool = False, causes: Causes | None = None
 ) -> list[ExportedProgram]:
     """Export ``model`` in eval mode for any batch size, and again for single sizes to compare with.
 
@@ -47,30 +44,39 @@ def export(
     """
     causes = Causes() if causes is None else causes
     model = unwrapped(model)
-    sample = example_tensor(model, example)
-    lengths = lengths and takes_lengths(model, sample)
+    sample = sample_of(model, example, lengths)
     # Sizes that are equal to each other torch.export takes for one.
-    sizes = (3, 2) if 2 in sample.shape[1:2] else (2, 3)
+    sizes = (3, 2) if 2 in sample.first.shape[1:2] else (2, 3)
     try:
-        programs = [_export_open(model, batch_of(sample, sizes[0]), lengths, causes)]
+        programs = [_export_open(model, sample, sizes[0], causes)]
+        sample = _tied(sample, programs[0])
+        if sample.tied:
+            programs = [_export_open(model, sample, sizes[0], causes)]
     except Exception as error:  # torch.export raises many types, none of them documented
         if not _fixes_the_batch(error):
-            raise refusal(model, sample, error, lengths) from error
+            raise refusal(model, str(sample), error, sample.lengths) from error
         causes.keep_batch(sizes[0])
         try:
-            first = _export_open(model, batch_of(sample, sizes[0]), lengths, causes, Dim.STATIC)
-            other = batch_of(sample, sizes[1])
-            programs = [first, _export_once(model, other, lengths, steps=_freedom(first))]
+            first = _export_open(model, sample, sizes[0], causes, Dim.STATIC)
+            other = _export_once(model, sample, sizes[1], steps=_freedom(first))
+            programs = [first, other]
         except Exception as error:
-            raise refusal(model, sample, error, lengths) from error
+            raise refusal(model, str(sample), error, sample.lengths) from error
     if bounds_the_batch(programs[0]):
         raise depends_on_batch(causes.first_use(first_input(programs[0]).shape[0]))
     steps = _freedom(programs[0])
-    return [*programs, _export_to_compare(model, sample, sizes[1], lengths, steps)]
+    return [*programs, _export_to_compare(model, sample, sizes[1], steps)]
+
+
+def _tied(sample: Sample, program: ExportedProgram) -> Sample:
+    """Let steps be as many that are so in the example, and that a program leaves open apart."""
+    if sample.call is None:
+        return sample
+    return replace(sample, tied=untied(sample.call.layout, program))
 
 
 def export_one_step(
-    model: torch.nn.Module, example: Example, lengths: bool = False
+    model: torch.nn.Module, example: Any, lengths: bool = False, call: Call | None = None
 ) -> list[ExportedProgram]:
     """Export for a sequence of one step, which an open number of steps does not include.
 
@@ -78,58 +84,65 @@ def export_one_step(
     fixed batch sizes are enough, which takes a third of the time.
     """
     model = unwrapped(model)
-    sample = example_tensor(model, example[:, :1])
-    lengths = lengths and takes_lengths(model, sample)
+    sample = sample_of(model, example, lengths)
+    sample = replace(sample, call=call)  # which knows what has steps
+    sample = replace(sample, tensors=tuple(_one_step(sample)))
     try:
-        program = _export_once(model, batch_of(sample, 2), lengths, steps=Dim.STATIC)
+        program = _export_once(model, sample, 2, steps=Dim.STATIC)
     except Exception as error:  # torch.export raises many types, none of them documented
-        raise refusal(model, sample, error, lengths) from error
-    return [program, _export_to_compare(model, sample, 3, lengths, Dim.STATIC)]
+        raise refusal(model, str(sample), error, sample.lengths) from error
+    return [program, _export_to_compare(model, sample, 3, Dim.STATIC)]
+
+
+def _one_step(sample: Sample) -> Iterator[torch.Tensor]:
+    """Yield what is left of a sample of which the first step is taken."""
+    for number, tensor in enumerate(sample.tensors):
+        yield tensor[:, :1] if sample.follows(number) else tensor
 
 
 def _export_to_compare(
-    model: torch.nn.Module, sample: torch.Tensor, other: int, lengths: bool, steps: Any
+    model: torch.nn.Module, sample: Sample, other: int, steps: Any
 ) -> ExportedProgram:
     """Export for a batch of one, or of another size if the model does not take one sample alone."""
     try:
-        return _export_once(model, batch_of(sample, 1), lengths, steps=steps)
+        return _export_once(model, sample, 1, steps=steps)
     except Exception:  # a model may well not take one sample alone: that is no obstacle
         pass
     try:
-        return _export_once(model, batch_of(sample, other), lengths, steps=steps)
+        return _export_once(model, sample, other, steps=steps)
     except Exception as error:
-        raise refusal(model, sample, error, lengths) from error
+        raise refusal(model, str(sample), error, sample.lengths) from error
 
 
-def export_shortened(model: torch.nn.Module, example: Example) -> ExportedProgram | None:
+def export_shortened(model: torch.nn.Module, example: Any) -> ExportedProgram | None:
     """Export as for a batch of token ids of which no packed sequence is as long as the batch.
 
     None where the model does not take such batches.
     """
     model = unwrapped(model)
-    sample = example_tensor(model, example)
+    sample = sample_of(model, example, False)
     try:
         with shortened():
-            return _export_once(model, batch_of(sample, 3), False, Dim.AUTO)
+            return _export_once(model, sample, 3, Dim.AUTO)
     except Exception:  # torch.export raises many types, none of them documented
         return None
 
 
 def _export_open(
     model: torch.nn.Module,
-    batch: torch.Tensor,
-    lengths: bool,
+    sample: Sample,
+    n: int,
     causes: Causes,
     size: Any = Dim.DYNAMIC,
 ) -> ExportedProgram:
     """Export for any batch size, and any number of steps unless that fails."""
     try:
         with causes.noted(model):
-            return _export_once(model, batch, lengths, size)
+            return _export_once(model, sample, n, size)
     except Exception as error:
         if _fixes_the_batch(error) or branches(error) or lacks_argument(error):
             raise
-    return _export_once(model, batch, lengths, size, steps=Dim.STATIC)
+    return _export_once(model, sample, n, size, steps=Dim.STATIC)
 
 
 def _freedom(program: ExportedProgram) -> Any:
@@ -140,28 +153,32 @@ def _freedom(program: ExportedProgram) -> Any:
 
 def _export_once(
     model: torch.nn.Module,
-    batch: torch.Tensor,
-    lengths: bool,
+    sample: Sample,
+    n: int,
     size: Any = Dim.STATIC,
     steps: Any = Dim.AUTO,
 ) -> ExportedProgram:
-    """Export with the given freedom of the batch size and of the number of steps."""
-    shapes = [{0: size, 1: steps} if batch.dim() > 1 else {0: size}]
-    if lengths:
-        shapes.append({0: size})
-    inputs = arguments(batch, lengths)
+    """Export a batch with the given freedom of its size and of the number of steps."""
+    inputs = sample.of(n)
+    follow = [sample.follows(number) for number in range(len(sample.tensors))]
+    follow += [False] * (len(inputs) - len(follow))  # lengths
+    shapes: list[dict[int, Any]] = [{0: size, 1: steps} if f else {0: size} for f in follow]
     with as_it_was(model), as_eager(), opaque_layers(), watched(model), quiet():
-        _name_inputs(model, len(inputs))
+        _name_inputs(model, sample, len(inputs))
         with no_draws():
             return torch.export.export(model, inputs, dynamic_shapes=tuple(shapes), strict=False)
 
 
-def _name_inputs(model: torch.nn.Module, count: int) -> None:
-    """Give a forward that takes ``*args`` the names that torch.export describes sizes by.
+def _name_inputs(model: torch.nn.Module, sample: Sample, count: int) -> None:
+    """Give a forward the names that torch.export describes sizes by.
 
-    The caller takes back what this assigns to the model.
+    That is, one which takes ``*args``, or several inputs: all of these by position. The caller
+    takes back what this assigns to the model.
     """
     forward = model.forward
+    if sample.call is not None:
+        model.__dict__["forward"] = _by_position(forward, sample, count)
+        return
     given = list(inspect.signature(forward).parameters.values())[:count]
     if len(given) == count and all(parameter.kind in POSITIONAL for parameter in given):
         return
@@ -173,6 +190,20 @@ def _name_inputs(model: torch.nn.Module, count: int) -> None:
         return forward(x, lengths)
 
     model.__dict__["forward"] = of_one if count == 1 else of_two
+
+
+def _by_position(forward: Callable[..., Any], sample: Sample, count: int) -> Callable[..., Any]:
+    def called(*tensors: torch.Tensor) -> Any:
+        for number in sample.tied:
+            same = tensors[number].shape[1] == tensors[0].shape[1]
+            torch._check(same)  # type: ignore[no-untyped-call]
+        positional, named = sample.arguments(tensors)
+        return forward(*positional, **named)
+
+    names = (input_name(number) for number in range(count))
+    parameters = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in names]
+    vars(called)["__signature__"] = inspect.Signature(parameters)
+    return called
 
 
 def _fixes_the_batch(error: Exception) -> bool:

@@ -36,12 +36,10 @@ class IdNumbers:
     Parameters
     ----------
     builder : Builder
-    floats : bool
-        Whether the model's input are floats, and no token ids.
     """
 
-    def __init__(self, builder: Builder, floats: bool) -> None:
-        self._builder, self._floats = builder, floats
+    def __init__(self, builder: Builder) -> None:
+        self._builder = builder
         self._kinds = np.empty(0, dtype=np.int8)  # by address, `Kind` of what is made of token ids
         self._compared: list[Addresses] = []  # whole numbers that masks are made of
 
@@ -49,8 +47,7 @@ class IdNumbers:
         """Whether all elements are token ids, functions of one, or constants."""
         addresses = addresses_of(value.ids.numpy())
         known = self._builder.lookups.are(addresses)
-        if not self._floats:
-            known = known | ((addresses >= 0) & (addresses < self._builder.input_size))
+        known = known | self._builder.lookups.are_ids(addresses)
         return bool((known | (addresses < 0)).all())
 
     def is_of_ids_alone(self, value: Traced) -> bool:

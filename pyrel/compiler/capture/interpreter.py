@@ -26,7 +26,8 @@ from pyrel.compiler.capture.refusals import mixed
 from pyrel.compiler.capture.samples import MixedSamplesError
 from pyrel.compiler.capture.sizes import fixed
 from pyrel.compiler.capture.traced import Traced, UnwrittenError
-from pyrel.compiler.capture.tracer import Tracer
+from pyrel.compiler.capture.tracer import Tracer, truth_values
+from pyrel.compiler.graph.layout import Kind, Layout
 from pyrel.compiler.graph.lookups import UnboundedIdsError
 from pyrel.compiler.graph.nodes import Graph
 from pyrel.compiler.limits import LARGEST_EXACT
@@ -37,28 +38,43 @@ class OneSampleError(UnsupportedModelError):
     """A model treats a batch of one in a way of its own, as a squeeze does."""
 
 
-def input_shape(exported: ExportedProgram, lengths: bool) -> tuple[int | torch.SymInt, ...]:
-    """Shape of the one input of a program, batch first; of the first, if the second is lengths."""
-    return tuple(_inputs(exported, lengths)[0].meta["val"].shape)
+def input_shape(
+    exported: ExportedProgram, lengths: bool, layout: Layout | None = None
+) -> tuple[int | torch.SymInt, ...]:
+    """Shape of the first input of a program, batch first."""
+    return tuple(_inputs(exported, lengths, layout)[0].meta["val"].shape)
 
 
-def _inputs(exported: ExportedProgram, lengths: bool) -> list[torch.fx.Node]:
+def steps_of(exported: ExportedProgram, lengths: bool, layout: Layout | None) -> int | torch.SymInt:
+    """Return the number of steps of the inputs of a program; 0 where there is no sequence."""
+    shape = input_shape(exported, lengths, layout)
+    is_sequence = len(shape) > 1 if layout is None else bool(layout.steps)
+    return shape[1] if is_sequence else 0
+
+
+def _inputs(
+    exported: ExportedProgram, lengths: bool, layout: Layout | None = None
+) -> list[torch.fx.Node]:
+    """Return the inputs in the order of a layout, one where there is none, then the lengths."""
     names = exported.graph_signature.user_inputs
     placeholders = [n for n in exported.graph.nodes if n.op == "placeholder"]
     nodes = [n for n in placeholders if n.name in names]
-    most = 2 if lengths else 1
-    if not nodes or len(nodes) != len(names) or len(nodes) > most:
+    count = 1 if layout is None else len(layout.leaves)
+    most = count + lengths
+    if len(nodes) < count or len(nodes) != len(names) or len(nodes) > most:
         beside = ", and the lengths of its sequences" if lengths else " (or two, with lengths=True)"
         raise UnsupportedModelError(
-            f"the model takes {len(names)} inputs; pyrel explains models of one{beside}",
+            f"the program takes {len(names)} inputs; wanted one{beside}. Of several inputs give "
+            "the module that it was exported from",
             operator="input",
         )
-    value = nodes[0].meta["val"]
-    if not isinstance(value, torch.Tensor) or not value.dim():
-        raise UnsupportedModelError(
-            "the model takes a number; wanted a tensor of shape (n, ...), batch first",
-            operator="input",
-        )
+    for node in nodes:
+        value = node.meta["val"]
+        if not isinstance(value, torch.Tensor) or not value.dim():
+            raise UnsupportedModelError(
+                "the model takes a number; wanted a tensor of shape (n, ...), batch first",
+                operator="input",
+            )
     return nodes
 
 
@@ -87,6 +103,7 @@ def interpret(
     steps: int | None,
     lengths: bool,
     output: Output = None,
+    layout: Layout | None = None,
 ) -> Graph:
     """Make the graph of a functional program.
 
@@ -104,9 +121,11 @@ def interpret(
         as the input.
     output : str, int, callable or None
         Which of the tensors that the program returns is the model's output.
+    layout : Layout, optional
+        Of several inputs.
     """
     try:
-        return _Interpreter(exported, weights, batch, steps, lengths, output).run()
+        return _Interpreter(exported, weights, batch, steps, lengths, output, layout).run()
     except UnsupportedModelError as error:
         if batch == 1:
             raise OneSampleError(str(error), operator=error.operator) from None
@@ -122,17 +141,26 @@ class _Interpreter:
         steps: int | None,
         lengths: bool,
         output: Output,
+        layout: Layout | None,
     ) -> None:
         self._exported, self._output = exported, output
         self._weights = weights
         self._values: dict[torch.fx.Node, Any] = {}
-        self._inputs = _inputs(exported, lengths)
+        self._inputs = _inputs(exported, lengths, layout)
+        self._layout = layout
         value = self._inputs[0].meta["val"]
-        shape = list(value.shape[1:])
-        if steps is not None:
-            shape[0] = steps
-        self._steps = int(shape[0]) if shape else 0
-        self._tracer = Tracer(tuple(int(s) for s in shape), batch, value.dtype, weights)
+        if layout is None:
+            shape = list(value.shape[1:])
+            if steps is not None:
+                shape[0] = steps
+            self._steps = int(shape[0]) if shape else 0
+            self._tracer = Tracer(tuple(int(s) for s in shape), batch, value.dtype, weights)
+            return
+        self._layout = layout = layout if steps is None else layout.at(steps)
+        self._steps = layout.steps
+        types = [node.meta["val"].dtype for node in self._inputs]
+        dtype = next((each for each in types if each.is_floating_point), value.dtype)
+        self._tracer = Tracer((layout.size,), batch, dtype, weights, ~layout.is_float)
 
     def run(self) -> Graph:
         self._bind_placeholders()
@@ -146,8 +174,9 @@ class _Interpreter:
         return self._graph()
 
     def _bind_placeholders(self) -> None:
-        self._values[self._inputs[0]] = self._tracer.input()
-        for node in self._inputs[1:]:
+        given = self._given()
+        self._values |= dict(zip(self._inputs, given, strict=False))
+        for node in self._inputs[len(given) :]:
             dtype = node.meta["val"].dtype
             self._values[node] = torch.full((self._tracer.batch,), self._steps, dtype=dtype)
         specs = self._exported.graph_signature.input_specs
@@ -161,6 +190,18 @@ class _Interpreter:
             if not isinstance(stored, torch.Tensor):
                 raise UnsupportedModelError(f"{spec.target} is no tensor", operator=str(spec.kind))
             self._values[node] = self._weights.copy(stored)
+
+    def _given(self) -> list[Traced]:
+        """Trace the inputs, without lengths."""
+        whole = self._tracer.input()
+        if self._layout is None:
+            return [whole]
+        parts = [Traced(ids) for ids in self._layout.split(whole.ids)]
+        leaves = self._layout.leaves
+        return [
+            truth_values(self._tracer, part) if leaf.elements == Kind.masks else part
+            for leaf, part in zip(leaves, parts, strict=True)
+        ]
 
     def _graph(self) -> Graph:
         """Make the graph of what was computed, with the output that the program returns."""
@@ -176,7 +217,7 @@ class _Interpreter:
                 operator="output",
             )
         self._check_shape(node, tuple(output.ids.shape))
-        graph = self._finished(node, output)
+        graph = replace(self._finished(node, output), layout=self._layout)
         shape = tuple(output.ids.shape[1:])
         return replace(graph, output_shape=shape) if len(shape) > 1 else graph
 
@@ -214,7 +255,8 @@ class _Interpreter:
         except UnboundedIdsError as error:
             raise UnsupportedModelError(
                 "numbers are made of token ids that no embedding reads, so it is not known how "
-                "many ids there are. Give them as floats, or as an input that is embedded",
+                "many ids there are. Give them as floats, or as an input that is embedded; lengths "
+                "of sequences by lengths= of an Explainer made with lengths=True",
                 operator="token ids",
                 module=error.module,
             ) from None

@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 from torch.export import ExportedProgram
 
+from pyrel.compiler.graph.elements import are_floats
 from pyrel.compiler.graph.evaluate import Evaluation
 from pyrel.compiler.graph.lookups import told_apart
 from pyrel.compiler.graph.nodes import Embedding, Floats, Graph, Lookup
@@ -87,14 +89,27 @@ def _scaled(graph: Graph, scale: float) -> Graph:
 
 def _padded(graph: Graph, filler: int) -> Floats:
     """Return sequences of several lengths, a token id being the padding."""
-    steps, random = graph.input_shape[0], np.random.default_rng(0)
+    random = np.random.default_rng(0)
     bounds = np.full(graph.input_shape, graph.vocabulary) if graph.bounds is None else graph.bounds
     bounds = np.maximum(bounds, 1)
+    steps = graph.input_shape[0] if graph.layout is None else graph.layout.steps
     rows = []
     for length in sorted({1, 2, steps // 2, steps - 1} & set(range(1, steps))):
+        within = _within(graph, length)
         for _ in range(_ROWS):
             row = random.integers(0, bounds)
-            row[:length] = np.where(row == filler, (row + 1) % bounds, row)[:length]
-            row[length:] = np.minimum(filler, bounds - 1)[length:]
-            rows.append(row)
+            filled = np.where(row == filler, (row + 1) % bounds, row)
+            row = np.where(within, filled, np.minimum(filler, bounds - 1)).astype(np.float64)
+            rows.append(np.where(are_floats(graph), random.normal(size=row.shape), row))
     return np.array(rows, np.float64)
+
+
+def _within(graph: Graph, length: int) -> npt.NDArray[np.bool_]:
+    """Mark the elements of a sample that are no padding behind some steps."""
+    if graph.layout is None:
+        shape = (-1, *(1 for _ in graph.input_shape[1:]))
+        steps = np.arange(graph.input_shape[0]).reshape(shape)
+        return np.broadcast_to(steps < length, graph.input_shape)
+    within = np.zeros(graph.layout.size, dtype=bool)
+    within[graph.layout.columns(length)] = True
+    return within

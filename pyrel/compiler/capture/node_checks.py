@@ -65,7 +65,7 @@ def check_dtypes(tracer: Tracer, node: torch.fx.Node, name: str, result: Any) ->
     for value, meta in zip(leaves(result), leaves(node.meta["val"]), strict=True):
         if not isinstance(value, Traced) or is_partly_constant(tracer, value):
             continue
-        if not tracer.dtype.is_floating_point and tracer.holds_inputs(value):
+        if tracer.holds_ids(value):
             wide = meta.dtype in _WIDE
             reason = None if wide else f"token ids become numbers of type {meta.dtype}"
         elif _counts(tracer, node, value, meta.dtype) or _compares(tracer, value, meta.dtype):

@@ -86,15 +86,15 @@ def shape_of_batch(sample: Sequence[int]) -> str:
 
 
 def refusal(
-    model: nn.Module, sample: torch.Tensor, error: Exception, lengths: bool
+    model: nn.Module, sample: str, error: Exception, lengths: bool
 ) -> UnsupportedModelError | OutputError:
     """Say why torch.export could not export a model.
 
     Parameters
     ----------
     model : torch.nn.Module
-    sample : Tensor
-        A batch that it was to be exported with.
+    sample : str
+        What it was to be exported with, such as "an input of shape (n, 12, 8)".
     error : Exception
         What torch.export raised.
     lengths : bool
@@ -112,24 +112,23 @@ def refusal(
             why += "\nNor may a branch depend on the lengths of the sequences"
     elif lacks_argument(error):
         why = (
-            f"{kind} takes more than one input; pyrel explains models of one, and of one with the"
-            f" lengths of its sequences (lengths=True): {reason}"
+            f"{kind} takes more than one input; give a tuple of them, or a dictionary by the names"
+            f" of forward's arguments; lengths of sequences by lengths=True: {reason}"
         )
     else:
         why = (
-            f"{kind} could not be exported for an input{_of_ids(sample)} of shape "
-            f"{shape_of_batch(sample.shape[1:])}: {type(error).__name__}: {reason}. Write this part"
-            " with operators of torch on tensors, or explain the parts around it"
+            f"{kind} could not be exported for {sample}: {type(error).__name__}: {reason}. Write "
+            "this part with operators of torch on tensors, or explain the parts around it"
         )
     return _located(why, "torch.export", place_of_error(error, paths_of(model)))
 
 
-def own_failure(model: nn.Module, batch: torch.Tensor, error: Exception) -> UnsupportedModelError:
+def own_failure(model: nn.Module, sample: str, error: Exception) -> UnsupportedModelError:
     """Say that a model fails by itself for a batch like the example."""
     why = (
-        f"{type(model).__name__} itself raises {type(error).__name__} for an input"
-        f"{_of_ids(batch)} of shape {shape_of_batch(batch.shape[1:])}: {_first_line(error)}. Give "
-        "an example of the shape that the model takes, batch first, or mend the model"
+        f"{type(model).__name__} itself raises {type(error).__name__} for {sample}: "
+        f"{_first_line(error)}. Give an example of the shape that the model takes, batch first, or "
+        "mend the model"
     )
     if "Guard failed" in str(error):
         why = (
@@ -188,10 +187,6 @@ def depends_on_batch(place: Place | None) -> UnsupportedModelError:
         operator="torch.export",
         module=place.module if place is not None else "",
     )
-
-
-def _of_ids(batch: torch.Tensor) -> str:
-    return "" if batch.is_floating_point() else " of token ids"
 
 
 def _first_line(error: Exception) -> str:

@@ -5,11 +5,17 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch.export import ExportedProgram
+
+from pyrel.compiler.capture.calls import Call
+from pyrel.compiler.graph.layout import Layout
 
 
 def bounds_the_batch(program: ExportedProgram) -> bool:
@@ -38,6 +44,52 @@ def _range(program: ExportedProgram, size: int | torch.SymInt) -> Any:
     return None if isinstance(size, int) else program.range_constraints.get(size.node.expr)
 
 
+def hint_of(size: int | torch.SymInt) -> int:
+    """Return the size with which a program was exported."""
+    return size if isinstance(size, int) else int(size.node.hint)
+
+
+def opened(call: Call | None, example: Any, program: ExportedProgram) -> tuple[Call | None, int]:
+    """Return a call, whose steps are those that a program leaves open, and how many there are."""
+    if call is not None:
+        layout = _with_open_steps(call.layout, program)
+        return replace(call, layout=layout), layout.steps
+    shape = tuple(getattr(example, "shape", ()))
+    return None, shape[1] if len(shape) > 1 else 0
+
+
+def _with_open_steps(layout: Layout, program: ExportedProgram) -> Layout:
+    """Mark the inputs of a layout whose steps a program leaves open, as the first one's."""
+    shapes = [value.shape for value in inputs_of(program)]
+    if not layout.steps or fixed(shapes[0][1]) is not None:
+        return layout
+    leaves = [
+        replace(leaf, steps=leaf.steps and str(shape[1]) == str(shapes[0][1]))
+        for leaf, shape in zip(layout.leaves, shapes, strict=False)
+    ]
+    return Layout(tuple(leaves))
+
+
+def untied(layout: Layout, program: ExportedProgram) -> frozenset[int]:
+    """Return the inputs whose steps a program leaves open apart from the first one's."""
+    shapes = [value.shape for value in inputs_of(program)]
+    if not layout.steps or fixed(shapes[0][1]) is not None:
+        return frozenset()
+    return frozenset(
+        number
+        for number, leaf in enumerate(layout.leaves)
+        if leaf.steps
+        and fixed(shapes[number][1]) is None
+        and str(shapes[number][1]) != str(shapes[0][1])
+    )
+
+
+def inputs_of(program: ExportedProgram) -> list[torch.Tensor]:
+    """Return the inputs of a program as torch.export saw them, in their order."""
+    found = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
+    return [found[name].meta["val"] for name in program.graph_signature.user_inputs]
+
+
 def holds_for(program: ExportedProgram, steps: int) -> bool:
     """Whether a program with an open second dimension computes what the model does at a size of it.
 
@@ -54,8 +106,7 @@ def holds_for(program: ExportedProgram, steps: int) -> bool:
     batch = fixed(value.shape[0])
     # Some guards are about accidents, as a batch as large as the number of steps.
     sizes = [2, 3, 5] if batch is None else [batch]
-    rest = value.shape[2:]
-    return any(all(_true(guard, (n, steps, *rest)) for guard in guards) for n in sizes)
+    return any(_hold(program, guards, n, steps) for n in sizes)
 
 
 def guards_of(program: ExportedProgram) -> list[str] | None:
@@ -63,11 +114,27 @@ def guards_of(program: ExportedProgram) -> list[str] | None:
     return getattr(program, "_guards_code", None)
 
 
-def _true(guard: str, shape: tuple[int, ...]) -> bool:
-    """Evaluate a guard, an expression of sizes, which all inputs have in common."""
+def _hold(program: ExportedProgram, guards: list[str], batch: int, steps: int) -> bool:
+    """Whether all guards hold for a batch and a number of steps."""
+    first = first_input(program).shape
+    names = program.graph_signature.user_inputs
+    shapes = {}
+    for node in program.graph.nodes:
+        if node.op == "placeholder" and node.name in names:
+            _, *rest = node.meta["val"].shape
+            open_sizes = {str(first[0]): batch, str(first[1]): steps}
+            shapes[node.name] = batch, *(open_sizes.get(str(size), size) for size in rest)
+    given = {name: SimpleNamespace(size=partial(tuple, shape)) for name, shape in shapes.items()}
+    # What a program calls its inputs may be other names; those of one are all of the first.
+    whole = SimpleNamespace(size=lambda: (batch, steps, *first[2:]))
+    known = defaultdict(lambda: whole, given)
+    return all(_true(guard, known) for guard in guards)
+
+
+def _true(guard: str, inputs: Mapping[str, Any]) -> bool:
+    """Evaluate a guard, an expression of sizes of inputs."""
     names = {"max": max, "min": min, "math": math, "torch": torch}
-    given = SimpleNamespace(size=lambda: shape)
     try:
-        return bool(eval(guard, {"__builtins__": {}, **names}, {"L": defaultdict(lambda: given)}))
+        return bool(eval(guard, {"__builtins__": {}, **names}, {"L": inputs}))
     except Exception:  # it reads something else: then nothing is known
         return False

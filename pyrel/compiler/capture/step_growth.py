@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import sympy  # type: ignore[import-untyped]
@@ -46,11 +46,13 @@ _OF_OTHER = frozenset("expand_as view_as reshape_as type_as to".split())
 _SYMBOLIC = torch.SymInt | torch.SymFloat | torch.SymBool
 _FARTHEST = 8  # steps: what reaches as far shows at the fewest steps that are tried
 _STEPS = ".size()[1]"  # of the input, in guards
+# Of inputs that have as many steps as each other, which says nothing of how many.
+_ALIKE = re.compile(r"L\['\w+'\]\.size\(\)\[1\] == L\['\w+'\]\.size\(\)\[1\]")
 _MANY_STEPS = 256
 _MOST_BITS = 24
 
 
-def irregular_growth(program: ExportedProgram) -> str | None:
+def irregular_growth(program: ExportedProgram, inputs: int = 1) -> str | None:
     """Return why behaviour at a few T does not extend to all T; None if it provably does.
 
     Each size has to be a multiple of T plus a small number, and constants equal at all steps.
@@ -59,16 +61,18 @@ def irregular_growth(program: ExportedProgram) -> str | None:
     ----------
     program : ExportedProgram
         With the second dimension of its first input open.
+    inputs : int
+        How many it has; lengths come behind them.
     """
     size = first_input(program).shape[1]
     if isinstance(size, int) or not size.node.expr.is_symbol:
         return "its number of steps is fixed, or a multiple of another number"
     steps = size.node.expr
     nodes = list(program.graph.nodes)
-    name = program.graph_signature.user_inputs[0]
-    seen = _of_input(nodes, name)
+    names = program.graph_signature.user_inputs
+    seen = _of_inputs(nodes, names[:inputs])
     used = _reached([n for n in nodes if n.op == "output"], lambda node: node.all_input_nodes)
-    lengths = [n for n in nodes if n.name in program.graph_signature.user_inputs[1:]]
+    lengths = [n for n in nodes if n.name in names[inputs:]]
     sizes = {n for n in nodes if _depends(n.meta.get("val"), steps)}
     batch = {n for n in nodes if _is_number(n)} - sizes
     counting = _reached([*lengths, *sizes], lambda node: () if node in batch else node.users)
@@ -161,7 +165,7 @@ def span(program: ExportedProgram) -> tuple[int, int | None] | None:
         If there are gaps between them.
     """
     tried = {*range(2, _MANY_STEPS), *(2**bits for bits in range(1, _MOST_BITS))}
-    guards = [guard for guard in guards_of(program) or [] if _STEPS in guard]
+    guards = [g for g in guards_of(program) or [] if _STEPS in g and not _ALIKE.fullmatch(g)]
     if any(guard.count(_STEPS) > 1 or re.search(r"//|%|\*\*|\[0\]", guard) for guard in guards):
         return None  # not of the form a T + b < c, whose edges are found below
     for text in (*guards, *map(str, program.range_constraints.values())):
@@ -180,8 +184,8 @@ def span(program: ExportedProgram) -> tuple[int, int | None] | None:
     return numbers[first], None if last == len(numbers) - 1 else numbers[last]
 
 
-def _of_input(nodes: list[Node], name: str) -> set[Node]:
-    """Return the nodes whose values depend on those of the input, and not on its size only."""
+def _of_inputs(nodes: list[Node], names: Sequence[str]) -> set[Node]:
+    """Return the nodes whose values depend on those of inputs, and not on their size only."""
     found: set[Node] = set()
     for node in nodes:
         operands = node.all_input_nodes
@@ -190,7 +194,7 @@ def _of_input(nodes: list[Node], name: str) -> set[Node]:
             continue
         if operator in _OF_OTHER:
             operands = operands[:1]
-        if node.name == name or any(operand in found for operand in operands):
+        if node.name in names or any(operand in found for operand in operands):
             found.add(node)
     return found
 

@@ -9,15 +9,23 @@ the batch into rows and back need no code of their own, and an operator that mix
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from pyrel.compiler.capture.id_numbers import IdNumbers
+from pyrel.compiler.capture.id_numbers import IdNumbers, Kind
 from pyrel.compiler.capture.masks import Masks
 from pyrel.compiler.capture.parameters import Weights
-from pyrel.compiler.capture.samples import ADDRESS_MASK, SAMPLE_SHIFT, MixedSamplesError, Samples
+from pyrel.compiler.capture.samples import (
+    ADDRESS_MASK,
+    SAMPLE_SHIFT,
+    MixedSamplesError,
+    Samples,
+    addresses_of,
+)
 from pyrel.compiler.capture.traced import EmptyTensors, Traced
 from pyrel.compiler.graph.builder import Builder
 from pyrel.compiler.graph.functions import Function
@@ -40,17 +48,26 @@ class Tracer:
         Of the model's input.
     weights : Weights
         Where parameters become arrays.
+    is_id : ndarray of bool, optional
+        Which elements are token ids; by default all or none.
     """
 
     def __init__(
-        self, input_shape: tuple[int, ...], batch: int, dtype: torch.dtype, weights: Weights
+        self,
+        input_shape: tuple[int, ...],
+        batch: int,
+        dtype: torch.dtype,
+        weights: Weights,
+        is_id: npt.NDArray[np.bool_] | None = None,
     ) -> None:
-        self.batch = batch
-        self.dtype = dtype
-        self.weights = weights
+        self.batch, self.dtype, self.weights = batch, dtype, weights
+        if is_id is None:
+            is_id = np.full(math.prod(input_shape), not dtype.is_floating_point)
         self.builder = Builder(input_shape, weights.ids)
+        self.builder.lookups.is_id = is_id
+        self.has_ids = bool(is_id.any())
         self.empty = EmptyTensors()
-        self.numbers = IdNumbers(self.builder, dtype.is_floating_point)
+        self.numbers = IdNumbers(self.builder)
         self.masks = Masks(self.builder)
         self._required: list[int] = []  # addresses that are 0 where the model takes the sample
         self._samples = Samples(batch, self.builder.values)
@@ -76,14 +93,11 @@ class Tracer:
             return value
         return torch.from_numpy(self.builder.values(value.ids.numpy()))
 
-    def holds_inputs(self, value: Traced) -> bool:
-        """Whether elements of the model's input are among the elements of ``value``."""
-        ids = value.ids
-        return bool(((ids >= 0) & (ids & ADDRESS_MASK < self.builder.input_size)).any())
-
-    def holds_only_inputs(self, value: Traced) -> bool:
-        """Whether all elements are elements of the model's input, or constants."""
-        return bool(((value.ids & ADDRESS_MASK < self.builder.input_size) | (value.ids < 0)).all())
+    def holds_ids(self, value: Traced) -> bool:
+        """Whether token ids of the model's input are among the elements of ``value``."""
+        return self.has_ids and bool(
+            self.builder.lookups.are_ids(addresses_of(value.ids.numpy())).any()
+        )
 
     def require(self, value: Traced) -> None:
         """Let outputs be infinite where a value, one for each sample, is not 0."""
@@ -183,7 +197,7 @@ class Tracer:
 
     def stop(self, value: Traced) -> Traced:
         """Return the same values, through which no gradient goes. Token ids have none anyway."""
-        if not self.dtype.is_floating_point and self.holds_inputs(value):
+        if self.holds_ids(value):
             return value
         if self.empty.are_in(value):
             return self._where_written(value, self.stop)
@@ -268,3 +282,12 @@ class Tracer:
 
             out = self._samples.by_owner(np.stack(arrays, axis=1), made).reshape(shape)
         return Traced(torch.from_numpy(out))
+
+
+def truth_values(tracer: Tracer, value: Traced) -> Traced:
+    """Trace elements of the input that are truth values: ids of 0 and 1."""
+    addresses = addresses_of(value.ids.numpy())
+    tracer.builder.ids.bound(addresses[addresses >= 0], 2)
+    made = tracer.look_up([value], lambda given: given[0] != 0, "truth values")
+    tracer.numbers.note_kind(made, Kind.mask)
+    return made

@@ -60,7 +60,7 @@ class Builder:
         self._next = self.input_size
         self._constants = Constants()
         # Of token ids: how many rows the smallest table has that reads them; 0 if none does.
-        self._bounds = np.zeros(self.input_size, dtype=np.int64)
+        self.bounds = np.zeros(self.input_size, dtype=np.int64)
         self.lookups = Lookups(self.input_size)
         self._stops = Stops(self.lookups)
 
@@ -82,14 +82,14 @@ class Builder:
         """Finish the graph, given the addresses of the outputs."""
         constants, vocabulary = self._constants.table(), 0
         bounds = None
-        if self._bounds.any():
-            vocabulary = int(self._bounds.max())
-            if (self._bounds != vocabulary).any():
-                bounds = self._bounds.reshape(self.input_shape).copy()
+        if self.bounds.any():
+            vocabulary = int(self.bounds.max())
+            if (self.bounds != vocabulary).any():
+                bounds = self.bounds.reshape(self.input_shape).copy()
         nodes = self._nodes
         if self.lookups:
             live = {node.start for node in live_nodes(tuple(nodes), outputs, self._next)}
-            nodes = self.lookups.resolved(nodes, live, self._bounds)
+            nodes = self.lookups.resolved(nodes, live, self.bounds)
         return Graph(self.input_shape, tuple(nodes), outputs, constants, vocabulary, bounds)
 
     # Constants
@@ -133,9 +133,7 @@ class Builder:
         if not fixed.all():
             node = Embedding(self._next, ids[~fixed], table, module=self.module)
             out[~fixed] = self.added(node).reshape(-1, table.shape[1])
-            read, rows = ids[~fixed], len(table)
-            known = self._bounds[read]
-            self._bounds[read] = np.where(known > 0, np.minimum(known, rows), rows)
+            self.ids.bound(ids[~fixed], len(table))
         return out
 
     def copy(self, addresses: Addresses) -> Addresses:

@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from pyrel.compiler.graph.elements import are_floats
 from pyrel.compiler.graph.function_values import function_slope, function_value
 from pyrel.compiler.graph.nodes import (
     Activation,
@@ -112,9 +113,8 @@ class Evaluation:
             given = _given(node, self.values, of_out, self._rounding)
             if given is not None:
                 _add(gradients, node.inputs, given)
-        if not graph.vocabulary:
-            end = graph.input_size
-            found = finish(gradients[:, :end], self.values[:, :end])
+        floats = np.flatnonzero(are_floats(graph))
+        found[:, floats] = finish(gradients[:, floats], self.values[:, floats])
         return found.reshape(self._n, *graph.input_shape)
 
 

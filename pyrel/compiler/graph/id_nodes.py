@@ -22,6 +22,12 @@ class IdNodes:
     def __init__(self, builder: Builder) -> None:
         self._builder = builder
 
+    def bound(self, ids: Addresses, rows: int) -> None:
+        """Note that token ids are below a number."""
+        bounds = self._builder.bounds
+        known = bounds[ids]
+        bounds[ids] = np.where(known > 0, np.minimum(known, rows), rows)
+
     def look_up(
         self,
         operands: Addresses,

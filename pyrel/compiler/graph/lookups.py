@@ -48,11 +48,15 @@ class Lookups:
     Parameters
     ----------
     input_size : int
-        Addresses below this are token ids.
+
+    Attributes
+    ----------
+    is_id : ndarray of bool, shape (input size,)
+        Which elements of the input are token ids; all of them unless somebody says otherwise.
     """
 
     def __init__(self, input_size: int) -> None:
-        self._input_size = input_size
+        self.is_id: Mask = np.ones(input_size, dtype=bool)
         self._functions: list[IdFunction] = [lambda ids: ids]  # the first is the id itself
         self._numbers: dict[Hashable, int] = {}
         self._by_start: dict[int, int] = {}  # function of each node
@@ -71,6 +75,10 @@ class Lookups:
     def are(self, addresses: Addresses) -> Mask:
         """Mark functions of one id; constants are none."""
         return np.asarray(self._look(self._numbers_of, addresses, -1) >= 0)
+
+    def are_ids(self, addresses: Addresses) -> Mask:
+        """Mark token ids of the input."""
+        return np.asarray(self._look(self.is_id, addresses, False) > 0)
 
     def are_alone(self, addresses: Addresses) -> Mask:
         """Mark what depends on ids alone; constants do not."""
@@ -108,7 +116,7 @@ class Lookups:
         SeveralIdsError
             An element has two.
         """
-        is_id = (operands >= 0) & (operands < self._input_size)
+        is_id = self.are_ids(operands)
         ids = np.where(is_id, operands, self._look(self._ids, operands, -1))
         one = ids.max(axis=0)
         if ((ids != one) & (operands >= 0)).any():
@@ -139,7 +147,7 @@ class Lookups:
             return
         self._ids[node.addresses] = node.inputs
         self._numbers_of[node.addresses] = number
-        known = self._made.setdefault(number, np.full(self._input_size, -1))
+        known = self._made.setdefault(number, np.full(self.is_id.size, -1))
         known[node.inputs] = node.addresses
 
     def repeated(self, addresses: Addresses) -> tuple[int, Addresses, int] | None:

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyrel.compiler.graph.functions import Function
+from pyrel.compiler.graph.layout import Layout
 from pyrel.compiler.graph.originals import Original
 from pyrel.compiler.graph.weight_ids import WeightId
 from pyrel.compiler.limits import LINE
@@ -278,7 +279,9 @@ class Copy(Node):
 
 @dataclass(frozen=True, eq=False)
 class StopGradient(Node):
-    """The ``inputs``, through which no gradient goes: detached, or computed under no_grad."""
+    """The ``inputs``, through which no gradient goes; of ``held`` ones no method's relevance."""
+
+    held: bool = field(default=False, kw_only=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -313,6 +316,8 @@ class Graph:
         smallest table which reads it; 0 where none does. ``vocabulary`` is the largest of them.
     output_shape : tuple of int
         Shape of one sample's outputs, where they have several dimensions; else empty.
+    layout : Layout or None
+        Of several inputs, which lie side by side in a sample.
 
     Examples
     --------
@@ -328,6 +333,7 @@ class Graph:
     vocabulary: int = 0
     bounds: Addresses | None = None
     output_shape: tuple[int, ...] = ()
+    layout: Layout | None = None
 
     @property
     def input_size(self) -> int:

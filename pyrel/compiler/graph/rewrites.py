@@ -28,6 +28,8 @@ def same_graph(one: Graph, other: Graph) -> bool:
         return False
     if one.vocabulary != other.vocabulary or not np.array_equal(one.outputs, other.outputs):
         return False
+    if one.layout != other.layout:
+        return False
     if one.output_shape != other.output_shape or not _same_bounds(one.bounds, other.bounds):
         return False
     numbered_alike = np.array_equal(one.constants, other.constants)
@@ -43,6 +45,16 @@ def same_graph(one: Graph, other: Graph) -> bool:
         type(a) is type(b) and same_inputs(a.inputs, b.inputs) and _same_node(a, b)
         for a, b in pairs
     )
+
+
+def agree(one: Graph, other: Graph) -> bool:
+    """Whether two graphs are the same, if not in what nothing depends on."""
+    return same_graph(one, other) or same_graph(compact(one), compact(other))
+
+
+def places(graph: Graph) -> int:
+    """Count the addresses that the nodes of a graph read."""
+    return sum(node.inputs.size for node in graph.nodes)
 
 
 def _same_bounds(one: Addresses | None, other: Addresses | None) -> bool:

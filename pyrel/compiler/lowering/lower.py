@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pyrel.compiler.graph.elements import are_floats, pieces
 from pyrel.compiler.graph.facts import Facts
 from pyrel.compiler.graph.gates import GatedSum
 from pyrel.compiler.graph.nodes import (
@@ -175,7 +176,7 @@ def place_rules(
     graph: Graph, method: Method, low: Floats, high: Floats, cache: LoweringCache | None = None
 ) -> tuple[Facts, Placement]:
     """Rewrite a graph for a method, and choose the rule of each node; raises as `lower` does."""
-    if method.needs_bounds and not graph.vocabulary and np.isneginf(low).any():
+    if method.needs_bounds and np.isneginf(low[are_floats(graph)]).any():
         raise ValueError(
             f"{method.name} needs low= and high=, the smallest and largest input values"
         )
@@ -232,9 +233,10 @@ def _back(relevance: Relevance, placement: Placement) -> None:
         if placement.reached[out].any() and relevance.is_written(node):
             relevance.clear_unwritten(node.start, node.size)
             KINDS[type(node)].back(node, relevance, placement)
-    relevance.clear_unwritten(0, graph.input_size)
-    if not graph.vocabulary:
-        embedding.finish_input(0, graph.input_size, relevance, placement)
+    for start, size, is_float in pieces(graph):
+        relevance.clear_unwritten(start, size)
+        if is_float:
+            embedding.finish_input(start, size, relevance, placement)
 
 
 def _scheduled(emitter: Emitter) -> Program:

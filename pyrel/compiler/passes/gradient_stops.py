@@ -89,7 +89,7 @@ def _without(graph: Graph, kinds: type[Node] | tuple[type[Node], ...]) -> Graph:
     nodes: list[Node] = []
     for node in graph.nodes:
         inputs = picked(origin, node.inputs, node.inputs)
-        if isinstance(node, kinds):
+        if isinstance(node, kinds) and not (isinstance(node, StopGradient) and node.held):
             origin[node.addresses] = inputs
         else:
             nodes.append(replace(node, inputs=inputs))

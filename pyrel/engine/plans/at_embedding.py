@@ -43,7 +43,8 @@ class IntegratedAtEmbedding(Integrated):
 
     def __init__(self, method: IntegratedGradients, inputs: Inputs, steps: int, width: int) -> None:
         shape = inputs.of_steps(steps)
-        super().__init__(IntegratedGradients(method.n_steps), (*shape, 1 + width), None)
+        rows = (*shape, 1 + width)
+        super().__init__(IntegratedGradients(method.n_steps), rows, None, np.zeros(rows))
         self._width, self._ids = width, shape
         self._reference: Float32s | None = None
         if method.baseline is not None:

@@ -3,11 +3,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 
 from pyrel.engine.arrays import Float32s
+from pyrel.engine.inputs import Inputs
 from pyrel.engine.plans.base import EXPLAIN, Runner
-from pyrel.engine.plans.copies import Float64s, OfCopies, broadcast, of_targets
+from pyrel.engine.plans.copies import Float64s, OfCopies, of_targets
+from pyrel.engine.plans.of_inputs import Mask, option_of, slices_of
 from pyrel.engine.results import Results, Samples
 from pyrel.methods import IntegratedGradients, SmoothGrad
 
@@ -24,27 +29,44 @@ class Integrated(OfCopies):
         Of a sample.
     bounds : pair of flat float32 arrays, or None
         Smallest and largest value of each element.
+    baseline : ndarray, shape of a sample
+    held : ndarray of bool, shape of a row of several inputs, optional
+        Which elements are those of the sample on the whole path.
 
     Raises
     ------
     ValueError
-        If the baseline has another shape, or lies outside the bounds.
+        If the baseline lies outside the bounds.
     """
 
-    def __init__(self, method: IntegratedGradients, shape: tuple[int, ...], bounds: Bounds) -> None:
+    def __init__(
+        self,
+        method: IntegratedGradients,
+        shape: tuple[int, ...],
+        bounds: Bounds,
+        baseline: npt.NDArray[Any],
+        held: Mask | None = None,
+    ) -> None:
         super().__init__(method.n_steps, shape)
         self._alphas, self._weights = method.quadrature()
-        given = np.zeros(()) if method.baseline is None else method.baseline
-        self._baseline = np.array(broadcast("baseline", given, shape), np.float32, order="C")
+        self._baseline = np.array(baseline, np.float32, order="C")
+        self._held = held
         if bounds is not None:
-            _check_inside(self._baseline, *bounds)
+            _check_inside(self._baseline, *bounds, held)
+
+    def _baselines(self, values: Float32s) -> Float32s:
+        """Return the baseline, or that of each sample, whose own the elements are that are held."""
+        return (
+            self._baseline if self._held is None else np.where(self._held, values, self._baseline)
+        )
 
     def fill(self, copies: Float32s, values: Float32s, first: int) -> None:
         """Write points of the paths."""
-        way = values - self._baseline
+        start = self._baselines(values)
+        way = values - start
         for copy, alpha in zip(copies, self._alphas[first:], strict=False):
             np.multiply(way, np.float32(alpha), out=copy)
-            copy += self._baseline
+            copy += start
 
     def add(self, total: Float64s, first: int, found: Float32s, values: Float32s) -> None:
         """Add gradients, times their weights, in the order of the path."""
@@ -57,16 +79,19 @@ class Integrated(OfCopies):
         results, targets = here.results, here.targets
         assert targets is not None
         assert results.relevance is not None
-        total *= values.astype(np.float64) - self._baseline
+        baselines = self._baselines(values)
+        total *= values.astype(np.float64) - baselines
         results.relevance[:] = total
-        start = of_targets(results.output, targets) - of_targets(self._at_baseline(runner), targets)
+        start = of_targets(results.output, targets)
+        start -= of_targets(self._at_baseline(runner, baselines), targets)
         sums = results.relevance.reshape(len(targets), -1).sum(axis=1, dtype=np.float64)
         results.conservation[:] = sums - start
 
-    def _at_baseline(self, runner: Runner) -> Float32s:
-        results = Results.places(None, 1, runner.classes)
+    def _at_baseline(self, runner: Runner, baselines: Float32s) -> Float32s:
+        rows = baselines.reshape(-1, *self.shape)
+        results = Results.places(None, len(rows), runner.classes)
         try:
-            runner.run(EXPLAIN, Samples(self._baseline[None], None, results))
+            runner.run(EXPLAIN, Samples(rows, None, results))
         except ValueError as error:
             raise ValueError(
                 "baseline: the model's output for it is NaN or infinite: the computation overflows "
@@ -75,9 +100,10 @@ class Integrated(OfCopies):
         return results.output
 
 
-def _check_inside(baseline: Float32s, low: Float32s, high: Float32s) -> None:
+def _check_inside(baseline: Float32s, low: Float32s, high: Float32s, held: Mask | None) -> None:
     flat = baseline.reshape(-1)
-    outside = np.flatnonzero((flat < low) | (flat > high))
+    beyond = (flat < low) | (flat > high)
+    outside = np.flatnonzero(beyond if held is None else beyond & ~held)
     if outside.size:
         element = int(outside[0])
         raise ValueError(
@@ -95,24 +121,39 @@ class Smooth(OfCopies):
     Parameters
     ----------
     method : SmoothGrad
-    shape : tuple of int
-        Of a sample.
-    bounds : pair of flat float32 arrays, or None
-        Smallest and largest value of each element.
+    inputs : Inputs
+    steps : int
+    held : ndarray of bool, shape of a row of several inputs, optional
+        Which elements get no noise.
+
+    Raises
+    ------
+    ValueError
+        If the method's ``std`` does not fit the input.
     """
 
-    def __init__(self, method: SmoothGrad, shape: tuple[int, ...], bounds: Bounds) -> None:
+    def __init__(
+        self, method: SmoothGrad, inputs: Inputs, steps: int, held: Mask | None = None
+    ) -> None:
+        shape = inputs.of_steps(steps)
         super().__init__(method.n_samples, shape)
-        self._method = method
-        self._size: Float32s | None = None  # of the noise, (...) or a number; by sample if None
+        self._method, self._held = method, held
+        self._size: Float32s | None = None  # of the noise, (...); by sample if None
+        self._ranges: list[tuple[slice, Float32s | None]] = []  # of each input, where it is known
         if method.std is not None:
-            self._size = np.array(broadcast("std", np.asarray(method.std), shape), np.float32)
-        elif bounds is not None and np.isfinite(bounds[0]).all() and np.isfinite(bounds[1]).all():
-            self._size = (np.float32(method.noise) * (bounds[1] - bounds[0])).reshape(shape)
+            self._size = np.array(option_of("std", method.std, inputs, steps), np.float32)
+            return
+        bounds = inputs.bounds(steps)
+        for where in slices_of(inputs, steps):
+            ends = None if bounds is None else (bounds[0][where], bounds[1][where])
+            known = ends is not None and all(np.isfinite(end).all() for end in ends)
+            self._ranges.append((where, ends[1] - ends[0] if known and ends is not None else None))
 
     def fill(self, copies: Float32s, values: Float32s, first: int) -> None:
         """Write samples with noise."""
         size = self._size_for(values)
+        if self._held is not None:
+            size = np.where(self._held, np.float32(0), size)
         for k, copy in enumerate(copies, start=first):
             random = np.random.default_rng([self._method.seed, k])
             noise = random.standard_normal(self.shape, np.float32)
@@ -124,10 +165,13 @@ class Smooth(OfCopies):
         if self._size is not None:
             return self._size
         flat = values.reshape(len(values), -1)
+        sizes = np.empty_like(flat)
         with np.errstate(over="ignore"):
-            spread = flat.max(axis=1) - flat.min(axis=1)
-        sizes: Float32s = np.float32(self._method.noise) * spread
-        return sizes.reshape(-1, *(1 for _ in self.shape))
+            for where, known in self._ranges:
+                part = flat[:, where]
+                spread = (part.max(axis=1) - part.min(axis=1))[:, None] if known is None else known
+                sizes[:, where] = np.float32(self._method.noise) * spread
+        return sizes.reshape(values.shape)
 
     def add(self, total: Float64s, first: int, found: Float32s, values: Float32s) -> None:
         """Add gradients or their squares."""

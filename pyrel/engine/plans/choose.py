@@ -6,12 +6,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from pyrel.compiler.graph.layout import Kind
 from pyrel.engine.inputs import Inputs
 from pyrel.engine.plans.at_embedding import IntegratedAtEmbedding
 from pyrel.engine.plans.averaged_gradients import Integrated, Smooth
 from pyrel.engine.plans.base import EMBED, OneProgram, Plan
 from pyrel.engine.plans.decided import DecidedInFloat32
 from pyrel.engine.plans.occlusion import Occluded
+from pyrel.engine.plans.of_inputs import held_of, option_of
+from pyrel.engine.several import SeveralInputs
 from pyrel.errors import UnsupportedModelError
 from pyrel.methods import IntegratedGradients, Method, Occlusion, Perturbation, SmoothGrad
 
@@ -69,17 +72,36 @@ def _of_copies(
     if isinstance(method, Occlusion):
         return Occluded(method, inputs, steps)
     shape, bounds = inputs.of_steps(steps), inputs.bounds(steps)
-    if inputs.vocabulary and isinstance(method, IntegratedGradients):
+    if inputs.are_ids and isinstance(method, IntegratedGradients):
         width = outputs.get(EMBED, 0) // max(1, math.prod(shape))
         return IntegratedAtEmbedding(method, inputs, steps, width)
-    if inputs.vocabulary:
+    if inputs.are_ids:
         raise UnsupportedModelError(
             f"{method.name} changes values by small amounts, and token ids have none",
             operator="embedding",
         )
     match method:
         case IntegratedGradients():
-            return Integrated(method, shape, bounds)
+            _refuse_moved_ids(method, inputs)
+            baseline = option_of("baseline", method.baseline, inputs, steps)
+            held = held_of(inputs, steps, Kind.masks)
+            return Integrated(method, shape, bounds, baseline, held)
         case SmoothGrad():
-            return Smooth(method, shape, bounds)
+            held = held_of(inputs, steps, Kind.masks, Kind.ids)
+            return Smooth(method, inputs, steps, held)
     raise TypeError(f"there is no plan for {method!r}")
+
+
+def _refuse_moved_ids(method: IntegratedGradients, inputs: Inputs) -> None:
+    """Refuse token ids beside other inputs, from which there is no path to a baseline."""
+    if not isinstance(inputs, SeveralInputs):
+        return
+    leaves = inputs.layout.leaves
+    ids = [leaf.name for leaf in leaves if leaf.elements == Kind.ids]
+    moved = [name for name in ids if name not in inputs.constant]
+    if moved:
+        raise UnsupportedModelError(
+            f"{method.name} goes from a baseline to the sample, and there is no such path of token "
+            f"ids beside other inputs; constant={moved} leaves them as they are",
+            operator="embedding",
+        )

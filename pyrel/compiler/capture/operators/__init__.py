@@ -159,7 +159,7 @@ def _applied(
         not_zero = torch.ops.aten.ne.Scalar
         mask = apply(tracer, not_zero, "ne", (args[0], 0), {}, torch.bool)
         return apply(tracer, target, "sum", (mask, *args[1:]), {}, dtype)
-    if name in of_ids.NAMES and dtype is not None and not tracer.dtype.is_floating_point:
+    if name in of_ids.NAMES and dtype is not None and tracer.has_ids:
         made = of_ids.apply(tracer, target, name, args, kwargs, dtype)
         if made is not None:
             return made
@@ -172,7 +172,7 @@ def _applied(
     if name not in TAKE_IDS and any(_holds_ids(tracer, leaf) for leaf in values):
         raise UnsupportedOperandsError(
             "integers are taken for token ids, which can be moved, and looked up in an embedding; "
-            "give other numbers as floats"
+            "give other numbers as floats, and lengths of sequences by lengths="
         )
     if name not in TAKE_UNWRITTEN:
         for leaf in values:
@@ -184,9 +184,7 @@ def _applied(
 
 
 def _holds_ids(tracer: Tracer, value: object) -> bool:
-    if tracer.dtype.is_floating_point or not isinstance(value, Traced):
-        return False
-    return tracer.holds_inputs(value)
+    return isinstance(value, Traced) and tracer.holds_ids(value)
 
 
 def _is_number(value: object) -> bool:

@@ -54,7 +54,7 @@ def apply(
     traced = [v for v in operands if isinstance(v, Traced)]
     if not traced or not all(map(tracer.numbers.is_of_ids, traced)):
         return None
-    raw = [v for v in traced if tracer.holds_inputs(v)]
+    raw = [v for v in traced if tracer.holds_ids(v)]
     if name in _CASTS and raw and dtype in {torch.int32, torch.int64}:
         return None  # they stay token ids
     types = [None if isinstance(v, Traced) else v.dtype for v in operands]

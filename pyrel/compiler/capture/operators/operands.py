@@ -67,8 +67,7 @@ def either(value: object) -> Traced | torch.Tensor:
 
 def refuse_ids(tracer: Tracer, value: object) -> None:
     """Refuse token ids themselves, among which a count of others would choose."""
-    floats = tracer.dtype.is_floating_point
-    if not floats and isinstance(value, Traced) and tracer.holds_inputs(value):
+    if isinstance(value, Traced) and tracer.holds_ids(value):
         raise UnsupportedOperandsError(
             "token ids are chosen by what is made of token ids; choose among the rows that they "
             "look up instead"

@@ -23,6 +23,7 @@ from pyrel.compiler.capture.operators.operands import (
     refuse_ids,
     traced,
 )
+from pyrel.compiler.capture.samples import addresses_of
 from pyrel.compiler.capture.traced import Traced
 from pyrel.compiler.capture.tracer import Tracer
 
@@ -263,7 +264,8 @@ def refuse_bits(*_: Any) -> Traced:
 
 
 def _looked_up(tracer: Tracer, table: torch.Tensor, ids: Traced) -> Traced:
-    if not tracer.holds_only_inputs(ids) or tracer.dtype.is_floating_point:
+    read = addresses_of(ids.ids.numpy())
+    if not (tracer.builder.lookups.are_ids(read) | (read < 0)).all():
         raise UnsupportedOperandsError(
             "a table is read at computed positions; they must be token ids, the model's input"
         )
