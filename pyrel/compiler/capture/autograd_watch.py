@@ -155,7 +155,7 @@ def watched(model: nn.Module) -> Iterator[None]:
             parameter._is_param = True
         # Inside the modes of torch.export, so that this one is called first.
         watch = Watch(pytree.tree_leaves((args, kwargs)))
-        with noted_line(None), watch, _no_inference_mode():
+        with noted_line(None), watch.kept, watch, _no_inference_mode():
             return call(*args, **kwargs)
 
     root._call_impl = watching

@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils.hooks import RemovableHandle
 
+from pyrel.compiler.capture.loops import KeptInLoops
 from pyrel.compiler.capture.opaque_layers import LIBRARY
 from pyrel.compiler.capture.places import line_of
 from pyrel.errors import UnsupportedModelError
@@ -129,6 +130,7 @@ class Watch(TorchFunctionMode):
         super().__init__()
         self._inputs = inputs
         self._calling = sys._getframe(1)
+        self.kept = KeptInLoops(inputs)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
@@ -141,7 +143,9 @@ class Watch(TorchFunctionMode):
         if func == _REQUIRES_GRAD and any(args[0] is each for each in self._inputs):
             return torch.is_floating_point(args[0])
         called = _REPLACED.get(func, func)
-        with noted_line(line_of(sys._getframe(1), self._calling)):
+        frame = sys._getframe(1)
+        self.kept.reach(frame, self._calling)
+        with noted_line(line_of(frame, self._calling)):
             if torch.is_grad_enabled():
                 return called(*args, **(kwargs or {}))
             with traceback.annotate({_NO_GRAD: True}):
