@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import math
 import sys
 from collections.abc import Callable
 
@@ -22,6 +23,7 @@ from torch.nn import functional
 import pyrel
 
 STEPS, WIDTH, CLASSES, DEEPEST = 4, 6, 3, 6
+EVERY = 100  # models, after which the counts are printed
 TOLERANCE, SLACK = 1e-4, 30.0  # relative to the largest value; times torch's own error in float32
 Apply = Callable[[Tensor], Tensor]
 
@@ -43,6 +45,36 @@ def _written(v: Tensor) -> Tensor:
     out = v.clone()
     out[:, 0] = v[:, -1] * 0.5
     return out
+
+
+def _added_to_a_view(v: Tensor) -> Tensor:
+    out = v * 1
+    part = out[:, 1:, ::2]
+    part += v[:, :-1, ::2]
+    out[..., -1].mul_(0.5)
+    return out
+
+
+def _gated_loop(v: Tensor) -> Tensor:
+    h = v.new_zeros(len(v), WIDTH)
+    for t in reversed(range(v.shape[1])):
+        gate = torch.sigmoid(v[:, t].roll(1, -1))
+        h = gate * h + (1 - gate) * v[:, t]
+    return h[:, None] + v
+
+
+def _turned(v: Tensor) -> Tensor:
+    h = torch.complex(v[:, 0], v[:, -1])
+    turn = torch.exp(1j * torch.linspace(0, 1, WIDTH, dtype=v.dtype)) * 0.8
+    states = []
+    for t in range(v.shape[1]):
+        h = turn * h + v[:, t]
+        states.append(h)
+    return torch.stack(states, 1).real
+
+
+def _weights(v: Tensor, *shape: int) -> Tensor:
+    return torch.linspace(-0.6, 0.7, math.prod(shape), dtype=v.dtype).reshape(shape)
 
 
 OPERATORS: dict[str, Apply] = {
@@ -93,6 +125,40 @@ OPERATORS: dict[str, Apply] = {
     "expanded": lambda v: torch.tanh(v[..., :1].expand_as(v)) + v,
     "loop": _looped,
     "in-place": _written,
+    "in-place-on-view": _added_to_a_view,
+    "loop-with-gate": _gated_loop,
+    "masked-fill": lambda v: (v + 0).masked_fill(v < -0.3, 0.2),
+    "log2-and-exp2": lambda v: torch.exp2(torch.log2(_positive(v)) * 0.5),
+    "std": lambda v: v * v.std((1, 2), keepdim=True),
+    "norm-1": lambda v: v / (torch.linalg.vector_norm(v, 1, dim=1, keepdim=True) + 0.1),
+    "local-response-norm": lambda v: functional.local_response_norm(v.mT, 3).mT,
+    "cumprod": lambda v: torch.tanh(v).cumprod(1),
+    "bmm": lambda v: torch.bmm(v[:, :, :4], v) * 0.5,
+    "conv1d": lambda v: functional.conv1d(v.mT, _weights(v, WIDTH, WIDTH, 3), padding=1).mT,
+    "conv3d": lambda v: functional.conv3d(
+        v.unflatten(2, (2, 3))[:, None], _weights(v, 1, 1, 3, 1, 3), padding=(1, 0, 1)
+    )[:, 0].flatten(2),
+    "transposed-convolution": lambda v: (
+        functional.conv_transpose1d(v[:, ::2].mT, _weights(v, WIDTH, WIDTH, 2), stride=2).mT
+    ),
+    "bilinear": lambda v: functional.interpolate(
+        v[:, None, ::2, ::2], size=(STEPS, WIDTH), mode="bilinear"
+    )[:, 0],
+    "topk": lambda v: v - v.topk(2, dim=1).values.mean(1, keepdim=True),
+    "sort": lambda v: v.sort(-1).values,
+    "median": lambda v: v - v.median(1, keepdim=True).values,
+    "fft": lambda v: torch.fft.fft(v, dim=1, norm="ortho").imag + v,
+    "rfft": lambda v: torch.fft.rfft(v).abs()[..., :3].repeat(1, 1, 2) * 0.3,
+    "irfft": lambda v: torch.fft.irfft(
+        torch.fft.rfft(v) * torch.exp(1j * torch.arange(4, dtype=v.dtype)), n=WIDTH
+    ),
+    "stft": lambda v: (
+        torch.stft(v.flatten(1), 6, 6, window=torch.ones(6, dtype=v.dtype), return_complex=True)
+        .abs()[..., :4]
+        .mT.repeat(1, 1, 2)[..., :WIDTH]
+        * 0.3
+    ),
+    "complex-states": _turned,
     "view": lambda v: v.reshape(v.shape[0], WIDTH, STEPS).mT.contiguous(),
     "outer": lambda v: v[:, :, :1] * v[:, :1],
 }
@@ -148,6 +214,10 @@ def _compared(names: list[str], seed: int) -> str:
     return "right"
 
 
+def _counted(found: collections.Counter[str]) -> str:
+    return ", ".join(f"{kind} {count}" for kind, count in found.most_common())
+
+
 def main() -> int:
     """Compare, print counts, and return 1 where something is wrong."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -165,7 +235,9 @@ def main() -> int:
         used.update(set(names))
         if kind not in ("right", "undecided"):
             print(f"seed {seed}: {' '.join(names)}: {result}", flush=True)
-    print(", ".join(f"{kind} {count}" for kind, count in found.most_common()))
+        if found.total() % EVERY == 0:
+            print(_counted(found), flush=True)
+    print(_counted(found))
     print(f"each operator in at least {min(used[name] for name in OPERATORS)} models")
     return int(found["wrong"] > 0)
 

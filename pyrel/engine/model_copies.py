@@ -33,16 +33,24 @@ def doubled(module: torch.nn.Module) -> torch.nn.Module:
             if isinstance(value, Tensor) and not value.is_leaf:
                 memo[id(value)] = value.detach().clone()
     other = copy.deepcopy(module, memo).double()
+    for tensor in (*other.parameters(), *other.buffers()):
+        tensor.data = _wide(tensor.data)
     for part in other.modules():
         for name, value in list(vars(part).items()):
             vars(part)[name] = _double(value)
     return other
 
 
+def _wide(tensor: Tensor) -> Tensor:
+    if tensor.is_complex():
+        return tensor.to(torch.complex128)
+    return tensor.double() if tensor.is_floating_point() else tensor
+
+
 def _double(value: Any) -> Any:
     """Return what a module holds as a plain attribute, with its tensors in float64."""
     if isinstance(value, Tensor) and not isinstance(value, torch.nn.Parameter):
-        return value.double() if value.is_floating_point() else value
+        return _wide(value)
     if type(value) in (list, tuple):
         return type(value)(map(_double, value))
     if type(value) is dict and not any(

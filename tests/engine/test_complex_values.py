@@ -151,3 +151,27 @@ def test_a_complex_output_is_refused() -> None:
 
     with pytest.raises(pyrel.UnsupportedModelError, match="the output is a complex value"):
         pyrel.capture(Spectrum(), torch.rand(2, 4, 3))
+
+
+class Turned(nn.Module):
+    """Complex parameters, as of a linear recurrent unit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter = nn.Parameter(torch.randn(WIDTH, CLASSES, dtype=torch.complex64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.to(self.enter.dtype) @ self.enter).mean(1).imag
+
+
+def test_complex_parameters_are_checked_and_compared() -> None:
+    """The compiled program is compared with the model, and a changed parameter is seen."""
+    torch.manual_seed(0)
+    model, x = Turned(), batch()
+    explainer = pyrel.Explainer(model, x[:2], method="gradient")
+    assert "outputs and gradients" in str(explainer.checked)
+    before = pyrel.explain(model, x, "gradient").relevance
+    with torch.no_grad():
+        model.enter.imag.mul_(2)
+    after = pyrel.explain(model, x, "gradient").relevance
+    np.testing.assert_allclose(after, 2 * np.asarray(before), rtol=1e-6)

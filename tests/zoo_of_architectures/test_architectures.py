@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -12,10 +11,12 @@ import torch
 from engine.checks import RELATIVE, assert_within, norms, rows, unchecked
 from torch import Tensor, nn
 from zoo_of_architectures.table import ARCHITECTURES, Architecture
+from zoo_of_architectures.table_of_recurrences import RECURRENCES
 
 import pyrel
+from pyrel.engine.model_copies import doubled
 
-every = pytest.mark.parametrize("given", ARCHITECTURES, ids=lambda each: each.name)
+every = pytest.mark.parametrize("given", [*ARCHITECTURES, *RECURRENCES], ids=lambda each: each.name)
 
 
 def in_float64(given: Architecture, index: Any) -> tuple[Tensor, Tensor]:
@@ -26,7 +27,7 @@ def in_float64(given: Architecture, index: Any) -> tuple[Tensor, Tensor]:
         found.append(rows.detach().requires_grad_())
         return found[-1]
 
-    model, x = copy.deepcopy(given.module).double(), torch.from_numpy(given.inputs)
+    model, x = doubled(given.module), torch.from_numpy(given.inputs)
     tables = [m for m in model.modules() if isinstance(m, nn.Embedding)]
     for table in tables:
         table.register_forward_hook(keep)

@@ -39,6 +39,12 @@ def refuse_unreadable(name: str, value: Any, wanted: str = "an array or a tensor
         raise TypeError(f"{name}: wanted {wanted}, got {reason}")
 
 
+def refuse_unreadable_weight(name: str, weight: torch.Tensor) -> None:
+    """Refuse a parameter or buffer as `refuse_unreadable` does; complex ones can be read."""
+    parts = weight.is_complex() and weight.layout == torch.strided
+    refuse_unreadable(f"model: {name}", weight.real if parts else weight, "a tensor with values")
+
+
 def _of_tensor(x: torch.Tensor) -> str | None:
     shape = "(n, ...)" if x.is_nested else str(tuple(x.shape))
     if x.is_nested:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch.export import ExportedProgram
 
-from pyrel.compiler.capture.array_kinds import refuse_unreadable
+from pyrel.compiler.capture.array_kinds import refuse_unreadable_weight
 from pyrel.compiler.capture.calls import Call, read_call
 from pyrel.compiler.capture.examples import Given, refuse_empty, unwrapped, wrong_example
 from pyrel.compiler.capture.export import export, export_one_step, export_shortened
@@ -213,7 +213,7 @@ class Capture:
         for program in programs:
             for name, stored in (*program.state_dict.items(), *program.constants.items()):
                 if isinstance(stored, torch.Tensor):
-                    refuse_unreadable(f"model: {name}", stored, "a tensor with values")
+                    refuse_unreadable_weight(name, stored)
                     self._weights.copy(stored)
 
     @property

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch.nn.parameter import is_lazy
 
-from pyrel.compiler.capture.array_kinds import refuse_unreadable
+from pyrel.compiler.capture.array_kinds import refuse_unreadable, refuse_unreadable_weight
 from pyrel.compiler.capture.calls import POSITIONAL, Call, read_call
 from pyrel.compiler.capture.isolation import as_it_was, quiet
 from pyrel.compiler.capture.refusals import own_failure, shape_of_batch
@@ -61,7 +61,7 @@ def refuse_empty(model: torch.nn.Module) -> None:
             raise TypeError(
                 f"model: {name} is not made yet, as the module is lazy; call the model once"
             )
-        refuse_unreadable(f"model: {name}", tensor, "a tensor with values")
+        refuse_unreadable_weight(name, tensor)
 
 
 @dataclass(frozen=True)
