@@ -12,7 +12,7 @@ FEATURES, UNITS, CLASSES = 3, 5, 2
 class DecayingGru(nn.Module):
     """Missing values, and the state, decay to a mean by the time since the last measurement.
 
-    Che et al. 2018. The input is values, masks and times since, side by side.
+    Che et al. 2018.
     """
 
     def __init__(self) -> None:
@@ -23,11 +23,10 @@ class DecayingGru(nn.Module):
         self.cell = nn.GRUCell(2 * FEATURES, UNITS)
         self.out = nn.Linear(UNITS, CLASSES)
 
-    def forward(self, record: Tensor) -> Tensor:
-        values, masks, since = record.chunk(3, dim=2)
-        h = record.new_zeros(len(record), UNITS)
-        last = record.new_zeros(len(record), FEATURES)
-        for t in range(record.shape[1]):
+    def forward(self, values: Tensor, masks: Tensor, since: Tensor) -> Tensor:
+        h = values.new_zeros(len(values), UNITS)
+        last = values.new_zeros(len(values), FEATURES)
+        for t in range(values.shape[1]):
             x, m, d = values[:, t], masks[:, t], since[:, t]
             decay = torch.exp(-torch.relu(self.of_input * d))
             last = m * x + (1 - m) * last

@@ -162,7 +162,7 @@ class DeepAr(nn.Module):
 class EncoderDecoder(nn.Module):
     """An LSTM reads, another writes step by step; what is static begins and joins each step.
 
-    Sutskever et al. 2014. Static features are the last columns of the first step.
+    Sutskever et al. 2014.
     """
 
     def __init__(self, ahead: int = 3) -> None:
@@ -172,8 +172,7 @@ class EncoderDecoder(nn.Module):
         self.encode, self.decode = nn.LSTM(FEATURES, UNITS, batch_first=True), nn.LSTMCell(3, UNITS)
         self.out = nn.Linear(UNITS, 1)
 
-    def forward(self, both: Tensor) -> Tensor:
-        x, static = both[..., :FEATURES], both[:, 0, FEATURES:]
+    def forward(self, x: Tensor, static: Tensor) -> Tensor:
         first = torch.tanh(self.start(static)).unsqueeze(0)
         _, (h, c) = self.encode(x, (first, torch.zeros_like(first)))
         h, c, y = h[0], c[0], x[:, -1, :1]

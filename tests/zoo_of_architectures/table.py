@@ -22,16 +22,18 @@ SAMPLES = 6
 class Architecture:
     """One model; ``refused`` are words of the refusal of LRP-ε, "" where it is accepted.
 
-    ``shape`` is one sample's; ``vocabulary`` the number of token ids, 0 for floats. ``output`` is
-    that of `pyrel.capture`, ``target`` that of a call where the predicted class will not do.
+    ``shape`` is one sample's, or that of each input by name; ``vocabulary`` the number of token
+    ids, 0 for floats. ``output`` is that of `pyrel.capture`, ``constant`` that of `Explainer` for
+    LRP-ε, ``target`` that of a call where the predicted class will not do.
     """
 
     name: str
     make: Callable[[], nn.Module]
-    shape: tuple[int, ...]
+    shape: tuple[int, ...] | dict[str, tuple[int, ...]]
     vocabulary: int = 0
     output: Any = None
     target: Any = None
+    constant: tuple[str, ...] = ()
     refused: str = ""
 
     @functools.cached_property
@@ -47,8 +49,13 @@ class Architecture:
 
     @functools.cached_property
     def inputs(self) -> Any:
-        """Samples, drawn anew for each architecture."""
+        """Samples, drawn anew for each architecture; inputs that are constant are 0 or 1."""
         rng = np.random.default_rng(4)
+        if isinstance(self.shape, dict):
+            values = {name: rng.normal(size=(SAMPLES, *s)) for name, s in self.shape.items()}
+            for name in self.constant:
+                values[name] = values[name] > 0
+            return {name: value.astype(np.float32) for name, value in values.items()}
         if self.vocabulary:
             return rng.integers(0, self.vocabulary, (SAMPLES, *self.shape))
         return rng.normal(size=(SAMPLES, *self.shape)).astype(np.float32)
@@ -56,11 +63,18 @@ class Architecture:
     @functools.cached_property
     def captured(self) -> Any:
         """The captured graph, which both methods share."""
-        return pyrel.capture(self.module, self.inputs[:2], output=self.output)
+        return pyrel.capture(self.module, self.example, output=self.output)
+
+    @property
+    def example(self) -> Any:
+        """The first two samples."""
+        if isinstance(self.inputs, dict):
+            return {name: value[:2] for name, value in self.inputs.items()}
+        return self.inputs[:2]
 
     def scores(self, module: nn.Module, x: Any) -> Any:
         """Outputs (n, ...) of a module of this architecture."""
-        out = module(x)
+        out = module(**x) if isinstance(x, dict) else module(x)
         if self.output is None:
             return out
         return self.output(out) if callable(self.output) else out[self.output]
@@ -92,8 +106,14 @@ ARCHITECTURES = [
     Architecture("DA-RNN", forecasting.DualStageAttention, (4, 3)),
     Architecture("RevIN and GRU", forecasting.ReversibleNorm, (6, 3), target=1),
     Architecture("DeepAR", forecasting.DeepAr, (6,), output=0),
-    Architecture("seq2seq with static features", forecasting.EncoderDecoder, (5, 5), target=2),
-    Architecture("GRU-D", clinical.DecayingGru, (4, 9), refused=TWO_SIGNALS),
+    Architecture(
+        "seq2seq with static features", forecasting.EncoderDecoder,
+        {"x": (5, 3), "static": (2,)}, target=2,
+    ),
+    Architecture(
+        "GRU-D", clinical.DecayingGru, {"values": (4, 3), "masks": (4, 3), "since": (4, 3)},
+        constant=("masks",),
+    ),
     Architecture("RETAIN", clinical.ReverseTimeAttention, (4, 3), refused=TWO_SIGNALS),
     Architecture("ODE-RNN", clinical.OdeRnn, (4, 3)),
     Architecture("minGRU", gated_states.MinGru, (6, 4)),

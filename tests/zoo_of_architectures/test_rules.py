@@ -104,7 +104,7 @@ REWRITTEN: dict[str, Rewritten] = {
 @pytest.mark.parametrize("name", REWRITTEN)
 def test_relevance_is_that_of_the_rules(name: str) -> None:
     (given,) = (each for each in ARCHITECTURES if each.name == name)
-    explainer = unchecked(given.captured, given.inputs[:2], method="lrp_epsilon", epsilon=EPSILON)
+    explainer = unchecked(given.captured, given.example, method="lrp_epsilon", epsilon=EPSILON)
     e = explainer(given.inputs, given.target)
     x = torch.from_numpy(given.inputs).double().requires_grad_()
     output = REWRITTEN[name](copy.deepcopy(given.module).double(), x)
