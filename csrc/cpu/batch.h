@@ -8,18 +8,22 @@ namespace pyrel {
 
 struct Batch {
     int64_t samples = 0;
+    // How often each sample goes back after one forward pass, each time for a target of its own;
+    // more than once by an engine that keeps what the forward pass wrote.
+    int64_t ways_back = 1;
     const float* x = nullptr;  // (samples, input_size)
-    const int64_t* target =
-        nullptr;  // (samples,) or null: the predicted class, ties to the lowest index
+    // (samples, ways_back) or null: the predicted class, ties to the lowest index
+    const int64_t* target = nullptr;
     const float* low = nullptr;   // (input_size,) or null
     const float* high = nullptr;  // with low
     bool check_finite = true;
-    float* relevance = nullptr;     // (samples, input_size), or null for the outputs alone
-    float* output = nullptr;        // (samples, classes)
-    int64_t* explained = nullptr;   // (samples,)
-    float* absorbed = nullptr;      // (samples,)
-    float* conservation = nullptr;  // (samples,) Σ relevance − relevance put in, or NaN
-    // (samples,) the largest Σ|relevance| on the way over |relevance put in|: of what is put in, of
+    float* relevance = nullptr;  // (samples, ways_back, input_size), or null for the outputs alone
+    float* output = nullptr;     // (samples, classes)
+    // All of what follows is (samples, ways_back).
+    int64_t* explained = nullptr;
+    float* absorbed = nullptr;
+    float* conservation = nullptr;  // Σ relevance − relevance put in, or NaN
+    // The largest Σ|relevance| on the way over |relevance put in|: of what is put in, of
     // the result, and of each row that arrives at a stabilised division. 0 where nothing is put in.
     float* amplification = nullptr;
 };
@@ -38,7 +42,7 @@ enum class Outcome {
 struct Status {
     Outcome outcome = Outcome::done;
     int64_t sample = -1;   // of the first offence found
-    int64_t element = -1;  // within the sample
+    int64_t element = -1;  // within the sample; of lost relevance, which way back
 };
 
 }  // namespace pyrel

@@ -56,25 +56,25 @@ Status finish(const Slab& slab) {
     const double lost = slab.code().multiplies_bf16 ? kLostInBf16 : kLost;
     const int64_t size = slab.code().input_size;
     for (int64_t s = 0; s < slab.size(); ++s) {
-        const int64_t sample = slab.first() + s;
+        const int64_t sample = slab.first() + s, result = slab.result(s);
         const double put_in = slab.put_in()[s];
         const double largest = slab.largest()[s];
-        batch.absorbed[sample] = static_cast<float>(slab.absorbed()[s]);
-        batch.amplification[sample] = amplification(put_in, largest, 0.0);
+        batch.absorbed[result] = static_cast<float>(slab.absorbed()[s]);
+        batch.amplification[result] = amplification(put_in, largest, 0.0);
         if (!batch.relevance) continue;
-        const float* relevance = batch.relevance + sample * size;
+        const float* relevance = batch.relevance + result * size;
         const auto [sum, end] = slab.kernels().totals(relevance, size);
-        batch.conservation[sample] = slab.code().conserves
+        batch.conservation[result] = slab.code().conserves
                                          ? static_cast<float>(sum - put_in)
                                          : std::numeric_limits<float>::quiet_NaN();
-        batch.amplification[sample] = amplification(put_in, largest, end);
+        batch.amplification[result] = amplification(put_in, largest, end);
         if (!batch.check_finite) continue;
         if (!std::isfinite(sum) || (put_in != 0.0 && !std::isfinite(largest)))
             return {Outcome::relevance_not_finite, sample, -1};
         const double gap = sum + slab.absorbed()[s] - put_in;
         const double passed = std::max({std::fabs(put_in), largest, end});
         if (slab.code().conserves && !(std::fabs(gap) <= lost * passed))
-            return {Outcome::relevance_lost, sample, -1};
+            return {Outcome::relevance_lost, sample, slab.way()};
     }
     return {};
 }

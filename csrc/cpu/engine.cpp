@@ -46,4 +46,9 @@ int64_t Engine::lane_group_bytes() const {
            static_cast<int64_t>(sizeof(float));
 }
 
+const WayBack& Engine::way_back() const {
+    std::call_once(traced_, [this] { way_back_ = way_back_of(code()); });
+    return way_back_;
+}
+
 }  // namespace pyrel

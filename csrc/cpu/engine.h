@@ -7,9 +7,11 @@
 #include <cstdint>
 #include <limits>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 #include "../program/program.h"
+#include "../program/way_back.h"
 #include "kernels.h"
 #include "packed.h"
 #include "stretches.h"
@@ -49,6 +51,8 @@ class Engine {
     double streamed_bytes() const { return streamed_bytes_; }
     // Makes what the matrices are in lanes, where it is not made yet. Throws std::bad_alloc.
     void pack_in_lanes() const;
+    // What of the way back runs again after one forward pass. Found when it is first asked for.
+    const WayBack& way_back() const;
     // How the instructions run in lanes; none where each runs on its own.
     const std::vector<Stretch>& stretches() const { return stretches_; }
 
@@ -67,6 +71,8 @@ class Engine {
     double gain_in_lanes_ = 0.0;
     double gain_over_many_ = 0.0;
     std::vector<Stretch> stretches_;
+    mutable std::once_flag traced_;
+    mutable WayBack way_back_;
 };
 
 }  // namespace pyrel

@@ -22,12 +22,13 @@ Status execute(const Seed& seed, Slab& slab) {
             if (batch.check_finite && !std::isfinite(output[c]))
                 return {Outcome::output_not_finite, sample, c};
         }
-        const int64_t target = batch.target ? batch.target[sample]
+        const int64_t result = slab.result(first + s);
+        const int64_t target = batch.target ? batch.target[result]
                                             : std::max_element(output, output + classes) - output;
         float start = 1.0f;
         if (seed.start == Start::output) start = output[target];
         if (seed.start == Start::positive_output) start = std::max(0.0f, output[target]);
-        batch.explained[sample] = target;
+        batch.explained[result] = target;
         slab.put_in()[first + s] = start;
         for (int64_t c = 0; c < classes; ++c) relevance[c * lanes] = c == target ? start : 0.0f;
     }

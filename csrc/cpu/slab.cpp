@@ -41,7 +41,12 @@ bool Slab::allocated() const {
 void Slab::start(int64_t first, int64_t samples) {
     first_ = first;
     size_ = samples;
-    const int64_t whole = (samples + lanes_ - 1) / lanes_ * lanes_;
+    start_way(0);
+}
+
+void Slab::start_way(int64_t way) {
+    way_ = way;
+    const int64_t whole = (size_ + lanes_ - 1) / lanes_ * lanes_;
     std::fill_n(absorbed_.get(), whole, 0.0);
     std::fill_n(largest_.get(), whole, 0.0);
 }
@@ -55,34 +60,42 @@ void Slab::for_ends(Take&& take) const {
         for (int64_t first = 0; first < size; first += kLineFloats)
             for (int64_t lane = 0; lane < std::min(lanes_, size_ - s); ++lane)
                 for (int64_t i = first; i < std::min(first + kLineFloats, size); ++i)
-                    take(first_ + s + lane, i, (s * size) + i * lanes_ + lane);
+                    take(s + lane, i, (s * size) + i * lanes_ + lane);
 }
 
 void Slab::spread_input(int64_t groups) {
     const int64_t size = code().input_size;
     std::fill_n(ends_[0].get() + (groups - 1) * size * lanes_, size * lanes_, 0.0f);
     for_ends([&](int64_t sample, int64_t i, int64_t place) {
-        ends_[0].get()[place] = batch_.x[sample * size + i];
+        ends_[0].get()[place] = batch_.x[(first_ + sample) * size + i];
     });
 }
 
 void Slab::collect_relevance() {
     const int64_t size = code().input_size;
     for_ends([&](int64_t sample, int64_t i, int64_t place) {
-        batch_.relevance[sample * size + i] = ends_[1].get()[place];
+        batch_.relevance[result(sample) * size + i] = ends_[1].get()[place];
     });
 }
 
 View Slab::view(const Rows& rows) const {
-    const int64_t* const offsets = rows.offsets.data() + first_step_;
-    if (rows.space == Space::arena)
-        return {arena_.get() + begin_ * stride_, stride_, offsets, shift_};
+    return view(rows.space, rows.offsets.data() + first_step_);
+}
+
+View Slab::view(Space space, const int64_t* offsets) const {
+    if (space == Space::arena) return {arena_.get() + begin_ * stride_, stride_, offsets, shift_};
     const int64_t stride = code().input_size * lanes_;
-    const bool input = rows.space == Space::input;
+    const bool input = space == Space::input;
     if (lanes_ > 1) return {ends_[input ? 0 : 1].get() + begin_ * stride, stride, offsets, shift_};
     // Views are writable; Program::add refuses an instruction that writes to the input.
-    float* const base = input ? const_cast<float*>(batch_.x) : batch_.relevance;
-    return {base + (first_ + begin_) * stride, stride, offsets, shift_};
+    if (input)
+        return {const_cast<float*>(batch_.x) + (first_ + begin_) * stride, stride, offsets, shift_};
+    return {batch_.relevance + result(begin_) * stride, stride * batch_.ways_back, offsets, shift_};
+}
+
+void Slab::clear(Space space, int64_t first, int64_t count) {
+    const View all = view(space, &first);
+    for (int64_t s = 0; s < samples_; ++s) std::fill_n(row(all, s, 0), count * lanes_, 0.0f);
 }
 
 const View* Slab::views(const std::vector<Rows>& listed, int list) const {

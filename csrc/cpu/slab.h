@@ -21,6 +21,8 @@ class Slab {
 
     // The samples that are in it from now on, of the batch.
     void start(int64_t first, int64_t samples);
+    // Which of their ways back instructions run from now on; nothing is absorbed on it yet.
+    void start_way(int64_t way);
     // Those of them that instructions run for from now on, in groups of lanes.
     void choose(int64_t begin, int64_t groups) {
         begin_ = begin;
@@ -43,12 +45,17 @@ class Slab {
     int64_t lanes() const { return lanes_; }    // samples of a group
     int64_t stride() const { return stride_; }  // floats of the arena of a group
     int64_t first() const { return first_; }
+    int64_t way() const { return way_; }
+    // Where results of a sample of the slab are in the batch's, on this way back.
+    int64_t result(int64_t sample) const { return (first_ + sample) * batch_.ways_back + way_; }
     int64_t size() const { return size_; }
     int64_t chosen() const { return samples_; }               // groups
     int64_t first_chosen() const { return begin_ * lanes_; }  // sample of the slab
     int64_t steps() const { return steps_; }                  // rows of the instruction that runs
 
     View view(const Rows& rows) const;
+    // Zeros for floats of each chosen sample.
+    void clear(Space space, int64_t first, int64_t count);
     View optional_view(const Rows& rows) const {
         return rows.offsets.empty() ? View{} : view(rows);
     }
@@ -86,13 +93,15 @@ class Slab {
             }
     }
 
-    // Of each sample of the slab: what is absorbed, Σ|relevance| that arrived at a stabilised
-    // division, and the relevance that the target starts with.
+    // Of each sample of the slab, on this way back: what is absorbed, Σ|relevance| that arrived at
+    // a stabilised division, and the relevance that the target starts with.
     double* absorbed() const { return absorbed_.get(); }
     double* largest() const { return largest_.get(); }
     double* put_in() const { return put_in_.get(); }
 
   private:
+    View view(Space space, const int64_t* offsets) const;
+
     struct Free {
         void operator()(float* p) const { std::free(p); }
     };
@@ -110,6 +119,7 @@ class Slab {
     const int32_t shift_;  // its logarithm
     int64_t first_ = 0;
     int64_t size_ = 0;
+    int64_t way_ = 0;
     int64_t begin_ = 0;
     int64_t samples_ = 0;
     int64_t steps_ = 0;

@@ -38,10 +38,14 @@ Status run_engine(const Engine& engine, const Floats& x, const std::optional<Int
                   const std::optional<Floats>& low, const std::optional<Floats>& high,
                   bool check_finite, int threads, std::optional<Floats> relevance, Floats output,
                   Integers explained, Floats absorbed, Floats conservation, Floats amplification,
-                  int64_t first, std::optional<bool> in_lanes) {
+                  int64_t first, int64_t ways_back, std::optional<bool> in_lanes) {
     const Code& program = engine.code();
     if (relevance && !program.explains)
         throw std::invalid_argument("a program that only computes outputs writes no relevance");
+    if (ways_back < 1 || ways_back > kLargestSpace || (ways_back > 1 && !(relevance && target)))
+        throw std::invalid_argument("several ways back need places for relevance, and targets");
+    if (ways_back > 1 && !engine.way_back().keeps_forward)
+        throw std::invalid_argument("the way back writes over what the forward pass leaves it");
     const int64_t n = x.ndim() == 0 ? -1 : x.shape(0), size = program.input_size;
     const auto holds = [&](int64_t count, int64_t width) {
         return count / width >= n && count / width - n >= first;
@@ -50,27 +54,29 @@ Status run_engine(const Engine& engine, const Floats& x, const std::optional<Int
         return bound.has_value() == low.has_value() && (!bound || bound->size() == size);
     };
     if (n < 0 || first < 0 || threads < 1 || x.size() != n * size || !bounds(low) ||
-        !bounds(high) || (relevance && !holds(relevance->size(), size)) ||
-        !holds(output.size(), program.classes) || !holds(explained.size(), 1) ||
-        !holds(absorbed.size(), 1) || !holds(conservation.size(), 1) ||
-        !holds(amplification.size(), 1) || (target && !holds(target->size(), 1)))
+        !bounds(high) || (relevance && !holds(relevance->size(), size * ways_back)) ||
+        !holds(output.size(), program.classes) || !holds(explained.size(), ways_back) ||
+        !holds(absorbed.size(), ways_back) || !holds(conservation.size(), ways_back) ||
+        !holds(amplification.size(), ways_back) || (target && !holds(target->size(), ways_back)))
         throw std::invalid_argument("the arrays do not have the sizes that the program asks for");
     const auto valid = [&](int64_t t) { return t >= 0 && t < program.classes; };
-    if (target && !std::all_of(target->data() + first, target->data() + first + n, valid))
+    const int64_t begin = first * ways_back, end = begin + n * ways_back;
+    if (target && !std::all_of(target->data() + begin, target->data() + end, valid))
         throw std::invalid_argument("a target is no class");
     Batch batch;
     batch.samples = n;
+    batch.ways_back = ways_back;
     batch.x = x.data();
-    batch.target = target ? target->data() + first : nullptr;
+    batch.target = target ? target->data() + begin : nullptr;
     batch.low = data_or_null(low);
     batch.high = data_or_null(high);
     batch.check_finite = check_finite;
-    batch.relevance = relevance ? relevance->mutable_data() + first * program.input_size : nullptr;
+    batch.relevance = relevance ? relevance->mutable_data() + begin * program.input_size : nullptr;
     batch.output = output.mutable_data() + first * program.classes;
-    batch.explained = explained.mutable_data() + first;
-    batch.absorbed = absorbed.mutable_data() + first;
-    batch.conservation = conservation.mutable_data() + first;
-    batch.amplification = amplification.mutable_data() + first;
+    batch.explained = explained.mutable_data() + begin;
+    batch.absorbed = absorbed.mutable_data() + begin;
+    batch.conservation = conservation.mutable_data() + begin;
+    batch.amplification = amplification.mutable_data() + begin;
     Status status;
     {
         const py::gil_scoped_release release;
@@ -123,10 +129,14 @@ void bind_engine(py::module_& module) {
              "high"_a.noconvert(), "check_finite"_a, "threads"_a, "relevance"_a.noconvert(),
              "output"_a.noconvert(), "explained"_a.noconvert(), "absorbed"_a.noconvert(),
              "conservation"_a.noconvert(), "amplification"_a.noconvert(), "first"_a = 0,
-             "in_lanes"_a = py::none(),
+             "ways_back"_a = 1, "in_lanes"_a = py::none(),
              "Explain x, which are the samples from `first` on of all the other arrays; without a "
              "place for relevance, compute the outputs alone. `in_lanes` says whether samples lie "
-             "in lanes, where they can.");
+             "in lanes, where they can. With `ways_back` each sample has so many targets, and so "
+             "many results of each kind but the outputs, one after the other.")
+        .def_property_readonly(
+            "keeps_forward", [](const Engine& e) { return e.way_back().keeps_forward; },
+            "Whether `ways_back` may be more than 1.");
 }
 
 }  // namespace pyrel

@@ -60,6 +60,7 @@ class Compiler:
         self.outputs = outputs
         self._capture, self._method = capture, method
         self._inputs, self._precision = inputs, precision
+        self._keep_forward = outputs.follow_steps
         self._lock = RenewedLock()
         self._sought = False
         self._patterns: Patterns | None = None
@@ -161,7 +162,9 @@ class Compiler:
         domain = self._inputs.domain(steps)
         own = steps == self._inputs.steps
         graph = self._graph(steps)
-        return compile_graph(graph, self._method, domain, self._precision, check_sites=own)
+        keep = self._keep_forward
+        given = self._method, domain, self._precision
+        return compile_graph(graph, *given, check_sites=own, keep_forward=keep)
 
     def _generalised(self) -> Patterns:
         if self._capture.irregular_growth is not None:
@@ -199,7 +202,10 @@ class Compiler:
         first = {n: _Input(*each) for n, each in graphs.items()}
         main = {n: each.looked_up() for n, each in first.items()} if EMBED in beside else first
         apart = {
-            n: lower_apart(each.graph, method, each.low, each.high, precision, cache)
+            n: lower_apart(
+                *(each.graph, method, each.low, each.high, precision, cache),
+                keep_forward=self._keep_forward,
+            )
             for n, each in main.items()
         }
         patterns = {EXPLAIN: generalise(apart)}
@@ -223,14 +229,20 @@ def compile_graph(
     precision: str,
     *,
     check_sites: bool = True,
+    keep_forward: bool = False,
 ) -> Compiled:
-    """Compile a graph for a method, whose input elements lie in a domain."""
+    """Compile a graph for a method, whose input elements lie in a domain.
+
+    ``check_sites`` and ``keep_forward`` as of `lower_with_rules`.
+    """
     ids = bool(graph.vocabulary) and graph.layout is None
     beside = forward_only_programs(method, precision, ids=ids)
     first = _Input(graph, *domain)
     main = first.looked_up() if EMBED in beside else first
     given = main.graph, method, main.low, main.high, precision
-    program, rules = lower_with_rules(*given, check_sites=check_sites)
+    program, rules = lower_with_rules(
+        *given, check_sites=check_sites, keep_forward=keep_forward and method.backward
+    )
     programs = {EXPLAIN: program}
     for name in beside:
         programs[name] = lower_forward(first.of(name), method, first.low, first.high)

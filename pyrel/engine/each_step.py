@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Explains the predicted class of each step of the outputs, in a few calls of the engine.
 
-A forward pass finds the classes. Then samples are explained that stand there once for each step,
-some at a time: each runs forward and back as a sample of its own.
+A forward pass finds the classes. Then each sample goes back once for each step after one more
+forward pass, some samples and steps at a time. Where a method does more than to run one program,
+or a program does not keep what its forward pass wrote, as that of a file of one number of steps
+may, samples stand there once for each step: each runs forward and back as a sample of its own.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pyrel.engine import arrays
+from pyrel.engine import config as runtime
 from pyrel.engine.arrays import Batch, Float32s, Int64s
 from pyrel.engine.batch import explain_all, explain_by_length, progress_of
 from pyrel.engine.inputs import Inputs
@@ -22,7 +25,9 @@ from pyrel.engine.progress import Told
 from pyrel.engine.results import Results
 from pyrel.engine.run import Run
 
-_BYTES = 1 << 25  # of repeated samples, their relevance and outputs, that are held at once
+_BYTES = 1 << 25  # of samples, their relevance and outputs, that are held at once
+_TOGETHER = 16  # samples that fill the vectors of a slab: fewer are repeated, for some steps each
+_MOST_WAYS = 64  # back after a forward pass, which is then few percent of the work
 
 
 def is_each_step(target: Any) -> bool:
@@ -107,19 +112,47 @@ def explain_each_step(
 def _explain(run: Run, x: Batch, each: _Sequences, results: Results) -> None:
     """Explain all steps of sequences of one length, some at a time."""
     assert results.relevance is not None
-    rows = max(1, _BYTES // (4 * (2 * math.prod(run.shape) + run.classes)))
-    for first in range(0, each.own.size, rows):
-        pairs = np.arange(first, min(first + rows, each.own.size))
-        sequence, step = np.divmod(pairs, each.own.shape[1])
+    many = each.own.shape[1]
+    ways = _ways_back(run, each.own.size, many)
+    groups = -(-many // ways)
+    floats = (1 + ways) * math.prod(run.shape) + run.classes  # of a row
+    rows = max(1, _BYTES // (4 * floats))
+    for first in range(0, len(each.own) * groups, rows):
+        numbers = np.arange(first, min(first + rows, len(each.own) * groups))
+        sequence, group = np.divmod(numbers, groups)
         some = each.samples[sequence]
         values = arrays.taken(x, some, each.steps)
-        part = Results.places(np.empty(values.shape, np.float32), len(pairs), run.classes)
-        run.explain(values, each.own[sequence, step], part, 0, some)
-        assert part.relevance is not None
-        arrays.put(x, results.relevance, (some, step), part.relevance, each.steps)
-        results.absorbed[some, step] = part.absorbed
-        results.conservation[some, step] = part.conservation
-        results.amplification[some, step] = part.amplification
+        # The last group begins earlier, and some of its steps are explained twice, alike.
+        begin = np.minimum(group * ways, many - ways)
+        step = begin[:, None] + np.arange(ways)
+        targets = each.own[sequence[:, None], step]
+        relevance = np.empty((targets.size, *values.shape[1:]), np.float32)
+        part = Results.places(relevance, targets.size, run.classes)
+        if ways > 1:
+            run.explain_targets(values, targets, part, some)
+            run.advance(_new(group, ways, many))
+        else:
+            run.explain(values, targets.reshape(-1), part, 0, some)
+        place = np.repeat(some, ways), step.reshape(-1)
+        arrays.put(x, results.relevance, place, relevance, each.steps)
+        results.absorbed[place] = part.absorbed
+        results.conservation[place] = part.conservation
+        results.amplification[place] = part.amplification
+
+
+def _ways_back(run: Run, pairs: int, many: int) -> int:
+    """Choose for how many steps a sample goes back after one forward pass."""
+    if not run.ways_back:
+        return 1
+    together = _TOGETHER * runtime.num_threads()
+    fit = _BYTES // (4 * together * math.prod(run.shape))
+    most = max(1, min(many, _MOST_WAYS, fit, -(-pairs // together)))
+    return -(-many // -(-many // most))
+
+
+def _new(group: Int64s, ways: int, many: int) -> int:
+    """Count steps of groups, those once that two groups of a sample have."""
+    return int((np.minimum((group + 1) * ways, many) - group * ways).sum())
 
 
 def _by_step(shape: tuple[int, ...], axis: int) -> Int64s:

@@ -102,10 +102,7 @@ class Outputs:
         ValueError
             If there is none, or one cannot tell which; or the others are no classes.
         """
-        if self.follow_steps:
-            axes = [self.shape.index(FOLLOWS)]
-        else:
-            axes = [axis for axis, size in enumerate(shape) if size == only and len(shape) > 1]
+        axes = self._axes_of_steps(shape, only)
         if len(axes) != 1 or len(shape) > 2:
             raise ValueError(
                 f"target: {EACH_STEP!r} is for outputs (n, T, classes) or (n, T), of which one "
@@ -118,6 +115,15 @@ class Outputs:
                 f"{_wanted(shape)}"
             )
         return axes[0]
+
+    def have_steps(self, shape: tuple[int, ...], only: int | None) -> bool:
+        """Whether a dimension may be that of the steps; as `axis_of_steps` takes them."""
+        return bool(self._axes_of_steps(shape, only))
+
+    def _axes_of_steps(self, shape: tuple[int, ...], only: int | None) -> list[int]:
+        if self.follow_steps:
+            return [self.shape.index(FOLLOWS)]
+        return [axis for axis, size in enumerate(shape) if size == only and len(shape) > 1]
 
     def index(self, target: Any, n: int, count: int) -> Int64s | None:
         """Return the index of the output that is asked for of each of ``n`` samples.

@@ -121,10 +121,12 @@ def prepare(
     own = graph.input_shape, graph.vocabulary, graph.bounds, _padding(graph), graph.layout
     sample = _Sample(*own)
     inputs = _inputs(sample, wanted, False, because or "")
-    compiled = compile_graph(inputs.held(graph), method, inputs.domain(inputs.steps), precision)
+    outputs = Outputs(wanted.task, graph.output_shape)
+    keep = outputs.have_steps(graph.output_shape, inputs.steps)
+    given = inputs.held(graph), method, inputs.domain(inputs.steps), precision
+    compiled = compile_graph(*given, keep_forward=keep)
     if inputs.only:
         _LOGGER.info("%s takes %s", method, inputs.only)
-    outputs = Outputs(wanted.task, graph.output_shape)
     return Prepared(inputs, replace(compiled, outputs=outputs), sample.padding)
 
 

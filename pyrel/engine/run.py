@@ -8,6 +8,7 @@ from pyrel._core import Outcome, Status
 from pyrel.engine import config as runtime
 from pyrel.engine.arrays import Batch, Float32s, Int64s, Rows
 from pyrel.engine.inputs import Inputs
+from pyrel.engine.plans.base import EXPLAIN
 from pyrel.engine.programs import Loaded
 from pyrel.engine.progress import Progress
 from pyrel.engine.results import Results, Samples
@@ -63,6 +64,34 @@ class Run:
         else:
             self._loaded.plan.explain(self, samples)
 
+    @property
+    def ways_back(self) -> bool:
+        """Whether a sample may go back for several targets after one forward pass."""
+        return self._loaded.plan.way_back and self._loaded.core.keeps_forward
+
+    def explain_targets(
+        self, values: Float32s, targets: Int64s, results: Results, numbers: Int64s
+    ) -> None:
+        """Explain several outputs of each sample after one forward pass.
+
+        Parameters
+        ----------
+        values : ndarray of float32, shape (n, ...)
+        targets : ndarray of int64, shape (n, targets)
+        results : Results
+            Of (n · targets) samples, but for the outputs, which are of n.
+        numbers : ndarray of int64, shape (n,)
+            Those of the samples in the whole batch.
+
+        Raises
+        ------
+        ValueError, MemoryError
+            As of `explain`.
+        """
+        values = self._inputs.inside(values, self._loaded.low, self._loaded.high)
+        samples = Samples(values, targets.reshape(-1), results, 0, numbers)
+        self.run(EXPLAIN, samples, ways_back=targets.shape[1])
+
     def once(self, values: Float32s, targets: Int64s | None, results: Results) -> None:
         """Run the program that explains on the samples alone, whatever the plan makes of it."""
         self._loaded.plan.once(self, Samples(values, targets, results))
@@ -72,17 +101,18 @@ class Run:
         if self._progress is not None:
             self._progress.advance(runs)
 
-    def run(self, name: str, samples: Samples, *, bounded: bool = True) -> None:
+    def run(self, name: str, samples: Samples, *, bounded: bool = True, ways_back: int = 1) -> None:
         """Run one of the programs; refuse values beyond the input's bounds if ``bounded``."""
         core, (values, targets, results, first, _) = self._loaded.programs[name], samples
         low, high = (self._loaded.low, self._loaded.high) if bounded else (None, None)
         check = self._inputs.check_finite
         threads = runtime.num_threads() if len(values) > 1 else 1  # one sample is never divided
-        status = core.run(values, targets, low, high, check, threads, *results, first)
+        status = core.run(values, targets, low, high, check, threads, *results, first, ways_back)
         if status.outcome != Outcome.done:
             number = int(samples.in_batch()[status.sample])
             if status.outcome == Outcome.relevance_lost:
-                raise _lost(number, results.part(first + status.sample, 1))
+                result = (first + status.sample) * ways_back + status.element
+                raise _lost(number, results, result)
             raise self._failure(core, status, number, values)
 
     def _of_ids(self) -> str:
@@ -132,9 +162,9 @@ class Run:
         )
 
 
-def _lost(number: int, results: Results) -> ValueError:
-    """Say by how much the relevance of ``x[number]`` misses what was put in."""
-    gap = abs(float(results.conservation[0] + results.absorbed[0]))
+def _lost(number: int, results: Results, result: int) -> ValueError:
+    """Say by how much a relevance of ``x[number]`` misses what was put in."""
+    gap = abs(float(results.conservation[result] + results.absorbed[result]))
     return ValueError(
         f"the relevance of x[{number}] is not conserved: ΣR + absorbed is {gap:.3g} off what was "
         "put in. The computation comes near the ends of float32's range: a share R / z is 0 where "

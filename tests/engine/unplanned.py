@@ -32,7 +32,7 @@ def explainer_without_plan(graph: pyrel.Graph, **options: Any) -> tuple[Any, Ins
     """Return an explainer whose values have a place each, and its instructions."""
     seen: list[Instructions] = []
 
-    def keep(items: tuple[Instruction | Repeat, ...]) -> tuple[Any, int]:
+    def keep(items: tuple[Instruction | Repeat, ...], **_: object) -> tuple[Any, int]:
         instructions = written_out(items)
         seen.append(instructions)
         return items, arena_end(instructions)

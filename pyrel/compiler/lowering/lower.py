@@ -42,6 +42,7 @@ from pyrel.compiler.lowering.rule_table import PlacedRule, placed_rules
 from pyrel.compiler.passes.chain_pools import pool_before_relu
 from pyrel.compiler.passes.pipeline import run_passes
 from pyrel.compiler.program.instructions import Seed
+from pyrel.compiler.program.keep_forward import seed_last
 from pyrel.compiler.program.loops import roll
 from pyrel.compiler.program.memory import plan
 from pyrel.compiler.program.program import Program
@@ -113,16 +114,18 @@ def lower_with_rules(
     precision: str = "float32",
     *,
     check_sites: bool = True,
+    keep_forward: bool = False,
 ) -> tuple[Program, tuple[PlacedRule, ...]]:
     """Do what `lower` does, and list the rules that the program follows.
 
     Without ``check_sites`` the method may speak of nodes that are not there, such as those of a
-    recurrence in a graph of one step.
+    recurrence in a graph of one step. With ``keep_forward`` the way back can run again, for
+    other targets.
     """
     facts, placement = place_rules(graph, method, low, high)
     if check_sites:
         method.check_sites(placement.sites)
-    program = _lowered_apart(facts, placement, precision)
+    program = _lowered_apart(facts, placement, precision, keep_forward)
     return _finished(program), placed_rules(placement) if method.backward else ()
 
 
@@ -133,23 +136,31 @@ def lower_apart(
     high: Floats,
     precision: str = "float32",
     cache: LoweringCache | None = None,
+    *,
+    keep_forward: bool = False,
 ) -> Program:
-    """Do what `lower` does, but leave every value a place of its own.
+    """Do what `lower_with_rules` does, but leave every value a place of its own.
 
     `pyrel.compiler.program.generalise` needs that. A ``cache`` is for graphs of one model.
     """
     facts, placement = place_rules(graph, method, low, high, cache)
     method.check_sites(placement.sites)
-    return _lowered_apart(facts, placement, precision)
+    return _lowered_apart(facts, placement, precision, keep_forward)
 
 
-def _lowered_apart(facts: Facts, placement: Placement, precision: str) -> Program:
+def _lowered_apart(
+    facts: Facts, placement: Placement, precision: str, keep_forward: bool
+) -> Program:
     if not placement.method.backward:
         return _forward_apart(facts, placement)
     emitter = Emitter(facts, placement.method.conserves, precision, placement.cache)
     _forward(emitter, placement)
     _back(Relevance(emitter), placement)
-    return _scheduled(emitter)
+    program = _scheduled(emitter)
+    if keep_forward:
+        program.instructions = seed_last(tuple(program.every_instruction()))
+        program.keeps_forward = True
+    return program
 
 
 def lower_forward(graph: Graph, method: Method, low: Floats, high: Floats) -> Program:
@@ -246,5 +257,6 @@ def _scheduled(emitter: Emitter) -> Program:
 
 
 def _finished(program: Program) -> Program:
-    program.instructions, program.arena_size = plan(roll(tuple(program.every_instruction())))
+    items = roll(tuple(program.every_instruction()))
+    program.instructions, program.arena_size = plan(items, keep_forward=program.keeps_forward)
     return program

@@ -84,6 +84,7 @@ def generalise(programs: Mapping[int, Program]) -> Pattern:
         matrix_shares,
         vector_shares,
         fit.growing,
+        keeps_forward=by_steps[0].keeps_forward,
     )
 
 

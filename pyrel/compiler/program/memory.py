@@ -26,7 +26,7 @@ from pyrel.compiler.limits import LINE
 from pyrel.compiler.program.block_placement import place
 from pyrel.compiler.program.enums import Space
 from pyrel.compiler.program.file_limits import NO_LIMITS, Limits
-from pyrel.compiler.program.instructions import Instruction, Operand, Repeat
+from pyrel.compiler.program.instructions import Instruction, Operand, Repeat, Seed
 
 Integers = npt.NDArray[np.int64]
 Items: TypeAlias = Sequence[Instruction | Repeat]
@@ -34,7 +34,9 @@ Items: TypeAlias = Sequence[Instruction | Repeat]
 _MOST_BLOCKS = 1 << 12  # or pieces of several, that are placed
 
 
-def plan(items: Items, limits: Limits = NO_LIMITS) -> tuple[tuple[Instruction | Repeat, ...], int]:
+def plan(
+    items: Items, limits: Limits = NO_LIMITS, *, keep_forward: bool = False
+) -> tuple[tuple[Instruction | Repeat, ...], int]:
     """Move the operands in the arena to memory that they share.
 
     Parameters
@@ -43,6 +45,9 @@ def plan(items: Items, limits: Limits = NO_LIMITS) -> tuple[tuple[Instruction | 
         In the order in which they will run, with a place of its own for every value.
     limits : Limits
         Of the number of live-range classes.
+    keep_forward : bool
+        Whether what is written before the seed, and read behind it, stays to the end. For items in
+        the order of `pyrel.compiler.program.keep_forward.seed_last`.
 
     Returns
     -------
@@ -57,6 +62,8 @@ def plan(items: Items, limits: Limits = NO_LIMITS) -> tuple[tuple[Instruction | 
         If there are more live-range classes than the limits allow.
     """
     blocks = _blocks(items)
+    if keep_forward:
+        blocks = _kept_behind(blocks, _moment_of_seed(items))
     sizes = -(-(blocks.stop - blocks.start) // LINE) * LINE
     places, arena_size = _placed(sizes, blocks, limits)
     return _moved(items, blocks.start, places), arena_size
@@ -142,6 +149,25 @@ def _blocks(items: Items) -> _Blocks:
         np.maximum.reduceat(moment, first),
         np.concatenate(order),
     )
+
+
+def _moment_of_seed(items: Items) -> int:
+    """Return at which moment the seed runs."""
+    now = 0
+    for item in items:
+        if isinstance(item, Repeat):
+            now += len(item.body) * item.count
+        elif isinstance(item.template, Seed):
+            break
+        else:
+            now += 1
+    return now
+
+
+def _kept_behind(blocks: _Blocks, moment: int) -> _Blocks:
+    """Keep blocks to the end that are born before a moment, and alive then."""
+    kept = (blocks.birth < moment) & (blocks.death >= moment)
+    return replace(blocks, death=np.where(kept, blocks.instruction.size - 1, blocks.death))
 
 
 def _placed(sizes: Integers, blocks: _Blocks, limits: Limits) -> tuple[Integers, int]:

@@ -31,6 +31,9 @@ class Program:
         Floats per sample of the input, the working memory and the output.
     conserves : bool
         Whether relevance is propagated, so that its sum can be compared with what was put in.
+    keeps_forward : bool
+        Whether its way back can run again after the same forward pass; see
+        `pyrel.compiler.program.keep_forward`.
     matrices : sequence of ndarray
         A list, to which more can be added; or what an engine gives back of those that it packed.
     limits : Limits
@@ -47,6 +50,7 @@ class Program:
     indices: list[Offsets] = field(default_factory=list)
     tables: list[Float32s] = field(default_factory=list)
     limits: Limits = NO_LIMITS
+    keeps_forward: bool = False
     _interned: dict[tuple[str, Contents], int] = field(default_factory=dict)
 
     def matrix(self, values: npt.ArrayLike) -> int:

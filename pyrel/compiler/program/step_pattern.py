@@ -102,7 +102,7 @@ class Pattern:
     ----------
     least : int
     input_size, classes : Growth
-    conserves : bool
+    conserves, keeps_forward : bool
     items : tuple of Item
     matrices, vectors, indices, tables : list of ndarray
         Those that do not depend on T.
@@ -130,6 +130,7 @@ class Pattern:
     growing: list[Rows] = field(default_factory=list)
     limits: Limits = NO_LIMITS
     packed: dict[str, Any] = field(default_factory=dict)
+    keeps_forward: bool = False
 
     def apart(self, steps: int) -> Program:
         """Make the program of ``steps`` before the memory plan: each value has its own place."""
@@ -147,6 +148,7 @@ class Pattern:
             indices=[*self.indices, *(numbers[0] for numbers in offsets)],
             tables=self.tables,
             limits=self.limits,
+            keeps_forward=self.keeps_forward,
         )
 
     def sizes(self, steps: int) -> tuple[int, int]:
@@ -182,7 +184,9 @@ class Pattern:
             If there are fewer steps than ``least``, or the pattern makes no sense.
         """
         program = self.apart(steps)
-        program.instructions, program.arena_size = plan(program.instructions, self.limits)
+        program.instructions, program.arena_size = plan(
+            program.instructions, self.limits, keep_forward=self.keeps_forward
+        )
         return program
 
     def sharing(self, program: Program) -> Program:
@@ -224,6 +228,7 @@ class Pattern:
             stores[2],
             stores[3],
             self.limits,
+            program.keeps_forward,
         )
 
 

@@ -22,8 +22,10 @@ class Runner(Protocol):
     def classes(self) -> int:
         """Number of raw outputs."""
 
-    def run(self, name: str, samples: Samples, *, bounded: bool = True) -> None:
+    def run(self, name: str, samples: Samples, *, bounded: bool = True, ways_back: int = 1) -> None:
         """Run one program; its results go where the samples say.
+
+        Samples have so many targets, and results but the outputs, as there are ``ways_back``.
 
         Values beyond the input's bounds are refused if ``bounded``.
         """
@@ -40,11 +42,15 @@ class Plan(ABC):
     forward_only : tuple of str
         Names of programs beside the one that explains, which compute outputs in float32 only: those
         of the model, or what it looks up.
+    way_back : bool
+        Whether all that it does where targets are given is to run the program that explains, so
+        that samples may go back for several targets after one forward pass.
     runs : int
         How often a sample goes through a program, but for what is decided on the way.
     """
 
     forward_only: ClassVar[tuple[str, ...]] = ()
+    way_back: ClassVar[bool] = False
     runs: int = 1
 
     @property
@@ -73,6 +79,8 @@ class Plan(ABC):
 
 class OneProgram(Plan):
     """One program, which computes outputs, classes and relevance."""
+
+    way_back = True
 
     def explain(self, runner: Runner, samples: Samples) -> None:
         """Run it."""

@@ -20,6 +20,7 @@ class DecidedInFloat32(Plan):
     """
 
     forward_only = (DECIDE,)
+    way_back = True
 
     def explain(self, runner: Runner, samples: Samples) -> None:
         """Explain, then look which classes the rounding may have changed."""
