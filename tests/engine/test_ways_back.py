@@ -125,6 +125,27 @@ def test_each_step_after_one_forward_pass(
             assert progress.told == (everything, everything)
 
 
+def test_each_step_of_a_model_of_two_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    class WithStatic(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.scores = recurrent("LSTM")
+
+        def forward(self, x: Tensor, static: Tensor) -> Tensor:
+            scores: Tensor = self.scores(x * static[:, None])
+            return scores
+
+    x = torch.randn(2, 7, FEATURES), torch.rand(2, FEATURES) + 0.5
+    explainer = pyrel.Explainer(WithStatic(), x, "gradient")
+    wanted = explainer(x, "each step")
+    monkeypatch.setattr(each_step, "_TOGETHER", 1)
+    e = explainer(x, "each step")
+    for one, other in zip(e.relevance, wanted.relevance, strict=True):
+        assert torch.equal(one, other)
+    assert e.relevance[1].shape == (2, 7, FEATURES)
+
+
 def test_a_loaded_explainer_explains_each_step_alike(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
