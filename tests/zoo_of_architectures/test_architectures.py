@@ -76,7 +76,18 @@ def test_lrp_conserves_or_is_refused(given: Architecture) -> None:
         with pytest.raises(pyrel.UnsupportedModelError, match=given.refused):
             compiled()
         return
-    e = compiled(epsilon=1e-3)(given.inputs, given.target)
+    assert_conserves(given, compiled(epsilon=1e-3))
+
+
+@pytest.mark.parametrize("name", ["RETAIN", "mLSTM"])
+def test_products_of_signals_are_halved_on_request(name: str) -> None:
+    (given,) = (each for each in (*ARCHITECTURES, *RECURRENCES) if each.name == name)
+    options: dict[str, Any] = {"gates": "half", "epsilon": 1e-3}
+    assert_conserves(given, unchecked(given.captured, given.example, "lrp_epsilon", **options))
+
+
+def assert_conserves(given: Architecture, explainer: pyrel.Explainer) -> None:
+    e = explainer(given.inputs, given.target)
     start = rows(e.output)
     index = np.asarray(e.target)
     if index.ndim > 1:
