@@ -319,6 +319,21 @@ def back_copy(node: Copy, relevance: Relevance, placement: Placement) -> None:
         relevance.record(emitter.emit(template, source, out), origin, span)
 
 
+def _owners(node: Node, emitter: Emitter) -> Addresses:
+    """Number the nodes that the inputs of a copy come from; −2 is for constants.
+
+    Those of the graph's input are −1, or with several inputs of the model −3 and less: steps of one
+    lie further from a static one with each step, so that one index would not do for all steps.
+    """
+    owner = picked(emitter.facts.owners, node.inputs, -2)
+    layout = emitter.graph.layout
+    if layout is not None:
+        of_input = owner == -1
+        starts = [part.start for part in layout.slices]
+        owner[of_input] = -2 - np.searchsorted(starts, node.inputs[of_input], "right")
+    return owner
+
+
 def _copied_parts(node: Node, emitter: Emitter) -> tuple[list[Addresses], list[tuple[int, int]]]:
     """Split a copy at constants, and where its inputs change from one node to another.
 
@@ -328,7 +343,7 @@ def _copied_parts(node: Node, emitter: Emitter) -> tuple[list[Addresses], list[t
     Outputs of all steps, of several classes each, are copied step by step: then the rows of one
     instruction grow with the number of steps, which an index for each element would not do evenly.
     """
-    owner = picked(emitter.facts.owners, node.inputs, -2)
+    owner = _owners(node, emitter)
     breaks = np.flatnonzero(np.diff(owner)) + 1
     if breaks.size >= SEGMENTS and node.size < SHORT_RUN * (breaks.size + 1):
         breaks = np.flatnonzero(np.diff(np.sign(owner + 1) - (owner == -2))) + 1
