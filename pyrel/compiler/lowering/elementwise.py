@@ -320,7 +320,7 @@ def back_copy(node: Copy, relevance: Relevance, placement: Placement) -> None:
 
 
 def _owners(node: Node, emitter: Emitter) -> Addresses:
-    """Number the nodes that the inputs of a copy come from; −2 is for constants.
+    """Assign a number to what each input of a copy comes from: a node, or −2 for constants.
 
     Those of the graph's input are −1, or with several inputs of the model −3 and less: steps of one
     lie further from a static one with each step, so that one index would not do for all steps.
