@@ -28,6 +28,7 @@ Examples:
   pyrel explain model.safetensors data.npz --key x --target 3 --out relevance.npz
   pyrel explain model.safetensors samples.npy --out relevance.npz --save-program deep.program
   pyrel explain deep.program more.npy --out more.npz
+  pyrel explain model.pt2 x.npy --trust --output logits --target 5,1 --out relevance.npz
   pyrel explain tagger.program padded.npy --lengths lengths.npy --out relevance.npz
 """
 
@@ -40,6 +41,7 @@ def explain(
     method: options.Method = None,
     patterns: options.Patterns = None,
     target: options.Target = "predicted",
+    output: options.Output = None,
     lengths: options.Lengths = None,
     low: options.Low = None,
     high: options.High = None,
@@ -78,7 +80,7 @@ def explain(
     steps = None if lengths is None else read_array(lengths)
     with unchanged(model) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-        chosen = _Chosen(method, low, high, lengths is not None, patterns)
+        chosen = _Chosen(method, low, high, lengths is not None, patterns, output)
         explainer = _explainer(model, chosen, trust, limit_factor)
     if save_program is not None:
         explainer.save(save_program)
@@ -92,7 +94,7 @@ def explain(
             lengths=steps,
             key=key,
             progress=lambda samples, count: progress(name, samples, count),
-            resume=json.dumps([digest, name, low, high, lengths is not None, chosen.digest()]),
+            resume=json.dumps([digest, name, *chosen.identity()]),
         )
     typer.echo(f"Wrote {out}: {done.samples:,} samples, {name}")
     if save_program is not None:
@@ -125,10 +127,13 @@ def _target(text: str) -> Any:
         return None
     if text.isdecimal():
         return int(text)
+    if all(part.isdecimal() for part in text.split(",")):
+        return tuple(int(part) for part in text.split(","))
     if text.endswith(".npy"):
         return read_array(text)
     raise typer.BadParameter(
-        f"{text!r} is neither 'predicted' nor a class from 0 nor an .npy file",
+        f"{text!r} is neither 'predicted' nor a class from 0, nor several with commas, nor an .npy "
+        "file",
         param_hint="--target",
     )
 
@@ -142,6 +147,7 @@ class _Chosen:
     high: float | None
     lengths: bool
     patterns: Path | None
+    output: str | None
 
     def options(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
         """Return arguments of an Explainer; by default the range is that of the model's data."""
@@ -155,13 +161,16 @@ class _Chosen:
             from pyrel.patterns import Patterns
 
             given["patterns"] = Patterns.load(self.patterns)
+        if self.output is not None:
+            given["output"] = int(self.output) if self.output.isdecimal() else self.output
         return given
 
-    def digest(self) -> str:
-        """Return a digest of the patterns."""
-        if self.patterns is None:
-            return ""
-        return hashlib.sha256(self.patterns.read_bytes()).hexdigest()
+    def identity(self) -> list[Any]:
+        """Return what results depend on beside model and method; of patterns a digest."""
+        patterns = ""
+        if self.patterns is not None:
+            patterns = hashlib.sha256(self.patterns.read_bytes()).hexdigest()
+        return [self.low, self.high, self.lengths, patterns, self.output]
 
 
 def _explainer(path: Path, chosen: _Chosen, trust: bool, limit_factor: float) -> Explainer:
@@ -175,6 +184,8 @@ def _explainer(path: Path, chosen: _Chosen, trust: bool, limit_factor: float) ->
     limits = Limits().times(limit_factor)
     if path.suffix == ".pt2":
         return Explainer(_exported(path, trust), **chosen.options({}))
+    if chosen.output is not None:
+        raise ValueError(f"{path} has one output: leave out --output, which is for a .pt2")
     if read_kind(path, limits) == "program":
         given = {
             "--method": chosen.method,

@@ -49,7 +49,16 @@ Target: TypeAlias = Annotated[
     typer.Option(
         metavar="CLASS",
         help="The class to explain: 'predicted', a number, or an .npy file with one for each "
-        "sample.",
+        "sample. For outputs of several dimensions, such as scores of each step, numbers with "
+        "commas, 3,1, or an .npy file of shape (n, dimensions).",
+    ),
+]
+Output: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Which of several outputs of a .pt2 to explain: the name or number that it has there.",
+        show_default="the only one",
     ),
 ]
 Lengths: TypeAlias = Annotated[

@@ -9,6 +9,7 @@ import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -382,6 +383,51 @@ def test_an_exported_program_needs_trust(tmp_path: Path) -> None:
     assert damaged.code == 1
     assert f"{program} could not be loaded" in damaged.err
     assert damaged.err.count("\n") == 1
+
+
+def test_one_of_several_outputs_and_one_of_its_steps(tmp_path: Path) -> None:
+    class Several(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.out = torch.nn.Linear(3, 2)
+
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            steps = self.out(x.cumsum(1))
+            return {"last": steps[:, -1], "steps": steps}
+
+    model, x = Several(), torch.rand(5, 4, 3)
+    program, source, out = tmp_path / "model.pt2", tmp_path / "x.npy", tmp_path / "r.npz"
+    dynamic = ({0: torch.export.Dim.DYNAMIC},)
+    torch.export.save(torch.export.export(model, (x,), dynamic_shapes=dynamic), program)
+    np.save(source, x.numpy())
+    command = ("explain", program, source, "--trust", "--out", out, "--method", "gradient")
+    cases: list[tuple[str, str, Any]] = [
+        ("last", "1", 1), ("steps", "2,1", (2, 1)), ("steps", "0,0", (0, 0))
+    ]  # fmt: skip
+    for name, text, target in cases:
+        result = pyrel(*command, "--output", name, "--target", text)
+        assert result.code == 0, result.err
+        e = library.explain(model, x, "gradient", target, output=name)
+        with np.load(out) as file:
+            np.testing.assert_array_equal(file["relevance"], e.relevance)
+            np.testing.assert_array_equal(file["output"], e.output)
+        out.unlink()
+    for given, words in (
+        (["--output", "first"], "'last' (tensor with 2 dimensions), 'steps'"),
+        (["--output", "steps", "--target", "4,0"], "wanted 0 to 3 for dimension 0"),
+        (["--output", "steps", "--target", "1"], "one index for each dimension"),
+        (["--output", "steps", "--target", "1,x"], "nor several with commas"),
+        ([], "--output chooses one of these"),
+    ):
+        refused = pyrel(*command, *given)
+        assert refused.code != 0
+        assert words in " ".join(refused.err.replace("│", " ").split())
+        assert not out.exists()
+    library.Explainer(model, x, "gradient", output="last").save(tmp_path / "program")
+    refused = pyrel("explain", tmp_path / "program", source, "--out", out, "--output", "last")
+    assert refused.code == 1
+    assert "has one output: leave out --output" in refused.err
 
 
 def begin(program: Path, folder: Path, count: int) -> subprocess.Popen[str]:
