@@ -162,9 +162,9 @@ class Compiler:
         domain = self._inputs.domain(steps)
         own = steps == self._inputs.steps
         graph = self._graph(steps)
-        keep = self._keep_forward
-        given = self._method, domain, self._precision
-        return compile_graph(graph, *given, check_sites=own, keep_forward=keep)
+        given = graph, self._method, domain, self._precision
+        ids, keep = self._inputs.moves_ids, self._keep_forward
+        return compile_graph(*given, moves_ids=ids, check_sites=own, keep_forward=keep)
 
     def _generalised(self) -> Patterns:
         if self._capture.irregular_growth is not None:
@@ -198,7 +198,7 @@ class Compiler:
     def _of_tried(self, graphs: Mapping[int, tuple[Graph, Floats, Floats]]) -> Patterns:
         method, precision = self._method, self._precision
         cache = LoweringCache()
-        beside = forward_only_programs(method, precision, ids=self._inputs.are_ids)
+        beside = forward_only_programs(method, precision, ids=self._inputs.moves_ids)
         first = {n: _Input(*each) for n, each in graphs.items()}
         main = {n: each.looked_up() for n, each in first.items()} if EMBED in beside else first
         apart = {
@@ -228,15 +228,16 @@ def compile_graph(
     domain: tuple[Floats, Floats],
     precision: str,
     *,
+    moves_ids: bool,
     check_sites: bool = True,
     keep_forward: bool = False,
 ) -> Compiled:
     """Compile a graph for a method, whose input elements lie in a domain.
 
-    ``check_sites`` and ``keep_forward`` as of `lower_with_rules`.
+    ``moves_ids`` says whether there are token ids that are not constant; ``check_sites`` and
+    ``keep_forward`` as of `lower_with_rules`.
     """
-    ids = bool(graph.vocabulary) and graph.layout is None
-    beside = forward_only_programs(method, precision, ids=ids)
+    beside = forward_only_programs(method, precision, ids=moves_ids)
     first = _Input(graph, *domain)
     main = first.looked_up() if EMBED in beside else first
     given = main.graph, method, main.low, main.high, precision
@@ -259,6 +260,10 @@ class _Input(NamedTuple):
     def looked_up(self) -> _Input:
         """Return the graph that takes the rows of tables beside token ids."""
         graph = from_rows(self.graph)
+        if self.graph.layout is not None:
+            rest = graph.input_size - self.low.size
+            ends = (self.low, -np.inf), (self.high, np.inf)
+            return _Input(graph, *(np.append(end, np.full(rest, beyond)) for end, beyond in ends))
         low, high = (np.full((self.low.size, graph.input_shape[-1]), b) for b in (-np.inf, np.inf))
         low[:, 0], high[:, 0] = self.low, self.high
         return _Input(graph, low.reshape(-1), high.reshape(-1))

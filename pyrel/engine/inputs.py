@@ -130,6 +130,11 @@ class Inputs:
         """Whether the elements are token ids, and there is one input."""
         return bool(self.vocabulary)
 
+    @property
+    def moves_ids(self) -> bool:
+        """Whether there are token ids that are not constant."""
+        return bool(self.vocabulary)
+
     def held(self, graph: Graph) -> Graph:
         """Return a graph in which constant inputs get nothing."""
         return graph

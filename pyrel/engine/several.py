@@ -141,6 +141,12 @@ class SeveralInputs(Inputs):
         """Whether the elements are token ids, and there is one input."""
         return False
 
+    @property
+    def moves_ids(self) -> bool:
+        """Whether there are token ids that are not constant."""
+        leaves = self.layout.leaves
+        return any(leaf.elements == Kind.ids and leaf.name not in self.constant for leaf in leaves)
+
     def held(self, graph: Graph) -> Graph:
         """Return a graph in which constant inputs get nothing."""
         if not self.constant:

@@ -55,8 +55,8 @@ class IntegratedGradients(Perturbation):
     baseline : number or array that broadcasts to one sample, optional
         x'; by default zeros. The mean of a data set, say, is ``x.mean(0)``.
         Of token ids, whose path is that of their embeddings, ids; by default zeros in their place.
-        Of several inputs one number for all, or a dictionary by their names. Truth values and
-        constant inputs are those of the sample on the whole path; token ids have to be constant.
+        Of several inputs one number for all of floats, or a dictionary by their names. Truth values
+        and constant inputs are those of the sample on the whole path.
     autograd : {"exact", "ignore"}
         As for `Gradient`.
 

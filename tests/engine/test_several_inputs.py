@@ -531,10 +531,44 @@ def test_occlusion_takes_out_parts_of_one_input_at_a_time() -> None:
     assert not held[0].any()
 
 
+@pytest.mark.parametrize(
+    ("baseline", "constant"),
+    [({"x": 0.1}, []), ({"x": 0.1, "tokens": 8}, []), ({"x": 0.1}, ["x"])],
+)
+def test_the_path_of_token_ids_is_that_of_their_embeddings(
+    baseline: dict[str, Any], constant: list[str], tmp_path: Path
+) -> None:
+    model, (tokens, x) = CASES["tokens"]
+    options: dict[str, Any] = {"baseline": baseline, "n_steps": 20, "constant": constant}
+    explainer = pyrel.Explainer(model, (tokens, x), "integrated_gradients", **options)
+    e = explainer((tokens, x), 1)
+    double, _ = in_double(model, (tokens, x))
+    words, steps = double.words(tokens).detach(), x.double()
+    from_words, from_steps = torch.zeros_like(words), torch.full_like(steps, 0.1)
+    if "tokens" in baseline:
+        from_words = double.words(torch.full_like(tokens, 8)).detach()
+    if constant:
+        from_steps = steps
+    of_words, of_steps = torch.zeros_like(words), torch.zeros_like(steps)
+    for point, weight in zip(*explainer.method.quadrature(), strict=True):
+        at_words = (from_words + point * (words - from_words)).requires_grad_()
+        at_steps = (from_steps + point * (steps - from_steps)).requires_grad_()
+        score = WithStatic.forward(double, at_steps, at_words.mean(dim=1))[:, 1].sum()
+        found = torch.autograd.grad(score, [at_words, at_steps])
+        of_words, of_steps = of_words + weight * found[0], of_steps + weight * found[1]
+    wanted = ((words - from_words) * of_words).sum(dim=2), (steps - from_steps) * of_steps
+    for relevance, exact in zip(e.relevance, wanted, strict=True):
+        assert torch.allclose(relevance.double(), exact, rtol=0, atol=1e-6)
+    with torch.no_grad():
+        start = WithStatic.forward(double, from_steps, from_words.mean(dim=1))[:, 1]
+    total = sum(r.flatten(1).sum(dim=1) for r in e.relevance)
+    assert torch.allclose(e.conservation.double(), total - (e.output[:, 1] - start), atol=1e-6)
+    explainer.save(tmp_path / "a.program")
+    assert same(pyrel.Explainer.load(tmp_path / "a.program")((tokens, x), 1).relevance, e.relevance)
+
+
 def test_what_methods_cannot_do_with_token_ids_is_refused() -> None:
     model, given = CASES["tokens"]
-    with pytest.raises(pyrel.UnsupportedModelError, match=r"constant=\['tokens'\] leaves them"):
-        pyrel.explain(model, given, "integrated_gradients", target=0)
     with pytest.raises(ValueError, match="stands for an occluded one of tokens"):
         pyrel.explain(model, given, "occlusion", target=0)
     held = pyrel.explain(model, given, "integrated_gradients", target=0, constant=["tokens"])

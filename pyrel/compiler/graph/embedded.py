@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from pyrel.compiler.graph.layout import Kind
 from pyrel.compiler.graph.nodes import Addresses, Embedding, Graph, Lookup, Node, aligned
 from pyrel.compiler.graph.rewrites import compact
 from pyrel.errors import UnsupportedModelError
@@ -33,26 +34,41 @@ def lookup_of(graph: Graph) -> Graph:
         )
     longest = max(len(table) for table in tables)
     padded = [np.pad(table, ((0, longest - len(table)), (0, 0))) for table in tables]
-    node = Embedding(graph.base, np.arange(graph.input_size), np.concatenate(padded, axis=1))
+    node = Embedding(graph.base, ids_of(graph), np.concatenate(padded, axis=1))
     return replace(graph, nodes=(node,), outputs=node.addresses)
+
+
+def ids_of(graph: Graph) -> Addresses:
+    """Return the elements of the input that are token ids, all of those of one input."""
+    if graph.layout is None:
+        return np.arange(graph.input_size)
+    kinds = [leaf.elements == Kind.ids for leaf in graph.layout.leaves]
+    return np.flatnonzero(graph.layout.marked(kinds))
 
 
 def from_rows(graph: Graph) -> Graph:
     """Return the graph that takes, for each token id, the id itself and its rows of all tables.
 
-    A sample has one more axis than before, of these numbers. The ids are for what else the model
-    makes of them, such as masks and lengths.
+    A sample has one more axis than before, of these numbers; of several inputs, the rows of all ids
+    lie behind these. The ids are for what else the model makes of them, such as masks and lengths.
     """
     slots, count = _Slots(graph), graph.input_size
-    stride = 1 + slots.width
-    shape = (*graph.input_shape, stride)
     moved: Addresses = np.arange(graph.size)
-    moved[:count] *= stride
+    starts = np.zeros(count, dtype=np.int64)  # of the rows of each id
+    if graph.layout is None:
+        stride = 1 + slots.width
+        shape: tuple[int, ...] = (*graph.input_shape, stride)
+        moved[:count] *= stride
+        starts[:] = moved[:count] + 1
+    else:
+        ids = ids_of(graph)
+        starts[ids] = count + np.arange(ids.size) * slots.width
+        shape = (count + ids.size * slots.width,)
     moved[count:] += aligned(math.prod(shape) + 1) - graph.base
     nodes: list[Node] = []
     for node in graph.nodes:
         if isinstance(node, Embedding) and not isinstance(node, Lookup):
-            first = node.inputs * stride + 1 + slots.start(node)
+            first = starts[node.inputs] + slots.start(node)
             moved[node.addresses] = (first[:, None] + np.arange(node.table.shape[1])).reshape(-1)
             continue
         inputs = np.where(node.inputs < 0, node.inputs, moved[np.maximum(node.inputs, 0)])

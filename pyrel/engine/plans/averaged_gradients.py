@@ -81,11 +81,15 @@ class Integrated(OfCopies):
         assert results.relevance is not None
         baselines = self._baselines(values)
         total *= values.astype(np.float64) - baselines
-        results.relevance[:] = total
+        results.relevance[:] = self.folded(total)
         start = of_targets(results.output, targets)
         start -= of_targets(self._at_baseline(runner, baselines), targets)
         sums = results.relevance.reshape(len(targets), -1).sum(axis=1, dtype=np.float64)
         results.conservation[:] = sums - start
+
+    def folded(self, total: Float64s) -> Float64s:
+        """Return what is put into the results of what belongs to the elements of a copy."""
+        return total
 
     def _at_baseline(self, runner: Runner, baselines: Float32s) -> Float32s:
         rows = baselines.reshape(-1, *self.shape)

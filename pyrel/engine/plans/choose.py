@@ -11,6 +11,7 @@ from pyrel.engine.inputs import Inputs
 from pyrel.engine.plans.at_embedding import IntegratedAtEmbedding
 from pyrel.engine.plans.averaged_gradients import Integrated, Smooth
 from pyrel.engine.plans.base import EMBED, OneProgram, Plan
+from pyrel.engine.plans.beside_embedding import IntegratedBesideEmbedding
 from pyrel.engine.plans.decided import DecidedInFloat32
 from pyrel.engine.plans.occlusion import Occluded
 from pyrel.engine.plans.of_inputs import held_of, option_of
@@ -81,8 +82,9 @@ def _of_copies(
             operator="embedding",
         )
     match method:
+        case IntegratedGradients() if isinstance(inputs, SeveralInputs) and inputs.moves_ids:
+            return IntegratedBesideEmbedding(method, inputs, steps, outputs.get(EMBED, 0))
         case IntegratedGradients():
-            _refuse_moved_ids(method, inputs)
             baseline = option_of("baseline", method.baseline, inputs, steps)
             held = held_of(inputs, steps, Kind.masks)
             return Integrated(method, shape, bounds, baseline, held)
@@ -90,18 +92,3 @@ def _of_copies(
             held = held_of(inputs, steps, Kind.masks, Kind.ids)
             return Smooth(method, inputs, steps, held)
     raise TypeError(f"there is no plan for {method!r}")
-
-
-def _refuse_moved_ids(method: IntegratedGradients, inputs: Inputs) -> None:
-    """Refuse token ids beside other inputs, from which there is no path to a baseline."""
-    if not isinstance(inputs, SeveralInputs):
-        return
-    leaves = inputs.layout.leaves
-    ids = [leaf.name for leaf in leaves if leaf.elements == Kind.ids]
-    moved = [name for name in ids if name not in inputs.constant]
-    if moved:
-        raise UnsupportedModelError(
-            f"{method.name} goes from a baseline to the sample, and there is no such path of token "
-            f"ids beside other inputs; constant={moved} leaves them as they are",
-            operator="embedding",
-        )
