@@ -68,9 +68,19 @@ def _of_several(
         padded = None if leaf.elements == Kind.floats else padding
         random = np.random.default_rng(number)
         pair = _of_one(each, part, own, samples, padded, random)
+        if leaf.elements == Kind.masks:
+            pair = pair[0], _of_both(pair[1])
         found.append([one.reshape(samples, -1) for one in pair])
     first, second = (np.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
     return first, second
+
+
+def _of_both(masks: Float32s) -> Float32s:
+    """Let no row be of one value: a model may have no result where all is masked."""
+    if masks.ndim > 1 and masks.shape[-1] > 1:
+        alike = (masks == masks[..., :1]).all(axis=-1)
+        masks[..., 0] = np.where(alike, 1 - masks[..., 0], masks[..., 0])
+    return masks
 
 
 def _of_one(

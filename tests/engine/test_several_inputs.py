@@ -821,3 +821,26 @@ def test_features_that_are_as_many_as_the_steps_are_no_steps() -> None:
 def test_patterns_are_of_one_input() -> None:
     with pytest.raises(ValueError, match="models of one input; this takes x, static"):
         pyrel.patterns.fit(pyrel.capture(MODEL, GIVEN), X)
+
+
+def test_the_self_check_masks_no_whole_sequence() -> None:
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell, self.score = nn.GRU(3, 4, batch_first=True), nn.Linear(4, 1)
+            self.out = nn.Linear(4, 2)
+
+        def forward(self, x: torch.Tensor, padding: torch.Tensor) -> torch.Tensor:
+            states = self.cell(x)[0]
+            scores = self.score(states)[..., 0].masked_fill(padding, float("-inf"))
+            return self.out((scores.softmax(dim=1)[..., None] * states).sum(dim=1))
+
+    model, padding = Pooled().eval(), torch.arange(T) >= torch.tensor([2, 6, 3, 1, 5])[:, None]
+    explainer = pyrel.Explainer(model, (X, padding), "gradient")
+    assert explainer.checked.startswith("outputs and gradients on ")
+    assert "NaN" not in explainer.checked
+    e = explainer((X, padding), 1)
+    output, (gradient,) = wanted_gradient(model, (X, padding), 1)
+    assert torch.allclose(e.output.double(), output, rtol=0, atol=1e-6)
+    assert torch.allclose(e.relevance[0].double(), gradient, rtol=0, atol=1e-6)
+    assert not e.relevance[0][padding].any()
