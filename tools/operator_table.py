@@ -318,14 +318,14 @@ ROWS = (
         "product",
         lambda m, x: torch.sigmoid(m.second(x)) * _units(m, x),
         _product,
-        names=("glu", "hardswish", "mul"),
+        names=("addcdiv", "addcmul", "glu", "hardswish", "lerp", "mul", "multiply", "outer"),
     ),
     Row(
         "other products",
         "product",
         lambda m, x: torch.relu(m.second(x)) * _units(m, x),
         _product,
-        names=("cumprod", "mish"),
+        names=("cumprod", "mish", "prod", "tan"),
     ),
     Row(
         "attention",

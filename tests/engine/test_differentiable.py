@@ -170,6 +170,29 @@ OF_ANY: dict[str, Apply] = {
     "topk-of-all": lambda v: v.flatten(1).topk(5)[0],
     "kthvalue": lambda v: v.kthvalue(2, dim=-1).values,
     "median": lambda v: v.median(dim=-1, keepdim=True).values * v,
+    "tan": lambda v: torch.tan(v.clamp(-1, 1)),
+    "addcmul": lambda v: torch.addcmul(v, v.flip(1), v.exp(), value=0.5),
+    "addcdiv": lambda v: torch.addcdiv(v, v.flip(1), 1 + v**2, value=-0.5),
+    "lerp": lambda v: torch.lerp(v, v.flip(-1), 0.3) + torch.lerp(v, v.exp(), v.sigmoid()),
+    "baddbmm": lambda v: torch.baddbmm(v[..., :3], v[..., 3:], v[..., :3], beta=0.5, alpha=2),
+    "diff": lambda v: torch.diff(v, n=2, dim=-1),
+    "prod": lambda v: v.prod(1, keepdim=True) * v,
+    "std-mean": lambda v: torch.cat(torch.std_mean(v, 1), -1),
+    "cummax": lambda v: v.cummax(1).values,
+    "cummin": lambda v: v.cummin(-1)[0],
+    "threshold": lambda v: functional.threshold(v, 0.1, -0.4),
+    "hardshrink": functional.hardshrink,
+    "triangles": lambda v: v.tril(1) + 2 * v.triu(),
+    "diagonal": lambda v: v.diagonal(1, 1, 2),
+    "other-names": lambda v: (
+        torch.clip(
+            torch.subtract(
+                torch.multiply(v, v), torch.true_divide(torch.absolute(v), 3)
+            ).negative(),
+            -2,
+        )
+        * torch.greater_equal(v, 0.2)
+    ),
     "logaddexp": lambda v: torch.logaddexp(v[..., :3], v[..., 3:]),
     "logcumsumexp": lambda v: v.logcumsumexp(1),
     "einsum": lambda v: torch.einsum("btd,bsd->bts", v, v.flip(1)),

@@ -14,6 +14,7 @@ import torch
 
 from pyrel.compiler.capture.operators import (
     complex_values,
+    composed,
     of_counts,
     of_ids,
     packing,
@@ -99,6 +100,7 @@ def apply(
 
     ``dtype`` is the result's, None where there is not one tensor.
     """
+    name = composed.ALIASES.get(name, name)
     try:
         result = _applied(tracer, target, name, args, kwargs, dtype)
     except UnsupportedOperandsError as error:

@@ -23,7 +23,7 @@ _HINTS = {
     ),
     "fmin": "write it as torch.minimum(a, b)",
     "fmax": "write it as torch.maximum(a, b)",
-    **dict.fromkeys(["baddbmm", "addbmm"], "write it as a sum with torch.bmm"),
+    "addbmm": "write it as a sum with torch.bmm",
     "_embedding_bag": "embedding, and a sum or a mean of what it gives, are supported",
     "embedding_renorm": "an embedding with max_norm changes its table while it runs",
 }

@@ -12,6 +12,7 @@ from pyrel.compiler.capture.operators import (
     arithmetic,
     comparisons,
     complex_values,
+    composed,
     elementwise,
     gradients,
     normalisation,
@@ -240,13 +241,28 @@ FAMILIES: dict[str, dict[str, Handler]] = {
     "constant": {"fill": arithmetic.fill},
 }
 
+_MORE: dict[str, dict[str, Handler]] = {
+    "linear": {"baddbmm": composed.add_matrix_product},
+    "sum": {"diff": composed.differences},
+    "product": composed.PRODUCTS,
+    "sorted value": composed.EXTREMES,
+    "comparison": composed.CHOICES,
+    "move": composed.TRIANGLES,
+    "deviation": {"std_mean": composed.deviation_and_mean},
+}
+for _family, _handlers in _MORE.items():
+    FAMILIES[_family] |= _handlers
+for _members in FAMILIES.values():
+    _names = {a: _members[n] for a, n in composed.ALIASES.items() if n in _members}
+    _members |= _names
+
 # These only move elements, so they run on the element ids themselves.
 MOVES = frozenset(
     """alias broadcast_tensors broadcast_to cat chunk clone concat concatenate contiguous copy
-    expand expand_as flatten flip hstack lift_fresh lift_fresh_copy movedim moveaxis mT narrow
-    numpy_T permute pixel_shuffle pixel_unshuffle ravel repeat repeat_interleave reshape reshape_as
-    roll rot90 select select_scatter slice slice_scatter split split_with_sizes squeeze stack
-    swapaxes swapdims t tensor_split tile transpose unbind unflatten unfold unsafe_chunk
+    diagonal expand expand_as flatten flip hstack lift_fresh lift_fresh_copy movedim moveaxis mT
+    narrow numpy_T permute pixel_shuffle pixel_unshuffle ravel repeat repeat_interleave reshape
+    reshape_as roll rot90 select select_scatter slice slice_scatter split split_with_sizes squeeze
+    stack swapaxes swapdims t tensor_split tile transpose unbind unflatten unfold unsafe_chunk
     unsafe_split unsqueeze view view_as vstack _unsafe_view""".split()
 )
 
