@@ -49,6 +49,7 @@ class FlushDenormals {
 struct SharedState {
     std::atomic<int64_t> next{0};
     std::atomic<bool> stop{false};
+    std::atomic<bool> interrupted{false};  // whoever is under way stops before its slab is done
     std::mutex mutex;
     Status status;
 
@@ -69,15 +70,20 @@ void work(const Engine& engine, const Batch& batch, Plan plan, SharedState& stat
     SlabRunner runner(engine, batch, plan);
     if (!runner.allocated()) return state.fail({Outcome::out_of_memory, -1, -1});
     auto polled = Clock::now();
+    const auto stopped = [&] {
+        if (interrupted && Clock::now() - polled > kPollInterval) {
+            polled = Clock::now();
+            if (interrupted()) state.interrupted.store(true, std::memory_order_relaxed);
+        }
+        return state.interrupted.load(std::memory_order_relaxed);
+    };
     while (!state.stop.load(std::memory_order_relaxed)) {
         const int64_t first = state.next.fetch_add(plan.slab);
         if (first >= batch.samples) return;
-        const Status status = runner.run(first, std::min(plan.slab, batch.samples - first));
+        const Status status =
+            runner.run(first, std::min(plan.slab, batch.samples - first), stopped);
         if (status.outcome != Outcome::done) return state.fail(status);
-        if (interrupted && Clock::now() - polled > kPollInterval) {
-            polled = Clock::now();
-            if (interrupted()) return state.fail({Outcome::interrupted, -1, -1});
-        }
+        if (stopped()) return state.fail({Outcome::interrupted, -1, -1});
     }
 }
 

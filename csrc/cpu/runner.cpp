@@ -48,7 +48,7 @@ SlabRunner::SlabRunner(const Engine& engine, const Batch& batch, Plan plan)
       part_(std::max<int64_t>(
           1, kCacheBytes * 3 / 4 / (slab_.stride() * static_cast<int64_t>(sizeof(float))))) {}
 
-Status SlabRunner::run(int64_t first, int64_t samples) {
+Status SlabRunner::run(int64_t first, int64_t samples, const std::function<bool()>& stopped) {
     slab_.start(first, samples);
     if (Status bad = check_input(slab_); bad.outcome != Outcome::done) return bad;
     const int64_t groups = (samples + slab_.lanes() - 1) / slab_.lanes();
@@ -56,6 +56,7 @@ Status SlabRunner::run(int64_t first, int64_t samples) {
     Status status;
     for (int64_t way = 0; way < slab_.batch().ways_back; ++way) {
         const size_t from = way == 0 ? 0 : seed_;
+        if (way > 0 && stopped()) return {Outcome::interrupted, -1, -1};
         slab_.start_way(way);
         status = slab_.lanes() > 1 ? run_in_lanes(from, groups) : run_apart(from, groups);
         if (status.outcome == Outcome::done) status = finish(slab_);

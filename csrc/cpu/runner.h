@@ -2,6 +2,8 @@
 // Runs a program's instructions for one slab of samples after the other.
 #pragma once
 
+#include <functional>
+
 #include "slab.h"
 
 namespace pyrel {
@@ -10,8 +12,9 @@ class SlabRunner {
   public:
     SlabRunner(const Engine& engine, const Batch& batch, Plan plan);
     bool allocated() const { return slab_.allocated(); }
-    // Explains so many samples of the batch, from `first` on.
-    Status run(int64_t first, int64_t samples);
+    // Explains so many samples of the batch, from `first` on. `stopped` is asked before each way
+    // back but the first.
+    Status run(int64_t first, int64_t samples, const std::function<bool()>& stopped);
 
   private:
     // From an instruction on, the first one or the seed.

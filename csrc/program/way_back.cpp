@@ -14,7 +14,7 @@ namespace {
 
 using Reached = Loop::Reached;
 
-constexpr Reached kNone{std::numeric_limits<int64_t>::max(), -1};
+constexpr Reached kNone{std::numeric_limits<int32_t>::max(), -1};
 
 bool none(const Reached& reached) { return reached.last < 0; }
 
@@ -41,7 +41,7 @@ class Trace {
     bool keeps_forward() const { return keeps_forward_; }
 
     // Begins an iteration of a loop, or none where `loop` is null; `number` is never taken twice.
-    void start(Loop* loop, int64_t number) {
+    void start(Loop* loop, int32_t number) {
         loop_ = loop;
         number_ = number;
         if (!loop_) return;
@@ -58,7 +58,7 @@ class Trace {
         if constexpr (std::is_same_v<Plain, Seed>) return seed(instruction);
         // What may write more than zeros where it reads zeros is left out for no output.
         const bool zeros = none(reached_) ? clears(instruction) : is_linear(instruction);
-        if (!zeros) reached_ = {0, code_.classes - 1};
+        if (!zeros) reached_ = {0, static_cast<int32_t>(code_.classes - 1)};
         if (loop_) join(loop_->reached.back(), reached_);
         reads_ = false;
         operands(code_, instruction, *this);
@@ -84,7 +84,7 @@ class Trace {
     struct Place {
         bool of_forward = false, of_back = false;
         Reached reached = kNone;
-        int64_t written = -1;  // when it was last replaced
+        int32_t written = -1;  // when it was last replaced
     };
 
     std::vector<Place>& of(Space space) { return places_[static_cast<size_t>(space)]; }
@@ -111,7 +111,7 @@ class Trace {
             Place& place = of(seed.out.space)[static_cast<size_t>(seed.out.offsets[0] + c)];
             keeps_forward_ &= !place.of_forward;
             place.of_back = true;
-            place.reached = {c, c};
+            place.reached = {static_cast<int32_t>(c), static_cast<int32_t>(c)};
         }
     }
 
@@ -150,7 +150,7 @@ class Trace {
     const Code& code_;
     std::array<std::vector<Place>, kSpaces> places_;
     Loop* loop_ = nullptr;
-    int64_t number_ = 0;
+    int32_t number_ = 0;
     int64_t step_ = 0;
     Reached reached_ = kNone;  // by which outputs, what the row reads
     bool reads_ = true;
@@ -177,7 +177,7 @@ WayBack way_back_of(const Code& code) {
     WayBack way;
     way.loops.resize(code.instructions.size());
     Trace trace(code);
-    int64_t number = 0;
+    int32_t number = 0;
     bool back = false;
     for (size_t n = 0; n < code.instructions.size(); ++n) {
         back |= std::holds_alternative<Seed>(code.instructions[n]);

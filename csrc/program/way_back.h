@@ -14,7 +14,7 @@ namespace pyrel {
 struct Loop {
     // The outputs whose relevance reaches an iteration, those between others included.
     struct Reached {
-        int64_t first, last;
+        int32_t first, last;
     };
     // What an iteration writes, and no earlier one does.
     struct Written {

@@ -27,6 +27,8 @@ from pyrel.engine.run import Run
 
 _BYTES = 1 << 25  # of samples, their relevance and outputs, that are held at once
 _TOGETHER = 16  # samples that fill the vectors of a slab: fewer are repeated, for some steps each
+_WORK = 4e10  # floating-point operations, about a second, before progress is told
+_LEAST_WAYS = 4
 _MOST_WAYS = 64  # back after a forward pass, which is then few percent of the work
 
 
@@ -117,6 +119,7 @@ def _explain(run: Run, x: Batch, each: _Sequences, results: Results) -> None:
     groups = -(-many // ways)
     floats = (1 + ways) * math.prod(run.shape) + run.classes  # of a row
     rows = max(1, _BYTES // (4 * floats))
+    rows = min(rows, max(_together(), int(_WORK / (run.flops * ways))))
     for first in range(0, len(each.own) * groups, rows):
         numbers = np.arange(first, min(first + rows, len(each.own) * groups))
         sequence, group = np.divmod(numbers, groups)
@@ -144,10 +147,16 @@ def _ways_back(run: Run, pairs: int, many: int) -> int:
     """Choose for how many steps a sample goes back after one forward pass."""
     if not run.ways_back:
         return 1
-    together = _TOGETHER * runtime.num_threads()
+    together = _together()
     fit = _BYTES // (4 * together * math.prod(run.shape))
-    most = max(1, min(many, _MOST_WAYS, fit, -(-pairs // together)))
+    soon = max(_LEAST_WAYS, int(_WORK / (run.flops * together)))
+    most = max(1, min(many, _MOST_WAYS, fit, soon, -(-pairs // together)))
     return -(-many // -(-many // most))
+
+
+def _together() -> int:
+    """Return how many samples fill the slabs of all threads."""
+    return _TOGETHER * runtime.num_threads()
 
 
 def _new(group: Int64s, ways: int, many: int) -> int:

@@ -65,6 +65,11 @@ class Run:
             self._loaded.plan.explain(self, samples)
 
     @property
+    def flops(self) -> float:
+        """Floating-point operations of the products for one sample, forward and back."""
+        return max(1.0, self._loaded.core.flops)
+
+    @property
     def ways_back(self) -> bool:
         """Whether a sample may go back for several targets after one forward pass."""
         return self._loaded.plan.way_back and self._loaded.core.keeps_forward

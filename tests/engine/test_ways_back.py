@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,8 @@ def test_all_outputs_of_a_model(case: Case | CellCase, method: str) -> None:
     _, graph = captured(case)
     shape = graph.input_shape
     low, high = (np.broadcast_to(each, shape).reshape(-1) for each in (case.low, case.high))
-    made = compile_graph(graph, methods.get(method), (low, high), "float32", keep_forward=True)
+    given = graph, methods.get(method), (low, high), "float32"
+    made = compile_graph(*given, moves_ids=False, keep_forward=True)
     core = bind(made.program, _core.instruction_sets()[-1])
     assert core.keeps_forward
     x = np.ascontiguousarray(inputs(case, 5), np.float32)
@@ -235,3 +237,29 @@ def test_several_ways_back_need_targets_and_places(missing: str) -> None:
     places = Results.places(relevance, 1 if missing == "place" else 2, 2)
     with pytest.raises(ValueError, match="several ways back need|sizes that the program asks for"):
         core.run(x, target, None, None, True, 1, *places, 0, 2)
+
+
+def test_each_step_hears_ctrl_c_between_ways_back() -> None:
+    """One slab of many ways back: without a poll between them the signal waits for all."""
+    x = torch.randn(16, 150, FEATURES)
+    torch.manual_seed(0)
+    model = Scores(nn.LSTM(FEATURES, 200, batch_first=True), 200)
+    explainer = pyrel.Explainer(pyrel.capture(model, x), method="gradient")
+    core, ways = explainer._programs.at(150).core, 150
+    targets = np.tile(np.arange(ways) * CLASSES, (16, 1))
+    count = 16 * ways
+    results = Results.places(np.full((count, 150, FEATURES), np.nan, np.float32), count, 600)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, 0.15)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            core.run(x.numpy(), targets.reshape(-1), None, None, True, 1, *results, 0, ways)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert results.relevance is not None
+    assert np.isnan(results.relevance.reshape(16, ways, -1)[:, -1]).any()
