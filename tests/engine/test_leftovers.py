@@ -65,9 +65,16 @@ def test_captures_keep_nothing() -> None:
     assert kept < 3 * MOST_BYTES
 
 
+class HyperbolicSine(nn.Module):
+    """What no rule is there for."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sinh()
+
+
 def test_a_failed_capture_keeps_no_model() -> None:
     def fail() -> weakref.ref[nn.Module]:
-        model = nn.Sequential(Small(), nn.Threshold(0.1, 2.0))
+        model = nn.Sequential(Small(), HyperbolicSine())
         try:
             pyrel.Explainer(model, X, "gradient")
         except pyrel.UnsupportedModelError:
