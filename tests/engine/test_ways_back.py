@@ -85,6 +85,9 @@ def recurrent(kind: str) -> nn.Module:
             return Scores(nn.LSTM(FEATURES, 4, bidirectional=True, **options), 8)
         case "GRU":
             return Scores(nn.GRU(FEATURES, 5, **options), 5)
+        case "GRU behind a layer":  # whose sums begin with zeros, as those of relevance do
+            encoder = nn.Sequential(nn.Linear(FEATURES, 6), nn.ReLU())
+            return nn.Sequential(encoder, Scores(nn.GRU(6, 5, bidirectional=True, **options), 10))
         case "ReLU":
             return Scores(nn.RNN(FEATURES, 5, nonlinearity="relu", **options), 5)
     raise ValueError(kind)
@@ -99,7 +102,7 @@ class Progress:
         self.told = done, of
 
 
-KINDS = ["LSTM", "two LSTMs", "both directions", "GRU", "ReLU"]
+KINDS = ["LSTM", "two LSTMs", "both directions", "GRU", "GRU behind a layer", "ReLU"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -9,6 +9,7 @@ the seed on once for each target of a sample.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -31,10 +32,11 @@ def seed_last(instructions: Sequence[Instruction]) -> tuple[Instruction, ...]:
     -------
     tuple of Instruction
         The same: first those whose results are the same for each target, then the seed, then the
-        others. Both parts are in the order given.
+        others. Both parts are in the order given. An instruction whose rows are of both, such as
+        zeros for sums of the forward pass and of relevance, becomes two.
     """
     touched = [list(_touched(instruction)) for instruction in instructions]
-    back = [isinstance(i.template, Seed) or _writes_relevance(i) for i in instructions]
+    back = [_of_the_way_back(instruction) for instruction in instructions]
     written: dict[Space, npt.NDArray[np.bool_]] = {}
     for operands in touched:
         for operand, places in operands:
@@ -43,36 +45,49 @@ def seed_last(instructions: Sequence[Instruction]) -> tuple[Instruction, ...]:
                 written[operand.space] = np.zeros(end, np.bool_)
     # What reads a place that the way back writes belongs to it; and what writes one, such as the
     # zeros that relevance is added to, which must be written anew each time. That may be before.
-    known = 0
-    while sum(back) > known:
-        known = sum(back)
+    known, rows = -1, 0
+    while rows > known:
         _spread(touched, back, written)
-    forward = [i for i, later in zip(instructions, back, strict=True) if not later]
+        known, rows = rows, sum(int(own.sum()) for own in back)
     seed = [i for i in instructions if isinstance(i.template, Seed)]
-    rest = [i for i, later in zip(instructions, back, strict=True) if later and i not in seed]
+    pairs = list(zip(instructions, back, strict=True))
+    forward = [_rows(i, ~own) for i, own in pairs if not own.all()]
+    rest = [_rows(i, own) for i, own in pairs if own.any() and not isinstance(i.template, Seed)]
     return *forward, *seed, *rest
 
 
-def _writes_relevance(instruction: Instruction) -> bool:
-    operands = instruction.template.operands()
-    return any(o.written and o.space == Space.relevance for o in operands)
+def _of_the_way_back(instruction: Instruction) -> npt.NDArray[np.bool_]:
+    """Mark all rows of the seed, and of what writes relevance."""
+    template = instruction.template
+    certain = isinstance(template, Seed) or any(
+        o.written and o.space == Space.relevance for o in template.operands()
+    )
+    return np.full(instruction.offsets.shape[1], certain)
 
 
 def _spread(
     touched: Sequence[Sequence[tuple[Operand, _Places]]],
-    back: list[bool],
+    back: Sequence[npt.NDArray[np.bool_]],
     written: dict[Space, npt.NDArray[np.bool_]],
 ) -> None:
-    """Add to the way back what touches a place that it writes."""
-    for number, operands in enumerate(touched):
-        back[number] |= any(written[o.space][places].any() for o, places in operands)
-        if back[number]:
-            for operand, places in operands:
-                if operand.written:
-                    written[operand.space][places] = True
+    """Add to the way back the rows that touch a place which it writes."""
+    for operands, own in zip(touched, back, strict=True):
+        for operand, places in operands:
+            own |= written[operand.space][places].any(axis=1)
+        for operand, places in operands:
+            if operand.written and own.any():
+                written[operand.space][places[own]] = True
 
 
 def _touched(instruction: Instruction) -> Iterator[tuple[Operand, _Places]]:
+    """Yield operands beside the input, with the places of each row."""
     for operand, offsets in zip(instruction.template.operands(), instruction.offsets, strict=True):
         if operand.space != Space.input:
-            yield operand, (offsets[:, None] + np.arange(operand.size)).reshape(-1)
+            yield operand, offsets[:, None] + np.arange(operand.size)
+
+
+def _rows(instruction: Instruction, some: npt.NDArray[np.bool_]) -> Instruction:
+    """Return the instruction for some of its rows."""
+    if some.all():
+        return instruction
+    return replace(instruction, offsets=instruction.offsets[:, some])
