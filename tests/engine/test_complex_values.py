@@ -144,6 +144,33 @@ def test_what_has_no_rule_is_refused_by_name(apply: Apply, words: str) -> None:
         pyrel.capture(model_of(apply), batch()[:2])
 
 
+@pytest.mark.filterwarnings("ignore:Casting complex values to real:UserWarning")
+@pytest.mark.parametrize(
+    "cast",
+    [
+        lambda z, v: z.to(v.dtype).abs(),
+        lambda z, v: z.to(v).abs() * v,
+        lambda z, v: z.to(torch.complex64).abs(),
+        lambda z, v: z.to(v.device).imag,
+    ],
+)
+def test_a_cast_to_a_real_type_takes_the_real_part(
+    cast: Callable[[Tensor, Tensor], Tensor],
+) -> None:
+    """Without the self-check, which would refuse what is wrong."""
+    model, x = model_of(lambda v: cast(torch.fft.fft(v, dim=1), v)), batch()
+    explainer = pyrel.Explainer(model, x[:2], "gradient", check=None)
+    given = torch.as_tensor(x).clone().requires_grad_()
+    output = model(given)
+    output[:, 1].sum().backward()
+    assert given.grad is not None
+    e = explainer(x, 1)
+    scale = output.detach().abs().max().item()
+    np.testing.assert_allclose(np.asarray(e.output), output.detach().numpy(), atol=1e-5 * scale)
+    scale = given.grad.abs().max().item()
+    np.testing.assert_allclose(np.asarray(e.relevance), given.grad.numpy(), atol=1e-5 * scale)
+
+
 def test_a_complex_output_is_refused() -> None:
     class Spectrum(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

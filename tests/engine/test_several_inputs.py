@@ -25,6 +25,7 @@ from engine.several_models import (
 from torch import nn
 
 import pyrel
+from pyrel.compiler.capture.calls import is_called_lengths
 from pyrel.explain_file import explain_file
 from pyrel.files.tensors import read_tensors, write_tensors
 
@@ -844,3 +845,45 @@ def test_the_self_check_masks_no_whole_sequence() -> None:
     assert torch.allclose(e.output.double(), output, rtol=0, atol=1e-6)
     assert torch.allclose(e.relevance[0].double(), gradient, rtol=0, atol=1e-6)
     assert not e.relevance[0][padding].any()
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_lengths_go_to_no_argument_of_another_meaning(several: bool) -> None:
+    class Quiet(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.lstm, self.out = nn.LSTM(3, 4, batch_first=True), nn.Linear(4, 2)
+
+        def forward(
+            self, x: torch.Tensor, silence: Any = None, max_len: Any = None
+        ) -> torch.Tensor:
+            states = self.lstm(x)[0]
+            if silence is not None or max_len is not None:
+                states = states * 2
+            scores: torch.Tensor = self.out(states[:, -1])
+            return scores
+
+    class Beside(Quiet):
+        def forward(
+            self, x: torch.Tensor, static: torch.Tensor, silence: Any = None, max_len: Any = None
+        ) -> torch.Tensor:
+            return super().forward(x * static[:, None], silence, max_len)
+
+    model = (Beside() if several else Quiet()).eval()
+    x: Any = torch.randn(2, 5, 3)
+    given = (x, torch.rand(2, 3)) if several else x
+    explainer = pyrel.Explainer(model, given, "gradient", lengths=True, check=None)
+    with torch.no_grad():
+        wanted = model(*given) if several else model(given)
+    # 5 steps of sums of 7 products below 1: some tens of roundings of 2^-24.
+    torch.testing.assert_close(explainer(given).output, wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "takes"),
+    [(n, True) for n in ("lengths", "len", "x_len", "seqlens", "seq_lengths", "input_lengths")]
+    + [(n, False) for n in ("silence", "valence", "max_len", "length_scale", "lenses", "seq")],
+)
+def test_which_names_are_those_of_lengths(name: str, takes: bool) -> None:
+    assert is_called_lengths(name) is takes

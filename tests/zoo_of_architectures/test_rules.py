@@ -17,8 +17,10 @@ import numpy as np
 import pytest
 import torch
 from engine.checks import RELATIVE, assert_within, rows, unchecked
-from torch import Tensor
+from torch import Tensor, nn
 from zoo_of_architectures.table import ARCHITECTURES
+
+import pyrel
 
 EPSILON = 1e-6
 Rewritten = Callable[[Any, Tensor], Tensor]
@@ -115,3 +117,20 @@ def test_relevance_is_that_of_the_rules(name: str) -> None:
     error = np.abs(rows(e.relevance) - rows((gradient * x).detach()))
     size = np.maximum(1.0, np.asarray(e.amplification)) * np.abs(score.detach().numpy())
     assert_within(error, RELATIVE * size[:, None], "relevance")
+
+
+def test_an_exponential_in_a_single_sum_makes_no_scan() -> None:
+    """As in an affine coupling; else one factor of h · c(v) would count as a parameter."""
+
+    class Coupled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c, self.p = (nn.Linear(4, 4) for _ in range(4))
+
+        def forward(self, u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            h = torch.tanh(self.b(u))
+            return h * self.c(v) + h * torch.exp(self.a(u)) + self.p(h)
+
+    x = torch.randn(2, 4), torch.randn(2, 4)
+    with pytest.raises(pyrel.UnsupportedModelError, match="both or neither is a gate"):
+        pyrel.Explainer(Coupled(), x, "lrp_epsilon")

@@ -24,6 +24,10 @@ from pyrel.compiler.graph.layout import (
     path_text,
 )
 
+# How arguments are called that take the lengths, and what says that one is a number of the model's.
+_LENGTHS = ("len", "lens", "length", "lengths")
+_LIMITS = ("max", "min", "total")
+
 POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 _BY_NAME = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 
@@ -158,7 +162,19 @@ def _takes_lengths(parameters: _Parameters, example: Any, spread: bool) -> str |
         given = {p.name for p in parameters.positional[: len(example)]}
     else:
         given = set(example)
-    return next((n for n in parameters.named if "len" in n and n not in given), None)
+    return next((n for n in parameters.named if is_called_lengths(n) and n not in given), None)
+
+
+def is_called_lengths(name: str) -> bool:
+    """Whether an argument's name says that it takes the lengths of sequences.
+
+    So do ``lengths``, ``x_len`` and ``seqlens``, but neither ``silence`` nor ``max_len``.
+    """
+    words = name.lower().split("_")
+    first, last = words[0], words[-1]
+    for start in ("sequence", "seq", "input", "text", "x"):
+        last = last.removeprefix(start)
+    return last in _LENGTHS and (len(words) == 1 or first not in _LIMITS)
 
 
 def _leaf(name: str, path: Path, value: Any) -> Leaf:

@@ -14,7 +14,7 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from pyrel.compiler.capture.array_kinds import refuse_unreadable, refuse_unreadable_weight
-from pyrel.compiler.capture.calls import POSITIONAL, Call, read_call
+from pyrel.compiler.capture.calls import POSITIONAL, Call, is_called_lengths, read_call
 from pyrel.compiler.capture.isolation import as_it_was, quiet
 from pyrel.compiler.capture.refusals import own_failure, shape_of_batch
 from pyrel.compiler.graph.layout import Kind, is_structure, kind_of, parts_of, path_text
@@ -141,7 +141,7 @@ def takes_lengths(model: torch.nn.Module, sample: Sample) -> bool:
         takes_any = any(p.kind == Parameter.VAR_POSITIONAL for p in given)
         tried = replace(sample, lengths=True)
         return takes_any and sample.first.dim() > 1 and _failure(model, tried) is None
-    return arguments[1].default is Parameter.empty or "len" in arguments[1].name
+    return arguments[1].default is Parameter.empty or is_called_lengths(arguments[1].name)
 
 
 def refuse_given(example: Any) -> None:

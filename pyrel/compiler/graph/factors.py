@@ -153,7 +153,8 @@ class Factors:
 class Scans:
     """Selective scans: which values are their states, and which parameters of theirs.
 
-    A state is carried from step to step by an exponential, ``h ← e^z ⊙ h + entering``.
+    A state is carried from step to step by an exponential, ``h ← e^z ⊙ h + entering``, twice at
+    least: a value times an exponential in a single sum, as in an affine coupling, is none.
 
     Attributes
     ----------
@@ -167,20 +168,11 @@ class Scans:
     def __init__(self, graph: Graph, owner: Addresses, exponential: Mask, known: Mask) -> None:
         self._graph, self._owner, self._known = graph, owner, known
         self.parameters, self.read = np.zeros((2, graph.size), dtype=bool)
-        self._state, self._entering, decayed = np.zeros((3, graph.size), dtype=bool)
+        self._state, self._entering = np.zeros((2, graph.size), dtype=bool)
         self._reaches: dict[int, frozenset[int]] = {}
         if not exponential.any():
             return
-        for node in graph.nodes:
-            match node:
-                case Product():
-                    by = picked(exponential, node.inputs, False)
-                    one = by[0] ^ by[1]
-                    carried = np.where(by[0], node.inputs[1], node.inputs[0])
-                    decayed[node.addresses] = one & (carried >= 0)
-                    self._mark(self._state, carried[one])
-                case Add():
-                    self._state[node.addresses] |= picked(decayed, node.inputs, False).any(axis=0)
+        decayed = self._find_states(exponential)
         if not self._state.any():
             return
         for node in reversed(graph.nodes):
@@ -195,6 +187,35 @@ class Scans:
         self._entering |= self._state
         for node in graph.nodes:
             self._look(node)
+
+    def _find_states(self, exponential: Mask) -> Mask:
+        """Mark the states, and return which values are one times an exponential."""
+        size = self._graph.size
+        source = np.arange(size)  # of a value, through copies
+        carried = np.full(size, -1)  # by a product with an exponential
+        summed, goes_on = np.zeros((2, size), dtype=bool)
+        sums: list[tuple[Addresses, Addresses]] = []
+        for node in self._graph.nodes:
+            out = node.addresses
+            match node:
+                case Copy() | StopGradient():
+                    source[out] = picked(source, node.inputs, -1)
+                    carried[out] = picked(carried, node.inputs, -1)
+                case Product():
+                    by = picked(exponential, node.inputs, False)
+                    other = np.where(by[0], node.inputs[1], node.inputs[0])
+                    carried[out] = np.where(by[0] ^ by[1], picked(source, other, -1), -1)
+                    self._mark(goes_on, carried[out])
+                case Add():
+                    for addend in picked(carried, node.inputs, -1):
+                        summed[out] |= addend >= 0
+                        sums.append((out[addend >= 0], addend[addend >= 0]))
+        between = summed & goes_on  # states that come from one, and go on to another
+        for out, before in sums:
+            found = between[out] | between[before]
+            self._mark(self._state, out[found])
+            self._mark(self._state, before[found])
+        return carried >= 0
 
     @staticmethod
     def _mark(marks: Mask, addresses: Addresses) -> None:

@@ -234,8 +234,14 @@ def of_pairs(_tracer: Tracer, value: Traced) -> Complex:
     return Complex(WHAT, *(Traced(part) for part in value.ids.unbind(-1)))
 
 
-def copied(tracer: Tracer, value: Any, *_: Any, **__: Any) -> Complex:
-    """``aten.to`` a complex type."""
+def copied(
+    tracer: Tracer, value: Any, *args: Any, dtype: torch.dtype | None = None, **_: Any
+) -> Complex | Traced:
+    """``aten.to``: a complex value that becomes a real one loses its imaginary part."""
+    types = [dtype, *(each for each in args if isinstance(each, torch.dtype))]
+    real = any(each is not None and not each.is_complex for each in types)
+    if real or any(isinstance(each, Traced) for each in args):
+        return real_part(tracer, value)
     return made(tracer, *map(_tensor, both(value)))
 
 
