@@ -17,6 +17,7 @@ from pyrel.engine.results import Results, Samples
 from pyrel.methods import IntegratedGradients, SmoothGrad
 
 Bounds = tuple[Float32s, Float32s] | None
+Floats = npt.NDArray[np.floating[Any]]
 
 
 class Integrated(OfCopies):
@@ -30,7 +31,7 @@ class Integrated(OfCopies):
     bounds : pair of flat float32 arrays, or None
         Smallest and largest value of each element.
     baseline : ndarray, shape of a sample
-    held : ndarray of bool, shape of a row of several inputs, optional
+    held : ndarray of bool, broadcast to a sample, optional
         Which elements are those of the sample on the whole path.
 
     Raises
@@ -83,15 +84,15 @@ class Integrated(OfCopies):
         total *= values.astype(np.float64) - baselines
         results.relevance[:] = self.folded(total)
         start = of_targets(results.output, targets)
-        start -= of_targets(self._at_baseline(runner, baselines), targets)
+        start -= of_targets(self._at_baseline(runner, baselines, here), targets)
         sums = results.relevance.reshape(len(targets), -1).sum(axis=1, dtype=np.float64)
         results.conservation[:] = sums - start
 
-    def folded(self, total: Float64s) -> Float64s:
+    def folded(self, total: Floats) -> Floats:
         """Return what is put into the results of what belongs to the elements of a copy."""
         return total
 
-    def _at_baseline(self, runner: Runner, baselines: Float32s) -> Float32s:
+    def _at_baseline(self, runner: Runner, baselines: Float32s, here: Samples) -> Float32s:
         rows = baselines.reshape(-1, *self.shape)
         results = Results.places(None, len(rows), runner.classes)
         try:

@@ -8,16 +8,16 @@ import numpy.typing as npt
 
 from pyrel.compiler.graph.layout import Kind
 from pyrel.engine.arrays import Float32s
-from pyrel.engine.plans.averaged_gradients import Integrated
-from pyrel.engine.plans.base import EMBED, EXPLAIN, Runner
-from pyrel.engine.plans.copies import Float64s
+from pyrel.engine.plans.averaged_gradients import Floats
+from pyrel.engine.plans.base import EMBED, Runner
+from pyrel.engine.plans.looked_up import LookedUp
 from pyrel.engine.plans.of_inputs import held_of, option_of
 from pyrel.engine.results import Results, Samples
 from pyrel.engine.several import SeveralInputs
 from pyrel.methods import IntegratedGradients
 
 
-class IntegratedBesideEmbedding(Integrated):
+class IntegratedBesideEmbedding(LookedUp):
     """The path of floats is their own, that of token ids is the path of their embeddings.
 
     A copy is a row of all inputs, and behind it the embeddings of all token ids. On the path ids,
@@ -36,8 +36,6 @@ class IntegratedBesideEmbedding(Integrated):
     ValueError
         If the baseline does not fit an input.
     """
-
-    forward_only = (EMBED,)
 
     def __init__(
         self, method: IntegratedGradients, inputs: SeveralInputs, steps: int, looked_up: int
@@ -62,25 +60,6 @@ class IntegratedBesideEmbedding(Integrated):
         given = method.baseline if isinstance(method.baseline, dict) else {}
         self._is_given = layout.marked([name in given for name in layout.names])[self._ids]
 
-    def forward(self, runner: Runner, samples: Samples) -> None:
-        """Look up the samples, and run them forward, some at a time."""
-        numbers = samples.in_batch()
-        for first in range(0, len(samples.values), self._rows):
-            some = slice(first, first + self._rows)
-            results = samples.results._replace(relevance=None)
-            place = samples.first + first
-            part = Samples(samples.values[some], samples.targets, results, place, numbers[some])
-            runner.run(EXPLAIN, part._replace(values=self.prepared(runner, part)), bounded=False)
-
-    def once(self, runner: Runner, samples: Samples) -> None:
-        """Look up the samples, and add up gradients over the dimensions of embeddings."""
-        assert samples.results.relevance is not None
-        values = self.prepared(runner, samples)
-        found = np.empty(values.shape, np.float32)
-        results = samples.results._replace(relevance=found)
-        runner.run(EXPLAIN, samples._replace(values=values, results=results), bounded=False)
-        samples.results.relevance[:] = self.folded(found.astype(np.float64))
-
     def prepared(self, runner: Runner, here: Samples) -> Float32s:
         """Return rows and embeddings, (samples, size + looked up)."""
         return self._with_rows(runner, here.values, here.in_batch())
@@ -102,13 +81,9 @@ class IntegratedBesideEmbedding(Integrated):
         found = np.where(given, rows[0, self._size :], np.float32(0))
         self._baseline = np.append(self._baseline[: self._size], found)
 
-    def folded(self, total: Float64s) -> Float64s:
+    def folded(self, total: Floats) -> Floats:
         """Add up over the dimensions of embeddings what belongs to a token id."""
+        total = total.astype(np.float64, copy=False)
         found = total[:, : self._size].copy()
         found[:, self._ids] = total[:, self._size :].reshape(len(total), self._ids.size, -1).sum(-1)
         return found
-
-    def _at_baseline(self, runner: Runner, baselines: Float32s) -> Float32s:
-        results = Results.places(None, len(baselines), runner.classes)
-        runner.run(EXPLAIN, Samples(baselines, None, results), bounded=False)
-        return results.output
