@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The example of a forecast, small."""
 
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,18 +9,12 @@ import numpy as np
 import pytest
 import torch
 from engine.logs import heard
-
-EXAMPLE = Path(__file__).parents[2] / "examples" / "forecast.py"
+from example_modules import example_module
 
 
 @pytest.fixture(scope="module")
 def forecast() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("forecast_example", EXAMPLE)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return example_module("forecast")
 
 
 def test_what_each_day_adds_is_what_drains(forecast: Any) -> None:

@@ -2,7 +2,6 @@
 """The example of speech, with few chunks; weights of the package where that is installed."""
 
 import importlib.util
-import sys
 import wave
 from pathlib import Path
 from types import ModuleType
@@ -11,22 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from example_modules import example_module
 from torch import nn
 
 # The package has its weights as TorchScript, for which torch has no other reader.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "speech.py"
-
 
 @pytest.fixture(scope="module")
 def speech() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("speech_example", EXAMPLE)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up there
-    spec.loader.exec_module(module)
-    return module
+    return example_module("speech")
 
 
 def sound(chunks: int) -> Any:

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The example of tags, tiny."""
 
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -10,18 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
-EXAMPLE = Path(__file__).parents[2] / "examples" / "tagging.py"
+from example_modules import example_module
 
 
 @pytest.fixture(scope="module")
 def tagging() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("tagging_example", EXAMPLE)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up there
-    spec.loader.exec_module(module)
-    return module
+    return example_module("tagging")
 
 
 def test_nothing_but_the_deciding_word_tells_a_tag(tagging: Any) -> None:

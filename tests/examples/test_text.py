@@ -1,26 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The text example, tiny."""
 
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
-
-EXAMPLE = Path(__file__).parents[2] / "examples" / "text.py"
+from example_modules import example_module
 
 
 @pytest.fixture(scope="module")
 def text() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("text_example", EXAMPLE)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up there
-    spec.loader.exec_module(module)
-    return module
+    return example_module("text")
 
 
 def test_reviews_name_the_words_that_decide(text: ModuleType) -> None:
