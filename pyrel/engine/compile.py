@@ -27,7 +27,7 @@ from pyrel.engine.compiled import AnySteps, Compiled, Patterns
 from pyrel.engine.inputs import Inputs
 from pyrel.engine.outputs import Outputs
 from pyrel.engine.plans.base import EMBED, EXPLAIN
-from pyrel.engine.plans.choose import forward_only_programs
+from pyrel.engine.plans.choose import forward_only_programs, goes_back_again
 from pyrel.errors import UnsupportedModelError
 from pyrel.methods import Method
 
@@ -60,7 +60,7 @@ class Compiler:
         self.outputs = outputs
         self._capture, self._method = capture, method
         self._inputs, self._precision = inputs, precision
-        self._keep_forward = outputs.follow_steps
+        self._keep_forward = outputs.follow_steps and goes_back_again(method)
         self._lock = RenewedLock()
         self._sought = False
         self._patterns: Patterns | None = None
@@ -241,9 +241,7 @@ def compile_graph(
     first = _Input(graph, *domain)
     main = first.looked_up() if EMBED in beside else first
     given = main.graph, method, main.low, main.high, precision
-    program, rules = lower_with_rules(
-        *given, check_sites=check_sites, keep_forward=keep_forward and method.backward
-    )
+    program, rules = lower_with_rules(*given, check_sites=check_sites, keep_forward=keep_forward)
     programs = {EXPLAIN: program}
     for name in beside:
         programs[name] = lower_forward(first.of(name), method, first.low, first.high)

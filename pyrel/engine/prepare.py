@@ -27,6 +27,7 @@ from pyrel.engine.inputs import Inputs
 from pyrel.engine.model_reference import ModelReference, Reference
 from pyrel.engine.model_run import ModelRun
 from pyrel.engine.outputs import CLASSIFICATION, FOLLOWS, REGRESSION, Outputs
+from pyrel.engine.plans.choose import goes_back_again
 from pyrel.engine.programs import Source
 from pyrel.engine.several import SeveralInputs, check_names, part_of, several
 from pyrel.errors import UnsupportedModelError
@@ -122,7 +123,7 @@ def prepare(
     sample = _Sample(*own)
     inputs = _inputs(sample, wanted, False, because or "")
     outputs = Outputs(wanted.task, graph.output_shape)
-    keep = outputs.have_steps(graph.output_shape, inputs.steps)
+    keep = outputs.have_steps(graph.output_shape, inputs.steps) and goes_back_again(method)
     given = inputs.held(graph), method, inputs.domain(inputs.steps), precision
     compiled = compile_graph(*given, moves_ids=inputs.moves_ids, keep_forward=keep)
     if inputs.only:

@@ -42,7 +42,7 @@ from pyrel.compiler.lowering.rule_table import PlacedRule, placed_rules
 from pyrel.compiler.passes.chain_pools import pool_before_relu
 from pyrel.compiler.passes.pipeline import run_passes
 from pyrel.compiler.program.instructions import Seed
-from pyrel.compiler.program.keep_forward import seed_last
+from pyrel.compiler.program.keep_forward import forward_first
 from pyrel.compiler.program.loops import roll
 from pyrel.compiler.program.memory import plan
 from pyrel.compiler.program.program import Program
@@ -158,7 +158,7 @@ def _lowered_apart(
     _back(Relevance(emitter), placement)
     program = _scheduled(emitter)
     if keep_forward:
-        program.instructions = seed_last(tuple(program.every_instruction()))
+        program.instructions = forward_first(tuple(program.every_instruction()))
         program.keeps_forward = True
     return program
 

@@ -20,8 +20,8 @@ from pyrel.compiler.program.instructions import Instruction, Operand, Seed
 _Places = npt.NDArray[np.int64]
 
 
-def seed_last(instructions: Sequence[Instruction]) -> tuple[Instruction, ...]:
-    """Move instructions before the seed that do not depend on it.
+def forward_first(instructions: Sequence[Instruction]) -> tuple[Instruction, ...]:
+    """Put instructions that do not depend on the target before the seed.
 
     Parameters
     ----------

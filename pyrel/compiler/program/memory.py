@@ -47,7 +47,7 @@ def plan(
         Of the number of live-range classes.
     keep_forward : bool
         Whether what is written before the seed, and read behind it, stays to the end. For items in
-        the order of `pyrel.compiler.program.keep_forward.seed_last`.
+        the order of `pyrel.compiler.program.keep_forward.forward_first`.
 
     Returns
     -------

@@ -43,6 +43,11 @@ def forward_only_programs(method: Method, precision: str, *, ids: bool) -> tuple
     return DecidedInFloat32.forward_only
 
 
+def goes_back_again(method: Method) -> bool:
+    """Whether the plan of a method has samples go back for several targets (`Plan.way_back`)."""
+    return not isinstance(method, Perturbation)
+
+
 def plan_of(method: Method, outputs: Mapping[str, int], inputs: Inputs, steps: int) -> Plan:
     """Return the plan that runs some programs, for a number of steps.
 
