@@ -117,7 +117,6 @@ def of_several(
 
 def doubles_of(values: Tensor) -> Doubles:
     """Return a tensor as an array of float64."""
-    """Return a tensor as an array of float64."""
     return np.asarray(values.detach().double().cpu().numpy())
 
 

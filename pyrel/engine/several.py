@@ -86,9 +86,10 @@ class SeveralInputs(Inputs):
 
     def of_steps(self, steps: int) -> tuple[int, ...]:
         """Shape of a row with a number of steps."""
-        return (self._at(steps).size,)
+        return (self.layout_at(steps).size,)
 
-    def _at(self, steps: int) -> Layout:
+    def layout_at(self, steps: int) -> Layout:
+        """Layout of a row with a number of steps."""
         return self.layout.at(steps) if self.any_steps else self.layout
 
     def bounds(self, steps: int) -> tuple[Float32s, Float32s] | None:
@@ -130,7 +131,7 @@ class SeveralInputs(Inputs):
 
     def is_held(self, steps: int, kinds: Sequence[Kind] = ()) -> Mask:
         """Mark the elements of a row that are constant, or of some kinds."""
-        layout = self._at(steps)
+        layout = self.layout_at(steps)
         leaves = layout.leaves
         return layout.marked(
             [leaf.name in self.constant or leaf.elements in kinds for leaf in leaves]
@@ -183,7 +184,7 @@ class SeveralInputs(Inputs):
                 raise ValueError(
                     f"{leaf.name}: wanted {steps} steps, as {name} has, got {each.shape[1]}"
                 )
-        return Rows(given, self._at(steps), list(parts_of(x)))
+        return Rows(given, self.layout_at(steps), list(parts_of(x)))
 
     def place(self, element: int, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...], bool]:
         """Return the name of the input of an element, its index there, and whether it is an id."""

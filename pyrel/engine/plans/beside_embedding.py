@@ -40,8 +40,8 @@ class IntegratedBesideEmbedding(LookedUp):
     def __init__(
         self, method: IntegratedGradients, inputs: SeveralInputs, steps: int, looked_up: int
     ) -> None:
-        (size,) = inputs.of_steps(steps)
-        layout = inputs.layout.of_size(size)
+        layout = inputs.layout_at(steps)
+        size = layout.size
         kinds = [leaf.elements == Kind.ids for leaf in layout.leaves]
         self._ids = np.flatnonzero(layout.marked(kinds))
         self._size, width = size, looked_up // self._ids.size

@@ -90,7 +90,7 @@ def _patches(method: Occlusion, shape: tuple[int, ...]) -> list[Patch]:
 
 def _patches_of_several(method: Occlusion, inputs: SeveralInputs, steps: int) -> Iterator[Patch]:
     """Yield the patches of each input, as elements of a row; of constant inputs none."""
-    layout = inputs.layout.at(steps) if inputs.any_steps else inputs.layout
+    layout = inputs.layout_at(steps)
     numbers = layout.split(np.arange(layout.size))
     for leaf, own in zip(layout.leaves, numbers, strict=True):
         if leaf.name not in inputs.constant:

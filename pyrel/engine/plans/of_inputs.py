@@ -31,7 +31,7 @@ def option_of(name: str, given: Any, inputs: Inputs, steps: int) -> npt.NDArray[
         if isinstance(given, Mapping):
             raise ValueError(f"{name}: wanted a number or an array; the model has one input")
         return broadcast(name, np.zeros(()) if given is None else given, shape)
-    layout = inputs.layout.at(steps) if inputs.any_steps else inputs.layout
+    layout = inputs.layout_at(steps)
     if not isinstance(given, Mapping):
         if given is not None and given.size > 1:
             raise ValueError(
@@ -64,4 +64,4 @@ def slices_of(inputs: Inputs, steps: int) -> tuple[slice, ...]:
     """Return where each of several inputs lies in a row; of one input, all elements."""
     if not isinstance(inputs, SeveralInputs):
         return (slice(None),)
-    return (inputs.layout.at(steps) if inputs.any_steps else inputs.layout).slices
+    return inputs.layout_at(steps).slices
