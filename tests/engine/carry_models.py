@@ -34,7 +34,7 @@ class LinearRecurrence(Units):
     names = ("a", "w")
 
     def forward(self, x: Tensor) -> Tensor:
-        h = x.new_zeros(len(x), UNITS)
+        h = x.new_zeros(x.shape[0], UNITS)
         for step in x.unbind(1):
             h = torch.sigmoid(self.a(step)) * h + self.w(step)
         return self.out(torch.tanh(h))
@@ -53,7 +53,7 @@ class SimpleUnit(Units):
     names = ("f", "w")
 
     def forward(self, x: Tensor) -> Tensor:
-        c = x.new_zeros(len(x), UNITS)
+        c = x.new_zeros(x.shape[0], UNITS)
         for step in x.unbind(1):
             f = torch.sigmoid(self.f(step))
             c = f * c + (1 - f) * self.w(step)
@@ -74,7 +74,7 @@ class Towards(Units):
     of_state = ("u",)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = x.new_zeros(len(x), UNITS)
+        h = x.new_zeros(x.shape[0], UNITS)
         for step in x.unbind(1):
             n = torch.tanh(self.n(step) + self.u(h))
             h = h + torch.sigmoid(self.z(step)) * (n - h)
@@ -96,7 +96,7 @@ class TwoMemories(Units):
     names = ("f", "k", "i", "g")
 
     def forward(self, x: Tensor) -> Tensor:
-        before = c = x.new_zeros(len(x), UNITS)
+        before = c = x.new_zeros(x.shape[0], UNITS)
         for step in x.unbind(1):
             f, k, i = (torch.sigmoid(gate(step)) for gate in (self.f, self.k, self.i))
             before, c = c, f * c + (k * before + i * torch.tanh(self.g(step)))
@@ -143,7 +143,7 @@ class Choice(Units):
     names = ("f", "w", "k", "v", "g")
 
     def forward(self, x: Tensor) -> Tensor:
-        a = b = x.new_zeros(len(x), UNITS)
+        a = b = x.new_zeros(x.shape[0], UNITS)
         for step in x.unbind(1):
             f, k = torch.sigmoid(self.f(step)), torch.sigmoid(self.k(step))
             a = f * a + (1 - f) * torch.tanh(self.w(step))
@@ -169,7 +169,7 @@ class MeanOfReadings(Units):
     names = ("f", "i", "o", "g")
 
     def forward(self, x: Tensor) -> Tensor:
-        c, readings = x.new_zeros(len(x), UNITS), []
+        c, readings = x.new_zeros(x.shape[0], UNITS), []
         for step in x.unbind(1):
             f, i, o = (torch.sigmoid(gate(step)) for gate in (self.f, self.i, self.o))
             c = f * c + i * torch.tanh(self.g(step))
@@ -194,7 +194,7 @@ class Kept(Units):
     of_state = ("u",)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = x.new_zeros(len(x), UNITS)
+        h = x.new_zeros(x.shape[0], UNITS)
         for step in x.unbind(1):
             z, n = torch.sigmoid(self.z(step)), torch.tanh(self.n(step) + self.u(h))
             h = 0.1 * h + 0.9 * (z * h + (1 - z) * n)

@@ -15,6 +15,7 @@ from torch import nn
 
 import pyrel
 from pyrel.compiler.capture import capture as captures
+from pyrel.engine.prepare import Captured
 
 Floats = npt.NDArray[np.floating[Any]]
 Targets = npt.NDArray[np.int64]
@@ -40,6 +41,14 @@ def unchecked_at(model: nn.Module, x: Any, **options: Any) -> pyrel.Explainer:
     For any number of them it is exported four times, which takes most of the time of a test.
     """
     return unchecked(pyrel.capture(model, x), **options)
+
+
+def captured_once(model: nn.Module, x: Any) -> Captured:
+    """Capture a model for several explainers, which compare with the model itself.
+
+    Of a model that uses what may change unseen, as a queue, pyrel keeps no capture of its own.
+    """
+    return Captured(captures.capture_at(model, x), model, None)
 
 
 def captured_but_for_one_step(model: nn.Module, x: Any) -> captures.Capture:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pyrel.compiler.capture.capture import Capture
 from pyrel.compiler.capture.operators import windows
 from pyrel.compiler.capture.recurrent_cells import Affine, LstmCell, Pair
 from pyrel.compiler.graph.builder import Builder
@@ -70,7 +72,25 @@ class Fault:
         else:
             kind = self.where[self.name]
             patch.setitem(self.where, self.name, kind._replace(back=self.by(kind.back)))
-        patch.setattr(captures, "_kept", {})  # what was captured without it
+        # Graphs were made without it. It changes no exports, which take most of the time.
+        kept = {
+            number: (model, None if each is None else tuple(map(_without_graphs, each)))
+            for number, (model, each) in captures._kept.items()
+        }
+        patch.setattr(captures, "_kept", kept)
+
+
+def without_graphs(capture: Capture) -> Capture:
+    """Keep the exported programs, of which graphs are made anew."""
+    capture = copy.copy(capture)
+    capture._kept, capture._merged, capture._batch_checked = {}, {}, False
+    capture._weights = copy.copy(capture._weights)
+    capture._weights._made = {}
+    return capture
+
+
+def _without_graphs(kept: captures.Kept) -> captures.Kept:
+    return replace(kept, capture=without_graphs(kept.capture), explainers=[])
 
 
 def _without_state(before: Any) -> Any:

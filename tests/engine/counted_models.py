@@ -102,7 +102,7 @@ class Last(Layers):
     """The last output of a layer that runs over padding, too, by an index and by gather."""
 
     def reduced(self, h: Tensor, x: Tensor) -> Tensor:
-        last = h[torch.arange(len(x)), (x != 0).sum(dim=1) - 1]
+        last = h[torch.arange(x.shape[0]), (x != 0).sum(dim=1) - 1]
         places = ((x != 0).float().sum(1).long() - 1).clamp(min=0).view(-1, 1, 1)
         return last + h.gather(1, places.expand(-1, 1, h.shape[2])).squeeze(1)
 

@@ -76,7 +76,7 @@ class MinimalGatedUnit(nn.Module):
         self.recurrent, self.out = nn.Linear(6, 6, bias=False), nn.Linear(6, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = x.new_zeros(len(x), 6)
+        h = x.new_zeros(x.shape[0], 6)
         for step in x.unbind(1):
             f = torch.sigmoid(self.gate(torch.cat([step, h], 1)))
             new = torch.tanh(self.inward(step) + self.recurrent(f * h))
@@ -191,7 +191,7 @@ class ConvolutionalSteps(nn.Module):
         self.out = nn.Linear(9, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        r, a = x.new_zeros(len(x), 5), None
+        r, a = x.new_zeros(x.shape[0], 5), None
         for t in range(3):
             a = torch.relu(self.cell(torch.cat([self.front(x[:, t : t + 1]), r], 1)))
             r = torch.relu(self.feedback(a))
@@ -219,7 +219,7 @@ class CellLoop(nn.Module):
         self.initial, self.out = nn.Parameter(torch.zeros(6)), nn.Linear(6, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        states: Any = self.initial.expand(len(x), 6)
+        states: Any = self.initial.expand(x.shape[0], 6)
         if self.kind == "LSTMCell":
             states = (states, states * 2)
         for step in x.unbind(1):

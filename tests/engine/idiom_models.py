@@ -42,8 +42,14 @@ class Model(nn.Module):
         self.lstm_cell, self.gru_cell = nn.LSTMCell(FEATURES, WIDTH), nn.GRUCell(FEATURES, WIDTH)
         self.rnn_cell = nn.RNNCell(FEATURES, WIDTH)
 
+    def only(self, *layers: str) -> Model:
+        """Drop the other layers, which take most of the time of an export, used or not."""
+        for name in {name for name, _ in self.named_children()} - {*layers, "out"}:
+            delattr(self, name)
+        return self
+
     def first(self, x: Tensor, layers: int = 1) -> Tensor:
-        return torch.full((layers, len(x), WIDTH), 0.25, dtype=x.dtype)
+        return torch.full((layers, x.shape[0], WIDTH), 0.25, dtype=x.dtype)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         return torch.stack([self.out(each(self, *inputs))[:, 0] for each in self.forwards], 1)
@@ -161,12 +167,12 @@ def turned_and_viewed(m: Any, x: Tensor) -> Tensor:
 def elementwise_and_viewed(m: Any, x: Tensor) -> Tensor:
     """View a transposed tensor after an operator that keeps where its elements lie."""
     turned = torch.tanh(m.into(x)).transpose(0, 1)
-    return (2.0 * turned).transpose(0, 1).view(len(x), -1)[:, -WIDTH:]
+    return (2.0 * turned).transpose(0, 1).view(x.shape[0], -1)[:, -WIDTH:]
 
 
 def states_viewed(m: Any, x: Tensor) -> Tensor:
     _, (h, _) = m.both(x.transpose(0, 1))
-    return h.view(1, 2, len(x), WIDTH)[0, 1]
+    return h.view(1, 2, x.size(0), WIDTH)[0, 1]
 
 
 def viewed_like(m: Any, x: Tensor) -> Tensor:

@@ -135,7 +135,7 @@ class Steps(Masked):
         self.cell: nn.Module = nn.LSTMCell(UNITS, UNITS)
 
     def pooled(self, e: Tensor, x: Tensor) -> Tensor:
-        h = c = e.new_zeros(len(x), UNITS)
+        h = c = e.new_zeros(x.shape[0], UNITS)
         for t in range(x.shape[1]):
             m = (x[:, t] != 0).to(e.dtype)[:, None]
             new, cell = self.cell(e[:, t], (h, c))
@@ -151,7 +151,7 @@ class ReluSteps(Steps):
         self.cell = nn.RNNCell(UNITS, UNITS, nonlinearity="relu")
 
     def pooled(self, e: Tensor, x: Tensor) -> Tensor:
-        h, m = e.new_zeros(len(x), UNITS), x.gt(0)
+        h, m = e.new_zeros(x.shape[0], UNITS), x.gt(0)
         for t in range(x.shape[1]):
             h = torch.where(m[:, t, None], self.cell(e[:, t], h), h)
         return h
@@ -165,7 +165,7 @@ class GruSteps(Steps):
         self.cell = nn.GRUCell(UNITS, UNITS)
 
     def pooled(self, e: Tensor, x: Tensor) -> Tensor:
-        h = e.new_zeros(len(x), UNITS)
+        h = e.new_zeros(x.shape[0], UNITS)
         for t in range(x.shape[1]):
             h = h + (x[:, t, None] != 0) * (self.cell(e[:, t], h) - h)
         return h

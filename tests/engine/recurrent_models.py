@@ -89,7 +89,7 @@ class Classifier(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         given: tuple[Any, ...] = ()
         if self.variant.given:
-            states = [value.expand(-1, len(x), -1).contiguous() for value in self.states]
+            states = [value.expand(-1, x.shape[0], -1).contiguous() for value in self.states]
             given = (states[0] if len(states) == 1 else tuple(states),)
         turned = not self.core.batch_first
         steps, last = self.core(x.transpose(0, 1) if turned else x, *given)

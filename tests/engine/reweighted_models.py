@@ -117,7 +117,7 @@ class Reweighted(nn.Module):
         self.plain = lstm()
 
     def last(self, x: Tensor) -> list[Tensor]:
-        h = x.new_zeros(len(x), WIDTH)
+        h = x.new_zeros(x.shape[0], WIDTH)
         for t in range(3):
             h = self.cell(x[:, t], h)
         ends = [layer(x)[0][:, -1] for layer in self.layers]

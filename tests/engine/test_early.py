@@ -40,7 +40,7 @@ class BySteps(nn.Module):
         self.output = output
 
     def forward(self, x: Tensor) -> Tensor:
-        zero = torch.zeros(len(x), WIDTH)
+        zero = torch.zeros(x.shape[0], WIDTH)
         states = [(zero, zero), (zero, zero)]
         for t in range(x.shape[1]):
             h = x[:, t]

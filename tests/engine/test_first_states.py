@@ -61,7 +61,7 @@ class ByHand(nn.Module):
         self.out, self.kind, self.first = nn.Linear(UNITS, 3), kind, first
 
     def forward(self, x: Tensor) -> Tensor:
-        h = c = torch.full((len(x), UNITS), self.first)
+        h = c = torch.full((x.shape[0], UNITS), self.first)
         for step in x.unbind(1):
             h, c = getattr(self, self.kind)(self.x(step), self.h(h), h, c)
         return self.out(h)

@@ -28,8 +28,8 @@ class Cells(nn.Module):
 
     def states(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if not self.learned:
-            return x.new_zeros(len(x), UNITS), x.new_zeros(len(x), UNITS)
-        return self.first[0].expand(len(x), -1), self.first[1].expand(len(x), -1)
+            return x.new_zeros(x.shape[0], UNITS), x.new_zeros(x.shape[0], UNITS)
+        return self.first[0].expand(x.shape[0], -1), self.first[1].expand(x.shape[0], -1)
 
     def step(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         if self.kind == "GRUCell":

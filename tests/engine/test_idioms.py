@@ -82,7 +82,7 @@ def test_packing_by_keyword(group: tuple[idioms.Forward, ...], target: int) -> N
 )
 def test_an_entry_that_was_never_written_is_refused(forward: idioms.Forward, operator: str) -> None:
     with pytest.raises(pyrel.UnsupportedModelError, match="an entry is read that was never") as e:
-        pyrel.capture(idioms.Model(forward), batch())
+        pyrel.capture(idioms.Model(forward).only("into", "lstm"), batch())
     assert e.value.operator == operator
 
 
@@ -99,7 +99,7 @@ def test_an_entry_that_was_never_written_is_refused(forward: idioms.Forward, ope
 )
 def test_views_that_torch_refuses_are_refused(forward: idioms.Forward, reason: str) -> None:
     with pytest.raises(pyrel.UnsupportedModelError, match=reason):
-        pyrel.capture(idioms.Model(forward), batch())
+        pyrel.capture(idioms.Model(forward).only("into", "lstm", "by_step"), batch())
 
 
 def test_a_place_that_is_written_twice_is_refused() -> None:
@@ -109,7 +109,7 @@ def test_a_place_that_is_written_twice_is_refused() -> None:
         return out
 
     with pytest.raises(pyrel.UnsupportedModelError, match=r"aten\.index_put .* written twice"):
-        pyrel.capture(idioms.Model(forward), batch())
+        pyrel.capture(idioms.Model(forward).only("into"), batch())
 
 
 class Passing(nn.Module):
@@ -131,7 +131,8 @@ class Options(Passing):
 @pytest.mark.parametrize("wrapper", [Passing, Options, AveragedModel, nn.DataParallel])
 def test_wrappers(wrapper: Any) -> None:
     x = batch(steps=9)
-    model = wrapper(idioms.Model(idioms.by_keyword, idioms.steps_viewed)).eval()
+    inner = idioms.Model(idioms.by_keyword, idioms.steps_viewed).only("lstm", "by_step")
+    model = wrapper(inner).eval()
     made = unchecked(model, batch()[:1], method="gradient")
     assert made.any_steps
     assert_autograd(made(x), model, x)
@@ -140,10 +141,10 @@ def test_wrappers(wrapper: Any) -> None:
 @pytest.mark.parametrize("wrapper", [Passing, AveragedModel, nn.DataParallel])
 def test_wrappers_hand_on_lengths(wrapper: Any) -> None:
     x, lengths = batch(), torch.full((7,), idioms.STEPS)
-    model = wrapper(idioms.Model(idioms.packed_by_keyword)).eval()
+    model = wrapper(idioms.Model(idioms.packed_by_keyword).only("lstm")).eval()
     whole = pyrel.capture(model, x, lengths=True)  # of sequences as long as x
     assert_autograd(unchecked(whole, method="gradient")(x), model, x, lengths)
-    model = wrapper(idioms.Model(idioms.by_keyword)).eval()
+    model = wrapper(idioms.Model(idioms.by_keyword).only("lstm")).eval()
     without = pyrel.capture(model, x, lengths=True)
     assert_autograd(unchecked(without, method="gradient")(x), model, x)
 
@@ -215,7 +216,7 @@ HARMLESS = {
 
 @functools.cache
 def harmless() -> pyrel.Explainer:
-    model = idioms.Model(*HARMLESS.values()).eval()
+    model = idioms.Model(*HARMLESS.values()).only("into", "lstm").eval()
     return unchecked_at(model, batch(), method="gradient")
 
 
@@ -254,13 +255,13 @@ def test_autocast_that_rounds_is_refused(
     forward: idioms.Forward, operator: str, module: str
 ) -> None:
     with pytest.raises(pyrel.UnsupportedModelError, match=r"autocast rounds .*enabled=False") as e:
-        pyrel.capture(idioms.Model(forward), batch())
+        pyrel.capture(idioms.Model(forward).only("into", "lstm", "gru_cell"), batch())
     assert (e.value.operator, e.value.module) == (operator, module)
 
 
 def test_autocast_around_the_call_is_not_the_models() -> None:
     x = batch()
-    model = idioms.Model(idioms.by_keyword).eval()
+    model = idioms.Model(idioms.by_keyword).only("lstm").eval()
     with rounding()():
         e = pyrel.explain(model, x, method="gradient")
     assert_autograd(e, model, x)
@@ -274,7 +275,7 @@ def exported(model: nn.Module, batch_size: Any) -> nn.Module:
 
 @pytest.mark.filterwarnings("ignore:.*were assigned during export:UserWarning")
 def test_modules_of_exported_programs() -> None:
-    x, model = batch(), idioms.Model(idioms.by_keyword, idioms.by_slice).eval()
+    x, model = batch(), idioms.Model(idioms.by_keyword, idioms.by_slice).only("lstm", "into").eval()
     module = exported(model, torch.export.Dim.DYNAMIC)
     within = nn.Sequential(module, nn.Linear(2, 2))
     hooks = list(module._forward_pre_hooks.items())
@@ -285,7 +286,7 @@ def test_modules_of_exported_programs() -> None:
     pyrel.capture(within, x)
     assert within.training
     with pytest.raises(pyrel.UnsupportedModelError, match="certain sizes only.*open batch"):
-        pyrel.capture(exported(idioms.Model(whole), torch.export.Dim.STATIC), x)
+        pyrel.capture(exported(idioms.Model(whole).only("into"), torch.export.Dim.STATIC), x)
 
 
 def asking(m: Any, x: Tensor) -> Tensor:
@@ -296,7 +297,7 @@ def asking(m: Any, x: Tensor) -> Tensor:
 
 
 def test_models_that_ask_whether_they_are_compiled() -> None:
-    x, model = batch(), idioms.Model(asking).eval()
+    x, model = batch(), idioms.Model(asking).only("into").eval()
     functions = torch.compiler.is_compiling, torch.compiler.is_exporting
     assert_autograd(unchecked_at(model, x, method="gradient")(x), model, x)
     assert (torch.compiler.is_compiling, torch.compiler.is_exporting) == functions
@@ -304,7 +305,7 @@ def test_models_that_ask_whether_they_are_compiled() -> None:
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_compiled_modules() -> None:
-    x, model = batch(), idioms.Model(idioms.by_keyword, asking).eval()
+    x, model = batch(), idioms.Model(idioms.by_keyword, asking).only("lstm", "into").eval()
     e = unchecked_at(model, x, method="gradient")(x)
     wanted = e.relevance
     assert_autograd(e, model, x)

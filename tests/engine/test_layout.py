@@ -28,7 +28,7 @@ class Steps(nn.Module):
         self.out = nn.Linear(WIDTH, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        state = x.new_zeros(len(x), WIDTH)
+        state = x.new_zeros(x.shape[0], WIDTH)
         for t in range(STEPS):
             maps = torch.relu(self.convolution(x[:, t, None]))
             state = torch.relu(self.cell(torch.cat([maps.flatten(1), state], dim=1)))

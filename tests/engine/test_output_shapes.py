@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from engine.checks import captured_once
 from engine.logs import heard
 from torch import Tensor, nn
 
 import pyrel
 from pyrel.engine import each_step
 from pyrel.engine.outputs import Outputs
+from pyrel.engine.prepare import Captured
 from pyrel.files.tensors import dump_tensors, load_tensors
 
 CLASSES, FEATURES = 5, 3
@@ -43,9 +45,13 @@ def samples(n: int, steps: int) -> Tensor:
 
 
 @functools.cache
+def captured(**options: Any) -> Captured:
+    return captured_once(Tagger(**options).eval(), samples(3, 6))
+
+
+@functools.cache
 def tagger(method: str = "gradient", lengths: bool = False, **options: Any) -> pyrel.Explainer:
-    made = Tagger(**options)
-    return pyrel.Explainer(made, samples(3, 6), method, lengths=lengths)
+    return pyrel.Explainer(captured(**options), samples(3, 6), method, lengths=lengths)
 
 
 def autograd(model: nn.Module, x: Tensor, target: Any) -> tuple[Tensor, Tensor]:
@@ -125,15 +131,21 @@ def test_what_is_no_integer_is_refused(target: Any) -> None:
         tagger()(samples(3, 6), target)
 
 
+class Third(Tagger):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)[:, 2]
+
+
+@functools.cache
+def third() -> Third:
+    return Third()
+
+
 @pytest.mark.parametrize("method", ["lrp_epsilon", "integrated_gradients", "occlusion"])
 def test_one_step_is_explained_as_if_it_were_the_only_output(method: str) -> None:
-    class Third(Tagger):
-        def forward(self, x: Tensor) -> Tensor:
-            return super().forward(x)[:, 2]
-
     x = samples(3, 6)
     e = tagger(method)(x, (2, [4, 0, 1]))
-    alone = pyrel.explain(Third(), x, method, target=[4, 0, 1])
+    alone = pyrel.explain(third(), x, method, target=[4, 0, 1])
     torch.testing.assert_close(e.relevance, alone.relevance, rtol=1e-4, atol=1e-6)
     if method == "lrp_epsilon":
         score = e.output[torch.arange(3), 2, [4, 0, 1]]
@@ -175,8 +187,13 @@ class ScoreOfEachStep(Tagger):
         return super().forward(x)[:, :, 0]
 
 
+@functools.cache
+def scores_of_each_step() -> ScoreOfEachStep:
+    return ScoreOfEachStep()
+
+
 def test_a_single_score_of_each_step_may_be_the_largest_of_its_sequence() -> None:
-    explainer = pyrel.Explainer(ScoreOfEachStep(), samples(2, 6), "gradient", lengths=True)
+    explainer = pyrel.Explainer(scores_of_each_step(), samples(2, 6), "gradient", lengths=True)
     x, lengths = samples(4, 5), [5, 2, 3, 2]
     e = explainer(x, lengths=lengths)
     for number, length in enumerate(lengths):
@@ -200,18 +217,23 @@ class Loop(nn.Module):
         self.cell, self.out = nn.GRUCell(FEATURES, 4), nn.Linear(4, CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
-        state, scores = x.new_zeros(len(x), 4), []
+        state, scores = x.new_zeros(x.shape[0], 4), []
         for t in range(x.shape[1]):
             state = self.cell(x[:, t], state)
             scores.append(self.out(state))
         return torch.stack(scores, dim=1)
 
 
+@functools.cache
+def loop() -> Loop:
+    return Loop()
+
+
 def test_a_fixed_number_of_steps(tmp_path: Path) -> None:
     x = samples(3, 4)
     graph = pyrel.capture(Loop(), x)
     assert graph.output_shape == (4, CLASSES)
-    for source in (Loop(), graph):
+    for source in (loop(), graph):
         explainer = pyrel.Explainer(source, x, "gradient")
         assert "outputs (n, 4, 5)" in repr(explainer)
         e = explainer(x, (1, 3))
@@ -253,9 +275,14 @@ def test_a_score_for_each_pair_of_steps_takes_one_number_of_steps() -> None:
 # Files
 
 
-@pytest.mark.parametrize("method", ["gradient", "lrp_epsilon", "integrated_gradients"])
-def test_saved_and_pickled_explainers_give_the_same(method: str, tmp_path: Path) -> None:
-    explainer = tagger(method, True)
+@pytest.mark.parametrize(
+    ("method", "bidirectional"),
+    [("gradient", False), ("lrp_epsilon", True), ("integrated_gradients", False)],
+)
+def test_saved_and_pickled_explainers_give_the_same(
+    method: str, bidirectional: bool, tmp_path: Path
+) -> None:
+    explainer = tagger(method, True, bidirectional=bidirectional)
     explainer.save(tmp_path / "program")
     for again in (
         pyrel.Explainer.load(tmp_path / "program"),
@@ -269,6 +296,14 @@ def test_saved_and_pickled_explainers_give_the_same(method: str, tmp_path: Path)
             assert torch.equal(e.relevance, wanted.relevance)
             assert torch.equal(e.output, wanted.output)
             assert torch.equal(e.target, wanted.target)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """Return the file of an explainer of scores at steps."""
+    path = tmp_path_factory.mktemp("saved") / "program"
+    tagger(bidirectional=False).save(path)
+    return path.read_bytes()
 
 
 def test_files_of_plain_outputs_say_nothing_of_their_shape(tmp_path: Path) -> None:
@@ -289,10 +324,8 @@ def test_files_of_plain_outputs_say_nothing_of_their_shape(tmp_path: Path) -> No
         ({"shape": 5}, "Outputs.shape: 5"),
     ],
 )
-def test_a_forged_shape_is_refused(stored: Any, words: str, tmp_path: Path) -> None:
-    tagger().save(tmp_path / "program")
-    whole = (tmp_path / "program").read_bytes()
-    tensors, content = load_tensors(whole, "program", "", pyrel.Limits())
+def test_a_forged_shape_is_refused(stored: Any, words: str, saved: bytes, tmp_path: Path) -> None:
+    tensors, content = load_tensors(saved, "program", "", pyrel.Limits())
     content["explainer"]["outputs"] = {"kind": "Outputs", **stored}
     (tmp_path / "program").write_bytes(dump_tensors("program", tensors, content))
     with pytest.raises(ValueError, match=words):
@@ -417,16 +450,16 @@ def test_each_step_in_parts_of_few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_each_step_of_other_models() -> None:
     x = samples(3, 4)
-    e = pyrel.explain(Loop(), x.numpy(), "gradient", "each step")
+    e = pyrel.explain(loop(), x.numpy(), "gradient", "each step")
     assert isinstance(e.relevance, np.ndarray)
     assert (e.relevance.shape, e.target.shape) == ((3, 4, 4, FEATURES), (3, 4, 2))
     for t in range(4):
-        alone = pyrel.explain(Loop(), x.numpy(), "gradient", tuple(e.target[:, t].T))
+        alone = pyrel.explain(loop(), x.numpy(), "gradient", tuple(e.target[:, t].T))
         np.testing.assert_array_equal(e.relevance[:, t], alone.relevance)
         assert not e.relevance[:, t, t + 1 :].any()
-    e = pyrel.explain(ScoreOfEachStep(), x, "gradient", "each step", task="regression")
+    e = pyrel.explain(scores_of_each_step(), x, "gradient", "each step", task="regression")
     assert e.target.tolist() == [[0, 1, 2, 3]] * 3
-    assert pyrel.explain(ScoreOfEachStep(), x[:0], "gradient", "each step").relevance.shape == (
+    assert pyrel.explain(scores_of_each_step(), x[:0], "gradient", "each step").relevance.shape == (
         *(0, 4, 4),
         FEATURES,
     )
@@ -480,7 +513,7 @@ def test_outputs_that_do_not_follow_the_steps_are_none_of_them() -> None:
 
 
 def test_no_class_is_predicted_at_a_step_of_several_numbers() -> None:
-    explainer = pyrel.Explainer(Tagger(), samples(2, 4), "gradient", task="regression")
+    explainer = pyrel.Explainer(captured(), samples(2, 4), "gradient", task="regression")
     with pytest.raises(ValueError, match="the 5 outputs of a step are numbers of their own"):
         explainer(samples(2, 4), "each step")
 

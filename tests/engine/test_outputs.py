@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import gc
 import threading
 import weakref
@@ -74,12 +75,23 @@ CHOSEN: list[tuple[Callable[..., Any], Any]] = [
 ]
 
 
+@functools.cache
+def reader(made: Callable[[Tensor, Tensor], Any]) -> Reader:
+    """Return a model that no test changes, so that it is captured once for each output."""
+    return Reader(made)
+
+
+@functools.cache
+def of_the_scores(method: str) -> pyrel.Explainer:
+    return pyrel.Explainer(reader(the_scores), X, method)
+
+
 @pytest.mark.parametrize("method", ["gradient", "lrp_epsilon"])
 @pytest.mark.parametrize("number", range(len(CHOSEN)))
 def test_a_chosen_output_is_explained_as_if_it_were_the_only_one(number: int, method: str) -> None:
     made, output = CHOSEN[number]
-    explainer = pyrel.Explainer(Reader(made), X, method, output=output)
-    alone = pyrel.Explainer(Reader(the_scores), X, method)
+    explainer = pyrel.Explainer(reader(made), X, method, output=output)
+    alone = of_the_scores(method)
     assert explainer.checked == alone.checked
     assert explainer.any_steps
     for x in (X, X[:, :2], X[:, :1]):
@@ -175,7 +187,7 @@ def test_what_chooses_nothing_is_refused(output: Any) -> None:
 def test_a_graph_is_that_of_the_chosen_output() -> None:
     graph = pyrel.capture(Reader(a_dictionary), X, output="logits")
     e = pyrel.Explainer(graph, X, method="gradient")(X)
-    assert torch.equal(e.output, pyrel.explain(Reader(the_scores), X, "gradient").output)
+    assert torch.equal(e.output, of_the_scores("gradient")(X).output)
     with pytest.raises(TypeError, match=r"^output: .* give it to pyrel\.capture"):
         pyrel.Explainer(graph, X, "gradient", output="logits")
 
@@ -185,7 +197,7 @@ def test_an_exported_program_has_outputs_to_choose_from() -> None:
     open_batch = ({0: torch.export.Dim.DYNAMIC},)
     model = Reader(a_dictionary).eval()
     program = torch.export.export(model, (X,), dynamic_shapes=open_batch, strict=False)
-    wanted = pyrel.explain(Reader(the_scores), X, "gradient")
+    wanted = of_the_scores("gradient")(X)
     for output in ("logits", first_of_heads):
         explainer = pyrel.Explainer(program, method="gradient", output=output)
         assert "outputs and gradients on" in explainer.checked

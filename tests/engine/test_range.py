@@ -29,7 +29,7 @@ class Recurrent(nn.Module):
             each.data *= scale
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.out(self.core(x.view(len(x), -1, FEATURES))[0][:, -1])
+        return self.out(self.core(x.view(x.shape[0], -1, FEATURES))[0][:, -1])
 
 
 def pooled(x: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -120,6 +121,32 @@ def dense(*widths: int, bias: bool = True) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
+# Models that no test changes, so that each is captured once for all rules.
+
+
+@functools.cache
+def seeded_dense(*widths: int, seed: int, bias: bool = True) -> nn.Module:
+    return seeded(lambda: dense(*widths, bias=bias), seed)
+
+
+@functools.cache
+def of_one_sign() -> nn.Module:
+    """The first half of the units has no negative contributions, the second no positive ones."""
+    model: Any = seeded(lambda: dense(8, 6, 3), 4)
+    with torch.no_grad():
+        weight, bias = model[0].weight, model[0].bias
+        weight.abs_(), bias.abs_()
+        weight[3:], bias[3:] = -weight[3:], -bias[3:]
+        model[2].weight[1], model[2].bias[1] = -model[2].weight[1].abs(), -0.5
+        model[2].weight[2], model[2].bias[2] = 0.0, 0.0  # its contributions are all zero
+    return model
+
+
+@functools.cache
+def convolved() -> nn.Module:
+    return seeded(lambda: chain(nn.Conv1d(2, 5, 3, padding=1), nn.ReLU(), nn.Linear(30, 3)), 1)
+
+
 def assert_agrees(model: nn.Module, x: Any, rule: str, **domain: Any) -> Any:
     """Compare the engine with the reference; return the explanation."""
     bounds = (domain.get("low", -np.inf), domain.get("high", np.inf))
@@ -140,21 +167,13 @@ def drawn(*shape: int) -> Any:
 @every_rule
 @pytest.mark.parametrize("widths", [(1, 1, 1), (17, 1, 17, 2), (33, 17, 16, 1)])
 def test_awkward_widths(widths: tuple[int, ...], rule: str) -> None:
-    model = seeded(lambda: dense(*widths), 2)
+    model = seeded_dense(*widths, seed=2)
     assert_agrees(model, drawn(13, widths[0]), rule)
 
 
 @every_rule
 def test_units_without_contributions_of_one_sign(rule: str) -> None:
-    """The first half of the units has no negative ones, the second no positive ones."""
-    model = seeded(lambda: dense(8, 6, 3), 4)
-    with torch.no_grad():
-        weight, bias = model[0].weight, model[0].bias
-        weight.abs_(), bias.abs_()
-        weight[3:], bias[3:] = -weight[3:], -bias[3:]
-        model[2].weight[1], model[2].bias[1] = -model[2].weight[1].abs(), -0.5
-        model[2].weight[2], model[2].bias[2] = 0.0, 0.0  # its contributions are all zero
-    x = np.abs(drawn(12, 8))
+    model, x = of_one_sign(), np.abs(drawn(12, 8))
     x[6:] *= -1
     graph = layer_graph(model, ref.input_node((8,)))
     explainer = unchecked(model, x, method=made(rule))
@@ -185,16 +204,14 @@ def test_what_is_lost_or_invented_at_one_sign_counts_as_absorbed(
 @every_rule
 def test_inputs_of_zeros(rule: str) -> None:
     """Biases alone make the output: only rules that reach zeros give inputs anything."""
-    model = seeded(lambda: chain(nn.Conv1d(2, 5, 3, padding=1), nn.ReLU(), nn.Linear(30, 3)), 1)
-    x = np.zeros((2, 2, 6), np.float32)
-    e = assert_agrees(model, x, rule)
+    e = assert_agrees(convolved(), np.zeros((2, 2, 6), np.float32), rule)
     assert (e.relevance != 0).any() == (rule in ("flat", "w-squared"))
 
 
 @every_rule
 def test_outputs_of_zero(rule: str) -> None:
     """Of a net without biases at zeros z is 0 everywhere, and so is all relevance."""
-    model = seeded(lambda: dense(5, 9, 2, bias=False), 1)
+    model = seeded_dense(5, 9, 2, seed=1, bias=False)
     e = unchecked(model, np.zeros((3, 5)), method=made(rule))(np.zeros((3, 5), np.float32))
     assert (e.relevance == 0).all()
     assert (e.absorbed == 0).all()
@@ -234,7 +251,7 @@ class Given(nn.Module):
         self.register_buffer("state", torch.tensor([[0.7, 0.0]]))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.cell(torch.cat([x, self.state.expand(len(x), 2)], 1))
+        return self.cell(torch.cat([x, self.state.expand(x.shape[0], 2)], 1))
 
 
 @pytest.mark.parametrize("rule", [Flat(), WSquared()], ids=repr)
@@ -254,7 +271,7 @@ def test_constants_beside_inputs(rule: Any) -> None:
 @pytest.mark.parametrize("rule", ["flat", "w-squared", "alpha-beta", "gamma"])
 def test_inputs_that_are_always_zero_by_their_bounds(rule: str) -> None:
     """Dense layers take such inputs for padding."""
-    model, x = seeded(lambda: dense(5, 7, 2), 6), drawn(9, 5)
+    model, x = seeded_dense(5, 7, 2, seed=6), drawn(9, 5)
     low, high = np.array([-9, 0, -9, 0, 0.0]), np.array([9, 0, 9, 9, 9.0])
     x = np.clip(x, low, high).astype(np.float32)
     e = assert_agrees(model, x, rule, low=low, high=high)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import pickle
 import queue
 import re
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from engine.checks import captured_once
 from engine.compiler_faults import FAULTS, FEATURES, STEPS, Gated, seeded
 from torch import Tensor, nn
 
@@ -75,7 +77,7 @@ class Chaotic(nn.Module):
         self.again.weight.data *= 12
 
     def forward(self, x: Tensor) -> Tensor:
-        h = x.new_zeros(len(x), 16)
+        h = x.new_zeros(x.shape[0], 16)
         for step in noted(x).unbind(1):
             h = torch.tanh(self.inward(step) + self.again(h))
         return self.out(h)
@@ -83,23 +85,25 @@ class Chaotic(nn.Module):
 
 def test_a_relu_within_rounding_of_zero_is_no_fault() -> None:
     model, x = seeded(Cancelling), np.ones((2, 400), np.float32)
-    unchecked = pyrel.Explainer(model, x, "gradient", check=None)(x, target=0)
+    source = captured_once(model, x)
+    unchecked = pyrel.Explainer(source, x, "gradient", check=None)(x, target=0)
     leaf = torch.from_numpy(x).requires_grad_()
     model(leaf)[:, 0].sum().backward()
     assert np.abs(unchecked.relevance - leaf.grad.numpy()).max() > 0.1  # they do differ
     dtypes()
-    explainer = pyrel.Explainer(model, x, "gradient")
+    explainer = pyrel.Explainer(source, x, "gradient")
     assert explainer.checked == "outputs and gradients on 2 inputs × 2 samples"
     assert torch.float64 in dtypes()
 
 
 def test_a_model_that_amplifies_rounding_is_no_fault() -> None:
     model, x = seeded(Chaotic), batch(steps=30)
-    unchecked = pyrel.Explainer(model, x, "gradient", check=None)(x)
+    source = captured_once(model, x)
+    unchecked = pyrel.Explainer(source, x, "gradient", check=None)(x)
     with torch.no_grad():
         exact = copy.deepcopy(model).double()(torch.from_numpy(x).double()).numpy()
     assert np.abs(unchecked.output - exact).max() > 1e-3
-    pyrel.Explainer(model, x, "gradient")
+    pyrel.Explainer(source, x, "gradient")
     assert torch.float64 in dtypes()
 
 
@@ -125,12 +129,13 @@ def test_float64_is_for_differences_only() -> None:
 def test_what_is_off_is_named(holds: bool, monkeypatch: Any) -> None:
     torch.manual_seed(0)
     model, x = Plain(holds).eval(), batch()
-    right = pyrel.Explainer(model, x, "gradient")(x[:2])
+    source = captured_once(model, x)
+    right = pyrel.Explainer(source, x, "gradient")(x[:2])
     FAULTS["wrong slope"].put_in(monkeypatch)
-    wrong = pyrel.Explainer(model, x, "gradient", check=None)(x[:2])
+    wrong = pyrel.Explainer(source, x, "gradient", check=None)(x[:2])
     dtypes()
     with pytest.raises(pyrel.SelfCheckError) as raised:
-        pyrel.Explainer(model, x, "gradient")
+        pyrel.Explainer(source, x, "gradient")
     assert dtypes()[:2] == [torch.float32, torch.float64]
     error = np.abs(wrong.relevance - right.relevance)
     index = np.unravel_index(error.argmax(), error.shape)
@@ -271,11 +276,16 @@ def ids(n: int = 3) -> Any:
     return np.random.default_rng(0).integers(0, 11, (n, STEPS))
 
 
+@functools.cache
+def tokens(hides: bool) -> Tokens:
+    torch.manual_seed(0)
+    return Tokens(hides).eval()
+
+
 @pytest.mark.parametrize("method", ["gradient", "gradient_x_input"])
 @pytest.mark.parametrize("hides", [False, True])
 def test_token_ids(method: str, hides: bool, monkeypatch: Any) -> None:
-    torch.manual_seed(0)
-    model = Tokens(hides).eval()
+    model = tokens(hides)
     explainer = pyrel.Explainer(model, ids(), method)
     assert explainer.checked.startswith("outputs and gradients on 2 inputs × 2 samples")
     FAULTS["wrong slope"].put_in(monkeypatch)
@@ -342,10 +352,13 @@ def test_exported_programs(n: int | None, monkeypatch: Any) -> None:
         pyrel.Explainer(program, method="gradient")
 
 
-@pytest.mark.parametrize("name", [name for name, fault in FAULTS.items() if fault.gradients])
-def test_graphs_are_evaluated(name: str, monkeypatch: Any) -> None:
-    graph = pyrel.capture(seeded(Gated), batch())
-    explainer = pyrel.Explainer(graph, method="gradient")
+@functools.cache
+def gated_graph() -> Any:
+    return pyrel.capture(seeded(Gated), batch())
+
+
+def test_graphs_are_evaluated() -> None:
+    explainer = pyrel.Explainer(gated_graph(), method="gradient")
     assert explainer.checked == (
         "outputs and gradients on 2 inputs × 2 samples, with the captured graph"
     )
@@ -354,6 +367,11 @@ def test_graphs_are_evaluated(name: str, monkeypatch: Any) -> None:
     assert explainer.checked == (
         "outputs and gradients on 2 inputs × 2 samples, T = 6 and 2, with the captured graph"
     )
+
+
+@pytest.mark.parametrize("name", [name for name, fault in FAULTS.items() if fault.gradients])
+def test_faults_are_found_by_graphs(name: str, monkeypatch: Any) -> None:
+    graph = gated_graph()
     FAULTS[name].put_in(monkeypatch)
     with pytest.raises(pyrel.SelfCheckError, match="by the gradient of the captured graph"):
         pyrel.Explainer(graph, method="gradient_x_input")
@@ -417,20 +435,20 @@ def test_relevance_that_overflows_is_noted_and_refused_by_a_call() -> None:
         explainer(x)
 
 
+class Saturated(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.core, self.out = nn.GRU(5, 8, batch_first=True), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.core(x)[0][:, -1])
+
+
 @pytest.mark.parametrize("method", ["gradient", "gradient_x_input", "sensitivity"])
 @pytest.mark.parametrize("size", [1000.0, 3000.0])
 def test_slopes_of_saturated_gates_are_no_fault(size: float, method: str) -> None:
     """Even in float64 torch's slope of a gate is 0 from 37 on, where that of a program is not."""
-
-    class Saturated(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.core, self.out = nn.GRU(5, 8, batch_first=True), nn.Linear(8, 4)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.out(self.core(x)[0][:, -1])
-
+    model = seeded(Saturated)
     torch.manual_seed(0)
-    model = Saturated()
     explainer = pyrel.Explainer(model, torch.randn(6, 11, 5) * size, method)
     assert "gradients" in explainer.checked

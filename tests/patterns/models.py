@@ -46,7 +46,7 @@ def _lstm(module: Recurrent) -> Model:
     bias = (w["layer.bias_ih_l0"] + w["layer.bias_hh_l0"]).chunk(4)
 
     def run(layers: Layers, x: Tensor) -> Tensor:
-        h = c = x.new_zeros(len(x), 4)
+        h = c = x.new_zeros(x.shape[0], 4)
         for t in range(x.shape[1]):
             both = torch.cat([x[:, t], h], dim=1)
             i, f, o = (
@@ -67,7 +67,7 @@ def _gru(module: Recurrent) -> Model:
     of_input, of_state = w["layer.bias_ih_l0"].chunk(3), w["layer.bias_hh_l0"].chunk(3)
 
     def run(layers: Layers, x: Tensor) -> Tensor:
-        h = x.new_zeros(len(x), 4)
+        h = x.new_zeros(x.shape[0], 4)
         for t in range(x.shape[1]):
             r, z = (
                 torch.sigmoid(
