@@ -237,20 +237,27 @@ def test_inputs_that_do_not_fit(
     ],
 )
 def test_wrong_options(
-    workshop: Workshop, x_file: Path, arguments: list[str], code: int, message: str
+    workshop: Workshop,
+    program: Path,
+    x_file: Path,
+    arguments: list[str],
+    code: int,
+    message: str,
 ) -> None:
     out = x_file.with_name("r.npz")
-    result = pyrel("explain", workshop.deep, x_file, "--out", out, *arguments)
+    of_a_model = arguments[0] in ("--method", "--low", "--patterns")
+    model = workshop.deep if of_a_model else program  # which is compiled already
+    result = pyrel("explain", model, x_file, "--out", out, *arguments)
     assert result.code == code
     assert message in " ".join(result.err.split())
     assert not out.exists()
 
 
-def test_the_output_is_an_archive(workshop: Workshop, x_file: Path, tmp_path: Path) -> None:
-    result = pyrel("explain", workshop.deep, x_file, "--out", tmp_path / "r.npy")
+def test_the_output_is_an_archive(program: Path, x_file: Path, tmp_path: Path) -> None:
+    result = pyrel("explain", program, x_file, "--out", tmp_path / "r.npy")
     assert result.code == 1
     assert "wanted a name ending in .npz" in result.err
-    result = pyrel("explain", workshop.deep, x_file, "--out", tmp_path / "none" / "r.npz")
+    result = pyrel("explain", program, x_file, "--out", tmp_path / "none" / "r.npz")
     assert result.code == 1
     assert f"{tmp_path / 'none'}: there is no such folder" in result.err
 

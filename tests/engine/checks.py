@@ -51,9 +51,9 @@ def captured_once(model: nn.Module, x: Any) -> Captured:
     return Captured(captures.capture_at(model, x), model, None)
 
 
-def captured_but_for_one_step(model: nn.Module, x: Any) -> captures.Capture:
+def captured_but_for_one_step(model: nn.Module, x: Any, lengths: bool = False) -> captures.Capture:
     """Capture for any number of steps but one, for which there are two exports more."""
-    source = captures._exported(model, x, lengths=False, at_once=False)
+    source = captures._exported(model, x, lengths=lengths, at_once=False)
     source.refuse_one_step("not asked for")
     return source
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -88,11 +89,17 @@ class Encoder(nn.Module):
         return self.out(self.encoder(x).mean(1))
 
 
+@functools.cache
+def seeded(kind: type[nn.Module]) -> nn.Module:
+    """Return a model that no test changes, so that it is captured once."""
+    torch.manual_seed(1)
+    return kind().eval()
+
+
 @pytest.mark.parametrize("kind", [Pooled, Masked, Encoder])
 @pytest.mark.parametrize("options", [{"gates": "signal"}, {"bias": "share"}], ids=str)
 def test_relevance_is_conserved(kind: type[nn.Module], options: Any) -> None:
-    torch.manual_seed(1)
-    model, x = kind().eval(), batch()
+    model, x = seeded(kind), batch()
     e = pyrel.Explainer(model, x[:2], "lrp_epsilon", epsilon=EPSILON, check="all", **options)(x)
     total = rows(e.relevance).sum(axis=1) + np.asarray(e.absorbed, np.float64)
     start = target_score(e)

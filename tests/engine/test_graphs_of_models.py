@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from engine.checks import captured_but_for_one_step
 from graph_values import graph_outputs
 from torch import Tensor, nn
 from torch.nn.utils import rnn
@@ -61,9 +62,13 @@ def check(model: nn.Module, x: npt.NDArray[Any], *, lengths: bool = False) -> Gr
     torch.manual_seed(0)
     model = model.double().eval()
     graph = pyrel.capture(model, x, lengths=lengths)
+    check_graph(graph, model, x, lengths)
+    return graph
+
+
+def check_graph(graph: Graph, model: nn.Module, x: npt.NDArray[Any], lengths: bool) -> None:
     outputs = wanted(model, x, lengths and isinstance(model, WithLengths))
     np.testing.assert_allclose(graph_outputs(graph, x), outputs, rtol=ALLOWED, atol=ALLOWED)
-    return graph
 
 
 LAYERS = {
@@ -201,7 +206,7 @@ def last_valid(m: Any, x: Tensor, lengths: Tensor) -> Tensor:
     place = (lengths - 1)[:, None, None].expand(-1, 1, out.shape[2])
     most = out.masked_fill(~mask[:, :, None], -torch.inf).amax(1)
     return torch.cat(
-        [out[torch.arange(len(x)), lengths - 1], out.gather(1, place)[:, 0], mean, most], 1
+        [out[torch.arange(x.shape[0]), lengths - 1], out.gather(1, place)[:, 0], mean, most], 1
     )
 
 
@@ -218,11 +223,11 @@ def test_models_that_take_lengths(
     forward: Callable[..., Any], options: dict[str, Any], layer: Any
 ) -> None:
     """All sequences are as long as the input: then packing changes nothing."""
-    model = WithLengths(forward, layer=layer(FEATURES, UNITS, **options))
+    model = WithLengths(forward, layer=layer(FEATURES, UNITS, **options)).double().eval()
     x = inputs(3, STEPS, FEATURES)
-    check(model, x, lengths=True)
-    captured = capture_at(model, x, lengths=True)
+    captured = captured_but_for_one_step(model, x, lengths=True)
     assert captured.dynamic
+    check_graph(captured.graph(), model, x, lengths=True)
     longer = inputs(2, 2 * STEPS, FEATURES)
     graph = captured.graph(2 * STEPS)
     expected = wanted(model, longer, lengths=True)
@@ -397,7 +402,7 @@ def test_any_number_of_steps(name: str, steps: int) -> None:
     """One export makes the graph for every number; what it was exported with makes no odds."""
     torch.manual_seed(0)
     model = DYNAMIC[name]().double().eval()
-    captured = capture_at(model, inputs(2, steps, FEATURES))
+    captured = captured_but_for_one_step(model, inputs(2, steps, FEATURES))
     assert captured.dynamic
     assert captured.steps == steps
     for other in (steps, 11, 40):
@@ -424,7 +429,7 @@ def test_numbers_of_steps_that_the_model_asks_about(
     forward: Callable[..., Any], held: list[int]
 ) -> None:
     model = Lambda(forward, out=nn.Linear(FEATURES, 2))
-    captured = capture_at(model, inputs(2, 5, FEATURES).astype(np.float32))
+    captured = captured_but_for_one_step(model, inputs(2, 5, FEATURES).astype(np.float32))
     assert [n for n in (3, 4, 7, 20) if captured.holds(n)] == [n for n in held if n != 5]
     assert captured.holds(5)
     assert captured.dynamic == bool(held)

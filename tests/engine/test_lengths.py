@@ -18,9 +18,9 @@ from engine.sequences import (
     Tokens,
     assert_same,
     batch,
-    explainer,
     made,
     scores,
+    shared,
 )
 
 import pyrel
@@ -61,7 +61,7 @@ PADDED = [
 
 @pytest.mark.parametrize(("make", "method"), PADDED)
 def test_a_padded_batch_is_its_sequences(make: Any, method: str) -> None:
-    both = explainer(make, method, lengths=True)
+    both = shared(make, method, lengths=True)
     x = padded(make)
     e = both(x, lengths=LENGTHS)
     assert_as_alone(e, both, x, LENGTHS)
@@ -70,21 +70,21 @@ def test_a_padded_batch_is_its_sequences(make: Any, method: str) -> None:
 
 def test_the_scores_are_those_of_packed_sequences() -> None:
     x = padded(Packed)
-    e = explainer(Packed, "gradient")(x, lengths=LENGTHS)
+    e = shared(Packed, "gradient")(x, lengths=LENGTHS)
     np.nan_to_num(x, copy=False)
     wanted = scores(Packed, x, LENGTHS)
     np.testing.assert_allclose(e.output, wanted, rtol=0, atol=120 * 2.0**-23)
 
 
 def test_without_lengths_all_are_full() -> None:
-    both, x = explainer(Last, "lrp_epsilon", lengths=True), batch(Last, 5, STEPS)
-    wanted = explainer(Last, "lrp_epsilon")(x)
+    both, x = shared(Last, "lrp_epsilon", lengths=True), batch(Last, 5, STEPS)
+    wanted = shared(Last, "lrp_epsilon")(x)
     assert_same(both(x), wanted)
     assert_same(both(x, lengths=np.full(5, STEPS)), wanted)
 
 
 def test_a_batch_longer_than_the_example() -> None:
-    both, x = explainer(Last, "lrp_epsilon", lengths=True), batch(Last, 3, 10)
+    both, x = shared(Last, "lrp_epsilon", lengths=True), batch(Last, 3, 10)
     assert_as_alone(both(x, lengths=[10, 8, 2]), both, x, [10, 8, 2])
 
 
@@ -92,7 +92,7 @@ def test_a_batch_longer_than_the_example() -> None:
     "kind", ["float64", "column-major", "strided", "read-only", "torch", "torch-strided"]
 )
 def test_arrays_of_all_kinds(kind: str) -> None:
-    both, x = explainer(Last, "lrp_epsilon", lengths=True), padded(Last)
+    both, x = shared(Last, "lrp_epsilon", lengths=True), padded(Last)
     wanted = both(x, lengths=LENGTHS)
     locked = x.copy()
     locked.flags.writeable = False
@@ -118,7 +118,7 @@ def test_arrays_of_all_kinds(kind: str) -> None:
     ids=["list", "uint8", "torch", "torch-int32", "strided"],
 )  # fmt: skip
 def test_lengths_of_all_types(lengths: Any) -> None:
-    both, x = explainer(Last, "gradient", lengths=True), padded(Last)
+    both, x = shared(Last, "gradient", lengths=True), padded(Last)
     assert_same(both(x, lengths=lengths), both(x, lengths=LENGTHS))
 
 
@@ -140,24 +140,24 @@ def test_lengths_of_all_types(lengths: Any) -> None:
 )  # fmt: skip
 def test_bad_lengths(lengths: Any, message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=message) as raised:
-        explainer(Last, "gradient", lengths=True)(padded(Last), lengths=lengths)
+        shared(Last, "gradient", lengths=True)(padded(Last), lengths=lengths)
     assert "lengths" in str(raised.value)
 
 
 def test_an_explainer_without_lengths_refuses_them() -> None:
     with pytest.raises(TypeError, match="lengths=True"):
-        explainer(Last, "gradient")(batch(Last, 8, STEPS), lengths=LENGTHS)
+        shared(Last, "gradient")(batch(Last, 8, STEPS), lengths=LENGTHS)
 
 
 def test_targets_go_with_their_sequences() -> None:
-    both, x = explainer(Last, "lrp_epsilon", lengths=True), padded(Last)
+    both, x = shared(Last, "lrp_epsilon", lengths=True), padded(Last)
     target = np.arange(len(x)) % 3
     assert_as_alone(both(x, target, lengths=LENGTHS), both, x, LENGTHS, target)
     np.testing.assert_array_equal(both(x, 2, lengths=LENGTHS).target, 2)
 
 
 def test_a_memory_map_and_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    both, x = explainer(Last, "lrp_epsilon", lengths=True), padded(Last)
+    both, x = shared(Last, "lrp_epsilon", lengths=True), padded(Last)
     np.save(tmp_path / "x.npy", x)
     out = np.lib.format.open_memmap(tmp_path / "r.npy", "w+", np.float32, x.shape)
     out[:] = 7
@@ -171,13 +171,13 @@ def test_a_memory_map_and_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_no_samples() -> None:
-    e = explainer(Last, "gradient", lengths=True)(batch(Last, 0, STEPS), lengths=[])
+    e = shared(Last, "gradient", lengths=True)(batch(Last, 0, STEPS), lengths=[])
     assert e.relevance.shape == (0, STEPS, 4)
     assert e.target.shape == (0,)
 
 
 def test_values_within_the_sequences_are_checked() -> None:
-    both, x = explainer(Last, "deep_taylor", lengths=True), padded(Last)
+    both, x = shared(Last, "deep_taylor", lengths=True), padded(Last)
     x[4, 2, 1] = np.inf
     with pytest.raises(ValueError, match=r"x\[4, 2, 1\] = inf"):
         both(x, lengths=LENGTHS)
@@ -189,13 +189,13 @@ def test_values_within_the_sequences_are_checked() -> None:
     ids = padded(Tokens)
     ids[7, 0] = 2**40 + 1
     with pytest.raises(ValueError, match=r"0 to 10, got x\[7, 0\] = 1099511627777"):
-        explainer(Tokens, "gradient", lengths=True)(ids, lengths=LENGTHS)
+        shared(Tokens, "gradient", lengths=True)(ids, lengths=LENGTHS)
 
 
 @pytest.mark.parametrize("make", [Last, Packed])
 def test_explain_takes_lengths(make: Any) -> None:
     x, model = padded(make), made(make)
-    wanted = explainer(make, "lrp_epsilon", lengths=True)(x, lengths=LENGTHS)
+    wanted = shared(make, "lrp_epsilon", lengths=True)(x, lengths=LENGTHS)
     assert_same(pyrel.explain(model, x, "lrp_epsilon", lengths=LENGTHS), wanted)
     assert_same(pyrel.explain(model, torch.from_numpy(x), "lrp_epsilon", lengths=LENGTHS), wanted)
 
@@ -215,8 +215,8 @@ def test_a_graph_has_one_number_of_steps() -> None:
     not _core.has_bf16(_core.instruction_sets()[-1]), reason="no products of bfloat16"
 )
 def test_with_classes_decided_in_float32() -> None:
-    both = explainer(Last, "deep_taylor", lengths=True, precision="bf16_all")
-    exact = explainer(Last, "deep_taylor", lengths=True)
+    both = shared(Last, "deep_taylor", lengths=True, precision="bf16_all")
+    exact = shared(Last, "deep_taylor", lengths=True)
     x, lengths = batch(Last, 300, STEPS), np.arange(300) % STEPS + 1
     e = both(x, lengths=lengths)
     np.testing.assert_array_equal(e.target, exact(x, lengths=lengths).target)

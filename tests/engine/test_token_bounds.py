@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,12 @@ class Flat(Steps):
 MODELS = (Columns, Steps, Recurrent, Flat)
 
 
+@functools.cache
+def same(make: type[nn.Module]) -> nn.Module:
+    """Return a model that no test changes, so that it is captured once."""
+    return made(make)
+
+
 def ids(make: type[Columns], n: int = 8, steps: int | None = None) -> Any:
     """Ids up to the bound of each column; of the third, any."""
     rng = np.random.default_rng(0)
@@ -97,7 +104,7 @@ def reference(model: Any, x: Any, target: Any) -> tuple[Any, Any]:
 @pytest.mark.parametrize("make", MODELS)
 def test_outputs_and_gradients_are_torchs(make: type[Columns]) -> None:
     x = ids(make)
-    e = pyrel.explain(made(make), x, "gradient")
+    e = pyrel.explain(same(make), x, "gradient")
     output, relevance = reference(made(make), x, e.target)
     # Some fifty terms of size one or less, of float32.
     np.testing.assert_allclose(e.output, output, rtol=0, atol=50 * 2.0**-23)
@@ -110,7 +117,7 @@ def test_outputs_and_gradients_are_torchs(make: type[Columns]) -> None:
 def test_relevance_is_that_of_the_embeddings(make: type[Columns], method: str) -> None:
     x = ids(make)
     try:
-        e = pyrel.explain(made(make), x, method)
+        e = pyrel.explain(same(make), x, method)
     except pyrel.UnsupportedModelError:
         assert method == "deep_taylor"  # tanh hands it values below zero
         return
@@ -125,7 +132,7 @@ def test_relevance_is_that_of_the_embeddings(make: type[Columns], method: str) -
 
 @pytest.mark.parametrize("make", MODELS)
 def test_each_column_has_its_own_bound(make: type[Columns]) -> None:
-    explainer = unchecked(made(make), ids(make), "gradient")
+    explainer = unchecked(same(make), ids(make), "gradient")
     for column, rows in enumerate(ROWS):
         x = ids(make)
         where = (3, *np.unravel_index(column, make.shape))
@@ -141,7 +148,7 @@ def test_each_column_has_its_own_bound(make: type[Columns]) -> None:
 
 
 def test_a_column_that_no_table_reads_may_hold_any_number() -> None:
-    explainer = unchecked(made(Steps), ids(Steps), "gradient")
+    explainer = unchecked(same(Steps), ids(Steps), "gradient")
     x = ids(Steps)
     wanted = explainer(x)
     x[:, :, 2] = [-7, 2**24, 0, 99, -(2**20)]
@@ -163,7 +170,7 @@ def test_an_element_that_two_tables_read_has_the_smaller_bound() -> None:
 
 @pytest.mark.parametrize("make", [Steps, Recurrent])
 def test_any_number_of_steps(make: type[Columns]) -> None:
-    explainer = unchecked(made(make), ids(make), "gradient", lengths=True)
+    explainer = unchecked(same(make), ids(make), "gradient", lengths=True)
     assert explainer.any_steps
     for steps in (1, 2, 9, 20):
         x = ids(make, 4, steps)
@@ -204,20 +211,21 @@ def test_bounds_that_differ_from_step_to_step() -> None:
             return self.out(self.kind(x[:, 0]) + self.word(x[:, 1:]).sum(1))
 
     x = np.array([[2, 8, 7, 8, 0], [0, 1, 2, 3, 4]])
-    explainer = unchecked(made(First), x, "gradient")
-    wanted = made(First)(torch.from_numpy(x)).detach().numpy()
+    model = made(First)
+    explainer = unchecked(model, x, "gradient")
+    wanted = model(torch.from_numpy(x)).detach().numpy()
     np.testing.assert_allclose(explainer(x).output, wanted, rtol=0, atol=20 * 2.0**-23)
     with pytest.raises(ValueError, match=r"from 0 to 2, got x\[0, 0\] = 3$"):
         explainer(np.array([[3, 0, 0, 0, 0]]))
     with pytest.raises(ValueError, match="other bounds at some steps than at others"):
         explainer(np.zeros((1, 6), int))
     with pytest.raises(pyrel.UnsupportedModelError, match="lengths=True is for models .*other bou"):
-        unchecked(made(First), x, "gradient", lengths=True)
+        unchecked(model, x, "gradient", lengths=True)
 
 
 @pytest.mark.parametrize("make", [Columns, Flat])
 def test_bounds_are_saved(make: type[Columns], tmp_path: Path) -> None:
-    explainer, x = unchecked(made(make), ids(make), "gradient"), ids(make)
+    explainer, x = unchecked(same(make), ids(make), "gradient"), ids(make)
     explainer.save(tmp_path / "program")
     loaded = pyrel.Explainer.load(tmp_path / "program")
     assert_same(loaded(x), explainer(x))
@@ -228,7 +236,7 @@ def test_bounds_are_saved(make: type[Columns], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("own", [[6, 9], [6, 9, -1], [6, 8, 0], [0, 0, 0], [6, 9, 10]])
 def test_saved_bounds_that_make_no_sense(own: list[int], tmp_path: Path) -> None:
-    explainer, path = unchecked(made(Columns), ids(Columns), "gradient"), tmp_path / "p"
+    explainer, path = unchecked(same(Columns), ids(Columns), "gradient"), tmp_path / "p"
     explainer.save(path)
     tensors, content = read_tensors(path, "program")
     tensors["vocabulary"] = torch.tensor(own)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from engine.checks import unchecked
-from engine.sequences import VOCABULARY, Last, Tokens, assert_same, batch, made, shared
+from engine.checks import unchecked, unchecked_at
+from engine.sequences import VOCABULARY, Last, Tokens, assert_same, batch, captured, made, shared
 from torch import Tensor, nn
 
 import pyrel
@@ -50,7 +50,7 @@ def test_integers_of_any_type(dtype: Any) -> None:
     given = x.astype(dtype)
     assert_same(shared(Tokens, "lrp_epsilon")(given), wanted)
     tensor = torch.from_numpy(given)
-    e = unchecked(made(Tokens), tensor, "lrp_epsilon")(tensor)
+    e = unchecked_at(made(Tokens), tensor, method="lrp_epsilon")(tensor)
     assert isinstance(e.relevance, torch.Tensor)
     assert_same(e, wanted)
 
@@ -85,7 +85,7 @@ def test_integers_for_a_model_of_floats() -> None:
 def test_a_range_makes_no_sense() -> None:
     for bounds in ({"low": 0, "high": 10}, {"low": 0}, {"high": 10}):
         with pytest.raises(ValueError, match="leave them out"):
-            unchecked(made(Tokens), batch(Tokens, 2, 6), "gradient", **bounds)
+            unchecked(captured(Tokens, 6), batch(Tokens, 2, 6), "gradient", **bounds)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bool"])

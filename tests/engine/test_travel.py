@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from engine.sequences import Last, Packed, Tokens, assert_same, batch, explainer
+from engine.sequences import Last, Packed, Tokens, assert_same, batch, shared
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -78,7 +78,7 @@ def refused(_: int) -> None:
 @pytest.mark.parametrize("way", COPIES)
 @pytest.mark.parametrize("make", [Last, Packed, Tokens])
 def test_a_copy_explains_the_same(make: Any, way: str) -> None:
-    ours = explainer(make, "lrp_epsilon", epsilon=1e-3, lengths=True)
+    ours = shared(make, "lrp_epsilon", epsilon=1e-3, lengths=True)
     theirs = COPIES[way](ours)
     assert theirs is not ours
     assert repr(theirs) == repr(ours)
@@ -92,7 +92,7 @@ def test_a_copy_explains_the_same(make: Any, way: str) -> None:
 @pytest.mark.parametrize("way", COPIES)
 def test_what_else_is_copied(way: str) -> None:
     x = batch(Last, 3, 6)
-    ours = explainer(Last, "deep_taylor")
+    ours = shared(Last, "deep_taylor")
     assert_same(COPIES[way](ours(x)), ours(x))
     for name in pyrel.methods.names():
         assert repr(COPIES[way](pyrel.methods.get(name))) == repr(pyrel.methods.get(name))
@@ -114,7 +114,7 @@ def test_a_method_of_a_user(way: str) -> None:
 
 def test_a_pickle_holds_bytes_and_one_function() -> None:
     """Of what a pickle names, only pyrel's reader of program files is called."""
-    text = pickle.dumps(explainer(Last, "gradient"), protocol=2)
+    text = pickle.dumps(shared(Last, "gradient"), protocol=2)
     names = [str(arg) for op, arg, _ in pickletools.genops(text) if op.name == "GLOBAL"]
     assert set(names) <= {
         "pyrel.explainer _unpickled",
@@ -124,7 +124,7 @@ def test_a_pickle_holds_bytes_and_one_function() -> None:
 
 
 def test_a_changed_pickle_is_refused() -> None:
-    text = pickle.dumps(explainer(Last, "gradient"))
+    text = pickle.dumps(shared(Last, "gradient"))
     place = text.index(b"format_version")
     with pytest.raises(ValueError, match="^a pickled explainer "):
         pickle.loads(text[:place] + b"f0rmat_version" + text[place + 14 :])
@@ -144,13 +144,13 @@ def test_what_no_pattern_holds_for_is_refused_with_the_reason() -> None:
     not _core.has_bf16(_core.instruction_sets()[-1]), reason="no products of bfloat16"
 )
 def test_a_precision_travels() -> None:
-    ours, x = explainer(Last, "deep_taylor", precision="bf16_all"), batch(Last, 80, 6)
+    ours, x = shared(Last, "deep_taylor", precision="bf16_all"), batch(Last, 80, 6)
     assert_same(pickle.loads(pickle.dumps(ours))(x), ours(x))
 
 
 @pytest.mark.parametrize("start", STARTS)
 def test_workers_explain(start: str) -> None:
-    ours, x = explainer(Last, "lrp_epsilon"), batch(Last, 4, 7)
+    ours, x = shared(Last, "lrp_epsilon"), batch(Last, 4, 7)
     with multiprocessing.get_context(start).Pool(1) as pool:
         (theirs,) = pool.map(explained, [(ours, x)])
         assert_same(theirs, ours(x))
@@ -163,7 +163,7 @@ def test_workers_explain(start: str) -> None:
 
 @pytest.mark.parametrize("start", STARTS)
 def test_workers_of_a_loader_explain(start: str) -> None:
-    ours, x = explainer(Last, "gradient"), batch(Last, 4, 7)
+    ours, x = shared(Last, "gradient"), batch(Last, 4, 7)
     loader = DataLoader(
         Relevance(ours, x), batch_size=2, num_workers=1, multiprocessing_context=start
     )
