@@ -16,14 +16,15 @@ PACKAGE = ROOT / "pyrel"
 FACE = {"explainer", "explanation", "one_call", "explain_file"}
 
 # What each part may import of the package. All may import `errors` and the extension, `_core`.
-# The compiler: methods <- graph <- capture, passes <- lowering -> program <- engine.
+# The compiler: methods <- graph <- capture, passes <- lowering -> program <- engine;
+# program <- capture.
 COMPILER = {
     "compiler": set(),
     "methods": set(),
     "limits": {"methods"},
     "graph": {"limits", "methods"},
     "passes": {"methods", "graph", "limits"},
-    "capture": {"limits", "methods", "graph", "passes"},
+    "capture": {"limits", "methods", "graph", "passes", "program"},
     "program": {"methods", "graph", "limits", "files"},
     "lowering": {"methods", "graph", "passes", "limits", "program"},
     "engine": {"methods", "graph", "passes", "capture", "limits", "program", "lowering", "files"},

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.nn.parameter import is_lazy
 
-from pyrel.compiler.capture.capture import Capture, capture_at
+from pyrel.compiler.capture.capture import Capture
 from pyrel.compiler.capture.examples import Given, refuse_given, unwrapped
 from pyrel.compiler.capture.forks import RenewedLock, exporting, one_thread_if_forked
 from pyrel.compiler.capture.identity import (
@@ -20,8 +20,10 @@ from pyrel.compiler.capture.identity import (
     state_of,
     state_of_options,
 )
+from pyrel.compiler.capture.long_loops import capture_in_short
 from pyrel.compiler.capture.outputs import Output
 from pyrel.compiler.graph.layout import is_structure
+from pyrel.compiler.program.generalise import TRIED
 
 _MOST_KEPT = 4  # captures of a module, one for each output that is asked for
 LARGEST = 1 << 26  # bytes of tensors: comparing and keeping more costs more than another capture
@@ -88,7 +90,7 @@ def captured(
             kept = find(*given) or make(*given)
             if kept is not None:
                 return kept.capture
-        return capture_at(model, example, lengths=lengths, at_once=True, output=output)
+        return capture_in_short(model, example, TRIED, lengths=lengths, at_once=True, output=output)
 
 
 def find(model: torch.nn.Module, x: Given, lengths: bool, output: Output = None) -> Kept | None:
@@ -112,7 +114,7 @@ def make(model: torch.nn.Module, x: Given, lengths: bool, output: Output = None)
     state, wanted = _state(model), _state_of_output(output)
     if state is None or wanted is None:
         return None
-    made = capture_at(model, x, lengths=lengths, output=output)
+    made = capture_in_short(model, x, TRIED, lengths=lengths, output=output)
     kept = Kept(state, _shape(x, lengths), wanted, made)
     after = _state(model)
     if after is not None and state.is_still(after):  # nobody changed it meanwhile

@@ -173,7 +173,11 @@ class Compiler:
             raise NoPatternError("low and high differ from step to step")
         graphs = {n: self._tried(n) for n in TRIED}
         try:
-            patterns = self._of_tried(graphs)
+            patterns = patterns_of(
+                *(graphs, self._method, self._precision),
+                moves_ids=self._inputs.moves_ids,
+                keep_forward=self._keep_forward,
+            )
         except UnsupportedModelError as error:
             raise NoPatternError(
                 f"with {TRIED[0]} to {TRIED[-1]} steps, {_first_line(error)}"
@@ -195,27 +199,42 @@ class Compiler:
                 f"it cannot be run with {steps} steps: {_first_line(error)}"
             ) from error
 
-    def _of_tried(self, graphs: Mapping[int, tuple[Graph, Floats, Floats]]) -> Patterns:
-        method, precision = self._method, self._precision
-        cache = LoweringCache()
-        beside = forward_only_programs(method, precision, ids=self._inputs.moves_ids)
-        first = {n: _Input(*each) for n, each in graphs.items()}
-        main = {n: each.looked_up() for n, each in first.items()} if EMBED in beside else first
-        apart = {
-            n: lower_apart(
-                *(each.graph, method, each.low, each.high, precision, cache),
-                keep_forward=self._keep_forward,
-            )
-            for n, each in main.items()
+
+def patterns_of(
+    graphs: Mapping[int, tuple[Graph, Floats, Floats]],
+    method: Method,
+    precision: str,
+    *,
+    moves_ids: bool,
+    keep_forward: bool,
+) -> Patterns:
+    """Find the pattern of graphs of a few numbers of steps, with the domains of their inputs.
+
+    Raises
+    ------
+    NoPatternError
+    UnsupportedModelError
+        If there is no rule for the model with so few steps.
+    """
+    cache = LoweringCache()
+    beside = forward_only_programs(method, precision, ids=moves_ids)
+    first = {n: _Input(*each) for n, each in graphs.items()}
+    main = {n: each.looked_up() for n, each in first.items()} if EMBED in beside else first
+    apart = {
+        n: lower_apart(
+            *(each.graph, method, each.low, each.high, precision, cache),
+            keep_forward=keep_forward,
+        )
+        for n, each in main.items()
+    }
+    patterns = {EXPLAIN: generalise(apart)}
+    for name in beside:
+        forward = {
+            n: lower_forward_apart(each.of(name), method, each.low, each.high, cache)
+            for n, each in first.items()
         }
-        patterns = {EXPLAIN: generalise(apart)}
-        for name in beside:
-            forward = {
-                n: lower_forward_apart(each.of(name), method, each.low, each.high, cache)
-                for n, each in first.items()
-            }
-            patterns[name] = generalise(forward)
-        return Patterns(patterns)
+        patterns[name] = generalise(forward)
+    return Patterns(patterns)
 
 
 def _first_line(error: Exception) -> str:

@@ -11,19 +11,21 @@ import numpy as np
 import torch
 from torch.export import ExportedProgram
 
-from pyrel.compiler.capture.capture import Capture, capture_at
+from pyrel.compiler.capture.capture import Capture
 from pyrel.compiler.capture.forks import exporting
+from pyrel.compiler.capture.long_loops import LoopCapture, capture_in_short
 from pyrel.compiler.capture.outputs import Output
 from pyrel.compiler.graph.layout import Layout
 from pyrel.compiler.graph.lookups import told_apart
 from pyrel.compiler.graph.nodes import Graph
 from pyrel.compiler.limits import LARGEST_EXACT
-from pyrel.compiler.program.generalise import TRIED
+from pyrel.compiler.program.generalise import TRIED, NoPatternError
 from pyrel.engine import arrays, captures
 from pyrel.engine.arrays import Int64s
 from pyrel.engine.compile import Compiler, compile_graph
 from pyrel.engine.graph_reference import GraphReference
 from pyrel.engine.inputs import Inputs
+from pyrel.engine.loops import compile_loop, shape_of_outputs
 from pyrel.engine.model_reference import ModelReference, Reference
 from pyrel.engine.model_run import ModelRun
 from pyrel.engine.outputs import CLASSIFICATION, FOLLOWS, REGRESSION, Outputs
@@ -91,7 +93,8 @@ def captured(model: Any, example: Any, lengths: bool, output: Output) -> Graph |
     if isinstance(model, torch.nn.Module) and example is not None:
         return captures.captured(model, example, lengths, output)
     with exporting:  # torch.export is not safe to run in several threads
-        return capture_at(model, example, lengths=lengths, at_once=True, output=output)
+        given = model, example, TRIED
+        return capture_in_short(*given, lengths=lengths, at_once=True, output=output)
 
 
 def prepare(
@@ -115,6 +118,10 @@ def prepare(
             outputs = Outputs(wanted.task, _shape_at_any_steps(capture))
             compiler = Compiler(capture, method, inputs, precision, outputs)
             return Prepared(inputs, compiler, sample.padding)
+    if isinstance(capture, LoopCapture):
+        rolled = _of_few_steps(capture, method, precision, wanted)
+        if rolled is not None:
+            return rolled
     graph = source if isinstance(source, Graph) else source.graph(_steps(source, example))
     because = capture.fixed_because if capture is not None else ""
     if dynamic:
@@ -129,6 +136,29 @@ def prepare(
     if inputs.only:
         _LOGGER.info("%s takes %s", method, inputs.only)
     return Prepared(inputs, replace(compiled, outputs=outputs), sample.padding)
+
+
+def _of_few_steps(
+    capture: LoopCapture, method: Method, precision: str, wanted: Wanted
+) -> Prepared | None:
+    """Compile a loop as its first steps are; None where these follow no pattern."""
+    if not capture.few:
+        return None
+    graph = capture.few[max(capture.few)]
+    if any(each.bounds is not None for each in capture.few.values()):
+        return None
+    shape = capture.steps, *graph.input_shape[1:]
+    sample = _Sample(shape, graph.vocabulary, None, _padding(graph))
+    inputs = _inputs(sample, wanted, False, capture.fixed_because or "")
+    try:
+        outputs = Outputs(wanted.task, shape_of_outputs(capture))
+        compiled = compile_loop(capture, method, precision, inputs, outputs)
+    except (NoPatternError, UnsupportedModelError) as reason:
+        _LOGGER.info("%s: a loop is exported in full: %s", method, reason)
+        return None
+    if inputs.only:
+        _LOGGER.info("%s takes %s", method, inputs.only)
+    return Prepared(inputs, compiled, sample.padding)
 
 
 def reference_of(
