@@ -11,6 +11,7 @@ import numpy as np
 
 from pyrel.compiler.capture.capture import Capture
 from pyrel.compiler.capture.forks import RenewedLock
+from pyrel.compiler.graph.affine_start import affine_start
 from pyrel.compiler.graph.embedded import from_rows, lookup_of
 from pyrel.compiler.graph.nodes import Floats, Graph
 from pyrel.compiler.lowering.cache import LoweringCache
@@ -26,10 +27,10 @@ from pyrel.compiler.program.generalise import TRIED, NoPatternError, generalise
 from pyrel.engine.compiled import AnySteps, Compiled, Patterns
 from pyrel.engine.inputs import Inputs
 from pyrel.engine.outputs import Outputs
-from pyrel.engine.plans.base import EMBED, EXPLAIN
+from pyrel.engine.plans.base import BACK, EMBED, EXPLAIN, IMAGE
 from pyrel.engine.plans.choose import forward_only_programs, goes_back_again
 from pyrel.errors import UnsupportedModelError
-from pyrel.methods import Method
+from pyrel.methods import IntegratedGradients, Method
 
 _FEW = (2, 3, 4, 5)  # steps: quickly lowered, and for most models enough
 
@@ -250,14 +251,20 @@ def compile_graph(
     moves_ids: bool,
     check_sites: bool = True,
     keep_forward: bool = False,
+    may_cut: bool = False,
 ) -> Compiled:
     """Compile a graph for a method, whose input elements lie in a domain.
 
     ``moves_ids`` says whether there are token ids that are not constant; ``check_sites`` and
-    ``keep_forward`` as of `lower_with_rules`.
+    ``keep_forward`` as of `lower_with_rules`. ``may_cut`` allows programs for an affine start
+    (`pyrel.compiler.graph.affine_start`).
     """
     beside = forward_only_programs(method, precision, ids=moves_ids)
     first = _Input(graph, *domain)
+    if may_cut and isinstance(method, IntegratedGradients):
+        cut = _cut(first, method, precision)
+        if cut is not None:
+            return cut
     main = first.looked_up() if EMBED in beside else first
     given = main.graph, method, main.low, main.high, precision
     program, rules = lower_with_rules(*given, check_sites=check_sites, keep_forward=keep_forward)
@@ -265,6 +272,23 @@ def compile_graph(
     for name in beside:
         programs[name] = lower_forward(first.of(name), method, first.low, first.high)
     return Compiled(programs, rules=rules)
+
+
+def _cut(first: _Input, method: Method, precision: str) -> Compiled | None:
+    """Compile a graph cut behind an affine start, if it has one whose cut is a gain."""
+    start = affine_start(first.graph)
+    if start is None:
+        return None
+    ends = (np.full(start.rest.input_size, end) for end in (-np.inf, np.inf))
+    low, high = ends
+    program, rules = lower_with_rules(start.rest, method, low, high, precision)
+    own = placed_rules(place_rules(start.image, method, first.low, first.high)[1])
+    programs = {
+        EXPLAIN: program,
+        IMAGE: lower_forward(start.image, method, first.low, first.high),
+        BACK: lower_forward(start.back, method, low, high),
+    }
+    return Compiled(programs, rules=(*own, *rules))
 
 
 class _Input(NamedTuple):

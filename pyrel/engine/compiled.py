@@ -10,7 +10,7 @@ from pyrel.compiler.lowering.rule_table import PlacedRule
 from pyrel.compiler.program.program import Program
 from pyrel.compiler.program.step_pattern import Pattern
 from pyrel.engine.outputs import Outputs
-from pyrel.engine.plans.base import EMBED, EXPLAIN
+from pyrel.engine.plans.base import EMBED, EXPLAIN, IMAGE
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +42,7 @@ class Compiled:
     @property
     def first(self) -> Program:
         """The program that takes samples as they are."""
-        return self.programs.get(EMBED, self.program)
+        return self.programs.get(EMBED) or self.programs.get(IMAGE) or self.program
 
 
 @dataclass(frozen=True, eq=False)

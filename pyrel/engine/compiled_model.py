@@ -71,7 +71,7 @@ class CompiledModel:
 
         With ``any_steps``, of one with as many steps as the example had.
         """
-        return self._programs.at(self.inputs.steps).core.flops
+        return self._programs.at(self.inputs.steps).flops
 
     def classes_at(self, steps: int) -> int:
         """Return the number of raw outputs for a number of steps.

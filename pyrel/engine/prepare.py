@@ -132,7 +132,7 @@ def prepare(
     outputs = Outputs(wanted.task, graph.output_shape)
     keep = outputs.have_steps(graph.output_shape, inputs.steps) and goes_back_again(method)
     given = inputs.held(graph), method, inputs.domain(inputs.steps), precision
-    compiled = compile_graph(*given, moves_ids=inputs.moves_ids, keep_forward=keep)
+    compiled = compile_graph(*given, moves_ids=inputs.moves_ids, keep_forward=keep, may_cut=True)
     if inputs.only:
         _LOGGER.info("%s takes %s", method, inputs.only)
     return Prepared(inputs, replace(compiled, outputs=outputs), sample.padding)

@@ -34,7 +34,7 @@ from pyrel.engine.checked import NOTHING
 from pyrel.engine.compiled import AnySteps, Compiled, Patterns
 from pyrel.engine.inputs import Inputs
 from pyrel.engine.outputs import Outputs, check_stored
-from pyrel.engine.plans.base import DECIDE, EMBED, EXPLAIN
+from pyrel.engine.plans.base import BACK, DECIDE, EMBED, EXPLAIN, IMAGE
 from pyrel.engine.plans.choose import plan_of
 from pyrel.engine.precision import check_precision
 from pyrel.engine.programs import pack
@@ -44,7 +44,8 @@ from pyrel.files.foreign import parsing, read_whole, shown
 from pyrel.files.records import decode, encode
 from pyrel.files.tensors import dump_tensors, load_tensors, version_of
 
-_PREFIXES = {EXPLAIN: "", DECIDE: "decider.", EMBED: "embedder."}  # of programs, by name
+# Of programs, by name.
+_PREFIXES = {EXPLAIN: "", DECIDE: "decider.", EMBED: "embedder.", IMAGE: "image.", BACK: "back."}
 _MOST_FEW = 64  # steps for which there is a program beside a pattern
 _LONGEST_TEXT = 10_000  # characters
 
@@ -222,9 +223,16 @@ def _check_sizes(compiled: Compiled) -> None:
     """Refuse programs of different models."""
     programs = dict(compiled.programs)
     embedder = programs.pop(EMBED, None)
+    image, back = programs.pop(IMAGE, None), programs.pop(BACK, None)
     sizes = {(program.input_size, program.classes) for program in programs.values()}
     if embedder is not None:  # the other takes what is looked up, beside the ids
         sizes.add((embedder.input_size + embedder.classes, compiled.program.classes))
+    if image is not None or back is not None:
+        if image is None or back is None:
+            raise ValueError("one of its programs is missing")
+        sizes.add((image.classes, compiled.program.classes))
+        if (back.input_size, back.classes) != (image.classes, image.input_size):
+            raise ValueError("its programs are of different models")
     if len(sizes) > 1:
         raise ValueError("its two programs are of different models")
 

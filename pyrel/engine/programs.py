@@ -17,7 +17,7 @@ from pyrel.engine.compiled import AnySteps, Compiled
 from pyrel.engine.inputs import Inputs
 from pyrel.engine.kept_packed import kept_packed
 from pyrel.engine.loaded import Weights, bind, bind_weights
-from pyrel.engine.plans.base import EXPLAIN, Plan
+from pyrel.engine.plans.base import BACK, EXPLAIN, IMAGE, Plan
 from pyrel.engine.plans.choose import plan_of
 from pyrel.methods import Method
 
@@ -53,6 +53,12 @@ class Loaded:
     def core(self) -> _core.Engine:
         """The program that explains."""
         return self.programs[EXPLAIN]
+
+    @property
+    def flops(self) -> float:
+        """Floating-point operations of the products for one sample, of all parts of a model."""
+        parts = (EXPLAIN, IMAGE, BACK)
+        return sum(self.programs[name].flops for name in parts if name in self.programs)
 
 
 def load(compiled: Compiled, method: Method, inputs: Inputs, steps: int, isa: str) -> Loaded:

@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
-from pyrel import _core
 from pyrel._core import Outcome, Status
 from pyrel.engine import config as runtime
 from pyrel.engine.arrays import Batch, Float32s, Int64s, Rows
 from pyrel.engine.inputs import Inputs
-from pyrel.engine.plans.base import EXPLAIN
+from pyrel.engine.plans.base import BACK, EXPLAIN, IMAGE
 from pyrel.engine.programs import Loaded
 from pyrel.engine.progress import Progress
 from pyrel.engine.results import Results, Samples
+
+# What programs compute that are parts of a model.
+_WITHIN = {IMAGE: "what the first layer computes", BACK: "the gradient"}
 
 
 class Run:
@@ -118,7 +120,7 @@ class Run:
             if status.outcome == Outcome.relevance_lost:
                 result = (first + status.sample) * ways_back + status.element
                 raise _lost(number, results, result)
-            raise self._failure(core, status, number, values)
+            raise self._failure(name, status, number, values)
 
     def _of_ids(self) -> str:
         """Say what else it may be that torch refuses as well."""
@@ -129,12 +131,10 @@ class Run:
             "padding alone, or more than its steps) or a position lies outside"
         )
 
-    def _failure(
-        self, core: _core.Engine, status: Status, number: int, values: Float32s
-    ) -> Exception:
+    def _failure(self, program: str, status: Status, number: int, values: Float32s) -> Exception:
         """Say in words why the engine refused ``values``: because of ``x[number]``."""
         if status.outcome == Outcome.out_of_memory:
-            size = core.arena_size * 4
+            size = self._loaded.programs[program].arena_size * 4
             return MemoryError(f"no memory for {size} bytes per sample")
         if status.outcome == Outcome.relevance_not_finite:
             return ValueError(
@@ -142,9 +142,10 @@ class Run:
                 "float32"
             )
         if status.outcome == Outcome.output_not_finite:
+            what = _WITHIN.get(program, f"the model's output {status.element}")
             return ValueError(
-                f"the model's output {status.element} for x[{number}] is NaN or infinite: the "
-                f"computation overflows in float32{self._of_ids()}"
+                f"{what} for x[{number}] is NaN or infinite: the computation overflows in "
+                f"float32{self._of_ids()}"
             )
         name, within, is_id = self._inputs.place(status.element, self._loaded.shape)
         where = f"{name}[{', '.join(map(str, [number, *within]))}]"

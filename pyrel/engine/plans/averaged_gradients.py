@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -53,7 +55,7 @@ class Integrated(OfCopies):
         self._baseline = np.array(baseline, np.float32, order="C")
         self._held = held
         if bounds is not None:
-            _check_inside(self._baseline, *bounds, held)
+            check_inside(self._baseline, *bounds, held)
 
     def _baselines(self, values: Float32s) -> Float32s:
         """Return the baseline, or that of each sample, whose own the elements are that are held."""
@@ -81,31 +83,43 @@ class Integrated(OfCopies):
         assert targets is not None
         assert results.relevance is not None
         baselines = self._baselines(values)
-        total *= values.astype(np.float64) - baselines
-        results.relevance[:] = self.folded(total)
+        results.relevance[:] = self.shared_out(runner, total, here, values)
         start = of_targets(results.output, targets)
         start -= of_targets(self._at_baseline(runner, baselines, here), targets)
         sums = results.relevance.reshape(len(targets), -1).sum(axis=1, dtype=np.float64)
         results.conservation[:] = sums - start
 
-    def folded(self, total: Floats) -> Floats:
-        """Return what is put into the results of what belongs to the elements of a copy."""
+    def shared_out(
+        self, runner: Runner, total: Float64s, here: Samples, values: Float32s
+    ) -> Floats:
+        """Return relevance of a mean of gradients; it may be overwritten."""
+        total *= values.astype(np.float64) - self._baselines(values)
         return total
 
     def _at_baseline(self, runner: Runner, baselines: Float32s, here: Samples) -> Float32s:
         rows = baselines.reshape(-1, *self.shape)
         results = Results.places(None, len(rows), runner.classes)
-        try:
+        with of_baseline():
             runner.run(EXPLAIN, Samples(rows, None, results))
-        except ValueError as error:
-            raise ValueError(
-                "baseline: the model's output for it is NaN or infinite: the computation overflows "
-                "in float32"
-            ) from error
         return results.output
 
 
-def _check_inside(baseline: Float32s, low: Float32s, high: Float32s, held: Mask | None) -> None:
+@contextmanager
+def of_baseline() -> Iterator[None]:
+    """Say of a run that is refused that it is the baseline's."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(
+            "baseline: the model's output for it is NaN or infinite: the computation overflows in "
+            "float32"
+        ) from error
+
+
+def check_inside(
+    baseline: Float32s, low: Float32s, high: Float32s, held: Mask | None = None
+) -> None:
+    """Refuse a baseline that lies outside the bounds, but for what is held."""
     flat = baseline.reshape(-1)
     beyond = (flat < low) | (flat > high)
     outside = np.flatnonzero(beyond if held is None else beyond & ~held)

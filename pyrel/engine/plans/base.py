@@ -8,7 +8,9 @@ from typing import ClassVar, Protocol
 
 from pyrel.engine.results import Samples
 
-EXPLAIN, DECIDE, EMBED = "explain", "decide", "embed"  # names of programs
+# Names of programs.
+EXPLAIN, DECIDE, EMBED = "explain", "decide", "embed"
+IMAGE, BACK = "image", "back"
 
 
 class Runner(Protocol):
@@ -41,7 +43,7 @@ class Plan(ABC):
     ----------
     forward_only : tuple of str
         Names of programs beside the one that explains, which compute outputs in float32 only: those
-        of the model, or what it looks up.
+        of the model, what it looks up, or what a first or last step makes.
     way_back : bool
         Whether all that it does where targets are given is to run the program that explains, so
         that samples may go back for several targets after one forward pass.

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from pyrel.compiler.graph.layout import Kind
 from pyrel.engine.inputs import Inputs
 from pyrel.engine.plans.at_embedding import IntegratedAtEmbedding
+from pyrel.engine.plans.at_image import IntegratedAtImage
 from pyrel.engine.plans.averaged_gradients import Integrated, Smooth
-from pyrel.engine.plans.base import EMBED, OneProgram, Plan
+from pyrel.engine.plans.base import EMBED, IMAGE, OneProgram, Plan
 from pyrel.engine.plans.beside_embedding import IntegratedBesideEmbedding
 from pyrel.engine.plans.decided import DecidedInFloat32
 from pyrel.engine.plans.occlusion import Occluded
@@ -89,6 +90,8 @@ def _of_copies(
     match method:
         case IntegratedGradients() if isinstance(inputs, SeveralInputs) and inputs.moves_ids:
             return IntegratedBesideEmbedding(method, inputs, steps, outputs.get(EMBED, 0))
+        case IntegratedGradients() if IMAGE in outputs:
+            return IntegratedAtImage(method, inputs, steps, outputs[IMAGE])
         case IntegratedGradients():
             baseline = option_of("baseline", method.baseline, inputs, steps)
             held = held_of(inputs, steps, Kind.masks)
