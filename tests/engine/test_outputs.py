@@ -214,13 +214,13 @@ def test_an_exported_program_has_outputs_to_choose_from() -> None:
 def captures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Which outputs are captured, one entry each time."""
     found: list[Any] = []
-    capture = kept_captures.capture_at
+    capture = kept_captures.capture_in_short
 
     def counted(*args: Any, **options: Any) -> Any:
         found.append(options["output"])
         return capture(*args, **options)
 
-    monkeypatch.setattr(kept_captures, "capture_at", counted)
+    monkeypatch.setattr(kept_captures, "capture_in_short", counted)
     return found
 
 

@@ -85,7 +85,7 @@ import sys
 import numpy as np, torch
 import pyrel.engine.prepare
 def refuse(*args, **kwargs): raise AssertionError("something was exported")
-torch.export.export = pyrel.engine.prepare.capture_at = refuse
+torch.export.export = pyrel.engine.prepare.capture_in_short = refuse
 e = pyrel.Explainer.load(sys.argv[1])(np.load(sys.argv[2]))
 np.save(sys.argv[3], e.relevance)
 """

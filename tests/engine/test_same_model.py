@@ -414,13 +414,13 @@ def test_explain_answers_for_the_model_as_it_is(what: str) -> None:
 def captures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What explain captures, one entry each time."""
     found: list[Any] = []
-    capture = kept_captures.capture_at
+    capture = kept_captures.capture_in_short
 
     def counted(model: Any, *args: Any, **options: Any) -> Any:
         found.append(model)
         return capture(model, *args, **options)
 
-    monkeypatch.setattr(kept_captures, "capture_at", counted)
+    monkeypatch.setattr(kept_captures, "capture_in_short", counted)
     return found
 
 

@@ -244,9 +244,9 @@ def test_wrong_shapes_say_what_to_do() -> None:
 
 def test_explain_captures_once_for_all_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[Any] = []
-    capture = kept.capture_at
+    capture = kept.capture_in_short
     monkeypatch.setattr(
-        kept, "capture_at", lambda *given, **o: found.append(given) or capture(*given, **o)
+        kept, "capture_in_short", lambda *given, **o: found.append(given) or capture(*given, **o)
     )
     model = made(Last)
     for steps in (6, 3, 6, 8):
