@@ -13,25 +13,23 @@ import torch
 
 from pyrel import methods
 from pyrel.compiler.capture.examples import Given
-from pyrel.compiler.capture.forks import exporting
-from pyrel.compiler.capture.long_loops import forget_short, is_short
+from pyrel.compiler.capture.long_loops import forget_short
 from pyrel.compiler.capture.outputs import Output, checked_output
 from pyrel.compiler.program.file_limits import Limits
 from pyrel.engine import arrays
 from pyrel.engine import config as runtime
 from pyrel.engine.arrays import Array
+from pyrel.engine.asked import Asked
 from pyrel.engine.attribute import Attributing
 from pyrel.engine.checked import NOTHING
-from pyrel.engine.compile import Compiler
-from pyrel.engine.compiled import Compiled
 from pyrel.engine.compiled_model import limits_of
-from pyrel.engine.inputs import RAISE, Inputs
+from pyrel.engine.inputs import RAISE
 from pyrel.engine.outputs import CLASSIFICATION
 from pyrel.engine.precision import check_precision
-from pyrel.engine.prepare import Model, Wanted, captured, check_task, prepare, reference_of
+from pyrel.engine.prepare import Model, Wanted, captured, check_task
 from pyrel.engine.program_file import dump_program, is_named, load_program
 from pyrel.engine.progress import Told, check_progress
-from pyrel.engine.self_check import SelfCheck, check_option
+from pyrel.engine.self_check import check_option
 from pyrel.engine.several import checked_constant
 from pyrel.errors import SelfCheckError
 from pyrel.explanation import Explanation
@@ -162,33 +160,27 @@ class Explainer(Attributing):
         check: str | None = "outputs",
         **options: Any,
     ) -> None:
-        precision = check_precision(precision, isa := runtime.isa())
+        isa = runtime.isa()
+        precision = check_precision(precision, isa)
         lengths, check_finite = flag("lengths", lengths), flag("check_finite", check_finite)
         check_option(check)
         chosen = methods.get(method, _own_options(), **options)
-        source = captured(model, example, lengths, output := checked_output(output))
+        output = checked_output(output)
+        source = captured(model, example, lengths, output)
         checks = check_finite, single(out_of_range), check_task(single(task))
         wanted = Wanted(low, high, lengths, *checks, checked_constant(constant))
-        given = chosen, isa, precision, model, source, example, wanted, output
+        asked = Asked(model, source, example, output, chosen, precision, isa, wanted, check)
         try:
-            self._compile(check, *given)
+            self._compile(asked)
         except SelfCheckError:
             if not forget_short(source):  # the first steps of a loop do not say what all do
                 raise
-            self._compile(check, *given)
+            self._compile(asked)
 
-    def _compile(self, check: str | None, method: methods.Method, isa: str, *given: Any) -> None:
-        """Compile what was captured, and compare it with the model; a short loop in any case."""
-        precision, model, source, example, wanted, output = given
-        inputs, compiled, padding = prepare(source, example, method, precision, wanted)
-        self._take(method, inputs, NOTHING, compiled, isa)
-        if check is None and isinstance(compiled, Compiled):
-            self._programs.at(inputs.steps)  # packs weights, which may lie in the model's memory
-        asked = "outputs" if check is None and is_short(source) else check
-        if asked is not None:
-            parts = method, inputs, self._programs, precision, asked, padding
-            checked = _compared(compiled, model, source, example, output, *parts)
-            self.checked = NOTHING if check is None else checked
+    def _compile(self, asked: Asked) -> None:
+        inputs, compiled, padding = asked.prepared()
+        self._take(asked.method, inputs, NOTHING, compiled, asked.isa)
+        self.checked = asked.compared(self._programs, inputs, padding)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as the bytes that `save` writes, and, if pyrel has no name for it, the method.
@@ -290,17 +282,6 @@ class Explainer(Attributing):
         results = self._run(batch, None, self._checked_lengths(batch, lengths), None)
         given: Array = arrays.like(self.outputs.shaped(results).output, batch)
         return given
-
-
-def _compared(
-    compiled: Any, model: Model, source: Any, example: Any, output: Output, *parts: Any
-) -> str:
-    """Compare what was compiled with its model; ``parts`` are those of `SelfCheck`."""
-    inputs: Inputs = parts[1]
-    steps = compiled.other_steps() if isinstance(compiled, Compiler) else inputs.steps
-    with exporting:  # no other thread exports the model, or switches its mode, meanwhile
-        reference = reference_of(model, source, bool(inputs.vocabulary), output)
-        return str(SelfCheck(reference, *parts).run(example, steps))
 
 
 def _unpickled(
