@@ -22,6 +22,7 @@ from pyrel.compiler.lowering.lower import (
     lower_with_rules,
     place_rules,
 )
+from pyrel.compiler.lowering.placement import Placement
 from pyrel.compiler.lowering.rule_table import PlacedRule, placed_rules
 from pyrel.compiler.program.generalise import TRIED, NoPatternError, generalise
 from pyrel.engine.compiled import AnySteps, Compiled, Patterns
@@ -174,7 +175,7 @@ class Compiler:
             raise NoPatternError("low and high differ from step to step")
         graphs = {n: self._tried(n) for n in TRIED}
         try:
-            patterns = patterns_of(
+            patterns, _ = patterns_of(
                 *(graphs, self._method, self._precision),
                 moves_ids=self._inputs.moves_ids,
                 keep_forward=self._keep_forward,
@@ -208,8 +209,10 @@ def patterns_of(
     *,
     moves_ids: bool,
     keep_forward: bool,
-) -> Patterns:
+) -> tuple[Patterns, dict[int, Placement]]:
     """Find the pattern of graphs of a few numbers of steps, with the domains of their inputs.
+
+    Returns it with where rules stand in the graphs.
 
     Raises
     ------
@@ -228,14 +231,14 @@ def patterns_of(
         )
         for n, each in main.items()
     }
-    patterns = {EXPLAIN: generalise(apart)}
+    patterns = {EXPLAIN: generalise({n: program for n, (program, _) in apart.items()})}
     for name in beside:
         forward = {
             n: lower_forward_apart(each.of(name), method, each.low, each.high, cache)
             for n, each in first.items()
         }
         patterns[name] = generalise(forward)
-    return Patterns(patterns)
+    return Patterns(patterns), {n: placement for n, (_, placement) in apart.items()}
 
 
 def _first_line(error: Exception) -> str:
@@ -279,8 +282,8 @@ def _cut(first: _Input, method: Method, precision: str) -> Compiled | None:
     start = affine_start(first.graph)
     if start is None:
         return None
-    ends = (np.full(start.rest.input_size, end) for end in (-np.inf, np.inf))
-    low, high = ends
+    high = np.full(start.rest.input_size, np.inf)
+    low = -high
     program, rules = lower_with_rules(start.rest, method, low, high, precision)
     own = placed_rules(place_rules(start.image, method, first.low, first.high)[1])
     programs = {

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from pyrel.compiler.capture.long_loops import LoopCapture
-from pyrel.compiler.lowering.lower import place_rules
 from pyrel.compiler.lowering.rule_table import PlacedRule, placed_rules
 from pyrel.compiler.program.generalise import NoPatternError
 from pyrel.engine.compile import patterns_of
@@ -36,14 +35,12 @@ def compile_loop(
     of_any = replace(inputs, any_steps=True)
     graphs = {n: (graph, *of_any.domain(n)) for n, graph in capture.few.items()}
     keep = outputs.have_steps(outputs.shape, steps) and goes_back_again(method)
-    found = patterns_of(
+    patterns, placements = patterns_of(
         graphs, method, precision, moves_ids=inputs.moves_ids, keep_forward=keep
-    ).at(steps)
-    placements = {n: place_rules(graph[0], method, *graph[1:])[1] for n, graph in graphs.items()}
-    method.check_sites(placements[max(placements)].sites)
+    )
     few = [placed_rules(each) if method.backward else () for each in placements.values()]
     rules = _rules_at(steps, list(placements), few)
-    return replace(found, patterns=None, rules=rules, outputs=outputs)
+    return replace(patterns.at(steps), patterns=None, rules=rules, outputs=outputs)
 
 
 def shape_of_outputs(capture: LoopCapture) -> tuple[int, ...]:

@@ -107,7 +107,7 @@ def lowering(name: str, steps: int, method: str) -> Any:
 
 @functools.cache
 def apart(name: str, steps: int, method: str) -> Program:
-    return lower_apart(*lowering(name, steps, method))
+    return lower_apart(*lowering(name, steps, method))[0]
 
 
 @functools.cache

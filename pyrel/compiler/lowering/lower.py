@@ -138,14 +138,14 @@ def lower_apart(
     cache: LoweringCache | None = None,
     *,
     keep_forward: bool = False,
-) -> Program:
+) -> tuple[Program, Placement]:
     """Do what `lower_with_rules` does, but leave every value a place of its own.
 
     `pyrel.compiler.program.generalise` needs that. A ``cache`` is for graphs of one model.
     """
     facts, placement = place_rules(graph, method, low, high, cache)
     method.check_sites(placement.sites)
-    return _lowered_apart(facts, placement, precision, keep_forward)
+    return _lowered_apart(facts, placement, precision, keep_forward), placement
 
 
 def _lowered_apart(

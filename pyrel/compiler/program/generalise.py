@@ -8,7 +8,7 @@ how everything depends on T: how often loops run, where their operands lie at T 
 how many rows an instruction over all steps has. What it finds is checked with the other programs,
 in every number::
 
-    programs = {T: lower_apart(graph_of(T), method, low, high, precision) for T in TRIED}
+    programs = {T: lower_apart(graph_of(T), method, low, high, precision)[0] for T in TRIED}
     pattern = generalise(programs)  # or NoPatternError: each T is lowered by itself
 
 Results of what the pattern writes are those of the program that
