@@ -63,24 +63,31 @@ class Step(NamedTuple):
     kernel: tuple[int, ...]
 
 
+class _Coded(NamedTuple):
+    """What has to be equal in an argument; which operators made it, and its whole numbers."""
+
+    code: Hashable
+    operands: list[int]
+    numbers: list[int]
+
+
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    def __init__(self, given: Sequence[torch.Tensor]) -> None:
+    def __init__(self, model: torch.nn.Module, given: Sequence[torch.Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.steps: list[Step] = []
         self._made = {id(each): (-1 - n, 0) for n, each in enumerate(given)}
         self._kinds = {_memory(each): INPUT for each in given}
         self._alive: list[Any] = list(given)  # so that no id and no memory is used again
-        self._outside: dict[int, Hashable] = {}
+        held = (*model.parameters(), *model.buffers())
+        self._outside: dict[int, Hashable] = {id(each): ("held", n) for n, each in enumerate(held)}
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        operands: list[int] = []
-        numbers: list[int] = []
         read: list[torch.Tensor] = []
         # Before results are noted: an operator that works in place has an operand among them.
-        code = self._coded((args, tuple((kwargs or {}).items())), operands, numbers, read)
+        given = self._coded((args, tuple((kwargs or {}).items())), read)
         name = func._schema.name.partition("::")[2]
         results = list(result) if isinstance(result, tuple | list) else [result]
         tensors = [each for each in results if isinstance(each, torch.Tensor)]
@@ -89,14 +96,13 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._made[id(tensor)] = len(self.steps), number
             memory = _memory(tensor)
             self._kinds[memory] = max(kind, self._kinds.get(memory, UNIFORM))
-        arguments = len(numbers)
         kernel = tuple(size for each in read[1:] for size in each.shape[2:])
-        shapes = [tuple(tensor.shape) for tensor in tensors]
-        made = self._coded(shapes, operands, numbers, read)
+        sizes = self._coded([tuple(tensor.shape) for tensor in tensors], read)
         types_ = tuple(str(tensor.dtype) for tensor in tensors[:1])
-        whole = (str(func), code, made, types_, torch.is_grad_enabled())
+        whole = (str(func), given.code, sizes.code, types_, torch.is_grad_enabled())
+        numbers = (*given.numbers, *sizes.numbers)
         self.steps.append(
-            Step(whole, tuple(operands), tuple(numbers), kind, len(numbers) - arguments, kernel)
+            Step(whole, tuple(given.operands), numbers, kind, len(sizes.numbers), kernel)
         )
         self._alive.append((args, kwargs, result))
         return result
@@ -109,60 +115,21 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         least = UNIFORM if name in _UNIFORM else CONSTANT
         return max([least, *(self._kinds.get(_memory(each), CONSTANT) for each in read)])
 
-    def _coded(
-        self,
-        value: Any,
-        operands: list[int],
-        numbers: list[int],
-        read: list[torch.Tensor],
-    ) -> Hashable:
-        """Return what has to be equal in an argument, and note what may grow."""
+    def _coded(self, value: Any, read: list[torch.Tensor]) -> _Coded:
+        """Describe an argument; the tensors in it are added to ``read``."""
         if isinstance(value, torch.Tensor):
             read.append(value)
-            if id(value) not in self._made:
-                return self._of_model(value)
-            operands += self._made[id(value)]
-            return "made", value.dim()
+            if id(value) in self._made:
+                return _Coded(("made", value.dim()), [*self._made[id(value)]], [])
+            return _Coded(self._of_model(value), [], [])
         if isinstance(value, int) and not isinstance(value, bool):
-            numbers.append(value)
-            return "number"
+            return _Coded("number", [], [value])
         if isinstance(value, tuple | list):
-            return self._several(value, operands, numbers, read)
-        return type(value), repr(value)
-
-    def _several(
-        self, values: Sequence[Any], operands: list[int], numbers: list[int], read: Any
-    ) -> Hashable:
-        """Write a long list that goes on evenly as its length, its first element and its stride."""
-        each = []
-        for value in values:
-            own: tuple[list[int], list[int]] = [], []
-            each.append((self._coded(value, *own, read), *own))
-        codes = [code for code, _, _ in each]
-        for before in range(3):
-            rest = each[before:]
-            if len(rest) < _LEAST_RUN or len(set(codes[before:])) > 1:
-                continue
-            runs = [
-                _evenly([(element[part]) for element in rest])  # type: ignore[misc]
-                for part in (1, 2)
-            ]
-            if None in runs:
-                continue
-            for element in each[:before]:
-                operands += element[1]
-                numbers += element[2]
-            numbers.append(len(rest))
-            operands += runs[0] or []
-            numbers += runs[1] or []
-            return "evenly", tuple(codes[:before]), codes[before]
-        for element in each:
-            operands += element[1]
-            numbers += element[2]
-        return tuple(codes)
+            return _several([self._coded(each, read) for each in value])
+        return _Coded((type(value), repr(value)), [], [])
 
     def _of_model(self, tensor: torch.Tensor) -> Hashable:
-        """Name a tensor that no operator made: by its contents."""
+        """Name a tensor that no operator made and the model does not hold: by its contents."""
         if id(tensor) not in self._outside:
             self._alive.append(tensor)
             self._kinds.setdefault(_memory(tensor), CONSTANT)
@@ -175,6 +142,27 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _memory(tensor: torch.Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
+
+
+def _several(each: Sequence[_Coded]) -> _Coded:
+    """Write a long list that goes on evenly as its length, its first element and its stride."""
+    for before in range(3):
+        head, rest = each[:before], each[before:]
+        if len(rest) < _LEAST_RUN or len({element.code for element in rest}) > 1:
+            continue
+        operands = _evenly([element.operands for element in rest])
+        numbers = _evenly([element.numbers for element in rest])
+        if operands is not None and numbers is not None:
+            code = "evenly", tuple(element.code for element in head), rest[0].code
+            own, sizes = _joined(head)
+            return _Coded(code, [*own, *operands], [*sizes, len(rest), *numbers])
+    return _Coded(tuple(element.code for element in each), *_joined(each))
+
+
+def _joined(each: Sequence[_Coded]) -> tuple[list[int], list[int]]:
+    """Return operands and numbers of all elements."""
+    operands = [operand for element in each for operand in element.operands]
+    return operands, [number for element in each for number in element.numbers]
 
 
 def _evenly(rows: Sequence[Sequence[int]]) -> list[int] | None:
@@ -194,7 +182,7 @@ def eager_trace(model: torch.nn.Module, sample: Sample) -> list[Step]:
     was; errors are the model's own.
     """
     given = sample.of(2)
-    recorder = _Recorder(given)
+    recorder = _Recorder(model, given)
     with as_it_was(model, values=True), as_eager(), watched(model), quiet(), no_draws(), recorder:
         model(*given)
     return recorder.steps
