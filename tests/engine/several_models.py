@@ -124,3 +124,35 @@ def in_double(model: nn.Module, given: Any) -> tuple[nn.Module, Any]:
         return x.double().requires_grad_() if x.is_floating_point() else x
 
     return copy.deepcopy(model).double(), mapped(given, double)
+
+
+CASES = cases()
+MODEL, GIVEN = CASES["dictionary"]
+X, STATIC = GIVEN["x"], GIVEN["static"]
+TARGET = torch.tensor([0, 2, 1, 1, 0])
+
+
+def wanted_gradient(model: nn.Module, given: Any, target: Any) -> tuple[Any, list[torch.Tensor]]:
+    """Outputs, and the gradients of those of floats, in float64."""
+    double, inputs = in_double(model, given)
+    output = called(double, inputs)
+    score = output[torch.arange(len(output)), target].sum()
+    floats = [x for x in leaves(inputs) if x.is_floating_point()]
+    return output, list(torch.autograd.grad(score, floats))
+
+
+def same(one: Any, other: Any) -> bool:
+    pairs = zip(leaves(one), leaves(other), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+class Dense(nn.Module):
+    """Two inputs, and two layers without a bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = nn.Linear(4, 6, bias=False), nn.Linear(2, 6, bias=False)
+        self.out = nn.Linear(6, 3, bias=False)
+
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return self.out(torch.relu(self.one(a) + self.other(b)))
