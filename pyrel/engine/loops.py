@@ -6,9 +6,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from pyrel.compiler.capture.long_loops import LoopCapture
 from pyrel.compiler.lowering.rule_table import PlacedRule, placed_rules
 from pyrel.compiler.program.generalise import NoPatternError
+from pyrel.compiler.program.rows import slope_of
 from pyrel.engine.compile import patterns_of
 from pyrel.engine.compiled import Compiled
 from pyrel.engine.inputs import Inputs
@@ -66,8 +69,7 @@ def _rules_at(
 
 def _grown(steps: int, few: Sequence[int], numbers: Sequence[int]) -> int:
     """Return a number at all steps, from what it is with few."""
-    slope = numbers[1] - numbers[0]
-    grown = [numbers[0] + slope * (n - few[0]) for n in (*few, steps)]
-    if list(numbers) != grown[:-1]:
+    slope = slope_of(np.array(numbers), np.array(few))
+    if slope is None:
         raise NoPatternError("numbers of nodes or outputs do not grow evenly with the steps")
-    return grown[-1]
+    return numbers[0] + int(slope) * (steps - few[0])

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from pyrel.compiler.capture.eager_trace import INPUT, UNIFORM, Step
 from pyrel.compiler.program.loops import loops
+from pyrel.compiler.program.rows import around_longest, slope_of
 
 _Numbers = npt.NDArray[np.int64]
 
@@ -128,17 +129,10 @@ def _check_moves(numbers: Sequence[_Numbers], lengths: _Numbers) -> None:
 
 def _edges(numbers: _Numbers) -> tuple[int, int]:
     """Count the iterations before and behind the longest even stretch."""
-    uneven = (np.diff(numbers, 2, axis=0) != 0).any(axis=1)
-    edges = np.concatenate([[-1], np.flatnonzero(uneven), [uneven.size]])
-    lengths = np.diff(edges) - 1
-    longest = int(lengths.argmax())
-    first = int(edges[longest]) + 1
-    return first, len(numbers) - (first + int(lengths[longest]) + 2)
+    return around_longest((np.diff(numbers, 2, axis=0) == 0).all(axis=1))
 
 
 def _affine(values: _Numbers, lengths: _Numbers, what: str) -> None:
     """Check that values, of which the first axis is that of the lengths, grow evenly."""
-    slope = values[1] - values[0]
-    for steps, value in zip(lengths.tolist(), values, strict=True):
-        if (value != values[0] + slope * (steps - lengths[0])).any():
-            raise _IrregularError(f"{what} do not grow evenly with the number of steps")
+    if slope_of(values, lengths) is None:
+        raise _IrregularError(f"{what} do not grow evenly with the number of steps")

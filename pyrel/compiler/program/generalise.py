@@ -27,7 +27,7 @@ from pyrel.compiler.program.instructions import Float32s, Gemm, Instruction, Map
 from pyrel.compiler.program.loops import codes_of, loops, repeat
 from pyrel.compiler.program.memory import pack
 from pyrel.compiler.program.program import Contents, Program
-from pyrel.compiler.program.rows import Growth, Rows
+from pyrel.compiler.program.rows import Growth, Rows, around_longest, slope_of
 from pyrel.compiler.program.step_pattern import (
     STORED,
     Item,
@@ -112,10 +112,9 @@ class _Fit:
 
     def _affine(self, values: Offsets) -> Offsets:
         """Fit values, the first axis being T: the last axis of the result is as in `Growth`."""
-        slope = values[1] - values[0]
-        for steps, value in zip(self._steps, values, strict=True):
-            if (value != values[0] + slope * (steps - self._steps[0])).any():
-                raise NoPatternError("places or sizes do not grow evenly with the number of steps")
+        slope = slope_of(values, self._steps)
+        if slope is None:
+            raise NoPatternError("places or sizes do not grow evenly with the number of steps")
         return np.stack([values[0], slope], axis=-1)
 
     def items(self) -> list[Item]:
@@ -268,11 +267,7 @@ def _regular(loop: Repeat) -> tuple[int, int]:
     for part in loop.body:
         places = part.offsets.reshape(len(part.offsets), loop.count, -1)
         fixed &= (np.diff(places, 2, axis=1) == 0).all(axis=(0, 2))
-    edges = np.concatenate([[-1], np.flatnonzero(~fixed), [fixed.size]])
-    lengths = np.diff(edges) - 1
-    longest = int(lengths.argmax())
-    first = int(edges[longest]) + 1
-    return first, loop.count - (first + int(lengths[longest]) + 2)
+    return around_longest(fixed)
 
 
 def _runs(offsets: Offsets) -> list[tuple[int, int]]:

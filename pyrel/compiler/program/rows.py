@@ -128,3 +128,27 @@ def _check_largest(sizes: npt.NDArray[np.float64]) -> None:
     largest = sizes.max(initial=0.0)
     if largest >= _LARGEST:
         raise ValueError(f"a number of a pattern grows to about {largest:.3g}")
+
+
+def slope_of(values: Offsets, steps: Offsets) -> Offsets | None:
+    """Return by what values grow with each step; None if they do not grow evenly.
+
+    Their first axis is that of ``steps``, of which the first two differ by one.
+    """
+    slope: Offsets = values[1] - values[0]
+    for n, value in zip(steps.tolist(), values, strict=True):
+        if (value != values[0] + slope * (n - steps[0])).any():
+            return None
+    return slope
+
+
+def around_longest(fixed: npt.NDArray[np.bool_]) -> tuple[int, int]:
+    """Count the iterations before and behind the longest stretch in which places move evenly.
+
+    ``fixed`` says of each three iterations in a row whether both strides are the same.
+    """
+    edges = np.concatenate([[-1], np.flatnonzero(~fixed), [fixed.size]])
+    lengths = np.diff(edges) - 1
+    longest = int(lengths.argmax())
+    first = int(edges[longest]) + 1
+    return first, fixed.size - (first + int(lengths[longest]))
