@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Explain, word by word, what an LSTM makes of short film reviews.
+"""Explain, word by word, what an LSTM with attention makes of short film reviews.
 
 The reviews are made from templates, so that it is known which words decide: a judgement, sometimes
 negated, sometimes conceded ("although the plot was dull , the ending was brilliant"), between
-sentences that say nothing. An LSTM over embedded words learns whether the judgement is good or
-bad; LRP-ε then tells how much each word contributed to its answer. One HTML page shows the words
-in colour. Needs the extra ``report``:
+sentences that say nothing. An LSTM over embedded words, whose states are summed with the weights of
+an attention, learns whether the judgement is good or bad; LRP-ε then tells how much each word
+contributed to its answer, which the weights alone do not: a state holds the words before it, too.
+One HTML page shows the words in colour. Needs the extra ``report``:
 
     python examples/text.py --out reviews.html
 """
@@ -110,18 +111,28 @@ class Vocabulary:
 
 
 class ReviewLSTM(nn.Module):
-    """Words to scores: embedding, LSTM, linear layer on the state after the last word."""
+    """Words to scores: embedding, LSTM, additive attention over its states, linear layer.
+
+    The attention is that of Bahdanau et al. (2015), whose query is a parameter here.
+    """
 
     def __init__(self, words: int, width: int = 16, units: int = 32) -> None:
         super().__init__()
         self.embedding = nn.Embedding(words, width)
         self.lstm = nn.LSTM(width, units, batch_first=True)
+        self.key = nn.Linear(units, units)
+        self.query = nn.Linear(units, 1, bias=False)
         self.output = nn.Linear(units, len(CLASSES))
+
+    def attend(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the states (n, words, units) and the weights of the attention (n, words)."""
+        states, _ = self.lstm(self.embedding(ids))
+        return states, torch.softmax(self.query(torch.tanh(self.key(states)))[:, :, 0], dim=1)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return scores (n, classes) of word numbers (n, words)."""
-        states, _ = self.lstm(self.embedding(ids))
-        scores: Tensor = self.output(states[:, -1])
+        states, weights = self.attend(ids)
+        scores: Tensor = self.output((weights[:, :, None] * states).sum(dim=1))
         return scores
 
 
@@ -165,12 +176,13 @@ def train(
 
 @dataclass(frozen=True)
 class Explained:
-    """A review, the class that the model gives it, and the relevance of each word for that."""
+    """A review, its class by the model, each word's relevance for that and weight of attention."""
 
     review: Review
     predicted: int
     score: float
     relevance: npt.NDArray[np.float32]
+    attention: npt.NDArray[np.float32]
 
 
 def explain(
@@ -184,21 +196,27 @@ def explain(
     explainer = pyrel.Explainer(model, ids, method="lrp_epsilon", lengths=True)
     e = explainer(ids, lengths=lengths)
     scores = np.take_along_axis(e.output, e.target[:, None], axis=1)[:, 0]
-    return [
-        Explained(review, int(target), float(score), relevance[: len(review.words)])
-        for review, target, score, relevance in zip(
-            reviews, e.target, scores, e.relevance, strict=True
+    explained = []
+    for number, review in enumerate(reviews):
+        own = slice(int(lengths[number]))
+        with torch.no_grad():
+            _, weights = model.attend(torch.from_numpy(ids[number : number + 1, own]))
+        target, relevance = int(e.target[number]), e.relevance[number, own]
+        explained.append(
+            Explained(review, target, float(scores[number]), relevance, weights[0].numpy())
         )
-    ]
+    return explained
 
 
-def share_of_decisive_words(explained: Sequence[Explained]) -> float:
-    """Return the mean part of the positive relevance that the decisive words have."""
+def share_of_decisive_words(
+    reviews: Sequence[Review], values: Sequence[npt.NDArray[np.float32]]
+) -> float:
+    """Return the mean part that the decisive words have of what is positive, word by word."""
     shares = []
-    for one in explained:
-        positive = np.maximum(one.relevance, 0)
+    for review, of_words in zip(reviews, values, strict=True):
+        positive = np.maximum(of_words, 0)
         if positive.sum() > 0:
-            shares.append(positive[np.array(one.review.decisive)].sum() / positive.sum())
+            shares.append(positive[np.array(review.decisive)].sum() / positive.sum())
     return float(np.mean(shares))
 
 
@@ -233,11 +251,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     explained = explain(model, tested, vocabulary)
     accuracy = np.mean([one.predicted == one.review.label for one in explained])
     words = np.mean([np.mean(one.review.decisive) for one in explained])
-    share = share_of_decisive_words(explained)
+    share = share_of_decisive_words(tested, [one.relevance for one in explained])
+    attended = share_of_decisive_words(tested, [one.attention for one in explained])
     facts = (
         f"The LSTM is right about {100 * accuracy:.1f} % of {len(tested)} reviews that it has not "
-        f"seen. The clauses that decide have {100 * share:.0f} % of the positive relevance and "
-        f"{100 * words:.0f} % of the words."
+        f"seen. The clauses that decide have {100 * share:.0f} % of the positive relevance, "
+        f"{100 * attended:.0f} % of the attention and {100 * words:.0f} % of the words."
     )
     print(facts)
     lead = f"Relevance of each word by LRP-ε, for the class that the LSTM predicts. {facts}"

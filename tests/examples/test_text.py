@@ -47,6 +47,18 @@ def test_every_word_of_every_review_is_explained(text: ModuleType) -> None:
         assert one.score == pytest.approx(scores.max().item(), abs=2.4e-5)
         assert one.relevance.shape == (len(one.review.words),)
         assert np.isfinite(one.relevance).all() and one.relevance.any()
+        assert one.attention.shape == one.relevance.shape
+        assert one.attention.sum() == pytest.approx(1.0)
+
+
+def test_only_what_is_positive_is_shared(text: ModuleType) -> None:
+    reviews = [
+        text.Review(("a", "b", "c", "d"), 0, (False, True, True, False)),
+        text.Review(("a", "b"), 1, (True, False)),
+        text.Review(("a", "b"), 1, (True, False)),
+    ]
+    values = [np.array([1.0, 2.0, -5.0, 1.0]), np.array([3.0, 0.0]), np.array([-1.0, 0.0])]
+    assert text.share_of_decisive_words(reviews, values) == pytest.approx((0.5 + 1.0) / 2)
 
 
 def test_example_writes_a_page(
