@@ -41,7 +41,9 @@ from pyrel.methods.other_rules import (
     Signal,
     SignalTimesGate,
     Slope,
+    SoftmaxRule,
     SumRule,
+    TaylorOfSoftmax,
     Winner,
 )
 from pyrel.methods.pattern import PatternAttribution, PatternNet
@@ -135,8 +137,10 @@ __all__ = [
     "Site",
     "Slope",
     "SmoothGrad",
+    "SoftmaxRule",
     "Start",
     "SumRule",
+    "TaylorOfSoftmax",
     "Term",
     "UnsuitableDomainError",
     "WSquared",

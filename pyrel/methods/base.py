@@ -57,6 +57,9 @@ class Method(ABC):
     bias : {"absorb", "share"}
         Of a method that conserves: whether bias and stabiliser absorb their share of relevance, or
         give it to the node's inputs in equal parts.
+    attention : {"values", "attnlrp"}
+        Of a method that conserves: whether the weights of attention are gates, or a softmax has a
+        rule and the products of attention are halved.
     """
 
     name: ClassVar[str]
@@ -72,6 +75,7 @@ class Method(ABC):
     detach: str = "stop"
     autograd: str = "exact"
     bias: str = "absorb"
+    attention: str = "values"
 
     @abstractmethod
     def rule(self, site: Site) -> Rule:
@@ -179,6 +183,11 @@ class RelevancePropagation(Method):
         Whether the share of a bias, of a constant and of the stabiliser is absorbed, or given in
         equal parts to the inputs of the linear node, or the addends of the sum, so that relevance
         sums to what was put in.
+    attention : {"values", "attnlrp"}
+        "values" takes the weights of attention, which a softmax gives, for gates: the values get
+        all (Ali et al. 2022). "attnlrp" gives each factor of the products of attention half, and
+        a softmax has a rule of its own, `TaylorOfSoftmax` (Achtibat et al. 2024): so queries and
+        keys get relevance, too. What the rule does not sum to is absorbed.
 
     Examples
     --------
@@ -207,6 +216,7 @@ class RelevancePropagation(Method):
         detach: str = "pass",
         pooling: str | None = None,
         bias: str = "absorb",
+        attention: str = "values",
     ) -> None:
         self.epsilon = other_rules.stabiliser(epsilon)
         self.gates = word("gates", gates, "signal", "half")
@@ -215,6 +225,7 @@ class RelevancePropagation(Method):
         if pooling is not None:
             self.pooling = word("pooling", pooling, "winner", "proportional")
         self.bias = word("bias", bias, "absorb", "share")
+        self.attention = word("attention", attention, "values", "attnlrp")
 
     @property
     def options(self) -> dict[str, Any]:
@@ -222,7 +233,9 @@ class RelevancePropagation(Method):
         detach = {} if self.detach == "pass" else {"detach": self.detach}
         pooling = {} if self.pooling == self.default_pooling else {"pooling": self.pooling}
         bias = {} if self.bias == "absorb" else {"bias": self.bias}
-        return {"epsilon": self.epsilon, "gates": self.gates, **detach, **pooling, **bias}
+        attention = {} if self.attention == "values" else {"attention": self.attention}
+        others = {**detach, **pooling, **bias, **attention}
+        return {"epsilon": self.epsilon, "gates": self.gates, **others}
 
     def linear_rule(self, site: Site) -> LinearRule:
         """Choose the rule of a dense layer or a convolution; here the ε rule."""
@@ -235,6 +248,10 @@ class RelevancePropagation(Method):
         proportion to the values, gates and maxima as the options say.
         """
         match site.kind:
+            case "product" if site.attention:
+                return other_rules.Half()
+            case "softmax":
+                return other_rules.TaylorOfSoftmax()
             case "product":
                 return other_rules.Half() if self.gates == "half" else other_rules.Signal()
             case "sum":

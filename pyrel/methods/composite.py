@@ -101,7 +101,7 @@ class Composite(RelevancePropagation):
     Parameters
     ----------
     assignments : sequence of Assign
-    epsilon, gates, detach, pooling, bias
+    epsilon, gates, detach, pooling, bias, attention
         As for `LrpEpsilon`.
 
     Raises
@@ -129,8 +129,9 @@ class Composite(RelevancePropagation):
         detach: str = "pass",
         pooling: str | None = None,
         bias: str = "absorb",
+        attention: str = "values",
     ) -> None:
-        super().__init__(epsilon, gates, detach, pooling, bias)
+        super().__init__(epsilon, gates, detach, pooling, bias, attention)
         if isinstance(assignments, Assign | str | Mapping) or not isinstance(assignments, Iterable):
             raise TypeError(f"assignments: wanted a list of Assign, got {assignments!r}")
         self.assignments = tuple(assignments)
@@ -218,7 +219,7 @@ class EpsilonPlus(_Preset):
 
     Parameters
     ----------
-    epsilon, gates, detach, pooling, bias
+    epsilon, gates, detach, pooling, bias, attention
         As for `LrpEpsilon`.
     """
 
@@ -239,7 +240,7 @@ class EpsilonAlpha2Beta1(_Preset):
     ----------
     textbook : bool, default False
         As for `AlphaBeta`; True is zennit's formula.
-    epsilon, gates, detach, pooling, bias
+    epsilon, gates, detach, pooling, bias, attention
         As for `LrpEpsilon`.
     """
 
@@ -253,8 +254,9 @@ class EpsilonAlpha2Beta1(_Preset):
         detach: str = "pass",
         pooling: str | None = None,
         bias: str = "absorb",
+        attention: str = "values",
     ) -> None:
-        super().__init__(epsilon, gates, detach, pooling, bias)
+        super().__init__(epsilon, gates, detach, pooling, bias, attention)
         self._rule = rules.AlphaBeta(2.0, 1.0, textbook)
 
     @property
@@ -276,7 +278,7 @@ class EpsilonGammaBox(_Preset):
     Parameters
     ----------
     gamma : float, default 0.25
-    epsilon, gates, detach, pooling, bias
+    epsilon, gates, detach, pooling, bias, attention
         As for `LrpEpsilon`.
 
     Raises
@@ -296,8 +298,9 @@ class EpsilonGammaBox(_Preset):
         detach: str = "pass",
         pooling: str | None = None,
         bias: str = "absorb",
+        attention: str = "values",
     ) -> None:
-        super().__init__(epsilon, gates, detach, pooling, bias)
+        super().__init__(epsilon, gates, detach, pooling, bias, attention)
         self._rule = rules.Gamma(number("gamma", gamma), epsilon)
 
     @property

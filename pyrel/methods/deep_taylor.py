@@ -31,6 +31,8 @@ class DeepTaylor(RelevancePropagation):
         which no value may be below zero, and to the winner in others.
     bias : {"absorb", "share"}
         As for `LrpEpsilon`.
+    attention : {"values", "attnlrp"}
+        As for `LrpEpsilon`.
     """
 
     name = "deep_taylor"

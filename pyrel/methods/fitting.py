@@ -18,6 +18,7 @@ from pyrel.methods.other_rules import (
     PoolingRule,
     ProductRule,
     Rule,
+    SoftmaxRule,
     SumRule,
 )
 from pyrel.methods.rules import LinearRule
@@ -30,6 +31,7 @@ RULES_OF_KIND: dict[str, tuple[type[Rule], ...]] = {  # what a node of a kind ca
     "product": (ProductRule,),
     "sum": (SumRule,),
     "max_pool": (PoolingRule,),
+    "softmax": (SoftmaxRule,),
     "normalisation": (NormalisationRule,),
     "embedding": (Pass,),
     "copy": (Pass,),

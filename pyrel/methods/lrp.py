@@ -35,6 +35,11 @@ class LrpEpsilon(RelevancePropagation):
     bias : {"absorb", "share"}
         Whether the share of a bias, of a constant and of the stabiliser is absorbed, or given in
         equal parts to the inputs of the node, so that relevance sums to what was put in.
+    attention : {"values", "attnlrp"}
+        "values" takes the weights of attention, which a softmax gives, for gates: the values get
+        all (Ali et al. 2022). "attnlrp" gives each factor of the products of attention half, and
+        a softmax has a rule of its own, `TaylorOfSoftmax` (Achtibat et al. 2024): so queries and
+        keys get relevance, too. What the rule does not sum to is absorbed.
     """
 
     name = "lrp_epsilon"
@@ -51,7 +56,7 @@ class LrpAlphaBeta(RelevancePropagation):
         α − β = 1, β ≥ 0.
     textbook : bool, default False
         See `pyrel.methods.AlphaBeta`.
-    epsilon, gates, detach, pooling, bias
+    epsilon, gates, detach, pooling, bias, attention
         As for `LrpEpsilon`; ε stabilises sums of activations.
 
     Raises
@@ -72,8 +77,9 @@ class LrpAlphaBeta(RelevancePropagation):
         detach: str = "pass",
         pooling: str | None = None,
         bias: str = "absorb",
+        attention: str = "values",
     ) -> None:
-        super().__init__(epsilon, gates, detach, pooling, bias)
+        super().__init__(epsilon, gates, detach, pooling, bias, attention)
         self._rule = rules.AlphaBeta(alpha, beta, textbook)
 
     @property
@@ -97,7 +103,7 @@ class LrpGamma(RelevancePropagation):
         How much contributions of the output's sign are favoured; 0 or more.
     epsilon : float, default 1e-6
         Added to each denominator, with its sign.
-    gates, detach, pooling, bias
+    gates, detach, pooling, bias, attention
         As for `LrpEpsilon`.
 
     Raises
@@ -116,8 +122,9 @@ class LrpGamma(RelevancePropagation):
         detach: str = "pass",
         pooling: str | None = None,
         bias: str = "absorb",
+        attention: str = "values",
     ) -> None:
-        super().__init__(epsilon, gates, detach, pooling, bias)
+        super().__init__(epsilon, gates, detach, pooling, bias, attention)
         self._rule = rules.Gamma(gamma, epsilon)
 
     @property

@@ -118,6 +118,17 @@ class InProportion(PoolingRule):
         self.strict = strict
 
 
+class SoftmaxRule(Rule):
+    """A rule for softmaxes."""
+
+
+class TaylorOfSoftmax(SoftmaxRule):
+    """R of a logit x_i is x_i (R_i − s_i Σ R) (Achtibat et al. 2024, proposition 3.1).
+
+    The expansion at x itself: its constant, what the x_i get no part of, is absorbed.
+    """
+
+
 class NormalisationRule(Rule):
     """A rule for layer normalisation."""
 

@@ -11,7 +11,8 @@ from pyrel.methods.terms import Domain
 LINEAR_KINDS = ("dense", "convolution")
 KINDS = (
     *LINEAR_KINDS,
-    *("activation", "product", "sum", "max_pool", "normalisation", "embedding", "copy", "stop"),
+    *("activation", "product", "sum", "max_pool", "softmax"),
+    *("normalisation", "embedding", "copy", "stop"),
 )
 
 
@@ -23,8 +24,9 @@ class Site:
     kind : str
         "dense" (a linear layer, also inside recurrent ones), "convolution", "activation" (an
         elementwise function; also a factor), "product" (of a gate and a signal), "sum" (of
-        activations, as an average pool is), "max_pool", "normalisation", "embedding", "copy" or
-        "stop" (what is detached, or made of token ids alone).
+        activations, as an average pool is), "max_pool", "softmax" (with ``attention="attnlrp"``),
+        "normalisation", "embedding", "copy" or "stop" (what is detached, or made of token ids
+        alone).
     module : str
         Path of the module, such as "encoder.lstm"; "" for the model itself.
     modules : tuple of str
@@ -38,6 +40,9 @@ class Site:
         Of an activation, its name, such as "sigmoid"; "" elsewhere.
     gated : bool
         Of a linear node: it is a sum in which gates multiply pre-activations, as in a GRU.
+    attention : bool
+        Of a product, with ``attention="attnlrp"``: it is of weights and values, or of two values
+        that the weights are computed from.
     """
 
     def __init__(
@@ -50,12 +55,13 @@ class Site:
         *,
         function: str = "",
         gated: bool = False,
+        attention: bool = False,
         merged: tuple[str, ...] = (),
     ) -> None:
         self.kind, self.module = kind, module
         self.modules = tuple(dict.fromkeys((module, *merged)))
         self.from_input, self.from_output = from_input, from_output
-        self.function, self.gated = function, gated
+        self.function, self.gated, self.attention = function, gated, attention
         self._domain = domain
 
     @cached_property

@@ -28,6 +28,7 @@ from pyrel.compiler.graph.nodes import (
     look_up,
     picked,
 )
+from pyrel.compiler.graph.softmax import Softmax
 from pyrel.methods.terms import Mask
 
 _CLAMPS = (Function.at_least, Function.above, Function.at_most, Function.below)
@@ -74,6 +75,8 @@ class Factors:
                 self.constant[out] = both & ~is_gate[out]
                 summed = picked(factors | self._totals, node.inputs, False).all(axis=0)
                 self._totals[out] = summed & ~both
+            case Softmax():
+                self._totals[out] = True  # a sum of weights that are left normalises them
             case Copy() | StopGradient():
                 for marks in self._marks():
                     marks[out] = picked(marks, node.inputs, False)

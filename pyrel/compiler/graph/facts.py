@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
+from pyrel.compiler.graph.attention import of_attention
 from pyrel.compiler.graph.gates import GatedSum, Gates, find_gates
 from pyrel.compiler.graph.nodes import (
     Addresses,
@@ -46,6 +47,11 @@ class Facts:
     def gates(self) -> Gates:
         """Which values are gates, and which are detached."""
         return find_gates(self.graph)
+
+    @cached_property
+    def attention(self) -> Mask:
+        """Mark the products of attention, where a method has a rule for softmaxes."""
+        return of_attention(self.graph, self.gates)
 
     @cached_property
     def domains(self) -> Domains:

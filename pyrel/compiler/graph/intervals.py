@@ -47,6 +47,9 @@ def apart(starts: Addresses, size: int) -> Iterator[Integers]:
     if (np.diff(np.sort(starts, axis=None)) >= size).all():
         yield np.arange(starts.shape[1])
         return
+    if len(starts) == 1 and _overlap_as_equals(starts[0], size):
+        yield from _by_turn(starts[0])
+        return
     first = int(starts.min())
     groups: list[list[int]] = []
     taken: list[npt.NDArray[np.bool_]] = []  # by group and address
@@ -61,6 +64,20 @@ def apart(starts: Addresses, size: int) -> Iterator[Integers]:
         taken[number][places] = True
     for members in groups:
         yield np.array(members)
+
+
+def _overlap_as_equals(starts: Addresses, size: int) -> bool:
+    """Whether two runs that overlap begin at the same address."""
+    return bool((np.diff(np.unique(starts)) >= size).all())
+
+
+def _by_turn(starts: Addresses) -> list[Integers]:
+    """Group the first rows of all addresses, then their second ones, …."""
+    order = np.argsort(starts, kind="stable")
+    first = np.searchsorted(starts[order], starts[order])
+    turn = np.arange(order.size) - first
+    turns = np.argsort(turn, kind="stable")
+    return np.split(order[turns], np.cumsum(np.bincount(turn))[:-1])
 
 
 def by_vector(values: Floats, starts: Integers, size: int) -> Iterator[tuple[Floats, Integers]]:

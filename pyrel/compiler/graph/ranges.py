@@ -29,6 +29,7 @@ from pyrel.compiler.graph.nodes import (
     look_up,
     picked,
 )
+from pyrel.compiler.graph.softmax import Softmax
 from pyrel.methods.terms import Domain, Mask
 
 
@@ -101,6 +102,8 @@ def propagate(graph: Graph, low: Floats, high: Floats, gates: Gates | None = Non
             case Product():
                 corners = np.stack([_times(a[0], b[1]) for a in (low, high) for b in (low, high)])
                 domains.low[out], domains.high[out] = corners.min(axis=0), corners.max(axis=0)
+            case Softmax():
+                domains.low[out], domains.high[out] = 0.0, 1.0
             case Choice():
                 low, high = domains.of(node.values)
                 domains.low[out], domains.high[out] = low.min(axis=0), high.max(axis=0)

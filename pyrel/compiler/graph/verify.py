@@ -7,6 +7,7 @@ import numpy as np
 
 from pyrel.compiler.graph.gates import GatedSum
 from pyrel.compiler.graph.nodes import Add, Embedding, Floats, Graph, Linear, Node, Scale
+from pyrel.compiler.graph.softmax import Softmax
 from pyrel.compiler.graph.weight_ids import WeightId
 
 
@@ -66,6 +67,8 @@ def _check_shapes(node: Node, where: str) -> None:
             wrong = node.inputs.ndim != 2
         case GatedSum():
             wrong = len(node.inputs) % 2 != 0 or node.carried.shape != node.members.shape
+        case Softmax():
+            wrong = node.inputs.ndim != 2 or len(node.inputs) != 3
         case Embedding():
             wrong = node.table.ndim != 2
     if wrong:

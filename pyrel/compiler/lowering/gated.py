@@ -46,20 +46,29 @@ def back_product(node: Product, relevance: Relevance, placement: Placement) -> N
     signal = gates.split(node) if stopped is None else stopped
     unknown = signal is None and not (placement.method.conserves and gates.is_halved(node))
     if isinstance(rule, other_rules.Signal | other_rules.SignalTimesGate) and unknown:
-        half = 'gates="half" gives each factor half; ' if placement.method.conserves else ""
-        raise UnsupportedModelError(
-            f"{placement.method.name} gives relevance to the signal of a product of a gate (a "
-            "sigmoid's output) and a signal; here both or neither is a gate. "
-            f"{half}gradient_x_input needs no rule",
-            operator="mul",
-            module=node.module,
-        )
+        raise _two_signals(node, placement)
     if isinstance(rule, other_rules.SignalTimesGate):
         assert signal is not None
         relevance.pass_on(node, signal[1], operands=signal[0])
         return
     for factor, share in placement.shares(node):
         relevance.pass_on(node, factor, share)
+
+
+def _two_signals(node: Product, placement: Placement) -> UnsupportedModelError:
+    """Say that a product has no signal, or two, and what takes it."""
+    gates, instead = placement.facts.gates, ""
+    if placement.method.conserves:
+        instead = 'gates="half" gives each factor half; '
+        if gates.is_gate[node.addresses].all() and not picked(gates.is_gate, node.inputs, 0).any():
+            instead = 'attention="attnlrp" has a rule for a softmax that is read; '
+    return UnsupportedModelError(
+        f"{placement.method.name} gives relevance to the signal of a product of a gate (a "
+        "sigmoid's output) and a signal; here both or neither is a gate. "
+        f"{instead}gradient_x_input needs no rule",
+        operator="mul",
+        module=node.module,
+    )
 
 
 # Gated sums

@@ -33,7 +33,16 @@ from pyrel.compiler.graph.nodes import (
     StopGradient,
 )
 from pyrel.compiler.graph.rewrites import compact
-from pyrel.compiler.lowering import elementwise, embedding, gated, linear, normalise, pooling
+from pyrel.compiler.graph.softmax import Softmax
+from pyrel.compiler.lowering import (
+    elementwise,
+    embedding,
+    gated,
+    linear,
+    normalise,
+    pooling,
+    softmax,
+)
 from pyrel.compiler.lowering.cache import LoweringCache
 from pyrel.compiler.lowering.emitter import Emitter
 from pyrel.compiler.lowering.placement import Placement
@@ -74,6 +83,7 @@ KINDS: dict[type[Node], Kind] = {
     AtMaximum: Kind(pooling.forward_at_maximum, _nothing),
     EvenMaximum: Kind(pooling.forward_even_maximum, pooling.back_even_maximum),
     Normalise: Kind(normalise.forward_normalise, normalise.back_normalise),
+    Softmax: Kind(softmax.forward_softmax, softmax.back_softmax),
     Embedding: Kind(embedding.forward_embedding, embedding.back_embedding),
     Lookup: Kind(embedding.forward_embedding, elementwise.back_stop),
     Copy: Kind(elementwise.forward_copy, elementwise.back_copy),

@@ -23,6 +23,7 @@ from pyrel.compiler.graph.nodes import (
     StopGradient,
 )
 from pyrel.compiler.graph.relevant_zeros import relevant_at_zero
+from pyrel.compiler.graph.softmax import Softmax
 from pyrel.compiler.lowering.cache import LoweringCache
 from pyrel.compiler.lowering.sites import KIND_OF_NODE, Sites
 from pyrel.errors import UnsupportedModelError
@@ -42,7 +43,8 @@ from pyrel.methods.other_rules import BothFactors, Half
 from pyrel.methods.rules import LinearRule
 from pyrel.methods.terms import Domain, LinearNode, Mask, Propagation, Term
 
-_OPERATORS = {"normalisation": "layer_norm", "product": "mul"}  # for messages; else "linear"
+# For messages; else "linear".
+_OPERATORS = {"normalisation": "layer_norm", "product": "mul", "softmax": "softmax"}
 
 
 class Placement:
@@ -134,6 +136,8 @@ class Placement:
             return node.members
         if isinstance(node, EvenMaximum | Choice):
             return node.values
+        if isinstance(node, Softmax):
+            return node.logits
         return node.inputs
 
     def _live(self, addresses: Addresses) -> Addresses:

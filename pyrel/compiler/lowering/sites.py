@@ -27,6 +27,7 @@ from pyrel.compiler.graph.nodes import (
     Scale,
     StopGradient,
 )
+from pyrel.compiler.graph.softmax import Softmax
 from pyrel.compiler.graph.weight_ids import WeightId
 from pyrel.methods import Domain, Site
 
@@ -45,6 +46,7 @@ KIND_OF_NODE: dict[type[Node], str] = {
     MaxPool: "max_pool",
     Normalise: "normalisation",
     Product: "product",
+    Softmax: "softmax",
     StopGradient: "stop",
 }
 
@@ -94,8 +96,13 @@ class Sites:
             lambda: self.domain(node),
             function=function_of(node),
             gated=isinstance(node, GatedSum),
+            attention=self._is_of_attention(node),
             merged=tuple(name for layer in layers for name in (layer.module, *layer.merged)),
         )
+
+    def _is_of_attention(self, node: Node) -> bool:
+        is_product = isinstance(node, Product)
+        return is_product and bool(self._facts.attention[node.addresses].all())
 
     def _layers(self, node: Node) -> list[Linear]:
         """Return a linear node itself, of a gated sum its members; none of others."""
