@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from engine.checks import RELATIVE, assert_within, rows, target_score, unchecked_at
-from engine.test_attnlrp import CLASSES, EPSILON, STEPS, WIDTH, batch, model_of
+from engine.checks import RELATIVE, assert_within, rows, target_score, unchecked, unchecked_at
+from engine.test_attnlrp import CLASSES, EPSILON, STEPS, WIDTH, batch, captured
 from torch import Tensor, nn
 
 import pyrel
@@ -65,9 +65,7 @@ def test_others_refuse_it() -> None:
 
 def test_it_is_saved_and_its_rules_are_shown(tmp_path: Path) -> None:
     x = batch()
-    explainer = pyrel.Explainer(
-        pyrel.capture(model_of("encoder"), x[:2]), method="lrp_epsilon", attention="attnlrp"
-    )
+    explainer = unchecked(captured("encoder"), method="lrp_epsilon", attention="attnlrp")
     explainer.save(tmp_path / "encoder.program")
     loaded = pyrel.Explainer.load(tmp_path / "encoder.program")
     assert "attention='attnlrp'" in str(loaded)
@@ -75,7 +73,7 @@ def test_it_is_saved_and_its_rules_are_shown(tmp_path: Path) -> None:
     shown = [line.split() for line in str(explainer).splitlines()]
     assert ["softmax", "layer.self_attn", "TaylorOfSoftmax()"] in shown
     assert ["product", "×", "2", "layer.self_attn", "Half()"] in shown
-    assert "Taylor" not in str(unchecked_at(model_of("encoder"), x, method="lrp_epsilon"))
+    assert "Taylor" not in str(unchecked(captured("encoder"), method="lrp_epsilon"))
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -92,7 +90,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "name", ["LSTM with dot products", "additive", "encoder", "by hand, causal"]
 )
 def test_relevance_is_conserved_with_other_options(name: str, options: dict[str, Any]) -> None:
-    assert_conserved(explained(model_of(name), batch(), **options))
+    options = {"method": "lrp_epsilon", "epsilon": EPSILON, "attention": "attnlrp", **options}
+    assert_conserved(unchecked(captured(name), **options)(batch()))
 
 
 def assert_conserved(e: Any) -> None:
@@ -116,10 +115,30 @@ def test_deep_taylor_takes_it_where_values_are_of_one_sign() -> None:
 
 
 def test_passes_leave_valid_graphs() -> None:
-    graph = pyrel.capture(model_of("encoder"), batch(2))
+    graph = captured("encoder")
     bound = np.full(graph.input_size, np.inf)
     method = pyrel.methods.LrpEpsilon(attention="attnlrp")
     run_passes(graph, method, -bound, bound, check=verify)
+
+
+class EachStep(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(WIDTH, 2, 8, batch_first=True)
+        self.out = nn.Linear(WIDTH, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.layer(x))
+
+
+def test_each_step_is_the_target_of_that_step() -> None:
+    """What the way back needs of the logits is there for all targets."""
+    x = batch(3)
+    explainer = unchecked_at(seeded(EachStep), x, method="lrp_epsilon", attention="attnlrp")
+    e = explainer(x, target="each step")
+    for t in range(STEPS):
+        one = explainer(x, target=np.asarray(e.target)[:, t])
+        np.testing.assert_array_equal(one.relevance, np.asarray(e.relevance)[:, t])
 
 
 # Softmaxes as models write them

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from engine.checks import RELATIVE, assert_within, rows, target_score, unchecked_at
+from engine.checks import RELATIVE, assert_within, rows, target_score, unchecked
 from reference_attention import Array, Blocks, of_softmax, softmax, start
 from torch import Tensor, nn
 from torch.nn import functional
@@ -292,9 +293,15 @@ def model_of(name: str) -> nn.Module:
 
 
 @functools.cache
+def captured(name: str) -> Any:
+    """Return the graph of a model, at one number of steps."""
+    return pyrel.capture(model_of(name), batch(2))
+
+
+@functools.cache
 def explainer_of(name: str) -> pyrel.Explainer:
-    model, x = model_of(name), batch(2)
-    return unchecked_at(model, x, method="lrp_epsilon", epsilon=EPSILON, attention="attnlrp")
+    options: dict[str, Any] = {"epsilon": EPSILON, "attention": "attnlrp"}
+    return unchecked(captured(name), method="lrp_epsilon", **options)
 
 
 @pytest.mark.parametrize("name", CASES)
