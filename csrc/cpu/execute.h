@@ -14,6 +14,7 @@ void execute(const Absorb& absorb, Slab& slab);
 void execute(const Activate& activate, Slab& slab);
 void execute(const Slope& slope, Slab& slab);
 void execute(const Reduce& reduce, Slab& slab);
+void execute(const Matmul& matmul, Slab& slab);
 void execute(const MaxPool& pool, Slab& slab);
 void execute(const PoolRoute& route, Slab& slab);
 void execute(const Normalise& normalise, Slab& slab);

@@ -51,6 +51,22 @@ void execute(const Gemm& gemm, Slab& slab) {
         slab.kernels().gemm(task);
 }
 
+void execute(const Matmul& matmul, Slab& slab) {
+    MatmulTask task;
+    task.samples = slab.chosen();
+    task.steps = slab.steps();
+    task.rows = matmul.rows;
+    task.depth = matmul.depth;
+    task.columns = matmul.columns;
+    task.left = slab.view(matmul.left);
+    task.right = slab.view(matmul.right);
+    task.out = slab.view(matmul.out);
+    task.left_transposed = matmul.left_transposed;
+    task.right_transposed = matmul.right_transposed;
+    task.accumulate = matmul.accumulate;
+    (slab.lanes() > 1 ? slab.kernels().matmul_in_lanes : slab.kernels().matmul)(task);
+}
+
 void execute(const Map& map, Slab& slab) {
     MapTask task;
     task.samples = slab.chosen();

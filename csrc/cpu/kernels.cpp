@@ -7,6 +7,7 @@
 #include "dense.h"
 #include "functions.h"
 #include "in_lanes.h"
+#include "matmul.h"
 #include "pools.h"
 #include "sparse.h"
 #include "sums.h"
@@ -235,6 +236,8 @@ constexpr Kernels table(const char* isa) {
     kernels.activate = activate;
     kernels.slope = slope;
     kernels.reduce = reduce;
+    kernels.matmul = matmul;
+    kernels.matmul_in_lanes = matmul_in_lanes;
     kernels.max_pool = max_pool;
     kernels.pool_route = pool_route;
     kernels.absorb = absorb;

@@ -107,6 +107,21 @@ struct ReduceTask {
     bool accumulate;
 };
 
+// Of each row: out = L · R, or added to it if `accumulate`; see Matmul.
+struct MatmulTask {
+    int64_t samples;
+    int64_t steps;
+    int64_t rows;
+    int64_t depth;
+    int64_t columns;
+    View left;
+    View right;
+    View out;
+    bool left_transposed;
+    bool right_transposed;
+    bool accumulate;
+};
+
 // out[row, n] = the largest values[i][row, n]; or outs[i][row, n] += relevance[row, n] for the
 // first i with the largest one. Where one is NaN, the result is NaN, and the relevance goes to the
 // first.
@@ -164,6 +179,8 @@ struct Kernels {
     void (*activate)(const FunctionTask&);
     void (*slope)(const FunctionTask&);
     void (*reduce)(const ReduceTask&);
+    void (*matmul)(const MatmulTask&);
+    void (*matmul_in_lanes)(const MatmulTask&);
     void (*max_pool)(const PoolTask&);
     void (*pool_route)(const PoolTask&);
     void (*absorb)(const AbsorbTask&);

@@ -154,6 +154,11 @@ double Engine::compare_with_lanes(int64_t rows_apart) const {
             const double moved = kMoved * static_cast<double>(i.count);
             apart += rows * (vectors(i.columns) * moved + kRow);
             together += rows * share(static_cast<double>(i.columns) * moved + kRow);
+        } else if constexpr (std::is_same_v<Kind, Matmul>) {
+            const auto lines = rows * static_cast<double>(i.rows);
+            const auto depth = static_cast<double>(i.depth) + kResult;
+            apart += lines * vectors(i.columns) * depth + rows * kRow;
+            together += share(lines * static_cast<double>(i.columns) * depth + rows * kRow);
         } else if constexpr (requires { i.columns; }) {
             apart += rows * (vectors(i.columns) * kMoved + kRow);
             together += rows * share(static_cast<double>(i.columns) * kMoved + kRow);

@@ -181,6 +181,11 @@ void Program::note(const Plain& i) {
     if constexpr (std::is_same_v<Plain, PoolRoute>) raise(code_->most_listed, i.values.size());
     if constexpr (std::is_same_v<Plain, Normalise> || std::is_same_v<Plain, NormaliseBack>)
         raise(code_->most_normalised, i.columns);
+    if constexpr (std::is_same_v<Plain, Matmul>) {
+        count_work(steps_.count * i.rows, i.columns, i.depth);
+        code_->flops += 2.0 * static_cast<double>(steps_.count) * static_cast<double>(i.rows) *
+                        static_cast<double>(i.depth) * static_cast<double>(i.columns);
+    }
     if constexpr (std::is_same_v<Plain, Gemm>) {
         const Shape& w = code_->matrix(i.matrix);
         count_work(steps_.count, w.columns, w.depth);
@@ -286,6 +291,13 @@ void Program::check(const Reduce& reduce) {
     require(reduce.columns > 0 && reduce.count > 0 && reduce.stride > 0,
             "a reduce must have a count, a stride and columns above 0");
     require(std::max({reduce.columns, reduce.count, reduce.stride}) <= kLargestSpace,
+            "an operand reaches beyond its space");
+}
+
+void Program::check(const Matmul& matmul) {
+    require(matmul.rows > 0 && matmul.depth > 0 && matmul.columns > 0,
+            "a matmul must have rows, a depth and columns above 0");
+    require(std::max({matmul.rows, matmul.depth, matmul.columns}) <= kLargestSpace,
             "an operand reaches beyond its space");
 }
 

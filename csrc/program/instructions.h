@@ -231,6 +231,35 @@ struct Reduce {
     }
 };
 
+// out = L · R, L being (rows, depth) and R (depth, columns), row by row in one run each; what is
+// `transposed` lies column by column. Element by element the products are added in the order of
+// the depth, to 0 or to what is there already if `accumulate`.
+struct Matmul {
+    static constexpr const char* kName = "Matmul";
+    Rows left;
+    Rows right;
+    int64_t rows = 0;
+    int64_t depth = 0;
+    int64_t columns = 0;
+    Rows out;
+    bool left_transposed = false;
+    bool right_transposed = false;
+    bool accumulate = false;
+
+    template <typename Self, typename Take>
+    static void fields(Self& self, Take&& take) {
+        take("left", self.left);
+        take("right", self.right);
+        take("rows", self.rows);
+        take("depth", self.depth);
+        take("columns", self.columns);
+        take("out", self.out);
+        take("left_transposed", self.left_transposed);
+        take("right_transposed", self.right_transposed);
+        take("accumulate", self.accumulate);
+    }
+};
+
 // out[n] = max_i sources[i][n]
 struct MaxPool {
     static constexpr const char* kName = "MaxPool";
@@ -326,7 +355,7 @@ struct Embed {
 };
 
 // What may stand in the body of a repeat.
-using Repeatable = std::variant<Gemm, Map, Gather, Scatter, Absorb, Activate, Slope, Reduce,
+using Repeatable = std::variant<Gemm, Map, Gather, Scatter, Absorb, Activate, Slope, Reduce, Matmul,
                                 MaxPool, PoolRoute, Normalise, NormaliseBack, Embed>;
 
 // Runs its body `count` times. Of an instruction with count · k rows, iteration i takes the k rows
@@ -336,8 +365,9 @@ struct Repeat {
     std::vector<Repeatable> body;
 };
 
-using Instruction = std::variant<Gemm, Map, Gather, Scatter, Absorb, Activate, Slope, Reduce,
-                                 MaxPool, PoolRoute, Normalise, NormaliseBack, Embed, Seed, Repeat>;
+using Instruction =
+    std::variant<Gemm, Map, Gather, Scatter, Absorb, Activate, Slope, Reduce, Matmul, MaxPool,
+                 PoolRoute, Normalise, NormaliseBack, Embed, Seed, Repeat>;
 
 // How many rows an instruction has for each sample: the offsets of each of its operands.
 template <typename Plain>

@@ -90,6 +90,13 @@ void operands(const Code&, const Reduce& reduce, Visitor& visitor) {
 }
 
 template <typename Visitor>
+void operands(const Code&, const Matmul& matmul, Visitor& visitor) {
+    visitor.rows(matmul.left, matmul.rows * matmul.depth, Access::read);
+    visitor.rows(matmul.right, matmul.depth * matmul.columns, Access::read);
+    visitor.rows(matmul.out, matmul.rows * matmul.columns, added_if(matmul.accumulate));
+}
+
+template <typename Visitor>
 void operands(const Code&, const MaxPool& pool, Visitor& visitor) {
     for (const Rows& source : pool.sources) visitor.rows(source, pool.columns, Access::read);
     visitor.rows(pool.out, pool.columns, Access::write);

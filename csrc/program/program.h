@@ -148,6 +148,7 @@ class Program {
     void check(const Activate& activate);
     void check(const Slope& slope);
     void check(const Reduce& reduce);
+    void check(const Matmul& matmul);
     void check(const MaxPool& pool);
     void check(const PoolRoute& route);
     void check(const Normalise& normalise);

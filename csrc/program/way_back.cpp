@@ -102,7 +102,7 @@ class Trace {
         if constexpr (std::is_same_v<Plain, Gemm> || std::is_same_v<Plain, Map>)
             return instruction.epilogue.bias < 0;
         else
-            return is_one_of<Plain, Gather, Scatter, Absorb, Slope, Reduce, PoolRoute,
+            return is_one_of<Plain, Gather, Scatter, Absorb, Slope, Reduce, Matmul, PoolRoute,
                              NormaliseBack>;
     }
 

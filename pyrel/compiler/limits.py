@@ -11,3 +11,7 @@ LINE = 16  # floats of a cache line, and of the widest vector: values start on o
 # What a row of an instruction, and a vector of its results, cost beside the products: as much as
 # this many multiply-adds of vectors (AVX-512, Zen 5).
 ROW_COST, RESULT_COST = 12, 8
+
+# Products, and comparisons, that are written out as values of a graph, for the samples that are
+# traced together: compiling that many takes a minute or two.
+MOST_PRODUCTS = 1 << 19

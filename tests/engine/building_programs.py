@@ -84,6 +84,11 @@ class Building:
         fields = {"source": source, "count": count, "stride": stride, "columns": columns}
         self._add("Reduce", **fields, **_named(("out", "accumulate"), rest))
 
+    def matmul(self, left: Rows, right: Rows, sizes: Any, out: Rows, adds: bool = False) -> None:
+        fields = dict(zip(("rows", "depth", "columns"), sizes, strict=True))
+        turned = {"left_transposed": False, "right_transposed": False}
+        self._add("Matmul", left=left, right=right, out=out, accumulate=adds, **fields, **turned)
+
     def max_pool(self, sources: list[Rows], columns: int, out: Rows) -> None:
         self._add("MaxPool", sources=sources, columns=columns, out=out)
 

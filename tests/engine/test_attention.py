@@ -117,12 +117,3 @@ def test_a_softmax_that_is_read_has_no_rule() -> None:
         model(torch.from_numpy(x))
         with pytest.raises(pyrel.UnsupportedModelError, match="both or neither is a gate"):
             pyrel.Explainer(model.eval(), x[:2], "lrp_epsilon")
-
-
-def test_a_product_that_is_too_large_is_refused_by_its_size() -> None:
-    class Squared(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return (x @ x.mT).flatten(1)
-
-    with pytest.raises(pyrel.UnsupportedModelError, match="it takes 1,048,576 products; up to"):
-        pyrel.capture(Squared(), torch.rand(2, 128, 32))

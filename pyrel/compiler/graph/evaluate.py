@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from pyrel.compiler.graph.elements import are_floats
 from pyrel.compiler.graph.function_values import function_slope, function_value
+from pyrel.compiler.graph.matrices import Matmul
 from pyrel.compiler.graph.nodes import (
     Activation,
     Add,
@@ -147,6 +148,8 @@ def _value(node: Node, read: Floats, rounding: Rounding) -> Floats:
         case Product():
             out = read.prod(axis=1)
             return rounding(out, np.abs(out), 1)
+        case Matmul():
+            return _multiplied(*_matrices(node, read), rounding)
         case Choice():
             count = len(node.values)
             chosen = np.where(read[:, count : 2 * count] != 0, read[:, :count], 0.0)
@@ -187,6 +190,8 @@ def _given(node: Node, values: Floats, of_out: Floats, rounding: Rounding) -> Fl
             return np.broadcast_to(of_out[:, None], read.shape)
         case Product():
             return of_out[:, None] * read[:, ::-1]
+        case Matmul():
+            return _of_factors(node, read, of_out, rounding)
         case Choice():
             count = len(node.values)
             given = np.zeros(read.shape)
@@ -206,6 +211,31 @@ def _given(node: Node, values: Floats, of_out: Floats, rounding: Rounding) -> Fl
         case StopGradient():
             return None
     raise UnknownNodeError(type(node).__name__)
+
+
+def _matrices(node: Matmul, read: Floats) -> tuple[Floats, Floats]:
+    """Take apart what is read, (n, products, both), into left and right matrices."""
+    cut = node.rows * node.depth
+    return (
+        read[..., :cut].reshape(*read.shape[:2], node.rows, node.depth),
+        read[..., cut:].reshape(*read.shape[:2], node.depth, node.columns),
+    )
+
+
+def _of_factors(node: Matmul, read: Floats, of_out: Floats, rounding: Rounding) -> Floats:
+    left, right = _matrices(node, read)
+    of_rows = of_out.reshape(len(read), -1, node.rows, node.columns)
+    of_left = _multiplied(of_rows, right.swapaxes(2, 3), rounding)
+    of_right = _multiplied(left.swapaxes(2, 3), of_rows, rounding)
+    parts = [part.reshape(*part.shape[:2], -1) for part in (of_left, of_right)]
+    return np.concatenate(parts, axis=2)
+
+
+def _multiplied(left: Floats, right: Floats, rounding: Rounding) -> Floats:
+    sizes = np.zeros(1)
+    if rounding is not exactly:
+        sizes = np.abs(left) @ np.abs(right)
+    return rounding(left @ right, sizes, left.shape[-1])
 
 
 def _to_largest(node: MaxPool, read: Floats) -> Floats:

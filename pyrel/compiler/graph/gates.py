@@ -17,6 +17,7 @@ import numpy as np
 
 from pyrel.compiler.graph.factors import Factors, Scans
 from pyrel.compiler.graph.functions import Function
+from pyrel.compiler.graph.matrices import Matmul
 from pyrel.compiler.graph.nodes import (
     Activation,
     Add,
@@ -268,7 +269,9 @@ class _Softmax:
 
 
 _STOPS = (StopGradient, Lookup)
-_BY_ROW = Linear | Normalise | Embedding | AtMaximum  # an output is of more than one column
+_BY_ROW = (
+    Linear | Matmul | Normalise | Embedding | AtMaximum
+)  # an output is of more than one column
 
 
 def only_through(graph: Graph, kinds: type[Node] | tuple[type[Node], ...]) -> Mask:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pyrel.compiler.graph.matrices import Matmul
 from pyrel.compiler.graph.nodes import Addresses, Graph, Linear, Node
 
 _MOST_RUNS = 4  # of addresses that are written out
@@ -47,6 +48,8 @@ def _value(value: Any) -> str:
 
 def _rows(node: Node) -> list[Addresses]:
     """Return the operands of a node, those of a convolution by the first and the last row."""
+    if isinstance(node, Matmul):
+        return [node.left.ravel(), node.right.ravel()]
     rows = list(np.atleast_2d(node.inputs))
     if isinstance(node, Linear) and len(rows) > 2:
         return [rows[0], np.array([], dtype=np.int64), rows[-1]]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from pyrel.compiler.graph.gates import GatedSum
+from pyrel.compiler.graph.matrices import Matmul
 from pyrel.compiler.graph.nodes import Add, Embedding, Floats, Graph, Linear, Node, Scale
 from pyrel.compiler.graph.softmax import Softmax
 from pyrel.compiler.graph.weight_ids import WeightId
@@ -63,6 +64,9 @@ def _check_shapes(node: Node, where: str) -> None:
             wrong |= node.weight.shape[0] % node.positions != 0
         case Scale():
             wrong = node.coefficients.shape != node.inputs.shape
+        case Matmul():
+            wrong = node.inputs.ndim != 2 or node.inputs.shape[1] % node.depth != 0
+            wrong = wrong or node.columns < 1
         case Add():
             wrong = node.inputs.ndim != 2
         case GatedSum():

@@ -12,6 +12,7 @@ import numpy as np
 from pyrel.compiler.graph.elements import are_floats, pieces
 from pyrel.compiler.graph.facts import Facts
 from pyrel.compiler.graph.gates import GatedSum
+from pyrel.compiler.graph.matrices import Matmul
 from pyrel.compiler.graph.nodes import (
     Activation,
     Add,
@@ -39,6 +40,7 @@ from pyrel.compiler.lowering import (
     embedding,
     gated,
     linear,
+    matrix_products,
     normalise,
     pooling,
     softmax,
@@ -49,6 +51,7 @@ from pyrel.compiler.lowering.placement import Placement
 from pyrel.compiler.lowering.relevance import Relevance
 from pyrel.compiler.lowering.rule_table import PlacedRule, placed_rules
 from pyrel.compiler.passes.chain_pools import pool_before_relu
+from pyrel.compiler.passes.matrix_products import written_out
 from pyrel.compiler.passes.pipeline import run_passes
 from pyrel.compiler.program.instructions import Seed
 from pyrel.compiler.program.keep_forward import forward_first
@@ -56,7 +59,7 @@ from pyrel.compiler.program.loops import roll
 from pyrel.compiler.program.memory import plan
 from pyrel.compiler.program.program import Program
 from pyrel.compiler.program.schedule import schedule
-from pyrel.methods import Method
+from pyrel.methods import BothFactors, Method
 
 
 class Kind(NamedTuple):
@@ -77,6 +80,7 @@ KINDS: dict[type[Node], Kind] = {
     Scale: Kind(elementwise.forward_scale, elementwise.back_scale),
     Add: Kind(elementwise.forward_add, elementwise.back_add),
     Product: Kind(gated.forward_product, gated.back_product),
+    Matmul: Kind(matrix_products.forward_matmul, matrix_products.back_matmul),
     GatedSum: Kind(gated.forward_gated_sum, gated.back_gated_sum),
     Choice: Kind(elementwise.forward_choice, elementwise.back_choice),
     MaxPool: Kind(pooling.forward_max_pool, pooling.back_max_pool),
@@ -203,6 +207,9 @@ def place_rules(
         )
     facts = run_passes(graph, method, low, high)
     placement = Placement(method, facts, cache)
+    if _shares_out(placement):
+        facts = run_passes(written_out(graph), method, low, high)
+        placement = Placement(method, facts, cache)
     apart = placement.relus_apart()
     if apart:
         facts = facts.of(_without_relus(facts.graph, apart))
@@ -214,6 +221,16 @@ def place_rules(
             facts = facts.of(graph)
             placement = Placement(method, facts, cache)
     return facts, placement
+
+
+def _shares_out(placement: Placement) -> bool:
+    """Whether a rule is at a matrix product that is one for single products."""
+    rules = placement.rules
+    return any(
+        isinstance(node, Matmul) and not isinstance(rules[node.start], BothFactors)
+        for node in placement.facts.graph.nodes
+        if node.start in rules
+    )
 
 
 def _without_relus(graph: Graph, starts: set[int]) -> Graph:

@@ -9,6 +9,7 @@ import numpy as np
 
 from pyrel.compiler.graph.facts import Facts
 from pyrel.compiler.graph.gates import GatedSum
+from pyrel.compiler.graph.matrices import Matmul
 from pyrel.compiler.graph.nodes import (
     Activation,
     Add,
@@ -43,6 +44,7 @@ KIND_OF_NODE: dict[type[Node], str] = {
     Embedding: "embedding",
     EvenMaximum: "max_pool",
     Lookup: "stop",
+    Matmul: "product",
     MaxPool: "max_pool",
     Normalise: "normalisation",
     Product: "product",

@@ -11,6 +11,7 @@ import numpy as np
 
 from pyrel.compiler.graph.facts import Facts
 from pyrel.compiler.graph.intervals import common_runs, runs
+from pyrel.compiler.graph.matrices import Matmul
 from pyrel.compiler.graph.nodes import (
     Addresses,
     AtMaximum,
@@ -73,6 +74,9 @@ def lay_out(facts: Facts) -> Graph:
             if isinstance(node, Normalise) and len(list(common_runs(node.inputs))) > 1:
                 inputs = copied(node.inputs.ravel(), node.module).addresses
                 node = replace(node, inputs=inputs.reshape(node.inputs.shape))
+        elif isinstance(node, Matmul):
+            parts = node.left, node.right
+            node = node.of(*(_in_runs(part, node, graph.input_size, copied) for part in parts))
         elif isinstance(node, Choice):
             values = _without_constants(replace(node, inputs=node.values), copied).inputs
             inputs = np.concatenate([values, node.inputs[len(values) :]])
@@ -177,6 +181,20 @@ def _read_patches(node: Linear, owners: Addresses, copied: Copied) -> Linear:
         return node
     copy = copied(node.inputs.ravel(), node.module)
     return replace(node, inputs=copy.addresses.reshape(node.inputs.shape))
+
+
+def _in_runs(parts: Addresses, node: Matmul, input_size: int, copied: Copied) -> Addresses:
+    """Let matrices, (products, rows, columns), lie in a run each: row by row, or by column."""
+    by_row, by_column = (each.reshape(len(parts), -1) for each in (parts, parts.swapaxes(1, 2)))
+    breaks = [int((np.diff(each, axis=1) != 1).sum()) for each in (by_row, by_column)]
+    whole = min(breaks) == 0 and (parts >= 0).all()
+    if whole and np.unique(parts < input_size).size == 1:
+        return parts
+    shorter = by_column if breaks[1] < breaks[0] else by_row
+    found = copied(shorter.ravel(), node.module).addresses
+    if shorter is by_row:
+        return found.reshape(parts.shape)
+    return found.reshape(len(parts), parts.shape[2], parts.shape[1]).swapaxes(1, 2)
 
 
 def _without_repeats(node: MaxPool, padding: Mask, position: int) -> tuple[MaxPool, list[Copy]]:

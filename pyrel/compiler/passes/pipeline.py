@@ -16,6 +16,7 @@ from pyrel.compiler.passes.fold import fold, split_mixed_rows
 from pyrel.compiler.passes.gated_sums import gather_gated_sums
 from pyrel.compiler.passes.gradient_stops import prepared
 from pyrel.compiler.passes.lone_sums import keep_stabilised
+from pyrel.compiler.passes.matrix_products import turned, written_out
 from pyrel.compiler.passes.softmaxes import gather_softmaxes
 from pyrel.methods import Method
 
@@ -31,11 +32,21 @@ class Pass:
 
 PASSES = (
     Pass(
+        "write out matrix products",
+        lambda facts, _: written_out(facts.graph),
+        lambda m: m.conserves,
+    ),
+    Pass(
         "gather softmaxes",
         lambda facts, method: gather_softmaxes(facts.graph, method),
         lambda m: m.conserves and m.attention == "attnlrp",
     ),
     Pass("resolve gradient marks", lambda facts, method: prepared(facts.graph, method)),
+    Pass(
+        "turn matrix products",
+        lambda facts, _: turned(facts.graph),
+        lambda m: not m.conserves,
+    ),
     Pass("keep stabilised sums", keep_stabilised),
     Pass("fold", lambda facts, _: fold(facts), lambda m: m.folds),
     Pass(

@@ -231,6 +231,33 @@ class Reduce:
 
 
 @dataclass(frozen=True)
+class Matmul:
+    """``out = left @ right``, (rows, depth) by (depth, columns), row by row in one run each.
+
+    What is transposed lies column by column. The products are added in the order of the depth, to
+    what is stored already if ``accumulate``.
+    """
+
+    left: Space
+    right: Space
+    rows: int
+    depth: int
+    columns: int
+    out: Space
+    left_transposed: bool = False
+    right_transposed: bool = False
+    accumulate: bool = False
+
+    def operands(self) -> tuple[Operand, ...]:
+        """List both matrices and the product."""
+        return (
+            Operand(self.left, self.rows * self.depth),
+            Operand(self.right, self.depth * self.columns),
+            Operand(self.out, self.rows * self.columns, self.accumulate, True),
+        )
+
+
+@dataclass(frozen=True)
 class MaxPool:
     """``out[n] = max(source[n] for source in sources)``."""
 
@@ -332,6 +359,7 @@ Template: TypeAlias = (
     | Activate
     | Slope
     | Reduce
+    | Matmul
     | MaxPool
     | PoolRoute
     | Normalise

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pyrel.compiler.capture.operators.matrices import of_values
 from pyrel.compiler.capture.operators.operands import (
     UnsupportedOperandsError,
     array,
@@ -24,10 +25,6 @@ from pyrel.compiler.capture.traced import Traced
 from pyrel.compiler.capture.tracer import Tracer
 from pyrel.compiler.graph.functions import Function
 from pyrel.compiler.graph.nodes import Floats
-
-# Each is a value of the graph, for the samples that are traced together: compiling that many takes
-# a minute or two.
-MOST_PRODUCTS = 1 << 19
 
 
 def linear(tracer: Tracer, value: Any, weight: Any, bias: Any = None) -> Traced:
@@ -51,7 +48,7 @@ def offsets(tracer: Tracer, bias: Any, size: int) -> Floats:
 def matmul(tracer: Tracer, left: Any, right: Any) -> Traced:
     """``aten.matmul`` and its like."""
     if isinstance(left, Traced) and isinstance(right, Traced):
-        return _of_values(tracer, left, right)
+        return of_values(tracer, left, right)
     if isinstance(right, Traced):  # constant @ value: the value's columns are the rows
         columns = Traced(right.ids.transpose(-1, -2))
         if left.dim() == 1:
@@ -62,20 +59,6 @@ def matmul(tracer: Tracer, left: Any, right: Any) -> Traced:
     if right.dim() == 2:
         return linear(tracer, left, right.mT)
     return _by_batch(tracer, traced(left), right)
-
-
-def _of_values(tracer: Tracer, left: Traced, right: Traced) -> Traced:
-    """Multiply matrices that both depend on the input, product by product."""
-    if min(left.ids.dim(), right.ids.dim()) < 2:
-        raise UnsupportedOperandsError("a vector is multiplied; matrices are wanted")
-    rows, columns = left.ids.unsqueeze(-1), right.ids.unsqueeze(-3)
-    count = math.prod(np.broadcast_shapes(rows.shape, columns.shape))
-    if count > MOST_PRODUCTS:
-        raise UnsupportedOperandsError(
-            f"both factors of a matrix product depend on the input, and it takes {count:,} "
-            f"products; up to {MOST_PRODUCTS:,} are supported"
-        )
-    return total(tracer, tracer.product(Traced(rows), Traced(columns)), -2)
 
 
 def einsum(tracer: Tracer, equation: str, operands: Any, **__: Any) -> Any:

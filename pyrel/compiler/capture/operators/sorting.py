@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from pyrel.compiler.capture.operators import packing
-from pyrel.compiler.capture.operators.arithmetic import MOST_PRODUCTS
 from pyrel.compiler.capture.operators.operands import NoValue, UnsupportedOperandsError
 from pyrel.compiler.capture.traced import Traced
 from pyrel.compiler.capture.tracer import Tracer
+from pyrel.compiler.limits import MOST_PRODUCTS
 
 _POSITIONS = NoValue("the position of a sorted value")
 _Layers = list[tuple[list[int], list[int]]]
