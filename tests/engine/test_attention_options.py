@@ -114,6 +114,23 @@ def test_deep_taylor_takes_it_where_values_are_of_one_sign() -> None:
     assert (np.abs(rows(e.relevance) - rows(values.relevance)) > 1e-3).any()
 
 
+def test_relevance_of_logits_counts_in_the_amplification() -> None:
+    """Logits of 1,000 get 1,000 (R_i − s_i Σ R), and cancel again: no other rule measures that."""
+
+    class Shifted(Pooled):
+        def states(self, x: Tensor) -> Tensor:
+            return torch.relu(self.state(x))
+
+    model = seeded(Shifted)
+    assert isinstance(model, Shifted)
+    found = []
+    for bias in (0.0, 1000.0):
+        model.score.bias.data.fill_(bias)
+        e = explained(model, batch(), method="deep_taylor", low=-5.0, high=5.0)
+        found.append(np.asarray(e.amplification))
+    assert (found[1] > 100 * np.maximum(found[0], 1.0)).mean() > 0.5
+
+
 def test_passes_leave_valid_graphs() -> None:
     graph = captured("encoder")
     bound = np.full(graph.input_size, np.inf)
