@@ -36,10 +36,7 @@ unchecked = functools.partial(pyrel.Explainer, check=None)
 
 
 def unchecked_at(model: nn.Module, x: Any, **options: Any) -> pyrel.Explainer:
-    """Compile for as many steps as those of x alone: for that a model is exported twice.
-
-    For any number of them it is exported four times, which takes most of the time of a test.
-    """
+    """Compile for as many steps as those of x alone: for any number there may be more exports."""
     return unchecked(pyrel.capture(model, x), **options)
 
 
@@ -52,7 +49,7 @@ def captured_once(model: nn.Module, x: Any) -> Captured:
 
 
 def captured_but_for_one_step(model: nn.Module, x: Any, lengths: bool = False) -> captures.Capture:
-    """Capture for any number of steps but one, for which there are two exports more."""
+    """Capture for any number of steps but one, for which there may be two exports more."""
     source = captures._exported(model, x, lengths=lengths, at_once=False)
     source.refuse_one_step("not asked for")
     return source

@@ -121,11 +121,11 @@ def capture_at(
     with one_thread_if_forked(), nothing_kept():
         capture = _exported(model, example, lengths, at_once, output)
         if capture.dynamic and isinstance(model, torch.nn.Module) and example is not None:
-            # An open size is one of two or more for torch.export, so one step needs an export of
-            # its own. A model may well not take one step.
+            # An open size is two or more for torch.export. A model may well not take one step.
             try:
                 with choosing(unwrapped(model), output):
-                    single = export_one_step(model, example, lengths, capture.call)
+                    given = model, example, lengths, capture.call, capture._programs[0]
+                    single = export_one_step(*given)
                 capture.add_one_step([functional(program) for program in single])
             except UnsupportedModelError as error:
                 capture.refuse_one_step(str(error).partition("\n")[0])

@@ -8,17 +8,20 @@ loop of ten and of a thousand steps can be compared (`pyrel.compiler.capture.loo
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyrel.compiler.capture.as_eager import as_eager
 from pyrel.compiler.capture.autograd_watch import watched
 from pyrel.compiler.capture.examples import Sample
 from pyrel.compiler.capture.isolation import as_it_was, quiet
+from pyrel.compiler.capture.model_state import ModelState
 from pyrel.compiler.capture.refusals import no_draws
 
 # What a value depends on: nothing but sizes, constants of the model, or the input.
@@ -34,6 +37,16 @@ _UNIFORM = frozenset(
 )
 _OF_SHAPE = ("new_", "zeros_like", "ones_like", "full_like", "empty_like")
 _LEAST_RUN = 3
+
+RETURNED = "returned"  # of the code of the last step: the tensor that a model returns
+
+# Functions that run other operators where their operand lies in memory in another way, as it does
+# where a size is one, and compute the same.
+_BY_MEMORY: frozenset[Any] = frozenset(
+    {torch.nn.functional.linear, torch.matmul, torch.flatten, torch.reshape}
+    | {getattr(torch.Tensor, name) for name in ("matmul", "__matmul__", "flatten", "reshape")}
+    | {torch.Tensor.contiguous}
+)
 
 
 class Step(NamedTuple):
@@ -72,9 +85,15 @@ class _Coded(NamedTuple):
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    def __init__(self, model: torch.nn.Module, given: Sequence[torch.Tensor]) -> None:
+    def __init__(
+        self, model: torch.nn.Module, given: Sequence[torch.Tensor], shortens: bool
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.steps: list[Step] = []
+        self._shortens = shortens
+        self._within = False  # a function that is noted as one step
+        self._writes = False
+        self._views: list[bool] = []
         self._made = {id(each): (-1 - n, 0) for n, each in enumerate(given)}
         self._kinds = {_memory(each): INPUT for each in given}
         self._alive: list[Any] = list(given)  # so that no id and no memory is used again
@@ -85,10 +104,28 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
+        if not self._within:
+            self._writes = self._writes or func._schema.is_mutable
+            self._note(func, func._schema.name.partition("::")[2], args, kwargs, result)
+        return result
+
+    def as_one_step(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Call a function of torch's, and note it in place of the operators that it runs."""
+        self._within = True
+        try:
+            result = func(*args, **kwargs)
+            if result is args[0]:  # it had nothing to do
+                result = torch.ops.aten.alias(result)
+        finally:
+            self._within = False
+        self._views.append(_memory(result) == _memory(args[0]))
+        self._note(func, func.__name__, args, kwargs, result)
+        return result
+
+    def _note(self, func: Any, name: str, args: Any, kwargs: Any, result: Any) -> None:
         read: list[torch.Tensor] = []
         # Before results are noted: an operator that works in place has an operand among them.
         given = self._coded((args, tuple((kwargs or {}).items())), read)
-        name = func._schema.name.partition("::")[2]
         results = list(result) if isinstance(result, tuple | list) else [result]
         tensors = [each for each in results if isinstance(each, torch.Tensor)]
         kind = self._kind(name, read, len(tensors) == len(results))
@@ -105,7 +142,13 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             Step(whole, tuple(given.operands), numbers, kind, len(sizes.numbers), kernel)
         )
         self._alive.append((args, kwargs, result))
-        return result
+
+    def returned(self, value: Any) -> None:
+        """Note what the model returns, if that is one tensor, and which views it may write into."""
+        if isinstance(value, torch.Tensor):
+            operands, sizes = self._coded(value, []).operands, tuple(value.shape)
+            code = RETURNED, tuple(self._views) if self._writes else ()
+            self.steps.append(Step(code, tuple(operands), sizes, INPUT, len(sizes), ()))
 
     def _kind(self, name: str, read: Sequence[torch.Tensor], makes_tensors: bool) -> int:
         if not makes_tensors:
@@ -125,7 +168,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if isinstance(value, int) and not isinstance(value, bool):
             return _Coded("number", [], [value])
         if isinstance(value, tuple | list):
-            return _several([self._coded(each, read) for each in value])
+            every = [self._coded(each, read) for each in value]
+            return _shortened(every) if self._shortens else _several(every)
         return _Coded((type(value), repr(value)), [], [])
 
     def _of_model(self, tensor: torch.Tensor) -> Hashable:
@@ -140,11 +184,30 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self._outside[id(tensor)]
 
 
+class _ByMemory(TorchFunctionMode):
+    """Lets functions that look at how an operand lies in memory be one step each."""
+
+    def __init__(self, recorder: _Recorder) -> None:
+        super().__init__()
+        self._recorder = recorder
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if func in _BY_MEMORY and args:
+            return self._recorder.as_one_step(func, args, kwargs or {})
+        return func(*args, **(kwargs or {}))
+
+
 def _memory(tensor: torch.Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
 def _several(each: Sequence[_Coded]) -> _Coded:
+    return _Coded(tuple(element.code for element in each), *_joined(each))
+
+
+def _shortened(each: Sequence[_Coded]) -> _Coded:
     """Write a long list that goes on evenly as its length, its first element and its stride."""
     for before in range(3):
         head, rest = each[:before], each[before:]
@@ -156,7 +219,7 @@ def _several(each: Sequence[_Coded]) -> _Coded:
             code = "evenly", tuple(element.code for element in head), rest[0].code
             own, sizes = _joined(head)
             return _Coded(code, [*own, *operands], [*sizes, len(rest), *numbers])
-    return _Coded(tuple(element.code for element in each), *_joined(each))
+    return _several(each)
 
 
 def _joined(each: Sequence[_Coded]) -> tuple[list[int], list[int]]:
@@ -175,14 +238,26 @@ def _evenly(rows: Sequence[Sequence[int]]) -> list[int] | None:
     return [*first, *strides]
 
 
-def eager_trace(model: torch.nn.Module, sample: Sample) -> list[Step]:
-    """Run a model in eval mode on a batch of two, and record its operators.
+def eager_trace(
+    model: torch.nn.Module,
+    sample: Sample,
+    batch: int = 2,
+    *,
+    state: ModelState | None = None,
+    of_sizes: bool = False,
+) -> list[Step]:
+    """Run a model in eval mode on a batch, and record its operators and what it returns.
 
     What the model does to gradients is recorded as an export would mark it. The model is left as it
-    was; errors are the model's own.
+    was, which ``state`` says where that is known; errors are the model's own. ``of_sizes`` says
+    that the trace is compared with those of other small sizes, and not with those of more steps of
+    a loop, for which long lists of arguments that go on evenly are written as such.
     """
-    given = sample.of(2)
-    recorder = _Recorder(model, given)
-    with as_it_was(model, values=True), as_eager(), watched(model), quiet(), no_draws(), recorder:
-        model(*given)
+    given = sample.of(batch)
+    recorder = _Recorder(model, given, shortens=not of_sizes)
+    kept = as_it_was(model, values=True, state=state)
+    whole = _ByMemory(recorder) if of_sizes else contextlib.nullcontext()
+    with kept, as_eager(), whole, watched(model), quiet(), no_draws(), recorder:
+        positional, named = sample.arguments(given)
+        recorder.returned(model(*positional, **named))
     return recorder.steps

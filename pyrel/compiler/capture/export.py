@@ -26,6 +26,7 @@ from pyrel.compiler.capture.refusals import (
     refusal,
 )
 from pyrel.compiler.capture.sizes import bounds_the_batch, first_input, fixed, untied
+from pyrel.compiler.capture.small_sizes import SmallSizes
 from pyrel.compiler.capture.step_causes import Causes
 from pyrel.compiler.graph.layout import input_name
 
@@ -36,7 +37,8 @@ def export(
     """Export ``model`` in eval mode for any batch size, and again for single sizes to compare with.
 
     torch.export lets a program depend on the size of the batch: a branch on it is decided by the
-    example. So the model is exported for a batch of one too, if it takes one, or else of another.
+    example. So the model is exported for a batch of one too, if it takes one, or else of another,
+    unless it runs the same operators for one (`pyrel.compiler.capture.small_sizes`).
     Where it makes a number of the batch size, as ``len(x)`` does, there are fixed sizes only. The
     second dimension, that of the steps, stays open where the model allows it. ``lengths`` gives a
     model that takes two inputs the lengths of the sequences. ``causes`` records the
@@ -64,6 +66,8 @@ def export(
             raise refusal(model, str(sample), error, sample.lengths) from error
     if bounds_the_batch(programs[0]):
         raise depends_on_batch(causes.first_use(first_input(programs[0]).shape[0]))
+    if SmallSizes(model, sample, programs[0]).one_sample_is_alike():
+        return programs
     steps = _freedom(programs[0])
     return [*programs, _export_to_compare(model, sample, sizes[1], steps)]
 
@@ -76,16 +80,23 @@ def _tied(sample: Sample, program: ExportedProgram) -> Sample:
 
 
 def export_one_step(
-    model: torch.nn.Module, example: Any, lengths: bool = False, call: Call | None = None
+    model: torch.nn.Module,
+    example: Any,
+    lengths: bool,
+    call: Call | None,
+    program: ExportedProgram,
 ) -> list[ExportedProgram]:
     """Export for a sequence of one step, which an open number of steps does not include.
 
-    An open size is at least two for torch.export. `export` checks an open batch size; here two
+    The ``program`` for an open number does if the model runs the same operators for one step. An
+    open size is at least two for torch.export. `export` checks an open batch size; here two
     fixed batch sizes are enough, which takes a third of the time.
     """
     model = unwrapped(model)
     sample = sample_of(model, example, lengths)
     sample = replace(sample, call=call)  # which knows what has steps
+    if SmallSizes(model, sample, program).one_step_is_alike():
+        return [program]
     sample = replace(sample, tensors=tuple(_one_step(sample)))
     try:
         program = _export_once(model, sample, 2, steps=Dim.STATIC)

@@ -100,10 +100,17 @@ def holds_for(program: ExportedProgram, steps: int) -> bool:
     if fixed(size) is not None:
         return fixed(size) == steps
     allowed = _range(program, size)
-    guards = guards_of(program)
-    if guards is None or (allowed is not None and not allowed.lower <= steps <= allowed.upper):
+    if allowed is not None and not allowed.lower <= steps <= allowed.upper:
         return False
-    batch = fixed(value.shape[0])
+    return guards_hold(program, steps)
+
+
+def guards_hold(program: ExportedProgram, steps: int) -> bool:
+    """Whether the guards of a program hold for a number of steps, be it less than two."""
+    guards = guards_of(program)
+    if guards is None:
+        return False
+    batch = fixed(first_input(program).shape[0])
     # Some guards are about accidents, as a batch as large as the number of steps.
     sizes = [2, 3, 5] if batch is None else [batch]
     return any(_hold(program, guards, n, steps) for n in sizes)
