@@ -18,7 +18,7 @@ from pyrel.compiler.graph.nodes import Product
 from pyrel.compiler.graph.verify import InvalidGraphError, verify
 from pyrel.compiler.lowering.lower import lower
 from pyrel.compiler.program.instructions import Matmul as MatmulRows
-from pyrel.compiler.program.instructions import MaxPool, Reduce
+from pyrel.compiler.program.instructions import MaxPool, PoolRoute, Reduce
 
 STEPS, WIDTH = 7, 6
 EPS = float(np.finfo(np.float32).eps)
@@ -234,6 +234,8 @@ def test_a_softmax_over_rows_reads_whole_runs() -> None:
             if isinstance(i.template, Reduce | MaxPool) and i.template.columns in (1, STEPS)
         ]
         assert columns and set(columns) == {STEPS}, kind
+        # No gradient reaches the maximum, so nobody asks which of the scores it is.
+        assert not any(isinstance(i.template, PoolRoute) for i in found)
 
 
 def test_products_too_many_to_be_written_out_are_refused_by_their_number() -> None:

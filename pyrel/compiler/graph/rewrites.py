@@ -7,7 +7,16 @@ from dataclasses import fields, replace
 
 import numpy as np
 
-from pyrel.compiler.graph.nodes import Addresses, Floats, Graph, Node, aligned
+from pyrel.compiler.graph.nodes import (
+    Addresses,
+    Floats,
+    Graph,
+    Lookup,
+    Node,
+    StopGradient,
+    aligned,
+)
+from pyrel.methods.terms import Mask
 
 
 def live_nodes(nodes: tuple[Node, ...], outputs: Addresses, size: int) -> tuple[Node, ...]:
@@ -20,6 +29,16 @@ def live_nodes(nodes: tuple[Node, ...], outputs: Addresses, size: int) -> tuple[
             kept.append(node)
             used[np.maximum(node.inputs, -1)] = True
     return tuple(reversed(kept))
+
+
+def reached_by_gradients(graph: Graph) -> Mask:
+    """Mark the addresses that gradients of the outputs reach."""
+    reached = np.zeros(graph.size, dtype=bool)
+    reached[graph.outputs] = True
+    for node in reversed(graph.nodes):
+        if not isinstance(node, StopGradient | Lookup) and reached[node.addresses].any():
+            reached[node.inputs[node.inputs >= 0]] = True
+    return reached
 
 
 def same_graph(one: Graph, other: Graph) -> bool:

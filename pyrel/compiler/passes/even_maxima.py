@@ -7,21 +7,34 @@ from dataclasses import replace
 
 import numpy as np
 
-from pyrel.compiler.graph.nodes import Add, Addresses, AtMaximum, EvenMaximum, Graph, MaxPool, Node
-from pyrel.compiler.graph.rewrites import compact
+from pyrel.compiler.graph.nodes import (
+    Add,
+    Addresses,
+    AtMaximum,
+    EvenMaximum,
+    Graph,
+    MaxPool,
+    Node,
+)
+from pyrel.compiler.graph.rewrites import compact, reached_by_gradients
 
 
 def write_out_even_maxima(graph: Graph) -> Graph:
     """Make nodes of what the gradient of an even maximum takes.
 
     That is: the largest value, marks of all that are as large, and their number. Methods that
-    conserve relevance share it out by rules of their own, and need none of this.
+    conserve relevance share it out by rules of their own, and need none of this. Nor does a maximum
+    that no gradient reaches, such as that of a softmax.
     """
     nodes: list[Node] = []
     position = graph.size
+    reached = reached_by_gradients(graph)
     for node in graph.nodes:
         if not (isinstance(node, MaxPool) and node.even):
             nodes.append(node)
+            continue
+        if not reached[node.addresses].any():
+            nodes.append(replace(node, even=False))
             continue
         largest = replace(node, start=position, even=False)
         position += largest.size

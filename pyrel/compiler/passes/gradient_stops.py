@@ -20,7 +20,7 @@ from pyrel.compiler.graph.nodes import (
     StopGradient,
     picked,
 )
-from pyrel.compiler.graph.rewrites import compact
+from pyrel.compiler.graph.rewrites import compact, reached_by_gradients
 from pyrel.compiler.passes.merge_sums import Merged, simplify
 from pyrel.compiler.passes.twins import Twins
 from pyrel.errors import UnsupportedModelError
@@ -68,19 +68,15 @@ def _is_marked(graph: Graph) -> bool:
 
 def _refuse_custom(graph: Graph, method: Method) -> None:
     """Refuse a gradient of the user's own where gradients get to it."""
-    reached = np.zeros(graph.size, dtype=bool)
-    reached[graph.outputs] = True
+    reached = reached_by_gradients(graph)
     for node in reversed(graph.nodes):
-        if isinstance(node, StopGradient) or not reached[node.addresses].any():
-            continue
-        if isinstance(node, CustomGradient):
+        if isinstance(node, CustomGradient) and reached[node.addresses].any():
             raise UnsupportedModelError(
                 "torch's gradient is not that of the forward pass here, and "
                 f'{method.name} is torch\'s; autograd="ignore" differentiates the forward pass',
                 operator=node.what,
                 module=node.module,
             )
-        reached[node.inputs[node.inputs >= 0]] = True
 
 
 def _without(graph: Graph, kinds: type[Node] | tuple[type[Node], ...]) -> Graph:
