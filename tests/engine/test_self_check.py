@@ -75,12 +75,12 @@ def test_one_pass_for_each_input(method: str) -> None:
 
 
 def test_nothing_is_run_where_no_check_is_wanted() -> None:
-    model = made(Counting)
+    source = counting()
     passes()
-    assert pyrel.Explainer(model, batch(), "gradient", check=None).checked == "nothing"
+    assert pyrel.Explainer(source, batch(), "gradient", check=None).checked == "nothing"
     assert not passes()
     with pytest.raises(ValueError, match='check: wanted "outputs", "all" or None, got'):
-        pyrel.Explainer(model, batch(), "gradient", check="both")
+        pyrel.Explainer(source, batch(), "gradient", check="both")
 
 
 @pytest.mark.parametrize("method", ["gradient", "lrp_epsilon"])

@@ -121,7 +121,9 @@ class Plain(nn.Module):
 
 
 def test_float64_is_for_differences_only() -> None:
-    pyrel.Explainer(seeded(Plain), batch(), "gradient")
+    source = captured_once(seeded(Plain), batch())
+    dtypes()
+    pyrel.Explainer(source, batch(), "gradient")
     assert dtypes() == [torch.float32] * 2
 
 
@@ -182,9 +184,10 @@ LEFT: queue.SimpleQueue[None] = queue.SimpleQueue()
 
 @pytest.mark.parametrize("runs", [0, 1])
 def test_a_model_that_does_not_take_an_input(runs: int) -> None:
+    source = captured_once(seeded(Once), batch())
     for _ in range(runs):
         LEFT.put(None)
-    explainer = pyrel.Explainer(seeded(Once), batch(), "gradient")
+    explainer = pyrel.Explainer(source, batch(), "gradient")
     fails = [
         f"the model does not take {name} (T = {steps}): KeyError: 'no such\\nthing'"
         for name, steps in (

@@ -6,6 +6,7 @@ from __future__ import annotations
 import inspect
 import logging
 import math
+import queue
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,9 @@ from torch.nn import functional
 
 import pyrel
 from pyrel.compiler.capture.capture import Capture, capture_at
+from pyrel.compiler.capture.export import export
 from pyrel.compiler.capture.places import Place, paths_of, place_of_error
+from pyrel.compiler.capture.step_causes import Causes
 
 STEPS = 12
 X = torch.zeros(2, STEPS, 8)
@@ -295,3 +298,37 @@ def test_places_of_errors() -> None:
     wrapped.__cause__ = raised(lambda: model(X))
     assert place_of_error(wrapped, paths) == place
     assert place_of_error(raised(lambda: {}["b"]), paths) == Place()
+
+
+class Counted(nn.Module):
+    """Makes a number of the size of the batch; it may take what error comes of it."""
+
+    def __init__(self, takes: bool) -> None:
+        super().__init__()
+        self.out, self.takes = nn.Linear(8, 2), takes
+        self.reached: queue.SimpleQueue[int] = queue.SimpleQueue()  # a list would be put back
+
+    def forward(self, x: Tensor) -> Tensor:
+        try:
+            factor = torch.ones(len(x), 1)
+        except Exception:
+            if not self.takes:
+                raise
+            factor = torch.zeros(1, 1)
+        self.reached.put(1)
+        return self.out(x.sum(1)) * factor
+
+
+@pytest.mark.parametrize("takes", [False, True])
+def test_an_export_ends_where_the_batch_becomes_a_number(takes: bool) -> None:
+    model = Counted(takes).eval()
+    causes = Causes()
+    programs = export(model, X, causes=causes)
+    # Only a model that takes the error goes on; then there are two exports, and three runs.
+    assert model.reached.qsize() == takes + 2 + 3
+    assert len(programs) == 2
+    assert causes.batch is not None
+    assert "len(x)" in causes.batch.code
+    x = torch.rand(3, STEPS, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(pyrel.Explainer(model, X, "gradient").forward(x), model(x))

@@ -27,7 +27,7 @@ from pyrel.compiler.capture.refusals import (
 )
 from pyrel.compiler.capture.sizes import bounds_the_batch, first_input, fixed, untied
 from pyrel.compiler.capture.small_sizes import SmallSizes
-from pyrel.compiler.capture.step_causes import Causes
+from pyrel.compiler.capture.step_causes import Causes, FixedBatchError
 from pyrel.compiler.graph.layout import input_name
 
 
@@ -148,7 +148,7 @@ def _export_open(
 ) -> ExportedProgram:
     """Export for any batch size, and any number of steps unless that fails."""
     try:
-        with causes.noted(model):
+        with causes.noted(model, n):
             return _export_once(model, sample, n, size)
     except Exception as error:
         if _fixes_the_batch(error) or branches(error) or lacks_argument(error):
@@ -218,4 +218,6 @@ def _by_position(forward: Callable[..., Any], sample: Sample, count: int) -> Cal
 
 
 def _fixes_the_batch(error: Exception) -> bool:
+    if isinstance(error, FixedBatchError):
+        return True
     return "Constraints violated" in str(error) or "specialized" in str(error)

@@ -25,6 +25,10 @@ _LOOPS = frozenset({"unbind", "__iter__"})
 _RANGE = re.compile(r"\brange\(")
 
 
+class FixedBatchError(Exception):
+    """The size of the batch, which was to be open, was made a number."""
+
+
 class Causes:
     """The conditions that a model sets on sizes, and their places."""
 
@@ -34,9 +38,17 @@ class Causes:
         self.batch: Place | None = None  # where a number is made of the size of the batch
 
     @contextlib.contextmanager
-    def noted(self, model: nn.Module) -> Iterator[None]:
-        """Record the guards of an export, and where it fails if it does."""
+    def noted(self, model: nn.Module, batch: int) -> Iterator[None]:
+        """Record the guards of an export, and where it fails if it does.
+
+        Raises
+        ------
+        FixedBatchError
+            At once where ``batch``, the size of a batch which was to be open, is made a number.
+            torch.export would run the rest of the model before it says so.
+        """
         self._guards.clear()
+        fixed: list[bool] = []
         paths = paths_of(model)
         namespace = vars(symbolic_shapes)
         made = namespace["ShapeGuard"]
@@ -44,11 +56,18 @@ class Causes:
         def noting(expression: Any, *args: Any, **kwargs: Any) -> Any:
             place = place_of_frames(stack(sys._getframe(1)), paths)
             self._guards.append((expression, place or Place()))
+            if _is_number(expression, batch):
+                fixed.append(True)
+                raise FixedBatchError
             return made(expression, *args, **kwargs)
 
         namespace["ShapeGuard"] = noting
         try:
             yield
+            if fixed:  # and the model took the error
+                raise FixedBatchError
+        except FixedBatchError:
+            raise
         except Exception as error:
             place, line = place_of_error(error, paths), str(error).strip().partition("\n")[0]
             self._failure = f"{_described(place)}; left open: {type(error).__name__}: {line}"
@@ -103,6 +122,12 @@ def _holds(expression: Any, sizes: dict[Any, int], batch: int) -> bool | None:
         return bool(value) if value in (sympy.true, sympy.false) else None
     except (TypeError, ValueError, ArithmeticError, AttributeError):
         return None
+
+
+def _is_number(expression: Any, size: int) -> bool:
+    """Whether a guard says that an open size is a number."""
+    sides = set(getattr(expression, "args", ()))
+    return isinstance(expression, sympy.Eq) and size in sides and any(s.is_Symbol for s in sides)
 
 
 def _fixes(expression: Any, steps: int) -> bool:
