@@ -38,7 +38,7 @@ def unknown(graph: Any) -> tuple[Any, Any]:
 def convolution(graph: Graph) -> Linear:
     return next(
         n
-        for n in lay_out(Facts(graph, *unknown(graph))).nodes
+        for n in lay_out(Facts(graph, *unknown(graph)), True).nodes
         if isinstance(n, Linear) and n.size > 4
     )
 

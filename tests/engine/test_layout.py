@@ -48,7 +48,7 @@ def facts_of(graph: pyrel.Graph) -> Facts:
 def test_weights_are_sorted_once_for_all_steps() -> None:
     torch.manual_seed(0)
     model = Steps()
-    graph = lay_out(facts_of(captured(model, STEPS, SIDE, SIDE)))
+    graph = lay_out(facts_of(captured(model, STEPS, SIDE, SIDE)), True)
     assert not any(isinstance(node, Copy) for node in graph.nodes)
     cells = [n for n in graph.nodes if isinstance(n, Linear) and n.size == WIDTH]
     assert len(cells) == STEPS
@@ -83,5 +83,5 @@ def test_what_is_read_in_pieces_in_any_order_is_copied() -> None:
             y: Tensor = self.out(x[:, ::2])
             return y
 
-    graph = lay_out(facts_of(captured(Spread(), 24)))
+    graph = lay_out(facts_of(captured(Spread(), 24)), True)
     assert [type(node) for node in graph.nodes] == [Copy, Linear]

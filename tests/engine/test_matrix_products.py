@@ -14,11 +14,11 @@ from torch import Tensor, nn
 import pyrel
 from pyrel.compiler.graph.evaluate import Evaluation
 from pyrel.compiler.graph.matrices import Matmul
-from pyrel.compiler.graph.nodes import Product
 from pyrel.compiler.graph.verify import InvalidGraphError, verify
 from pyrel.compiler.lowering.lower import lower
+from pyrel.compiler.program.enums import Scale
+from pyrel.compiler.program.instructions import Map, MaxPool, PoolRoute, Reduce
 from pyrel.compiler.program.instructions import Matmul as MatmulRows
-from pyrel.compiler.program.instructions import MaxPool, PoolRoute, Reduce
 
 STEPS, WIDTH = 7, 6
 EPS = float(np.finfo(np.float32).eps)
@@ -114,6 +114,39 @@ class Normed(Layers):
         return (-largest + scores) * scores.sum(-1, keepdim=True)
 
 
+class Weighted(Layers):
+    def mixed(self, x: Tensor) -> Tensor:  # a sum over steps, of which another is made, too
+        weights = torch.softmax(self.key(x)[..., :1], 1)
+        parts = weights * torch.tanh(self.value(x))
+        return torch.cat([parts.sum(1), (weights * x).sum(1), parts[:, 2]], 1)
+
+
+class Scores(Layers):
+    def mixed(self, x: Tensor) -> Tensor:
+        query = torch.tanh(self.query(x[:, 0]))[:, None]
+        return (query * self.key(x)).sum(2).softmax(1)
+
+
+class OneByOne(Layers):
+    """What `Heads` does, every product by itself."""
+
+    def mixed(self, x: Tensor) -> Tensor:
+        q, k, v = (
+            layer(x).unflatten(2, (2, 3)).transpose(1, 2)
+            for layer in (self.query, self.key, self.value)
+        )
+        scores = (q.unsqueeze(-1) * k.mT.unsqueeze(-3)).sum(-2) / math.sqrt(3)
+        weights = torch.softmax(scores, -1)
+        return (weights.unsqueeze(-1) * v.unsqueeze(-3)).sum(-2).transpose(1, 2)
+
+
+class Uneven(Layers):
+    def mixed(self, x: Tensor) -> Tensor:  # a factor that stays for two elements, then for four
+        h = torch.sigmoid(self.key(x))
+        stays = torch.cat([h[..., :1].expand(-1, -1, 2), h[..., 1:2].expand(-1, -1, 4)], 2)
+        return (stays * x).sum(1)
+
+
 MODELS = [
     Gram,
     InnerGram,
@@ -127,6 +160,10 @@ MODELS = [
     Chained,
     Detached,
     Normed,
+    Weighted,
+    Scores,
+    OneByOne,
+    Uneven,
 ]
 
 
@@ -165,19 +202,6 @@ def test_gradients_are_those_of_autograd(kind: type[nn.Module]) -> None:
     e = pyrel.Explainer(single, x.float(), "gradient", check="all")(x.float(), target=target)
     size = np.abs(wanted).max(axis=(1, 2), keepdims=True)
     assert (np.abs(np.asarray(e.relevance) - wanted) <= 100 * STEPS * EPS * size).all()
-
-
-class OneByOne(Layers):
-    """What `Heads` does, every product by itself."""
-
-    def mixed(self, x: Tensor) -> Tensor:
-        q, k, v = (
-            layer(x).unflatten(2, (2, 3)).transpose(1, 2)
-            for layer in (self.query, self.key, self.value)
-        )
-        scores = (q.unsqueeze(-1) * k.mT.unsqueeze(-3)).sum(-2) / math.sqrt(3)
-        weights = torch.softmax(scores, -1)
-        return (weights.unsqueeze(-1) * v.unsqueeze(-3)).sum(-2).transpose(1, 2)
 
 
 @pytest.mark.parametrize("method", ["lrp_epsilon", "lrp_alpha_beta"])
@@ -264,12 +288,46 @@ def test_graphs_show_and_check_them() -> None:
         )
 
 
-def test_a_vector_times_a_matrix_is_written_out() -> None:
-    class Pooled(Layers):
-        def mixed(self, x: Tensor) -> Tensor:
-            weights = torch.softmax(self.key(x)[..., :1], 1)
-            return weights.mT @ x
+def templates(kind: type[nn.Module], template: Any) -> int:
+    found = lowered(kind, pyrel.methods.Gradient())
+    return sum(isinstance(each.template, template) for each in found)
 
-    graph = pyrel.capture(made(Pooled).float(), batch(2).float())
-    kinds = {type(node) for node in graph.nodes}
-    assert Product in kinds and Matmul not in kinds
+
+def test_sums_of_products_by_hand_are_matrix_products() -> None:
+    """Three forward or one, and two ways back each; but not where products are read twice."""
+    assert templates(OneByOne, MatmulRows) == templates(Heads, MatmulRows) == 6
+    assert templates(Scores, MatmulRows) == 3
+    assert templates(Weighted, MatmulRows) == 3
+    assert templates(Uneven, MatmulRows) == 0
+
+
+class Pooled(nn.Module):
+    """A softmax over tokens that weights them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.score, self.out = nn.Linear(4, 8), nn.Linear(8, 1), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        h = torch.tanh(self.layer(x))
+        return self.out((torch.softmax(self.score(h), 1) * h).sum(1))
+
+
+def test_tokens_are_weighted_by_whole_runs() -> None:
+    """No product is made number by number, however far from each other scores lie."""
+    x = torch.from_numpy(np.random.default_rng(5).standard_normal((2, 500, 4)))
+    torch.manual_seed(3)
+    model = Pooled().double()
+    graph = pyrel.capture(model, x)
+    unbounded = np.full(graph.input_size, np.inf)
+    found = lower(graph, pyrel.methods.Gradient(), -unbounded, unbounded).every_instruction()
+    products = [
+        i
+        for i in found
+        if isinstance(i.template, Map) and i.template.epilogue.scale == Scale.operand
+    ]
+    assert products and sum(i.offsets.shape[1] for i in products) < 10
+    wanted, target = gradient(model, x)
+    e = pyrel.explain(model.float(), x.float(), target=target, method="gradient")
+    size = np.abs(wanted).max(axis=(1, 2), keepdims=True)
+    assert (np.abs(np.asarray(e.relevance) - wanted) <= 500 * EPS * size).all()

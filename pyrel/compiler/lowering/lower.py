@@ -51,7 +51,6 @@ from pyrel.compiler.lowering.placement import Placement
 from pyrel.compiler.lowering.relevance import Relevance
 from pyrel.compiler.lowering.rule_table import PlacedRule, placed_rules
 from pyrel.compiler.passes.chain_pools import pool_before_relu
-from pyrel.compiler.passes.matrix_products import written_out
 from pyrel.compiler.passes.pipeline import run_passes
 from pyrel.compiler.program.instructions import Seed
 from pyrel.compiler.program.keep_forward import forward_first
@@ -208,7 +207,7 @@ def place_rules(
     facts = run_passes(graph, method, low, high)
     placement = Placement(method, facts, cache)
     if _shares_out(placement):
-        facts = run_passes(written_out(graph), method, low, high)
+        facts = run_passes(graph, method, low, high, single=True)
         placement = Placement(method, facts, cache)
     apart = placement.relus_apart()
     if apart:

@@ -13,6 +13,7 @@ from pyrel.compiler.graph.facts import Facts
 from pyrel.compiler.graph.intervals import common_runs, runs
 from pyrel.compiler.graph.matrices import Matmul
 from pyrel.compiler.graph.nodes import (
+    Add,
     Addresses,
     AtMaximum,
     Choice,
@@ -38,8 +39,11 @@ SHORT_RUN = 16  # floats: shorter than a vector on average, copying costs less t
 Copied: TypeAlias = Callable[[Addresses, str], Copy]
 
 
-def lay_out(facts: Facts) -> Graph:
-    """Join short rows, sort columns; insert `Copy` nodes before what needs operands in few runs."""
+def lay_out(facts: Facts, conserves: bool) -> Graph:
+    """Join short rows, sort columns; insert `Copy` nodes before what needs operands in few runs.
+
+    Methods that conserve relevance read single factors and addends where they lie.
+    """
     graph, owners = facts.graph, facts.owners
     copies: dict[bytes, Copy] = {}
     nodes: list[Node] = []
@@ -81,6 +85,8 @@ def lay_out(facts: Facts) -> Graph:
             values = _without_constants(replace(node, inputs=node.values), copied).inputs
             inputs = np.concatenate([values, node.inputs[len(values) :]])
             node = replace(node, inputs=inputs)
+        if isinstance(node, Add | Product) and not conserves:
+            node = _read_in_runs(node, copied)
         nodes.append(node)
     outputs = graph.outputs
     owner = owners[outputs]
@@ -181,6 +187,22 @@ def _read_patches(node: Linear, owners: Addresses, copied: Copied) -> Linear:
         return node
     copy = copied(node.inputs.ravel(), node.module)
     return replace(node, inputs=copy.addresses.reshape(node.inputs.shape))
+
+
+def _read_in_runs(node: Add | Product, copied: Copied) -> Add | Product:
+    """Let single values, repeated or far from each other, lie side by side.
+
+    So do a number for all elements of a row, such as the divisor of a softmax, and scores of
+    tokens. Longer runs are read as they are: at how many steps they are repeated then shows in the
+    rows of an instruction.
+    """
+    rows = [copied(row, node.module).addresses if _is_single(row) else row for row in node.inputs]
+    return replace(node, inputs=np.stack(rows))
+
+
+def _is_single(row: Addresses) -> bool:
+    pieces = 1 + int(np.count_nonzero(np.diff(row) != 1))
+    return SHORT_RUN <= row.size < 2 * pieces and not (row < 0).any()
 
 
 def _in_runs(parts: Addresses, node: Matmul, input_size: int, copied: Copied) -> Addresses:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Matrix products of two values: written out product by product, or turned for what reads them."""
+"""Matrix products of two values: found, written out, or turned for what reads them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from pyrel.compiler.graph.matrices import Matmul
+from pyrel.compiler.graph.matrices import Matmul, side_by_side
 from pyrel.compiler.graph.nodes import (
     Activation,
     Add,
@@ -65,6 +65,61 @@ def _products(node: Matmul, start: int) -> Product:
         )
     factors = [np.broadcast_to(each, shape).ravel() for each in (left, right)]
     return Product(start, np.stack(factors), module=node.module)
+
+
+_FEW_PRODUCTS = 32  # of which a sum is as well left as it is
+
+
+def gathered(graph: Graph) -> Graph:
+    """Make matrix products of sums of products in which one factor stays and the other changes.
+
+    So are weighted sums of states, Σ_t w_t h_t, and scores of all states, Σ_d q_d h_td.
+    """
+    factors = np.full((2, graph.size), -1, dtype=np.int64)  # by address of a product
+    for node in graph.nodes:
+        if isinstance(node, Product):
+            factors[:, node.addresses] = node.inputs
+    if (factors < 0).all():
+        return graph
+    readers = np.zeros(graph.size, dtype=np.int64)
+    np.add.at(readers, graph.outputs, 1)
+    for node in graph.nodes:
+        np.add.at(readers, node.inputs[node.inputs >= 0], 1)
+    nodes = tuple(
+        _matmul_of(node, factors, readers) or node if isinstance(node, Add) else node
+        for node in graph.nodes
+    )
+    return compact(replace(graph, nodes=nodes))
+
+
+def _matmul_of(node: Add, factors: Addresses, readers: Addresses) -> Matmul | None:
+    """Return the matrix product that a sum is, if it is one and nothing else reads its products."""
+    inputs = node.inputs
+    if inputs.size < _FEW_PRODUCTS or len(inputs) < 2 or (inputs < 0).any():
+        return None
+    if (readers[inputs] > 1).any() or (factors[:, inputs] < 0).any():
+        return None
+    for stays, changes in (factors[:, inputs], factors[::-1, inputs]):
+        same = (stays[:, 1:] == stays[:, :-1]).all(axis=0)
+        starts = np.flatnonzero(np.append(True, ~same))
+        columns = node.size // starts.size
+        if columns > 1 and (starts == np.arange(starts.size) * columns).all():
+            left = stays[:, starts].T[:, None]
+            right = changes.reshape(len(inputs), starts.size, columns).swapaxes(0, 1)
+            return _together(node, left, right)
+    return None
+
+
+def _together(node: Add, left: Addresses, right: Addresses) -> Matmul:
+    """Make one product of rows that are multiplied by the same matrix, (products, 1, depth)."""
+    changes = (right[1:] != right[:-1]).any(axis=(1, 2))
+    starts = np.flatnonzero(np.append(True, changes))
+    rows = len(left) // starts.size
+    if (starts == np.arange(starts.size) * rows).all():
+        left = left.reshape(starts.size, rows, -1)
+        right = right[starts]
+    inputs = side_by_side(left, right)
+    return Matmul(node.start, inputs, left.shape[1], left.shape[2], module=node.module)
 
 
 # Nodes that do the same with each element of their outputs, in whatever order.
