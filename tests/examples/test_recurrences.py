@@ -48,7 +48,7 @@ def test_deletion_and_shares_are_those_of_known_relevance(
     x = np.zeros((2, 4, 4), np.float32)
     x[0, 1, 2], x[0, 3, 2], x[0, 2, 0] = 3, 1, 1
     x[1, 0, 3] = 1  # of class 3, labelled as class 0: left out
-    keyword, distractors = np.zeros((2, 4, 2), bool).transpose(2, 0, 1)
+    keyword, distractors = np.zeros((2, 2, 4), bool)
     keyword[:, 1], distractors[:, 3] = True, True
     series = recurrences.Series(x, np.array([2, 0]), keyword, distractors)
     judged = recurrences.judge(Place(), series, draws=2)
@@ -56,14 +56,12 @@ def test_deletion_and_shares_are_those_of_known_relevance(
     np.testing.assert_array_equal(judged.series.x, x[:1])
     wanted = np.zeros((4, 4))
     wanted[1, 2], wanted[3, 2] = 3, 1
-    # Classes 2 and 0 have the scores 4 and 1, then 1 and 1, 0 and 1, 0 and 0; the rest has 0.
-    others = np.exp([[1, 0, 0], [1, 0, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0]])
-    own = np.exp([4, 1, 0, 0, 0])
+    # Steps 1, 3, 0 and 2 are deleted; then classes 2 and 0 have these scores, the others 0.
+    own, other = np.exp([4, 1, 0, 0, 0]), np.exp([1, 1, 1, 1, 0])
     for method in ("lrp_epsilon", "gradient_x_input"):
         np.testing.assert_allclose(judged.relevance[method][0], wanted, rtol=1e-5)
         scores = judged.curves.curves[method].scores[0]
-        np.testing.assert_allclose(scores[:2], (own / (own + others.sum(axis=1)))[:2], rtol=1e-5)
-        assert scores[-1] == pytest.approx(0.25)
+        np.testing.assert_allclose(scores, own / (own + other + 2), rtol=1e-5)
     _, _, lrp, *_ = recurrences.table_of(judged)
     assert [cell.split(" ±")[0] for cell in lrp.split(" | ")[3:]] == ["0.750", "0.250", "1.000"]
 
