@@ -17,6 +17,7 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from pyrel.compiler.capture.blocks import inline_blocks, is_block
+from pyrel.compiler.capture.direct_writes import mutates
 from pyrel.compiler.capture.gradient_marks import gave_back, set_under_no_grad, under_no_grad
 
 _aten = torch.ops.aten
@@ -25,12 +26,6 @@ _MARKS = {
     torch.ops.pyrel.detached.default,
     torch.ops.pyrel.hooked.default,
 }
-
-
-def mutates(node: Node) -> bool:
-    """Whether an operator writes into one of its operands."""
-    schema = getattr(node.target, "_schema", None)
-    return node.op == "call_function" and schema is not None and bool(schema.is_mutable)
 
 
 def explicit(exported: ExportedProgram) -> ExportedProgram:

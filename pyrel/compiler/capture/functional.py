@@ -6,7 +6,8 @@ from __future__ import annotations
 from torch.export import ExportedProgram
 from torch.export.graph_signature import OutputKind
 
-from pyrel.compiler.capture.explicit_writes import explicit, mutates
+from pyrel.compiler.capture.direct_writes import mutates, written_directly
+from pyrel.compiler.capture.explicit_writes import explicit
 from pyrel.compiler.capture.isolation import quiet
 from pyrel.errors import UnsupportedModelError
 
@@ -39,7 +40,7 @@ def _without_writes(exported: ExportedProgram) -> ExportedProgram:
     try:
         made = explicit(exported)
         if any(map(mutates, made.graph.nodes)):
-            made = made.run_decompositions({})
+            made = written_directly(made) or made.run_decompositions({})
     except UnsupportedModelError:
         raise
     except Exception as error:  # of many types, none of them documented
