@@ -56,6 +56,7 @@ from pyrel.compiler.program.instructions import Seed
 from pyrel.compiler.program.keep_forward import forward_first
 from pyrel.compiler.program.loops import roll
 from pyrel.compiler.program.memory import plan
+from pyrel.compiler.program.moves import without_moves
 from pyrel.compiler.program.program import Program
 from pyrel.compiler.program.schedule import schedule
 from pyrel.methods import BothFactors, Method
@@ -278,7 +279,8 @@ def _back(relevance: Relevance, placement: Placement) -> None:
 
 def _scheduled(emitter: Emitter) -> Program:
     program = emitter.program
-    program.instructions = schedule(emitter.operations, program.input_size, emitter.arena_size)
+    operations = without_moves(emitter.operations, emitter.arena_size)
+    program.instructions = schedule(operations, program.input_size, emitter.arena_size)
     return program
 
 
