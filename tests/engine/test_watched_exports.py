@@ -3,13 +3,18 @@
 
 from __future__ import annotations
 
+import copy
 import queue
 
+import sympy
 import torch
+from sympy.solvers import inequalities
 from torch import Tensor, nn
+from torch.fx import _lazy_graph_module
 
 from pyrel.compiler.capture.export import export
 from pyrel.compiler.capture.places import place_of_node
+from pyrel.compiler.capture.spared import spared
 
 
 def halved(x: Tensor) -> Tensor:
@@ -68,3 +73,19 @@ def test_torch_keeps_what_operators_give_from_the_third_turn_of_a_loop_on() -> N
     found = [KEPT.get() for _ in range(KEPT.qsize())]
     assert len(found) >= len(programs) > 1
     assert all(each == [False, False, False, True, True, True] for each in found)
+
+
+def test_work_is_spared_during_an_export_only() -> None:
+    def state() -> tuple[object, object]:
+        return inequalities.reduce_inequalities, _lazy_graph_module._use_lazy_graph_module_flag
+
+    before = state()
+    with spared():
+        assert all(one is not other for one, other in zip(state(), before, strict=True))
+        x = sympy.Symbol("x", positive=True, integer=True)
+        for relations in ({x >= 2}, {x >= 2, x <= 9}, [x >= 2, x <= 9], {x >= 2}):
+            given = copy.copy(relations)
+            assert inequalities.reduce_inequalities(relations, x) == before[0](given, x)
+    for program in export(Helped().eval(), torch.rand(2, 5)):
+        assert "torch.ops.aten.linear.default" in program.graph_module.code
+    assert state() == before

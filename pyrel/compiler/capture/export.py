@@ -27,6 +27,7 @@ from pyrel.compiler.capture.refusals import (
 )
 from pyrel.compiler.capture.sizes import bounds_the_batch, first_input, fixed, untied
 from pyrel.compiler.capture.small_sizes import SmallSizes
+from pyrel.compiler.capture.spared import spared
 from pyrel.compiler.capture.step_causes import Causes, FixedBatchError
 from pyrel.compiler.graph.layout import input_name
 
@@ -174,7 +175,7 @@ def _export_once(
     follow = [sample.follows(number) for number in range(len(sample.tensors))]
     follow += [False] * (len(inputs) - len(follow))  # lengths
     shapes: list[dict[int, Any]] = [{0: size, 1: steps} if f else {0: size} for f in follow]
-    with as_it_was(model), as_eager(), opaque_layers(), watched(model), quiet():
+    with as_it_was(model), as_eager(), opaque_layers(), spared(), watched(model), quiet():
         _name_inputs(model, sample, len(inputs))
         with no_draws():
             return torch.export.export(model, inputs, dynamic_shapes=tuple(shapes), strict=False)

@@ -16,6 +16,7 @@ import torch
 from pyrel.compiler.capture.model_state import ModelState
 
 _TRACES = "torch.__trace"  # the logger of records for tools, not for people
+_SILENT = logging.CRITICAL + 1
 
 
 @contextlib.contextmanager
@@ -102,9 +103,11 @@ def quiet() -> Iterator[None]:
     known = list(logging.root.manager.loggerDict.items())
     torchs = [each for name, each in known if name.startswith("torch.") and name != _TRACES]
     loggers = [each for each in torchs if isinstance(each, logging.Logger) and each.level]
-    levels = {each: each.level for each in (logging.getLogger("torch"), *loggers)}
+    every = (logging.getLogger("torch"), *loggers)
+    # Setting a level takes time. Within another such context there is nothing to be done.
+    levels = {each: each.level for each in every if each.level != _SILENT}
     for logger in levels:
-        logger.setLevel(logging.CRITICAL + 1)
+        logger.setLevel(_SILENT)
     try:
         with silent():
             yield

@@ -20,6 +20,7 @@ from torch.export import ExportedProgram
 
 from pyrel.compiler.capture.eager_trace import RETURNED, Step, eager_trace
 from pyrel.compiler.capture.examples import Sample
+from pyrel.compiler.capture.isolation import quiet
 from pyrel.compiler.capture.model_state import ModelState
 from pyrel.compiler.capture.opaque_layers import opaque_layers
 from pyrel.compiler.capture.operators.nested import leaves
@@ -66,7 +67,9 @@ class SmallSizes:
             return False
         try:
             state = ModelState(self._model, values=True)
-            return all(_grow_evenly([self._trace(*sizes, state) for sizes in row]) for row in rows)
+            with quiet():
+                traces = ([self._trace(*sizes, state) for sizes in row] for row in rows)
+                return all(map(_grow_evenly, traces))
         except Exception as error:  # of whatever type the model raises for so small a size
             _LOGGER.debug("%s: exported for a size of one: %s", type(self._model).__name__, error)
             return False
