@@ -45,6 +45,29 @@ def _by_length(m: Around, x: Tensor) -> Tensor:
     return m.out(torch.tanh(h) if x.shape[1] > 4 else h)
 
 
+def _padded_by(number: Callable[[int], int]) -> Callable[[Around, Tensor], Tensor]:
+    """Pad by a number that grows evenly over one, two and three steps, but not as it goes on."""
+
+    def expression(m: Around, x: Tensor) -> Tensor:
+        padded = nn.functional.pad(x, (0, 0, number(x.shape[1]), 0))
+        return m.out(torch.tanh(m.step(padded)).sum(1))
+
+    return expression
+
+
+def _divided_by_half(m: Around, x: Tensor) -> Tensor:
+    return m.out(m.step(x).sum(1) / ((x.shape[1] // 2) or 1))
+
+
+def _written_by_product(m: Around, x: Tensor) -> Tensor:
+    """Write by a matrix product into what is a copy, but where there is one sample."""
+    h = m.step(x)
+    turned = h.transpose(0, 1).reshape(-1, 3)
+    with torch.no_grad():
+        torch.matmul(turned.clone(), 2 * torch.eye(3), out=turned.detach())
+    return m.out(h.sum(1))
+
+
 # What is computed, and for which numbers of samples and steps it is exported.
 OPEN, ALONE, SHORT = (2, STEPS), (1, STEPS), [(2, 1), (1, 1)]
 EXPORTS: dict[str, tuple[Callable[[Around, Tensor], Tensor], list[Any]]] = {
@@ -65,6 +88,9 @@ EXPORTS: dict[str, tuple[Callable[[Around, Tensor], Tensor], list[Any]]] = {
         [OPEN, *SHORT],
     ),
     "by-length": (_by_length, [OPEN, *SHORT]),
+    "pads-half": (_padded_by(lambda n: n // 2 if n > 1 else 1), [OPEN, *SHORT]),
+    "pads-squares": (_padded_by(lambda n: n * n if n > 1 else -1), [OPEN, *SHORT]),
+    "divides-by-half": (_divided_by_half, [OPEN, *SHORT]),
     "written": (_written_in_place, [OPEN, ALONE, *SHORT]),
     "windows": (lambda m, x: m.out(m.step(x[:, 1:] - x[:, :-1]).sum(1)), [OPEN, *SHORT]),
 }
@@ -101,6 +127,11 @@ def test_what_is_exported_for_sizes_of_one(name: str, monkeypatch: pytest.Monkey
             capture.graph(1)
         return
     assert agree(capture.graph(1), single)
+
+
+def test_a_product_written_into_a_view_of_one_sample_is_seen() -> None:
+    with pytest.raises(pyrel.UnsupportedModelError, match="depends on the size of the batch"):
+        pyrel.capture(Around(_written_by_product).eval(), example(STEPS))
 
 
 def test_a_large_model_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:

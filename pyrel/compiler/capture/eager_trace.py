@@ -104,8 +104,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
+        self._writes = self._writes or func._schema.is_mutable
         if not self._within:
-            self._writes = self._writes or func._schema.is_mutable
             self._note(func, func._schema.name.partition("::")[2], args, kwargs, result)
         return result
 
