@@ -12,6 +12,6 @@ LINE = 16  # floats of a cache line, and of the widest vector: values start on o
 # this many multiply-adds of vectors (AVX-512, Zen 5).
 ROW_COST, RESULT_COST = 12, 8
 
-# Products, and comparisons, that are written out as values of a graph, for the samples that are
-# traced together: compiling that many takes a minute or two.
+# Products, and comparisons, that are written out as values of a graph: compiling that many takes a
+# minute or two. While capturing, those of all samples that are traced together count.
 MOST_PRODUCTS = 1 << 19

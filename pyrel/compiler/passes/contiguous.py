@@ -238,13 +238,12 @@ def _without_repeats(node: MaxPool, padding: Mask, position: int) -> tuple[MaxPo
 def _without_constants(node: Node, copied: Copied) -> Node:
     """Let ``node`` read constants from places of their own, as long as their longest run."""
     inputs = node.inputs.copy()
+    flat, width = inputs.reshape(-1), inputs.shape[1]
     for constant in np.unique(inputs[inputs < 0]).tolist():
-        marked = inputs == constant
-        length = np.zeros(inputs.shape, dtype=np.int64)  # of the run so far
-        run = np.zeros(inputs.shape[0], dtype=np.int64)
-        for column in range(inputs.shape[1]):
-            run = np.where(marked[:, column], run + 1, 0)
-            length[:, column] = run
-        block = copied(np.full(int(length.max()), constant), node.module)
-        inputs[marked] = block.start + length[marked] - 1
+        places = np.flatnonzero(flat == constant)
+        follows = (np.diff(places) == 1) & (places[1:] % width != 0)
+        starts = np.flatnonzero(np.append(True, ~follows))
+        behind = np.arange(places.size) - np.repeat(starts, np.diff(np.append(starts, places.size)))
+        block = copied(np.full(int(behind.max()) + 1, constant), node.module)
+        flat[places] = block.start + behind
     return replace(node, inputs=inputs)
