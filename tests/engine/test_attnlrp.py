@@ -20,6 +20,31 @@ import pyrel
 STEPS, WIDTH, CLASSES = 5, 4, 3
 EPSILON = 1e-3
 BLOCKS = Blocks(EPSILON)
+CAUSAL = torch.full((STEPS, STEPS), -torch.inf).triu(1)
+
+
+def _without_grad(scores: Tensor) -> Tensor:
+    with torch.no_grad():
+        return scores.amax(-1, keepdim=True)
+
+
+MAXIMA: dict[str, Callable[[Tensor], Tensor]] = {
+    "maximum": lambda s: s.amax(-1, keepdim=True),
+    "maximum detached": lambda s: s.amax(-1, keepdim=True).detach(),
+    "maximum of detached": lambda s: s.detach().amax(-1, keepdim=True),
+    "max of detached": lambda s: s.detach().max(-1, keepdim=True)[0],
+    "maximum without grad": _without_grad,
+    "maximum of all, detached": lambda s: s.detach().amax((1, 2), keepdim=True),
+}
+MASKED = (
+    "causal",
+    "mask",
+    "mask, then scale",
+    "two masks",
+    "mask taken off",
+    "mask, maximum",
+    "maximum, mask",
+)
 Parameters = dict[str, Array]
 Explained = tuple[Array, Callable[[Array], Array]]  # the output, and the way back to the input
 
@@ -62,6 +87,31 @@ class ByHand(nn.Module):
                 mixed = (e / e.sum(-1, keepdim=True)) @ v
             case "causal":
                 mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+            case "mask":
+                mixed = torch.softmax(scale * (q @ k.mT) + CAUSAL, -1) @ v
+            case "mask, then scale":
+                mixed = torch.softmax((q @ k.mT + CAUSAL) * scale, -1) @ v
+            case "two masks":
+                lowest = CAUSAL.clamp_min(torch.finfo(torch.float32).min)
+                mixed = torch.softmax(scale * (q @ k.mT) + lowest + lowest, -1) @ v
+            case "mask taken off":
+                mixed = torch.softmax(scale * (q @ k.mT) - (0.0 - CAUSAL), -1) @ v
+            case "mask, maximum":
+                scores = scale * (q @ k.mT)
+                masked = scores + CAUSAL
+                e = torch.exp(masked - masked.detach().amax(-1, keepdim=True))
+                mixed = (e / e.sum(-1, keepdim=True)) @ v
+            case "maximum, mask":
+                scores = scale * (q @ k.mT)
+                e = torch.exp(scores - scores.amax(-1, keepdim=True) + CAUSAL)
+                mixed = (e / e.sum(-1, keepdim=True)) @ v
+            case "maximum, softmax":
+                scores = scale * (q @ k.mT)
+                mixed = (scores - scores.amax(-1, keepdim=True)).softmax(-1) @ v
+            case _ if self.way in MAXIMA:
+                scores = scale * (q @ k.mT)
+                e = torch.exp(scores - MAXIMA[self.way](scores))
+                mixed = (e / e.sum(-1, keepdim=True)) @ v
             case _:
                 mixed = functional.scaled_dot_product_attention(q, k, v)
         return self.out(mixed[:, -2])
@@ -69,7 +119,7 @@ class ByHand(nn.Module):
 
 def of_by_hand(p: Parameters, x: Array, way: str) -> Explained:
     linear = [BLOCKS.linear(x, *of(p, name)) for name in "qkv"]
-    mask = np.tril(np.ones((STEPS, STEPS), dtype=bool)) if way == "causal" else None
+    mask = np.tril(np.ones((STEPS, STEPS), dtype=bool)) if way in MASKED else None
     mixed, back_mixed = BLOCKS.attention(*(z for z, _ in linear), WIDTH**-0.5, mask)
     out, back_out = BLOCKS.linear(mixed[:, -2], *of(p, "out"))
 
@@ -83,24 +133,30 @@ def of_by_hand(p: Parameters, x: Array, way: str) -> Explained:
 
 
 class Additive(nn.Module):
-    """Attention by vᵀ tanh(W h_t + U h_T) over inputs."""
+    """Attention by vᵀ tanh(W h_t + U h_T) over inputs; over the first ones, with a mask."""
 
-    def __init__(self) -> None:
+    def __init__(self, way: str = "") -> None:
         super().__init__()
+        self.way = way
         self.w, self.u = nn.Linear(WIDTH, 6), nn.Linear(WIDTH, 6, bias=False)
         self.v, self.out = nn.Linear(6, 1), nn.Linear(WIDTH, CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
         scores = self.v(torch.tanh(self.w(x) + self.u(x[:, -1:])))
+        if self.way == "mask":
+            scores = scores + CAUSAL[2][:, None]
+        elif self.way == "maximum":
+            e = torch.exp(scores - scores.detach().amax(1, keepdim=True))
+            return self.out((e / e.sum(1, keepdim=True) * x).sum(1))
         return self.out((scores.softmax(1) * x).sum(1))
 
 
-def of_additive(p: Parameters, x: Array) -> Explained:
+def of_additive(p: Parameters, x: Array, masked: bool = False) -> Explained:
     last = np.broadcast_to(x[:, -1:], x.shape)
     weight = np.concatenate([p["w.weight"], p["u.weight"]], axis=1)
     z, back_z = BLOCKS.linear(np.concatenate([x, last], axis=2), weight, p["w.bias"])
     scores, back_scores = BLOCKS.linear(np.tanh(z), *of(p, "v"))
-    logits = scores.swapaxes(1, 2)
+    logits = scores.swapaxes(1, 2) + (CAUSAL[2].double().numpy() if masked else 0.0)
     weights = softmax(logits)
     mixed, back_mixed = BLOCKS.product(weights, x)
     out, back_out = BLOCKS.linear(mixed[:, 0], *of(p, "out"))
@@ -112,6 +168,62 @@ def of_additive(p: Parameters, x: Array) -> Explained:
         of_x = of_x + both[..., :WIDTH]
         of_x[:, -1] += both[..., WIDTH:].sum(axis=1)
         return of_x
+
+    return out, back
+
+
+class LinearScores(nn.Module):
+    """Attention whose scores are a linear layer's, over the first inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.score, self.out = nn.Linear(WIDTH, 1), nn.Linear(WIDTH, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(((self.score(x).mT + CAUSAL).softmax(-1) @ x)[:, -2])
+
+
+def of_linear_scores(p: Parameters, x: Array) -> Explained:
+    scores, back_scores = BLOCKS.linear(x, *of(p, "score"))
+    logits = scores.swapaxes(1, 2) + CAUSAL[-2].double().numpy()
+    weights = softmax(logits)
+    mixed, back_mixed = BLOCKS.product(weights, x)
+    out, back_out = BLOCKS.linear(mixed[:, 0], *of(p, "out"))
+
+    def back(r: Array) -> Array:
+        of_weights, of_x = back_mixed(back_out(r)[:, None])
+        return of_x + back_scores(of_softmax(logits, weights, of_weights).swapaxes(1, 2))
+
+    return out, back
+
+
+class Twice(nn.Module):
+    """Attention by a softmax of what a softmax gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Linear(WIDTH, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights = ((x @ x.mT).softmax(-1) + CAUSAL).softmax(-1)
+        return self.out((weights @ x)[:, -2])
+
+
+def of_twice(p: Parameters, x: Array) -> Explained:
+    scores, back_scores = BLOCKS.product(x, x.swapaxes(1, 2))
+    first = softmax(scores)
+    logits = first + CAUSAL.double().numpy()
+    weights = softmax(logits)
+    mixed, back_mixed = BLOCKS.product(weights, x)
+    out, back_out = BLOCKS.linear(mixed[:, -2], *of(p, "out"))
+
+    def back(r: Array) -> Array:
+        of_mixed = np.zeros_like(mixed)
+        of_mixed[:, -2] = back_out(r)
+        of_weights, of_x = back_mixed(of_mixed)
+        of_first = of_softmax(logits, weights, of_weights)
+        left, right = back_scores(of_softmax(scores, first, of_first))
+        return of_x + left + right.swapaxes(1, 2)
 
     return out, back
 
@@ -145,19 +257,31 @@ def of_dotted(p: Parameters, x: Array) -> Explained:
 
 
 class Heads(nn.Module):
-    """`nn.MultiheadAttention` of two heads."""
+    """`nn.MultiheadAttention` of two heads, with a mask."""
 
-    def __init__(self, weights: bool) -> None:
+    def __init__(self, weights: bool, mask: str = "") -> None:
         super().__init__()
+        self.mask = mask
         self.attend = nn.MultiheadAttention(WIDTH, 2, batch_first=True)
         self.out, self.weights = nn.Linear(WIDTH, CLASSES), weights
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.out(self.attend(x, x, x, need_weights=self.weights)[0][:, 1])
+        masks: dict[str, Tensor] = {}
+        match self.mask:
+            case "float":
+                masks["attn_mask"] = CAUSAL
+            case "bool":
+                masks["attn_mask"] = CAUSAL < 0
+            case "padding":
+                masks["key_padding_mask"] = (CAUSAL[2] < 0).expand(len(x), -1)
+            case "float and padding":
+                masks["attn_mask"] = CAUSAL
+                masks["key_padding_mask"] = CAUSAL[2].expand(len(x), -1)
+        return self.out(self.attend(x, x, x, need_weights=self.weights, **masks)[0][:, 1])
 
 
 def in_heads(
-    p: Parameters, name: str, x: Array, early: bool
+    p: Parameters, name: str, x: Array, early: bool, mask: Array | None = None
 ) -> tuple[Array, Callable[[Array], Array]]:
     """Two heads before their last layer; their queries are scaled as they are made, or later."""
     scale = (WIDTH // 2) ** -0.5
@@ -167,7 +291,7 @@ def in_heads(
     q, k, v = (
         part.reshape(*part.shape[:2], 2, -1).swapaxes(1, 2) for part in np.split(z, 3, axis=2)
     )
-    mixed, back_mixed = BLOCKS.attention(q, k, v, 1.0 if early else scale)
+    mixed, back_mixed = BLOCKS.attention(q, k, v, 1.0 if early else scale, mask)
 
     def joined(part: Array) -> Array:
         return part.swapaxes(1, 2).reshape(x.shape)
@@ -179,8 +303,13 @@ def in_heads(
     return joined(mixed), back
 
 
-def of_heads(p: Parameters, x: Array, weights: bool) -> Explained:
-    mixed, back_mixed = in_heads(p, "attend", x, early=weights)
+def of_heads(p: Parameters, x: Array, weights: bool, mask: str = "") -> Explained:
+    kept = np.ones((STEPS, STEPS))
+    if mask and mask != "padding":
+        kept = np.tril(kept)
+    if "padding" in mask:
+        kept[:, 3:] = 0.0
+    mixed, back_mixed = in_heads(p, "attend", x, early=weights, mask=kept)
     joined, back_joined = BLOCKS.linear(mixed, *of(p, "attend.out_proj"))
     out, back_out = BLOCKS.linear(joined[:, 1], *of(p, "out"))
 
@@ -262,22 +391,32 @@ def at_last(r: Array, states: Array) -> Array:
     return out
 
 
-WAYS = ("matmul", "bmm", "einsum", "sum", "steps", "exponentials", "causal", "fused")
+WAYS = ("matmul", "bmm", "einsum", "sum", "steps", "exponentials", "fused", "maximum, softmax")
 CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[Parameters, Array], Explained]]] = {
     **{
         f"by hand, {way}": (
             functools.partial(ByHand, way),
             functools.partial(of_by_hand, way=way),
         )
-        for way in WAYS
+        for way in (*WAYS, *MASKED, *MAXIMA)
     },
     "additive": (Additive, of_additive),
-    "LSTM with dot products": (Dotted, of_dotted),
-    "heads": (functools.partial(Heads, False), functools.partial(of_heads, weights=False)),
-    "heads with weights": (
-        functools.partial(Heads, True),
-        functools.partial(of_heads, weights=True),
+    "additive, maximum": (functools.partial(Additive, "maximum"), of_additive),
+    "additive, mask": (
+        functools.partial(Additive, "mask"),
+        functools.partial(of_additive, masked=True),
     ),
+    "two softmaxes": (Twice, of_twice),
+    "linear scores, mask": (LinearScores, of_linear_scores),
+    "LSTM with dot products": (Dotted, of_dotted),
+    **{
+        f"heads{', weights' if weights else ''}{mask and f', {mask}'}": (
+            functools.partial(Heads, weights, mask),
+            functools.partial(of_heads, weights=weights, mask=mask),
+        )
+        for weights in (False, True)
+        for mask in ("", "float", "bool", "padding", "float and padding")
+    },
     "encoder": (functools.partial(Encoder, False), of_encoder),
     "encoder, norm first": (
         functools.partial(Encoder, True),
@@ -323,3 +462,80 @@ def test_maps_are_those_of_the_formulas(name: str) -> None:
     )
     total = rows(e.relevance).sum(axis=1) + np.asarray(e.absorbed, np.float64)
     assert_within(np.abs(total - target_score(e))[:, None], RELATIVE * size[:, None], "conserved")
+
+
+@pytest.mark.parametrize("way", MAXIMA)
+def test_a_maximum_changes_nothing_where_detached_values_are_constants(way: str) -> None:
+    x = batch()
+    name = f"by hand, {way}"
+    options: dict[str, Any] = {"epsilon": EPSILON, "attention": "attnlrp", "detach": "stop"}
+    stopped = unchecked(captured(name), method="lrp_epsilon", **options)(x)
+    np.testing.assert_array_equal(stopped.relevance, explainer_of(name)(x).relevance)
+
+
+def test_what_a_mask_leaves_out_gets_nothing() -> None:
+    x = batch()
+    e = explainer_of("linear scores, mask")(x)
+    assert np.asarray(e.relevance)[:, :-1].any(axis=2).all()
+    assert not np.asarray(e.relevance)[:, -1].any()
+
+
+class OfIds(nn.Module):
+    """Attention over embedded tokens that leaves the padding, id 0, out, in one of several ways."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way = way
+        self.embed = nn.Embedding(7, WIDTH)
+        self.attend = nn.MultiheadAttention(WIDTH, 2, batch_first=True)
+        self.out = nn.Linear(WIDTH, CLASSES)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x, padding = self.embed(ids), ids == 0
+        mask = torch.where(padding, -torch.inf, 0.0)
+        scores = x @ x.mT
+        match self.way:
+            case "added":
+                mixed = (scores + mask[:, None]).softmax(-1) @ x
+            case "added with another":
+                mixed = (scores + mask[:, None] + CAUSAL).softmax(-1) @ x
+            case "taken off":
+                mixed = (scores - torch.where(padding, torch.inf, 0.0)[:, None]).softmax(-1) @ x
+            case "logarithm":
+                mixed = (scores + torch.log((~padding).float())[:, None]).softmax(-1) @ x
+            case "heads":
+                mixed = self.attend(x, x, x, key_padding_mask=padding)[0]
+            case _:
+                mixed = self.attend(x, x, x, key_padding_mask=padding, attn_mask=CAUSAL < 0)[0]
+        return self.out(mixed[:, 1])
+
+
+WAYS_OF_IDS = (
+    "added",
+    "added with another",
+    "taken off",
+    "logarithm",
+    "heads",
+    "heads with another",
+)
+
+
+@pytest.mark.parametrize("way", WAYS_OF_IDS)
+def test_padding_of_tokens_gets_nothing_and_changes_nothing(way: str) -> None:
+    torch.manual_seed(2)
+    model = OfIds(way).eval()
+    ids = np.random.default_rng(3).integers(1, 7, size=(20, STEPS))
+    ids[1::2, -2:] = 0
+    options: dict[str, Any] = {"epsilon": EPSILON, "attention": "attnlrp"}
+    e = unchecked(pyrel.capture(model, ids[:2]), method="lrp_epsilon", **options)(ids)
+    size = np.maximum(1.0, np.asarray(e.amplification)) * np.abs(np.asarray(e.output)).max(axis=1)
+    relevance = rows(e.relevance)
+    assert not relevance[ids == 0].any()
+    total = relevance.sum(axis=1) + np.asarray(e.absorbed, np.float64)
+    assert_within(np.abs(total - target_score(e))[:, None], RELATIVE * size[:, None], "conserved")
+    with torch.no_grad():
+        model.embed.weight[0] = 5.0
+    other = unchecked(pyrel.capture(model, ids[:2]), method="lrp_epsilon", **options)(ids)
+    assert_within(
+        np.abs(rows(other.relevance) - relevance), RELATIVE * size[:, None], "other padding"
+    )

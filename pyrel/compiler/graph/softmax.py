@@ -16,8 +16,9 @@ class Softmax(Node):
     """Exponentials times the reciprocals of their sums; ``inputs`` is (3, size).
 
     That is: exponentials, reciprocals, and the logits, which the value does not depend on but
-    through the exponentials, and which get all of the relevance. The weights of one row lie side by
-    side, and have one reciprocal. Methods that conserve have a rule for it.
+    through the exponentials, and which get all of the relevance; a constant 0 for one that a mask
+    leaves out of every sample. The weights of one row lie side by side, and have one reciprocal.
+    Methods that conserve have a rule for it.
     """
 
     @property

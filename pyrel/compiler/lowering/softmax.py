@@ -6,16 +6,14 @@ from __future__ import annotations
 import numpy as np
 
 from pyrel.compiler.graph.functions import Function
-from pyrel.compiler.graph.nodes import Choice
 from pyrel.compiler.graph.softmax import Softmax
 from pyrel.compiler.lowering.emitter import Emitter, Place
 from pyrel.compiler.lowering.parts import at
 from pyrel.compiler.lowering.placement import Placement
 from pyrel.compiler.lowering.relevance import Relevance
+from pyrel.compiler.passes.finite_masks import FINITE, is_source
 from pyrel.compiler.program.enums import Scale, Share, Space
 from pyrel.compiler.program.instructions import Activate, Epilogue, Gather, Reduce
-
-_LOWEST = float(np.finfo(np.float32).min)
 
 
 def forward_softmax(node: Softmax, emitter: Emitter, _: Placement | None) -> None:
@@ -65,7 +63,7 @@ def _without_mean(node: Softmax, relevance: Relevance) -> Place:
 
 
 def _side_by_side(node: Softmax, emitter: Emitter) -> Place:
-    """Copy the logits; one that a mask made −∞, whose weight is 0, becomes a finite number."""
+    """Copy the logits; one that a mask of token ids made −∞, whose weight is 0, becomes 0."""
     place = Space.arena, np.array([emitter.reserve(node.size)])
     constant = node.logits < 0
     if constant.any():
@@ -75,7 +73,18 @@ def _side_by_side(node: Softmax, emitter: Emitter) -> Place:
     for size, first in emitter.row_groups(np.stack([node.logits[variable], node.start + variable])):
         where = variable[first]
         emitter.map(emitter.value(node.logits[where]), size, (place[0], place[1] + where))
-    if any(isinstance(each, Choice) and each.beside.size for each in emitter.graph.nodes):
-        template = Activate(place[0], node.size, place[0], Function.at_least, _LOWEST)
-        emitter.emit(template, place[1], place[1])
+    if any(is_source(each) for each in emitter.graph.nodes):
+        _zero_left_out(place, node.size, emitter)
     return place
+
+
+def _zero_left_out(place: Place, size: int, emitter: Emitter) -> None:
+    """Make numbers 0 that are below what a mask makes of logits that it leaves out."""
+    template = Activate(place[0], size, place[0], Function.at_least, -FINITE)
+    emitter.emit(template, place[1], place[1])
+    above = Space.arena, np.array([emitter.reserve(size)])
+    bias = emitter.vector(np.full(size, FINITE / 10))
+    emitter.map(place, size, above, Epilogue(bias=bias))
+    emitter.emit(Activate(above[0], size, above[0], Function.step), above[1], above[1])
+    times = Epilogue(scale=Scale.operand, scale_space=above[0])
+    emitter.map(place, size, place, times, above[1])

@@ -30,12 +30,14 @@ from pyrel.compiler.graph.nodes import (
 )
 from pyrel.compiler.graph.rewrites import compact
 from pyrel.compiler.graph.softmax import Softmax
+from pyrel.compiler.passes.finite_masks import FiniteMasks
 from pyrel.methods import Method
 
 
 def gather_softmaxes(graph: Graph, method: Method) -> Graph:
     """Make a `Softmax` of each product of exponentials and the reciprocal of their sum."""
-    parts = _Parts(graph, method)
+    masks = FiniteMasks(graph)
+    parts = _Parts(graph, method, masks)
     moved = np.arange(graph.size)
     position = graph.size
     nodes: list[Node] = []
@@ -59,11 +61,16 @@ def gather_softmaxes(graph: Graph, method: Method) -> Graph:
             moved[node.start + here] = first + place
         if made:
             inputs = np.concatenate(made, axis=1)
-            nodes.append(Softmax(position - inputs.shape[1], inputs, module=node.module))
+            start = position - inputs.shape[1]
+            copies, inputs[2] = masks.of(inputs[2], moved, position)
+            nodes.extend(copies)
+            nodes.append(Softmax(start, inputs, module=node.module))
+            position += sum(copy.size for copy in copies)
     if not known:
         return graph
     outputs = picked(moved, graph.outputs, graph.outputs)
-    return compact(replace(graph, nodes=tuple(nodes), outputs=outputs))
+    whole = replace(graph, nodes=tuple(nodes), outputs=outputs, constants=masks.constants)
+    return compact(whole)
 
 
 # Of weights of one row: their reciprocal, their exponentials, and which outputs they are.
@@ -77,12 +84,14 @@ class _Parts:
     a reciprocal is of, ``_maximum`` the maximum that an address is minus 1 times.
     """
 
-    def __init__(self, graph: Graph, method: Method) -> None:
+    def __init__(self, graph: Graph, method: Method, masks: FiniteMasks) -> None:
         self._graph, self._owner = graph, graph.owners()
         self._passes = method.detach == "pass"
         self._origin: Addresses = np.arange(graph.size)
         self._read, self._sum, self._maximum = np.full((3, graph.size), -1, dtype=np.int64)
-        self._plain = np.arange(graph.size)  # what it is a copy of, detached or not
+        # What it is a copy of, detached or not, or with a mask's zeros added.
+        self._plain: Addresses = np.arange(graph.size)
+        self._masks = masks
         # Of the input, whose owner is −1, the last says that it is none.
         self._is_pool = np.array([isinstance(node, MaxPool) for node in graph.nodes] + [False])
         self._members: dict[int, Addresses | None] = {}
@@ -104,6 +113,9 @@ class _Parts:
                 read = picked(self._plain, node.inputs, -1)
                 found = self._is_pool[picked(self._owner, read, -1)] & (node.coefficients == -1.0)
                 self._maximum[out] = np.where(found, read, -1)
+            case Add():
+                addend = self._masks.addend[out]
+                self._plain[out] = np.where(addend == out, out, self._plain[addend])
 
     def weights(self, node: Product) -> list[_Row] | None:
         """Return the rows that the outputs are of, if all are weights of a softmax."""
@@ -154,15 +166,30 @@ class _Parts:
     # Logits
 
     def logits(self, exponentials: Addresses) -> Addresses:
-        """Return what the exponentials of one row are of, before their maximum was taken off."""
-        read = self._read[exponentials]
+        """Return what the exponentials of one row are of, before their maximum was taken off.
+
+        What is −∞ for every sample is the constant 0, which gets nothing.
+        """
+        logits = self._masks.without_infinite(self._read[exponentials])
+        while (logits >= 0).any():
+            variable = np.flatnonzero(logits >= 0)
+            values = self._less_maximum(logits[variable])
+            if values is None:
+                values = picked(self._masks.addend, logits[variable], -1)
+                if np.array_equal(values, logits[variable]):
+                    break
+            logits[variable] = values
+        return logits
+
+    def _less_maximum(self, read: Addresses) -> Addresses | None:
+        """Return x of values that are all x − m, m being the largest; None if they are not."""
         owners = self._owner[read]
         values, maxima = read.copy(), np.full(read.size, -1)
         for index in np.unique(owners[owners >= 0]).tolist():
             here = owners == index
             values[here], maxima[here] = self._shifted(self._graph.nodes[index], read[here])
         one = (maxima == maxima[0]).all() and maxima[0] >= 0
-        return values if one else read
+        return values if one else None
 
     def _shifted(self, node: Node, addresses: Addresses) -> tuple[Addresses, Addresses]:
         """Return x and m of outputs that are x − m, m being the largest of x and others.
@@ -176,12 +203,16 @@ class _Parts:
             for x, other in (read, read[::-1]):
                 maximum = picked(self._maximum, other, -1)
                 for m in np.unique(maximum[maximum >= 0]).tolist():
-                    found = (maximum == m) & np.isin(x, self._window(m))
+                    found = (maximum == m) & np.isin(self._same(x), self._same(self._window(m)))
                     values[found], maxima[found] = x[found], m
         elif isinstance(node, Linear) and not node.relu:
             for index, address in enumerate(addresses.tolist()):
                 values[index], maxima[index] = self._unmerged(node, address)
         return values, maxima
+
+    def _same(self, addresses: Addresses) -> Addresses:
+        """Return what values are copies of, detached or not, or with a mask's zeros added."""
+        return picked(self._plain, addresses, addresses)
 
     def _window(self, maximum: int) -> Addresses:
         pool = self._graph.nodes[self._owner[maximum]]
@@ -195,7 +226,7 @@ class _Parts:
         kept = maxima < 0
         off = maxima[~kept & (weight != 0)]
         if off.size == 1 and weight[~kept].sum() == 1.0:
-            for x in self._window(int(off[0])).tolist():
+            for x in self._same(self._window(int(off[0]))).tolist():
                 source = self._graph.nodes[self._owner[x]] if x >= 0 else None
                 if not isinstance(source, Linear) or self._owner[x] < 0:
                     continue
