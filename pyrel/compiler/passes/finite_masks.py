@@ -27,7 +27,6 @@ from pyrel.compiler.graph.nodes import (
     StopGradient,
     picked,
 )
-from pyrel.methods.terms import Mask
 
 FINITE = 1e30  # what stands for ∞: large beside logits; a multiple of it is finite in float32
 
@@ -128,20 +127,25 @@ class FiniteMasks:
 
     def _wanted(self, logits: Addresses) -> list[int]:
         """Return the nodes to copy that are not yet, in their order; a mask alone needs no copy."""
-        wanted = np.zeros(len(self._graph.nodes), dtype=bool)
-        self._want(wanted, logits, sources=False)
-        for index in range(len(wanted) - 1, -1, -1):
-            node = self._graph.nodes[index]
-            if wanted[index] and not is_source(node):
-                self._want(wanted, node.inputs, sources=True)
-        return np.flatnonzero(wanted).tolist()
+        found = {index for index in self._uncopied(logits) if not self._is_source(index)}
+        ahead = list(found)
+        while ahead:
+            index = ahead.pop()
+            if not self._is_source(index):
+                more = self._uncopied(self._graph.nodes[index].inputs) - found
+                found |= more
+                ahead.extend(more)
+        return sorted(found)
 
-    def _want(self, wanted: Mask, addresses: Addresses, sources: bool) -> None:
-        variable = addresses[addresses >= 0]
+    def _is_source(self, index: int) -> bool:
+        return is_source(self._graph.nodes[index])
+
+    def _uncopied(self, addresses: Addresses) -> set[int]:
+        """Return the nodes that values are of, if copies of them are to be made."""
+        variable = self.addend[addresses[addresses >= 0]]
         owners = np.unique(self._owner[variable[self._copied[variable] < 0]])
-        for index in owners[owners >= 0].tolist():
-            if self._concerned[index] and (sources or not is_source(self._graph.nodes[index])):
-                wanted[index] = True
+        owners = owners[owners >= 0]
+        return set(owners[self._concerned[owners]].tolist())
 
     def _bounded(self, node: Node, position: int) -> list[Node]:
         least = Activation(position, node.addresses, Function.at_least, -FINITE, module=node.module)
