@@ -83,7 +83,7 @@ class SmallSizes:
                 traces = ([self._trace(*sizes, state) for sizes in row] for row in rows)
                 if not all(map(_grow_evenly, traces)):
                     return False
-            return all(self._gives(*sizes, state) for sizes in ones if self._takes(sizes[0]))
+                return all(self._gives(*sizes, state) for sizes in ones if self._takes(sizes[0]))
         except Exception as error:  # of whatever type the model raises for so small a size
             _LOGGER.debug("%s: exported for a size of one: %s", type(self._model).__name__, error)
             return False
@@ -107,9 +107,11 @@ class SmallSizes:
         sample = self._sample if steps is None else _with_steps(self._sample, steps)
         given = _random(sample.of(batch))
         positional, named = sample.arguments(given)
-        with as_it_was(self._model, values=True, state=state), as_eager(), no_draws():
-            wanted = self._model(*positional, **named)
-        return _are_close(_run(self._program, positional, named), _tensors(wanted))
+        # What a forward pass leaves behind, as gradients that it turned off, is put back.
+        with torch.random.fork_rng(), torch.set_grad_enabled(torch.is_grad_enabled()):
+            with as_it_was(self._model, values=True, state=state), as_eager(), no_draws():
+                wanted = self._model(*positional, **named)
+            return _are_close(_run(self._program, positional, named), _tensors(wanted))
 
 
 def _random(given: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:

@@ -85,7 +85,7 @@ def lay_out(facts: Facts, conserves: bool) -> Graph:
             values = _without_constants(replace(node, inputs=node.values), copied).inputs
             inputs = np.concatenate([values, node.inputs[len(values) :]])
             node = replace(node, inputs=inputs)
-        if isinstance(node, Add | Product) and not conserves:
+        if not conserves and (isinstance(node, Product) or _is_sum_of_two(node)):
             node = _read_in_runs(node, copied)
         nodes.append(node)
     outputs = graph.outputs
@@ -189,7 +189,12 @@ def _read_patches(node: Linear, owners: Addresses, copied: Copied) -> Linear:
     return replace(node, inputs=copy.addresses.reshape(node.inputs.shape))
 
 
-def _read_in_runs(node: Add | Product, copied: Copied) -> Add | Product:
+def _is_sum_of_two(node: Node) -> bool:
+    """Whether a node adds two operands; more may lie at equal distances, and are reduced there."""
+    return isinstance(node, Add) and len(node.inputs) == 2
+
+
+def _read_in_runs(node: Node, copied: Copied) -> Node:
     """Let single values, repeated or far from each other, lie side by side.
 
     So do a number for all elements of a row, such as the divisor of a softmax, and scores of
