@@ -8,7 +8,6 @@ does, or into a slice of it, as ``states[:, t] = h``.
 
 from __future__ import annotations
 
-import copy
 import operator
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from pyrel.compiler.capture.operators import supported
+from pyrel.compiler.capture.programs import copied_module, with_module
 
 _aten = torch.ops.aten
 
@@ -40,20 +40,13 @@ def mutates(node: Node) -> bool:
 
 def written_directly(exported: ExportedProgram) -> ExportedProgram | None:
     """Return a program without in-place operators; None where that is not plain."""
-    module = copy.deepcopy(exported.graph_module)
-    for node, original in zip(module.graph.nodes, exported.graph.nodes, strict=True):
-        node.name = original.name  # that of an input may not be one that torch.fx would give
+    module = copied_module(exported)
     if any(node.op == "get_attr" for node in module.graph.nodes):
         return None  # a block, which has operators of its own
     for node in list(module.graph.nodes):
         if mutates(node) and not _replaced(node):
             return None
-    module.graph.lint()
-    module.recompile()
-    program = exported._update(module, exported.graph_signature)
-    if hasattr(exported, "_guards_code"):
-        program._guards_code = exported._guards_code
-    return program
+    return with_module(exported, module)
 
 
 def _replaced(node: Node) -> bool:

@@ -8,7 +8,6 @@ written out before: ``detach_`` stops that of what reads its tensor later; what 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +18,7 @@ from torch.fx import Node
 from pyrel.compiler.capture.blocks import inline_blocks, is_block
 from pyrel.compiler.capture.direct_writes import mutates
 from pyrel.compiler.capture.gradient_marks import gave_back, set_under_no_grad, under_no_grad
+from pyrel.compiler.capture.programs import copied_module, with_module
 
 _aten = torch.ops.aten
 _MARKS = {
@@ -39,9 +39,7 @@ def explicit(exported: ExportedProgram) -> ExportedProgram:
     _mark_given_back(exported.graph)
     if not any(map(_is_rewritten, exported.graph.nodes)):
         return exported
-    module = copy.deepcopy(exported.graph_module)
-    for node, original in zip(module.graph.nodes, exported.graph.nodes, strict=True):
-        node.name = original.name  # that of an input may not be one that torch.fx would give
+    module = copied_module(exported)
     inline_blocks(module)
     _mark_given_back(module.graph)  # those of blocks
     changed = any(map(mutates, module.graph.nodes))
@@ -53,12 +51,7 @@ def explicit(exported: ExportedProgram) -> ExportedProgram:
     for node in list(module.graph.nodes):
         for source, how in _sources(node):
             _write_out(node, source, how)
-    module.graph.lint()
-    module.recompile()
-    program = exported._update(module, exported.graph_signature)
-    if hasattr(exported, "_guards_code"):
-        program._guards_code = exported._guards_code
-    return program
+    return with_module(exported, module)
 
 
 def _mark_given_back(graph: torch.fx.Graph) -> None:

@@ -152,12 +152,9 @@ def _are_close(found: Sequence[Any], wanted: Sequence[torch.Tensor]) -> bool:
     for one, other in zip(found, wanted, strict=True):
         if one.shape != other.shape:
             return False
-        size = (
-            float(other.detach().double().abs().nan_to_num(posinf=0.0).max())
-            if other.numel()
-            else 0.0
-        )
-        if not torch.allclose(one, other, rtol=0.0, atol=_ROUNDING * size, equal_nan=True):
+        sizes = other.detach().double().abs().nan_to_num(posinf=0.0)
+        largest = float(sizes.max()) if sizes.numel() else 0.0
+        if not torch.allclose(one, other, rtol=0.0, atol=_ROUNDING * largest, equal_nan=True):
             return False
     return True
 

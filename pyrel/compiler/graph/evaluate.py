@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from pyrel.compiler.graph.elements import are_floats
 from pyrel.compiler.graph.function_values import function_slope, function_value
-from pyrel.compiler.graph.matrices import Matmul
+from pyrel.compiler.graph.matrices import Matmul, left_and_right
 from pyrel.compiler.graph.nodes import (
     Activation,
     Add,
@@ -149,7 +149,8 @@ def _value(node: Node, read: Floats, rounding: Rounding) -> Floats:
             out = read.prod(axis=1)
             return rounding(out, np.abs(out), 1)
         case Matmul():
-            return _multiplied(*_matrices(node, read), rounding)
+            left, right = left_and_right(read, node.rows, node.depth)
+            return _multiplied(left, right, rounding)
         case Choice():
             count = len(node.values)
             chosen = np.where(read[:, count : 2 * count] != 0, read[:, :count], 0.0)
@@ -213,17 +214,8 @@ def _given(node: Node, values: Floats, of_out: Floats, rounding: Rounding) -> Fl
     raise UnknownNodeError(type(node).__name__)
 
 
-def _matrices(node: Matmul, read: Floats) -> tuple[Floats, Floats]:
-    """Take apart what is read, (n, products, both), into left and right matrices."""
-    cut = node.rows * node.depth
-    return (
-        read[..., :cut].reshape(*read.shape[:2], node.rows, node.depth),
-        read[..., cut:].reshape(*read.shape[:2], node.depth, node.columns),
-    )
-
-
 def _of_factors(node: Matmul, read: Floats, of_out: Floats, rounding: Rounding) -> Floats:
-    left, right = _matrices(node, read)
+    left, right = left_and_right(read, node.rows, node.depth)
     of_rows = of_out.reshape(len(read), -1, node.rows, node.columns)
     of_left = _multiplied(of_rows, right.swapaxes(2, 3), rounding)
     of_right = _multiplied(left.swapaxes(2, 3), of_rows, rounding)

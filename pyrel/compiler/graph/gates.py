@@ -269,9 +269,8 @@ class _Softmax:
 
 
 _STOPS = (StopGradient, Lookup)
-_BY_ROW = (
-    Linear | Matmul | Normalise | Embedding | AtMaximum
-)  # an output is of more than one column
+# An output is of more than one column of the inputs.
+_BY_ROW = Linear | Matmul | Normalise | Embedding | AtMaximum
 
 
 def only_through(graph: Graph, kinds: type[Node] | tuple[type[Node], ...]) -> Mask:

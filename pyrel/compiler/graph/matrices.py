@@ -4,10 +4,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from pyrel.compiler.graph.nodes import Addresses, Node
+
+_Number = TypeVar("_Number", np.int64, np.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,12 +38,12 @@ class Matmul(Node):
     @property
     def left(self) -> Addresses:
         """Addresses of the left matrices, (products, rows, depth)."""
-        return self.inputs[:, : self.rows * self.depth].reshape(-1, self.rows, self.depth)
+        return left_and_right(self.inputs, self.rows, self.depth)[0]
 
     @property
     def right(self) -> Addresses:
         """Addresses of the right matrices, (products, depth, columns)."""
-        return self.inputs[:, self.rows * self.depth :].reshape(-1, self.depth, self.columns)
+        return left_and_right(self.inputs, self.rows, self.depth)[1]
 
     def of(self, left: Addresses, right: Addresses) -> Matmul:
         """Return the product of other addresses, of these shapes or transposed ones."""
@@ -51,3 +55,12 @@ class Matmul(Node):
 def side_by_side(left: Addresses, right: Addresses) -> Addresses:
     """Return the inputs of a `Matmul`, given its left and right matrices."""
     return np.concatenate([left.reshape(len(left), -1), right.reshape(len(right), -1)], axis=1)
+
+
+def left_and_right(
+    both: npt.NDArray[_Number], rows: int, depth: int
+) -> tuple[npt.NDArray[_Number], npt.NDArray[_Number]]:
+    """Return left and right matrices, which lie side by side along the last axis."""
+    lead, cut = both.shape[:-1], rows * depth
+    left, right = both[..., :cut], both[..., cut:]
+    return left.reshape(*lead, rows, depth), right.reshape(*lead, depth, -1)

@@ -157,6 +157,13 @@ class Emitter:
             where = variable[first]
             self.map(self.value(inputs[where]), size, self.value(address + where), epilogue)
 
+    def multiply(self, factors: Addresses, address: int) -> None:
+        """Multiply two factors, (2, size), element by element, to places from ``address`` on."""
+        for size, first in self.row_groups(factors):
+            left, right = (self.value(factor[first]) for factor in factors)
+            epilogue = Epilogue(scale=Scale.operand, scale_space=right[0])
+            self.map(left, size, self.value(address + first), epilogue, right[1])
+
     def vector(self, values: Floats) -> int:
         """Return the index of a vector of the program; −1 for zeros."""
         return self.program.vector(values) if values.any() else -1

@@ -27,10 +27,7 @@ from pyrel.methods.terms import Denominator, Part, Propagation
 
 def forward_product(node: Product, emitter: Emitter, _: Placement | None) -> None:
     """Multiply both factors."""
-    for size, first in emitter.row_groups(node.inputs):
-        left, right = (emitter.value(factor[first]) for factor in node.inputs)
-        epilogue = Epilogue(scale=Scale.operand, scale_space=right[0])
-        emitter.map(left, size, emitter.value(node.start + first), epilogue, right[1])
+    emitter.multiply(node.inputs, node.start)
 
 
 def back_product(node: Product, relevance: Relevance, placement: Placement) -> None:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,7 +15,6 @@ from pyrel.compiler.lowering.emitter import Emitter, Place
 from pyrel.compiler.lowering.placement import Placement
 from pyrel.compiler.lowering.relevance import Relevance
 from pyrel.compiler.program.instructions import Matmul as MatmulRows
-from pyrel.compiler.program.instructions import Offsets
 from pyrel.compiler.program.schedule import RowOp
 
 
@@ -36,15 +35,6 @@ class Matrices:
     def turned(self) -> Matrices:
         """The same memory, with rows for columns."""
         return Matrices(self.starts, self.columns, self.rows, not self.transposed, self.place)
-
-    def at(self, place: Callable[[Addresses], Place]) -> Matrices:
-        """Return what lies elsewhere in the same order, such as the relevance of these."""
-        return Matrices(self.starts, self.rows, self.columns, self.transposed, place)
-
-    def only(self, some: Offsets) -> Matrices:
-        """Return some of them."""
-        starts = self.starts[some]
-        return Matrices(starts, self.rows, self.columns, self.transposed, self.place)
 
 
 def matrices(addresses: Addresses, place: Callable[[Addresses], Place]) -> Matrices:
@@ -71,8 +61,9 @@ def back_matmul(node: Matmul, relevance: Relevance, placement: Placement) -> Non
         if stopped[own.starts[:, None] + np.arange(size)].all():
             continue
         for some in apart(own.starts, size):
-            out = own.at(relevance.place).only(some)
-            known, given = other.only(some).turned, of_out.only(some)
+            out = replace(own, starts=own.starts[some], place=relevance.place)
+            known = replace(other, starts=other.starts[some]).turned
+            given = replace(of_out, starts=of_out.starts[some])
             first, second = (given, known) if own is left else (known, given)
             accumulate = relevance.accumulates(out.starts, size)
             op = _multiply(emitter, first, second, out, accumulate)

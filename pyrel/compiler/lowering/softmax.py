@@ -18,10 +18,7 @@ from pyrel.compiler.program.instructions import Activate, Epilogue, Gather, Redu
 
 def forward_softmax(node: Softmax, emitter: Emitter, _: Placement | None) -> None:
     """Multiply exponentials by the reciprocals of their sums."""
-    for size, first in emitter.row_groups(np.stack([*node.inputs[:2], node.addresses])):
-        left, right = (emitter.value(factor[first]) for factor in node.inputs[:2])
-        epilogue = Epilogue(scale=Scale.operand, scale_space=right[0])
-        emitter.map(left, size, emitter.value(node.start + first), epilogue, right[1])
+    emitter.multiply(node.inputs[:2], node.start)
 
 
 def back_softmax(node: Softmax, relevance: Relevance, placement: Placement) -> None:

@@ -7,15 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from pyrel.compiler.graph.nodes import (
-    Add,
-    Addresses,
-    AtMaximum,
-    EvenMaximum,
-    Graph,
-    MaxPool,
-    Node,
-)
+from pyrel.compiler.graph.nodes import Add, Addresses, AtMaximum, EvenMaximum, Graph, MaxPool, Node
 from pyrel.compiler.graph.rewrites import compact, reached_by_gradients
 
 

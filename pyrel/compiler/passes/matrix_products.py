@@ -55,10 +55,11 @@ def written_out(graph: Graph) -> Graph:
 def _products(node: Matmul, start: int) -> Product:
     left, right = node.left[..., None], node.right[:, None]
     shape = np.broadcast_shapes(left.shape, right.shape)
-    if math.prod(shape) > MOST_PRODUCTS:
+    count = math.prod(shape)
+    if count > MOST_PRODUCTS:
         raise UnsupportedModelError(
             f"both factors of a matrix product depend on the input, and it takes "
-            f"{math.prod(shape):,} products that relevance is shared out at; up to "
+            f"{count:,} products that relevance is shared out at; up to "
             f"{MOST_PRODUCTS:,} are supported, and any number by gradient methods",
             operator="matmul",
             module=node.module,
@@ -79,27 +80,35 @@ def gathered(graph: Graph) -> Graph:
     for node in graph.nodes:
         if isinstance(node, Product):
             factors[:, node.addresses] = node.inputs
-    if (factors < 0).all():
+    sums = {node.start: node for node in graph.nodes if isinstance(node, Add)}
+    found = {start: _matmul_of(node, factors) for start, node in sums.items()}
+    if not any(found.values()):
         return graph
-    readers = np.zeros(graph.size, dtype=np.int64)
-    np.add.at(readers, graph.outputs, 1)
-    for node in graph.nodes:
-        np.add.at(readers, node.inputs[node.inputs >= 0], 1)
-    nodes = tuple(
-        _matmul_of(node, factors, readers) or node if isinstance(node, Add) else node
-        for node in graph.nodes
-    )
-    return compact(replace(graph, nodes=nodes))
+    readers = _readers(graph)
+    alone = {
+        start: product
+        for start, product in found.items()
+        if product is not None and (readers[sums[start].inputs] == 1).all()
+    }
+    nodes = tuple(alone.get(node.start, node) for node in graph.nodes)
+    return compact(replace(graph, nodes=nodes)) if alone else graph
 
 
-def _matmul_of(node: Add, factors: Addresses, readers: Addresses) -> Matmul | None:
-    """Return the matrix product that a sum is, if it is one and nothing else reads its products."""
+def _readers(graph: Graph) -> Addresses:
+    """Count by address how often a value is read."""
+    read = [node.inputs[node.inputs >= 0] for node in graph.nodes]
+    return np.bincount(np.concatenate([graph.outputs, *read]), minlength=graph.size)
+
+
+def _matmul_of(node: Add, factors: Addresses) -> Matmul | None:
+    """Return the matrix product that a sum is, if it is one."""
     inputs = node.inputs
     if inputs.size < _FEW_PRODUCTS or len(inputs) < 2 or (inputs < 0).any():
         return None
-    if (readers[inputs] > 1).any() or (factors[:, inputs] < 0).any():
+    parts = factors[:, inputs]
+    if (parts < 0).any():
         return None
-    for stays, changes in (factors[:, inputs], factors[::-1, inputs]):
+    for stays, changes in (parts, parts[::-1]):
         same = (stays[:, 1:] == stays[:, :-1]).all(axis=0)
         starts = np.flatnonzero(np.append(True, ~same))
         columns = node.size // starts.size

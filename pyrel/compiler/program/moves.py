@@ -28,19 +28,20 @@ def without_moves(ops: Sequence[RowOp], arena_size: int) -> list[RowOp]:
     moves = [number for number, op in enumerate(ops) if _moves(op)]
     if not moves:
         return list(ops)
-    touched = _touched(ops, arena_size)
+    touched, writers, first = _touched(ops, arena_size), _writers(ops, arena_size), _first(ops)
     dropped: set[int] = set()
     for number in moves:
         source, out = ops[number].offsets
         columns = ops[number].template.operands()[0].size
-        places = source[:, None] + np.arange(columns)
-        if np.unique(source).size < source.size or (touched[places] != 2).any():
+        within = np.arange(columns)
+        if np.unique(source).size < source.size or (touched[source[:, None] + within] != 2).any():
             continue  # something else reads it, or adds to it
-        before = ops[:number]
-        writer = next((op for op in reversed(before) if _writes(op, source, columns)), None)
-        if writer is None or any(_reaches(op, out, columns) for op in before):
+        writer = int(writers[source[0]])
+        if not 0 <= writer < number or not _writes(ops[writer], source, columns):
             continue
-        _write_to(writer, source, out)
+        if (first[out[:, None] + within] < number).any():
+            continue
+        _write_to(ops[writer], source, out)
         dropped.add(number)
     return [op for number, op in enumerate(ops) if number not in dropped]
 
@@ -65,23 +66,34 @@ def _touched(ops: Sequence[RowOp], arena_size: int) -> Offsets:
     return edges.cumsum()[:-1]
 
 
+def _writers(ops: Sequence[RowOp], arena_size: int) -> Offsets:
+    """Return by place in the arena which operation's row of results begins there, or −1."""
+    writers = np.full(arena_size, -1, dtype=np.int64)
+    for number, op in enumerate(ops):
+        if isinstance(op.template, Gemm | Map) and op.template.out == Space.arena:
+            writers[op.offsets[_out(op)]] = number
+    return writers
+
+
+def _first(ops: Sequence[RowOp]) -> Offsets:
+    """Return by float of the input's relevance which operation touches it first."""
+    touching = [
+        (number, offsets[:, None] + np.arange(operand.size))
+        for number, op in enumerate(ops)
+        for operand, offsets in zip(op.template.operands(), op.offsets, strict=True)
+        if operand.space == Space.relevance
+    ]
+    first = np.full(1 + max(int(floats.max()) for _, floats in touching), len(ops))
+    for number, floats in reversed(touching):
+        first[floats] = number
+    return first
+
+
 def _writes(op: RowOp, offsets: Offsets, columns: int) -> bool:
-    """Whether an operation writes rows that begin there, and as many columns."""
-    if not isinstance(op.template, Gemm | Map) or op.template.out != Space.arena:
-        return False
+    """Whether an operation writes rows that begin there and no others, of as many columns."""
+    assert isinstance(op.template, Gemm | Map)
     own = op.offsets[_out(op)]
-    size = op.template.columns
-    return size == columns and np.array_equal(np.sort(own), np.sort(offsets))
-
-
-def _reaches(op: RowOp, offsets: Offsets, columns: int) -> bool:
-    """Whether an operation touches the relevance of the input there."""
-    for operand, own in zip(op.template.operands(), op.offsets, strict=True):
-        if operand.space == Space.relevance:
-            apart = (own[:, None] + operand.size <= offsets) | (offsets + columns <= own[:, None])
-            if not apart.all():
-                return True
-    return False
+    return op.template.columns == columns and np.array_equal(np.sort(own), np.sort(offsets))
 
 
 def _out(op: RowOp) -> int:

@@ -12,7 +12,7 @@ from pyrel.compiler.capture.operators.operands import UnsupportedOperandsError
 from pyrel.compiler.capture.samples import addresses_of
 from pyrel.compiler.capture.traced import Traced
 from pyrel.compiler.capture.tracer import Tracer
-from pyrel.compiler.graph.matrices import Matmul
+from pyrel.compiler.graph.matrices import Matmul, left_and_right
 from pyrel.compiler.graph.nodes import Addresses
 from pyrel.compiler.limits import MOST_PRODUCTS
 
@@ -37,7 +37,6 @@ def _multiplied(tracer: Tracer, left: Traced, right: Traced) -> Traced:
     """Make one node of all products; other dimensions than the last two broadcast."""
     lead = np.broadcast_shapes(left.ids.shape[:-2], right.ids.shape[:-2])
     (rows, depth), columns = left.ids.shape[-2:], right.ids.shape[-1]
-    cut = rows * depth
     pairs = [
         value.ids.expand(*lead, *value.ids.shape[-2:]).reshape(-1, value.ids.shape[-2:].numel())
         for value in (left, right)
@@ -46,10 +45,8 @@ def _multiplied(tracer: Tracer, left: Traced, right: Traced) -> Traced:
     def make(both: Addresses) -> Addresses:
         builder = tracer.builder
         if (both < 0).all():
-            known = builder.values(both)
-            matrices = known[:, :cut].reshape(-1, rows, depth), known[:, cut:]
-            product = matrices[0] @ matrices[1].reshape(-1, depth, columns)
-            return builder.constants(product.reshape(len(both), -1))
+            matrices = left_and_right(builder.values(both), rows, depth)
+            return builder.constants((matrices[0] @ matrices[1]).reshape(len(both), -1))
         node = Matmul(builder.end, both, rows, depth, module=builder.module)
         return builder.added(node).reshape(len(both), -1)
 
