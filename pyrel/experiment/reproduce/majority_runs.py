@@ -29,6 +29,7 @@ PICTURES = ("sensitivity", "guided_backprop", "deep_taylor")  # of the thesis's 
 MEASURES = ("share", "cosine_digit", "cosine_step")
 # Convolutions cost more and learn in fewer epochs: docs/results/majority-mnist.md.
 _EPOCHS = {"ConvDeep": 10, "ConvDeepPlus": 8}
+_EPOCHS_ON_CONVOLUTIONS = 10  # of cells that have them as an option
 SHOWN, FAILED = 4, 2
 QUICK_IMAGES, QUICK_SAMPLES = 400, 100
 
@@ -83,7 +84,8 @@ def _run(variant: Variant, dataset: str, seed: int, settings: Settings) -> Run:
     problem = Problem.of(dataset, "majority")
     config = training_config(problem, seed, settings.quick)
     if not settings.quick:
-        config = dataclasses.replace(config, epochs=_EPOCHS.get(variant.cell, config.epochs))
+        usual = _EPOCHS_ON_CONVOLUTIONS if "convolutions" in variant.options else config.epochs
+        config = dataclasses.replace(config, epochs=_EPOCHS.get(variant.cell, usual))
     told = {
         **{"cell": variant.cell, "options": dict(variant.options), "data": vars(problem)},
         **{"training": config.to_dict(), "methods": list(METHODS), "quick": settings.quick},
