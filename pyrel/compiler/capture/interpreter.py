@@ -25,7 +25,7 @@ from pyrel.compiler.capture.places import Place, place_of_node
 from pyrel.compiler.capture.refusals import mixed
 from pyrel.compiler.capture.samples import MixedSamplesError
 from pyrel.compiler.capture.sizes import fixed
-from pyrel.compiler.capture.traced import Traced, UnwrittenError
+from pyrel.compiler.capture.traced import Traced, TruthValues, UnwrittenError
 from pyrel.compiler.capture.tracer import Tracer, truth_values
 from pyrel.compiler.graph.layout import Kind, Layout
 from pyrel.compiler.graph.lookups import UnboundedIdsError
@@ -301,7 +301,10 @@ class _Interpreter:
 
     def _value(self, argument: Any) -> Any:
         if isinstance(argument, torch.fx.Node):
-            return self._values[argument]
+            value = self._values[argument]
+            dtype = getattr(argument.meta.get("val"), "dtype", None)
+            is_truth = isinstance(value, Traced) and dtype == torch.bool
+            return TruthValues(value.ids) if is_truth else value
         # The model may live on a GPU; its program is interpreted on the CPU.
         return torch.device("cpu") if isinstance(argument, torch.device) else argument
 

@@ -22,6 +22,10 @@ class Traced:
     ids: torch.Tensor
 
 
+class TruthValues(Traced):
+    """An operand of type bool: what is 1 or 0 may also be a number."""
+
+
 class UnwrittenError(Exception):
     """An entry of an empty tensor is read that nothing was written into.
 

@@ -23,7 +23,8 @@ from pyrel.compiler.capture.operators.arithmetic import (
 from pyrel.compiler.capture.operators.elementwise import absolute, inverse_root
 from pyrel.compiler.capture.operators.normalisation import layer_norm
 from pyrel.compiler.capture.operators.operands import UnsupportedOperandsError, constant
-from pyrel.compiler.capture.traced import Traced
+from pyrel.compiler.capture.operators.selection import where
+from pyrel.compiler.capture.traced import Traced, TruthValues
 from pyrel.compiler.capture.tracer import Tracer
 from pyrel.compiler.graph.functions import Function
 
@@ -112,17 +113,18 @@ def attention(
         allowed = torch.ones(scores.ids.shape[-2:], dtype=torch.bool).tril()
         mask = allowed if mask is None else mask
     if mask is not None:
-        given = constant(mask, "mask")
-        if given.dtype == torch.bool:
-            infinite = tracer.ids(torch.tensor(-math.inf, dtype=torch.float64))
-            scores = Traced(torch.where(given, scores.ids, infinite))
-        else:
-            scores = _with_mask(tracer, scores, given)
+        scores = _masked(tracer, scores, mask)
     return matmul(tracer, softmax(tracer, scores, -1), value)
 
 
-def _with_mask(tracer: Tracer, scores: Traced, mask: torch.Tensor) -> Traced:
-    """Add a mask of numbers, some of which may be −∞."""
+def _masked(tracer: Tracer, scores: Traced, mask: Traced | torch.Tensor) -> Any:
+    """Add a mask of numbers, some of which may be −∞; or −∞ where one of truth values is false."""
+    if isinstance(mask, TruthValues) or (
+        isinstance(mask, torch.Tensor) and mask.dtype == torch.bool
+    ):
+        return where(tracer, mask, scores, -math.inf)
+    if isinstance(mask, Traced):
+        return add(tracer, scores, mask)
     blocked = torch.isneginf(mask)
     added = tracer.add(scores, torch.where(blocked, torch.zeros_like(mask), mask))
     infinite = tracer.ids(torch.tensor(-math.inf, dtype=torch.float64))
