@@ -89,6 +89,20 @@ def test_a_function_of_the_batch_size_is_refused() -> None:
         pyrel.capture(Averaging(), np.zeros((2, 4, 5), np.float32))
 
 
+@pytest.mark.parametrize("is_other", [lambda n: n == 4, lambda n: n == 9, lambda n: n % 3 == 0])
+def test_a_branch_on_one_size_of_the_batch_is_refused(is_other: Callable[[Any], bool]) -> None:
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.out = nn.Linear(5, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.out(-x if is_other(x.shape[0]) else x).sum(1)
+
+    with pytest.raises(pyrel.UnsupportedModelError, match="depends on the size of the batch"):
+        pyrel.capture(Branching(), np.zeros((2, 4, 5), np.float32))
+
+
 def test_what_forward_assigns_is_taken_back() -> None:
     model = Caching().train()
     pyrel.capture(model, np.zeros((2, 4, 5), np.float32))

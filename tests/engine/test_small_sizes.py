@@ -59,6 +59,18 @@ def _divided_by_half(m: Around, x: Tensor) -> Tensor:
     return m.out(m.step(x).sum(1) / ((x.shape[1] // 2) or 1))
 
 
+def _clamped_by_half(m: Around, x: Tensor) -> Tensor:
+    """Take a number of the steps that only values beyond it show."""
+    return m.out(m.step(x.clamp(max=9.0 + (x.shape[1] // 2 if x.shape[1] > 1 else 1))).sum(1))
+
+
+def _chosen_by_half(m: Around, x: Tensor) -> Tensor:
+    """Take a number of the steps that only some of the values show."""
+    h = m.step(x)
+    longer = h * (x.shape[1] // 2 if x.shape[1] > 1 else 1)
+    return m.out(torch.where(x.sum(2, keepdim=True) > 99.0, longer, h).sum(1))
+
+
 def _written_by_product(m: Around, x: Tensor) -> Tensor:
     """Write by a matrix product into what is a copy, but where there is one sample."""
     h = m.step(x)
@@ -91,6 +103,8 @@ EXPORTS: dict[str, tuple[Callable[[Around, Tensor], Tensor], list[Any]]] = {
     "pads-half": (_padded_by(lambda n: n // 2 if n > 1 else 1), [OPEN, *SHORT]),
     "pads-squares": (_padded_by(lambda n: n * n if n > 1 else -1), [OPEN, *SHORT]),
     "divides-by-half": (_divided_by_half, [OPEN, *SHORT]),
+    "clamps-by-half": (_clamped_by_half, [OPEN, *SHORT]),
+    "chooses-by-half": (_chosen_by_half, [OPEN, *SHORT]),
     "written": (_written_in_place, [OPEN, ALONE, *SHORT]),
     "windows": (lambda m, x: m.out(m.step(x[:, 1:] - x[:, :-1]).sum(1)), [OPEN, *SHORT]),
 }

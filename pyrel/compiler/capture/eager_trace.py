@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -46,6 +46,11 @@ _BY_MEMORY: frozenset[Any] = frozenset(
     {torch.nn.functional.linear, torch.matmul, torch.flatten, torch.reshape}
     | {getattr(torch.Tensor, name) for name in ("matmul", "__matmul__", "flatten", "reshape")}
     | {torch.Tensor.contiguous}
+)
+_aten = torch.ops.aten
+_OPERATORS_BY_MEMORY: frozenset[Any] = frozenset(
+    {_aten.linear.default, _aten.matmul.default, _aten.flatten.using_ints}
+    | {_aten.reshape.default, _aten.contiguous.default}
 )
 
 
@@ -86,7 +91,7 @@ class _Coded(NamedTuple):
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(
-        self, model: torch.nn.Module, given: Sequence[torch.Tensor], shortens: bool
+        self, held: Iterable[torch.Tensor], given: Sequence[torch.Tensor], shortens: bool
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.steps: list[Step] = []
@@ -97,7 +102,6 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._made = {id(each): (-1 - n, 0) for n, each in enumerate(given)}
         self._kinds = {_memory(each): INPUT for each in given}
         self._alive: list[Any] = list(given)  # so that no id and no memory is used again
-        held = (*model.parameters(), *model.buffers())
         self._outside: dict[int, Hashable] = {id(each): ("held", n) for n, each in enumerate(held)}
 
     def __torch_dispatch__(
@@ -199,6 +203,20 @@ class _ByMemory(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+class _Interpreter(torch.fx.Interpreter):
+    """Runs a program, of which operators that look at memory are one step each."""
+
+    def __init__(self, module: torch.fx.GraphModule, recorder: _Recorder) -> None:
+        super().__init__(module)
+        self._recorder = recorder
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Run one operator."""
+        if target in _OPERATORS_BY_MEMORY:
+            return self._recorder.as_one_step(target, args, kwargs)
+        return super().call_function(target, args, kwargs)
+
+
 def _memory(tensor: torch.Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
@@ -254,10 +272,29 @@ def eager_trace(
     a loop, for which long lists of arguments that go on evenly are written as such.
     """
     given = sample.of(batch)
-    recorder = _Recorder(model, given, shortens=not of_sizes)
+    held = (*model.parameters(), *model.buffers())
+    recorder = _Recorder(held, given, shortens=not of_sizes)
     kept = as_it_was(model, values=True, state=state)
     whole = _ByMemory(recorder) if of_sizes else contextlib.nullcontext()
     with kept, as_eager(), whole, watched(model), quiet(), no_draws(), recorder:
         positional, named = sample.arguments(given)
         recorder.returned(model(*positional, **named))
+    return recorder.steps
+
+
+def program_trace(
+    module: torch.fx.GraphModule,
+    operands: Sequence[torch.Tensor],
+    given: Sequence[torch.Tensor],
+    output: int,
+) -> list[Step]:
+    """Run an exported program, and record its operators and one of its outputs, as of sizes.
+
+    ``operands`` are what the program takes: weights and the inputs, which are ``given``. What the
+    program writes into weights stays there.
+    """
+    inputs = set(map(id, given))
+    recorder = _Recorder([n for n in operands if id(n) not in inputs], given, shortens=False)
+    with torch.no_grad(), recorder:
+        recorder.returned(_Interpreter(module, recorder).run(*operands)[output])
     return recorder.steps

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -25,7 +26,13 @@ from pyrel.compiler.capture.refusals import (
     no_draws,
     refusal,
 )
-from pyrel.compiler.capture.sizes import bounds_the_batch, first_input, fixed, untied
+from pyrel.compiler.capture.sizes import (
+    bounds_the_batch,
+    excluded_batches,
+    first_input,
+    fixed,
+    untied,
+)
 from pyrel.compiler.capture.small_sizes import SmallSizes
 from pyrel.compiler.capture.spared import spared
 from pyrel.compiler.capture.step_causes import Causes, FixedBatchError
@@ -39,7 +46,8 @@ def export(
 
     torch.export lets a program depend on the size of the batch: a branch on it is decided by the
     example. So the model is exported for a batch of one too, if it takes one, or else of another,
-    unless it runs the same operators for one (`pyrel.compiler.capture.small_sizes`).
+    unless it runs the same operators for one (`pyrel.compiler.capture.small_sizes`), and for sizes
+    that a guard leaves out.
     Where it makes a number of the batch size, as ``len(x)`` does, there are fixed sizes only. The
     second dimension, that of the steps, stays open where the model allows it. ``lengths`` gives a
     model that takes two inputs the lengths of the sequences. ``causes`` records the
@@ -67,9 +75,12 @@ def export(
             raise refusal(model, str(sample), error, sample.lengths) from error
     if bounds_the_batch(programs[0]):
         raise depends_on_batch(causes.first_use(first_input(programs[0]).shape[0]))
+    steps = _freedom(programs[0])
+    for excluded in excluded_batches(programs[0]):
+        with contextlib.suppress(Exception):  # of any type, where the model does not take it
+            programs.append(_export_once(model, sample, excluded, steps=steps))
     if SmallSizes(model, sample, programs[0]).one_sample_is_alike():
         return programs
-    steps = _freedom(programs[0])
     return [*programs, _export_to_compare(model, sample, sizes[1], steps)]
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,6 +18,9 @@ from torch.export import ExportedProgram
 from pyrel.compiler.capture.calls import Call
 from pyrel.compiler.graph.layout import Layout
 
+_FEW = 32  # sizes of a batch that guards are tried with
+_INDEX = re.compile(r"\.size\(\)\[(\d+)\]")  # of a size, in guards
+
 
 def bounds_the_batch(program: ExportedProgram) -> bool:
     """Whether a branch confined the batch size that the program holds for."""
@@ -25,6 +29,25 @@ def bounds_the_batch(program: ExportedProgram) -> bool:
         return False
     allowed = _range(program, size)
     return allowed is not None and bool(allowed.lower > 2 or allowed.upper < 1 << 31)
+
+
+def excluded_batches(program: ExportedProgram) -> list[int]:
+    """Return for each guard on the batch size alone the least size that it does not hold for.
+
+    The model may branch there. Or torch asked, as it does whether sizes are equal.
+    """
+    found = set()
+    for guard in guards_of(program) or ():
+        if set(_INDEX.findall(guard)) == {"0"}:
+            tried = {*range(2, _FEW), *map(int, re.findall(r"\d+", guard))} - {0, 1}
+            found.update([n for n in sorted(tried) if not _true(guard, _batches(n))][:1])
+    return sorted(found)
+
+
+def _batches(n: int) -> Mapping[str, Any]:
+    """Return inputs of which each is a batch of ``n``."""
+    batch = SimpleNamespace(size=lambda: (n,))
+    return defaultdict(lambda: batch)
 
 
 def first_input(program: ExportedProgram) -> torch.Tensor:

@@ -5,8 +5,9 @@ For torch.export an open size is at least two, so a program says nothing of a si
 may ask for it, and a squeeze drops it. A model that runs the same operators for sizes of one, two
 and three, with whole numbers that grow evenly with the size, does not treat one in a way of its
 own. The program may do so all the same: of ``n // 2 if n > 1 else 1`` it keeps the first part. So
-it is run for sizes of one, too, and has to give what the model gives. All that takes a few
-milliseconds; where it does not show, the model is exported for a size of one.
+its operators have to grow evenly over one, two and three, too: for two and three they are those of
+the model, so they are for one. All that takes a few milliseconds; where it does not show, the model
+is exported for a size of one.
 """
 
 from __future__ import annotations
@@ -16,21 +17,20 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import torch
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
-from pyrel.compiler.capture.as_eager import as_eager
-from pyrel.compiler.capture.eager_trace import RETURNED, Step, eager_trace
+from pyrel.compiler.capture.eager_trace import RETURNED, Step, eager_trace, program_trace
 from pyrel.compiler.capture.examples import Sample
-from pyrel.compiler.capture.isolation import as_it_was, quiet
+from pyrel.compiler.capture.isolation import quiet
 from pyrel.compiler.capture.model_state import ModelState
 from pyrel.compiler.capture.opaque_layers import opaque_layers
 from pyrel.compiler.capture.operators.nested import leaves
-from pyrel.compiler.capture.refusals import no_draws
-from pyrel.compiler.capture.sizes import first_input, guards_hold, hint_of, holds_for
+from pyrel.compiler.capture.sizes import first_input, fixed, guards_hold, hint_of, holds_for
 
 _LOGGER = logging.getLogger("pyrel")
 
@@ -38,8 +38,6 @@ _SIZES = 1, 2, 3
 # Multiplications of a run, and elements of what a model holds, up to which runs take less time
 # than an export.
 _MOST_WORK, _MOST_HELD = 1 << 24, 1 << 22
-# By what part of the largest output the same operators may differ, run as a program.
-_ROUNDING = 1e-4
 
 Sizes: TypeAlias = tuple[int, int | None]  # of the batch, and of the steps if not those there are
 
@@ -62,7 +60,7 @@ class SmallSizes:
 
     def one_sample_is_alike(self) -> bool:
         """Whether a batch of one is treated as larger ones are, for the steps of the sample."""
-        return self._are_alike([[(n, None) for n in _SIZES]], [(1, None)])
+        return self._are_alike([[(n, None) for n in _SIZES]])
 
     def one_step_is_alike(self) -> bool:
         """Whether the program, which leaves their number open, holds for one step too."""
@@ -70,20 +68,21 @@ class SmallSizes:
             return False
         if not all(holds_for(self._program, steps) for steps in _SIZES[1:]):
             return False
-        rows = [[(2, steps) for steps in _SIZES], [(n, 1) for n in _SIZES]]
-        return self._are_alike(rows, [(2, 1), (1, 1)])
+        rows = [[(batch, steps) for steps in _SIZES] for batch in _SIZES[1:]]
+        return self._are_alike([*rows, [(batch, 1) for batch in _SIZES]])
 
-    def _are_alike(self, rows: Sequence[Sequence[Sizes]], ones: Sequence[Sizes]) -> bool:
-        """Whether traces of each row of sizes grow evenly, and the program holds for ``ones``."""
+    def _are_alike(self, rows: Sequence[Sequence[Sizes]]) -> bool:
+        """Whether traces of the model and of the program grow evenly over each row of sizes."""
         if not _is_little(self._model, self._program):
             return False
         try:
             state = ModelState(self._model, values=True)
             with quiet():
-                traces = ([self._trace(*sizes, state) for sizes in row] for row in rows)
-                if not all(map(_grow_evenly, traces)):
-                    return False
-                return all(self._gives(*sizes, state) for sizes in ones if self._takes(sizes[0]))
+                return all(
+                    _grow_evenly([self._trace(*sizes, state) for sizes in row])
+                    and (not self._takes(row) or _grow_evenly([self._run(*sizes) for sizes in row]))
+                    for row in rows
+                )
         except Exception as error:  # of whatever type the model raises for so small a size
             _LOGGER.debug("%s: exported for a size of one: %s", type(self._model).__name__, error)
             return False
@@ -97,66 +96,36 @@ class SmallSizes:
                 )
         return self._traces[batch, steps]
 
-    def _takes(self, batch: int) -> bool:
-        """Whether the program can be run for a batch; one of a fixed size has no other numbers."""
-        given = first_input(self._program).shape[0]
-        return not isinstance(given, int) or given == batch
+    def _takes(self, row: Sequence[Sizes]) -> bool:
+        """Whether the program can be run for all sizes, as that of a fixed batch cannot."""
+        given = fixed(first_input(self._program).shape[0])
+        return given is None or all(batch == given for batch, _ in row)
 
-    def _gives(self, batch: int, steps: int | None, state: ModelState) -> bool:
-        """Whether the program gives what the model gives, for other numbers than zeros."""
+    def _run(self, batch: int, steps: int | None) -> list[Step]:
+        """Record the operators of the program, whatever sizes it was exported for."""
         sample = self._sample if steps is None else _with_steps(self._sample, steps)
-        given = _random(sample.of(batch))
+        given = sample.of(batch)
         positional, named = sample.arguments(given)
-        # What a forward pass leaves behind, as gradients that it turned off, is put back.
-        with torch.random.fork_rng(), torch.set_grad_enabled(torch.is_grad_enabled()):
-            with as_it_was(self._model, values=True, state=state), as_eager(), no_draws():
-                wanted = self._model(*positional, **named)
-            return _are_close(_run(self._program, positional, named), _tensors(wanted))
+        inputs = iter(_tensors((positional, named)))
+        signature = self._program.graph_signature
+        operands = [
+            next(inputs) if spec.kind == InputKind.USER_INPUT else self._held[str(spec.target)]
+            for spec in signature.input_specs
+        ]
+        kinds = [spec.kind for spec in signature.output_specs]
+        output = kinds.index(OutputKind.USER_OUTPUT)
+        return program_trace(self._program.graph_module, operands, given, output)
 
-
-def _random(given: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-    """Return numbers from −1 to 1 for floats; token ids, masks and lengths stay as they are."""
-    generator = torch.Generator().manual_seed(0)
-    return tuple(
-        torch.empty(each.shape, dtype=each.dtype).uniform_(-1, 1, generator=generator).to(each)
-        if each.is_floating_point()
-        else each
-        for each in given
-    )
-
-
-def _run(program: ExportedProgram, positional: Any, named: Any) -> list[torch.Tensor]:
-    """Run the operators of a program, whatever sizes it was exported for."""
-    held = {**program.constants, **program.state_dict}
-    given = iter(_tensors((positional, named)))
-    values = [
-        next(given)
-        if spec.kind == InputKind.USER_INPUT
-        else held[str(spec.target)].detach().clone()
-        for spec in program.graph_signature.input_specs
-    ]
-    results = torch.fx.Interpreter(program.graph_module).run(*values)
-    specs = program.graph_signature.output_specs
-    pairs = zip(specs, results, strict=True)
-    return [each for spec, each in pairs if spec.kind == OutputKind.USER_OUTPUT]
+    @cached_property
+    def _held(self) -> dict[str, torch.Tensor]:
+        """Copies of what the program holds, by name: the program may write into them."""
+        held = {**self._program.constants, **self._program.state_dict}
+        return {name: each.detach().clone() for name, each in held.items()}
 
 
 def _tensors(values: Any) -> list[torch.Tensor]:
     found, _ = torch.utils._pytree.tree_flatten(values)
     return [each for each in found if isinstance(each, torch.Tensor)]
-
-
-def _are_close(found: Sequence[Any], wanted: Sequence[torch.Tensor]) -> bool:
-    if len(found) != len(wanted):
-        return False
-    for one, other in zip(found, wanted, strict=True):
-        if one.shape != other.shape:
-            return False
-        sizes = other.detach().double().abs().nan_to_num(posinf=0.0)
-        largest = float(sizes.max()) if sizes.numel() else 0.0
-        if not torch.allclose(one, other, rtol=0.0, atol=_ROUNDING * largest, equal_nan=True):
-            return False
-    return True
 
 
 def _with_steps(sample: Sample, steps: int) -> Sample:
