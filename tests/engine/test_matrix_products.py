@@ -141,10 +141,33 @@ class OneByOne(Layers):
 
 
 class Uneven(Layers):
-    def mixed(self, x: Tensor) -> Tensor:  # a factor that stays for two elements, then for four
+    """A factor that stays for some elements, and then for others."""
+
+    lengths = 2, 4
+
+    def mixed(self, x: Tensor) -> Tensor:
         h = torch.sigmoid(self.key(x))
-        stays = torch.cat([h[..., :1].expand(-1, -1, 2), h[..., 1:2].expand(-1, -1, 4)], 2)
-        return (stays * x).sum(1)
+        parts = [h[..., n : n + 1].expand(-1, -1, size) for n, size in enumerate(self.lengths)]
+        return (
+            torch.cat(parts, 2) * torch.cat([x, self.value(x)], 2)[..., : sum(self.lengths)]
+        ).sum(1)
+
+
+class LongerAtLast(Uneven):
+    lengths = 2, 3
+
+
+class ShorterAtLast(Uneven):
+    lengths = 4, 4, 3
+
+
+class UnevenQueries(Layers):
+    """One query for some keys, and two for others."""
+
+    def mixed(self, x: Tensor) -> Tensor:
+        q, keys = torch.sigmoid(self.query(x)), (self.key(x), self.value(x))
+        parts = [q[..., n : n + 1] * keys[min(n, 1)] for n in range(3)]
+        return torch.cat(parts, 2).sum(1)
 
 
 MODELS = [
@@ -164,6 +187,9 @@ MODELS = [
     Scores,
     OneByOne,
     Uneven,
+    LongerAtLast,
+    ShorterAtLast,
+    UnevenQueries,
 ]
 
 
@@ -295,7 +321,8 @@ def test_sums_of_products_by_hand_are_matrix_products() -> None:
     assert templates(OneByOne, MatmulRows) == templates(Heads, MatmulRows) == 6
     assert templates(Scores, MatmulRows) == 3
     assert templates(Weighted, MatmulRows) == 3
-    assert templates(Uneven, MatmulRows) == 0
+    assert not any(templates(k, MatmulRows) for k in (Uneven, LongerAtLast, ShorterAtLast))
+    assert templates(UnevenQueries, MatmulRows) == 3
 
 
 class Pooled(nn.Module):

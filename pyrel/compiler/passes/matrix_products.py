@@ -111,20 +111,26 @@ def _matmul_of(node: Add, factors: Addresses) -> Matmul | None:
     for stays, changes in (parts, parts[::-1]):
         same = (stays[:, 1:] == stays[:, :-1]).all(axis=0)
         starts = np.flatnonzero(np.append(True, ~same))
-        columns = node.size // starts.size
-        if columns > 1 and (starts == np.arange(starts.size) * columns).all():
+        columns = _even_length(starts, node.size)
+        if columns > 1:
             left = stays[:, starts].T[:, None]
             right = changes.reshape(len(inputs), starts.size, columns).swapaxes(0, 1)
             return _together(node, left, right)
     return None
 
 
+def _even_length(starts: Addresses, size: int) -> int:
+    """Return how long the parts are that begin there, of so many elements; 0 if they differ."""
+    lengths = np.diff(starts, append=size)
+    return int(lengths[0]) if (lengths == lengths[0]).all() else 0
+
+
 def _together(node: Add, left: Addresses, right: Addresses) -> Matmul:
     """Make one product of rows that are multiplied by the same matrix, (products, 1, depth)."""
     changes = (right[1:] != right[:-1]).any(axis=(1, 2))
     starts = np.flatnonzero(np.append(True, changes))
-    rows = len(left) // starts.size
-    if (starts == np.arange(starts.size) * rows).all():
+    rows = _even_length(starts, len(left))
+    if rows > 1:
         left = left.reshape(starts.size, rows, -1)
         right = right[starts]
     inputs = side_by_side(left, right)
