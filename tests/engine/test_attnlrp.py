@@ -44,6 +44,9 @@ MASKED = (
     "mask taken off",
     "mask, maximum",
     "maximum, mask",
+    "log-softmax",
+    "logarithm of a sum",
+    "masked exponentials",
 )
 Parameters = dict[str, Array]
 Explained = tuple[Array, Callable[[Array], Array]]  # the output, and the way back to the input
@@ -105,6 +108,14 @@ class ByHand(nn.Module):
                 scores = scale * (q @ k.mT)
                 e = torch.exp(scores - scores.amax(-1, keepdim=True) + CAUSAL)
                 mixed = (e / e.sum(-1, keepdim=True)) @ v
+            case "log-softmax":
+                mixed = torch.log_softmax(scale * (q @ k.mT) + CAUSAL, -1).exp() @ v
+            case "logarithm of a sum":
+                scores = scale * (q @ k.mT) + CAUSAL
+                mixed = torch.exp(scores - scores.exp().sum(-1, keepdim=True).log()) @ v
+            case "masked exponentials":
+                e = torch.exp(scale * (q @ k.mT)) * (CAUSAL == 0)
+                mixed = (e / (e.sum(-1, keepdim=True) + 1e-13)) @ v
             case "maximum, softmax":
                 scores = scale * (q @ k.mT)
                 mixed = (scores - scores.amax(-1, keepdim=True)).softmax(-1) @ v
@@ -495,6 +506,8 @@ class OfIds(nn.Module):
         mask = torch.where(padding, -torch.inf, 0.0)
         scores = x @ x.mT
         match self.way:
+            case "filled":
+                mixed = scores.masked_fill(padding[:, None], -torch.inf).softmax(-1) @ x
             case "added":
                 mixed = (scores + mask[:, None]).softmax(-1) @ x
             case "added with another":
@@ -503,6 +516,9 @@ class OfIds(nn.Module):
                 mixed = (scores - torch.where(padding, torch.inf, 0.0)[:, None]).softmax(-1) @ x
             case "logarithm":
                 mixed = (scores + torch.log((~padding).float())[:, None]).softmax(-1) @ x
+            case "exponentials":
+                e = torch.exp(scores) * (~padding)[:, None]
+                mixed = (e / e.sum(-1, keepdim=True)) @ x
             case "heads":
                 mixed = self.attend(x, x, x, key_padding_mask=padding)[0]
             case _:
@@ -518,6 +534,22 @@ WAYS_OF_IDS = (
     "heads",
     "heads with another",
 )
+
+
+def test_masked_exponentials_are_weights_of_a_softmax() -> None:
+    """The same as of a mask that is added: queries and keys get relevance."""
+    ids = np.random.default_rng(3).integers(0, 7, size=(20, STEPS))
+    ids[:, 0] = 1
+    options: dict[str, Any] = {"epsilon": EPSILON, "attention": "attnlrp"}
+    found = []
+    for way in ("filled", "exponentials"):
+        torch.manual_seed(2)
+        model = OfIds(way).eval()
+        explainer = unchecked(pyrel.capture(model, ids[:2]), method="lrp_epsilon", **options)
+        found.append(explainer(ids))
+    size = np.maximum(1.0, np.asarray(found[0].amplification)) * np.abs(target_score(found[0]))
+    error = np.abs(rows(found[0].relevance) - rows(found[1].relevance))
+    assert_within(error, RELATIVE * size[:, None], "relevance")
 
 
 @pytest.mark.parametrize("way", WAYS_OF_IDS)

@@ -15,6 +15,7 @@ from pyrel.compiler.passes.even_maxima import write_out_even_maxima
 from pyrel.compiler.passes.fold import fold, split_mixed_rows
 from pyrel.compiler.passes.gated_sums import gather_gated_sums
 from pyrel.compiler.passes.gradient_stops import prepared
+from pyrel.compiler.passes.log_softmaxes import divide_by_sums
 from pyrel.compiler.passes.lone_sums import keep_stabilised
 from pyrel.compiler.passes.matrix_products import gathered, turned, written_out
 from pyrel.compiler.passes.softmaxes import gather_softmaxes
@@ -38,6 +39,11 @@ PASSES = (
         "write out matrix products",
         lambda facts, _: written_out(facts.graph),
         lambda _, single: single,
+    ),
+    Pass(
+        "divide by sums of exponentials",
+        lambda facts, _: divide_by_sums(facts.graph),
+        lambda m, _: m.conserves and m.attention == "attnlrp",
     ),
     Pass(
         "gather softmaxes",

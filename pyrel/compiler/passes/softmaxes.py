@@ -21,6 +21,7 @@ from pyrel.compiler.graph.nodes import (
     Copy,
     Graph,
     Linear,
+    Lookup,
     MaxPool,
     Node,
     Product,
@@ -80,8 +81,9 @@ _Row: TypeAlias = tuple[int, Addresses, Addresses]
 class _Parts:
     """What softmaxes are made of, by address; −1 for others.
 
-    ``_origin`` is what an address is a copy of, ``_read`` what an exponential is of, ``_sum`` what
-    a reciprocal is of, ``_maximum`` the maximum that an address is minus 1 times.
+    ``_origin`` is what an address is a copy of, ``_read`` what an exponential is of, or one times a
+    mask, ``_sum`` what a reciprocal is of, ``_maximum`` the maximum that an address is minus 1
+    times.
     """
 
     def __init__(self, graph: Graph, method: Method, masks: FiniteMasks) -> None:
@@ -94,6 +96,9 @@ class _Parts:
         self._masks = masks
         # Of the input, whose owner is −1, the last says that it is none.
         self._is_pool = np.array([isinstance(node, MaxPool) for node in graph.nodes] + [False])
+        self._is_mask = np.array(
+            [isinstance(n, Lookup) and bool((n.table >= 0).all()) for n in graph.nodes] + [False]
+        )
         self._members: dict[int, Addresses | None] = {}
         for node in graph.nodes:
             self._note(node)
@@ -109,7 +114,14 @@ class _Parts:
                 self._read[out] = node.inputs
             case Activation(function=Function.reciprocal):
                 self._sum[out] = picked(self._origin, node.inputs, -1)
+            case Product():
+                for one, mask in (node.inputs, node.inputs[::-1]):
+                    exponential = picked(self._read, picked(self._origin, one, -1), -1)
+                    masked = self._is_mask[picked(self._owner, mask, -1)]
+                    self._read[out] = np.where(masked, exponential, self._read[out])
             case Scale():
+                exponential = picked(self._read, picked(self._origin, node.inputs, -1), -1)
+                self._read[out] = np.where(node.coefficients >= 0, exponential, -1)
                 read = picked(self._plain, node.inputs, -1)
                 found = self._is_pool[picked(self._owner, read, -1)] & (node.coefficients == -1.0)
                 self._maximum[out] = np.where(found, read, -1)
