@@ -38,6 +38,8 @@ from pyrel.compiler.capture.spared import spared
 from pyrel.compiler.capture.step_causes import Causes, FixedBatchError
 from pyrel.compiler.graph.layout import input_name
 
+_LARGEST_BATCH = 1 << 10  # that a model is exported for, to see what it does for that alone
+
 
 def export(
     model: torch.nn.Module, example: Any, lengths: bool = False, causes: Causes | None = None
@@ -73,10 +75,11 @@ def export(
             programs = [first, other]
         except Exception as error:
             raise refusal(model, str(sample), error, sample.lengths) from error
-    if bounds_the_batch(programs[0]):
+    excluded_sizes = excluded_batches(programs[0])
+    if bounds_the_batch(programs[0]) or any(n > _LARGEST_BATCH for n in excluded_sizes):
         raise depends_on_batch(causes.first_use(first_input(programs[0]).shape[0]))
     steps = _freedom(programs[0])
-    for excluded in excluded_batches(programs[0]):
+    for excluded in excluded_sizes:
         with contextlib.suppress(Exception):  # of any type, where the model does not take it
             programs.append(_export_once(model, sample, excluded, steps=steps))
     if SmallSizes(model, sample, programs[0]).one_sample_is_alike():
