@@ -186,3 +186,43 @@ def test_a_mask_of_floats_has_no_rule_that_conserves() -> None:
     for gates in ("signal", "half"):
         with pytest.raises(pyrel.UnsupportedModelError, match="values of the input are compared"):
             pyrel.Explainer(model, x, "lrp_epsilon", gates=gates)
+
+
+class TwoMasks(Masked):
+    """Attention of the third step to those before it that are no padding, by two masks."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way = way
+
+    def pooled(self, e: Tensor, x: Tensor) -> Tensor:
+        causal = torch.full((6, 6), -torch.inf).triu(1)
+        scores, padding = e @ e.mT, (x == 0)[:, None]
+        match self.way:
+            case "added, filled":
+                scores = (scores + causal).masked_fill(padding, -torch.inf)
+            case "filled, filled":
+                scores = scores.masked_fill(causal < 0, -torch.inf).masked_fill(padding, -torch.inf)
+            case _:
+                scores = scores.masked_fill(padding, -torch.inf) + causal
+        return (scores.softmax(-1) @ e)[:, 2]
+
+
+@pytest.mark.parametrize("way", ["added, filled", "filled, filled", "filled, added"])
+def test_what_one_mask_leaves_out_another_may_too(way: str) -> None:
+    torch.manual_seed(0)
+    model = TwoMasks(way).eval()
+    graph = pyrel.capture(model, IDS[:3])
+    assert_gradients(unchecked(graph, method="gradient"), model, IDS[:3])
+    e = unchecked(graph, method="lrp_epsilon")(IDS[:3])
+    assert not e.relevance[IDS[:3] == 0].any() and not e.relevance[:, 3:].any()
+
+
+def test_a_number_or_infinity_by_token_ids_is_refused() -> None:
+    class Either(TwoMasks):
+        def pooled(self, e: Tensor, x: Tensor) -> Tensor:
+            scores = (e @ e.mT).masked_fill(torch.eye(6).bool(), -torch.inf)
+            return (scores.masked_fill((x == 0)[:, None], -1e9).softmax(-1) @ e)[:, 2]
+
+    with pytest.raises(pyrel.UnsupportedModelError, match="between numbers and infinity"):
+        pyrel.capture(Either("").eval(), IDS[:3])

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from pyrel.compiler.graph.constants import Constants
+from pyrel.compiler.graph.constants import UNKNOWN, Constants
 from pyrel.compiler.graph.function_values import function_value
 from pyrel.compiler.graph.functions import Function
 from pyrel.compiler.graph.id_nodes import IdNodes
@@ -184,6 +184,10 @@ class Builder:
 
     def add(self, addends: Addresses, *, in_order: bool = False) -> Addresses:
         """Sum over the first axis of (addends, size); see `Add` for addends that are zero."""
+        known = self._constants.infinite_sums(addends)
+        if not (left := known == UNKNOWN).all():
+            known[left] = self.add(addends[:, left], in_order=in_order) if left.any() else []
+            return known
         first, others = addends[0], addends
         gated = self._constants.is_of_gate(addends)
         if (addends[:, 0] < 0).any():

@@ -8,6 +8,8 @@ import numpy.typing as npt
 
 from pyrel.compiler.graph.nodes import Addresses, Floats
 
+UNKNOWN = np.iinfo(np.int64).min  # no address
+
 
 class Constants:
     """The constants of one graph, numbered in the order of their first use."""
@@ -51,3 +53,22 @@ class Constants:
     def values(self, addresses: Addresses) -> Floats:
         """Values of constant addresses, 0 elsewhere."""
         return np.where(addresses < 0, self._table[np.maximum(-1 - addresses, 0)], 0.0)
+
+    def infinite_sums(self, addends: Addresses) -> Addresses:
+        """Return sums over (addends, size) that a mask makes infinite: these have no gradient.
+
+        Beside them, what zeros of that mask are added to. ``UNKNOWN`` is for all others.
+        """
+        unknown = np.full(addends.shape[1], UNKNOWN)
+        if (addends >= 0).all():
+            return unknown
+        values = self.values(addends)
+        with np.errstate(invalid="ignore"):
+            sums = values.sum(axis=0)
+        infinite = np.isinf(sums)
+        if not infinite.any():
+            return unknown
+        counts = (addends >= 0) | (values != 0)
+        if (counts.sum(axis=0) == 1)[~infinite].all():
+            unknown = addends[counts.argmax(axis=0), np.arange(sums.size)]
+        return np.where(infinite, self.of(np.where(infinite, sums, 0.0)), unknown)
