@@ -33,7 +33,7 @@ help:
 	@echo 'make test    run all tests, on all processors (eight at most)'
 	@echo 'make docs    write the API reference to build/api'
 	@echo 'make fuzz    load and run changed files for FUZZ_SECONDS (60) with the address and undefined behaviour sanitizers'
-	@echo 'make lint    run ruff, mypy, stubtest, clang-format and the checks of links and licence lines'
+	@echo 'make lint    run ruff, mypy, stubtest, clang-format and the checks of links, licence lines and the table of operators'
 	@echo 'make build   install pyrel for development; compiles the extension again after a change in csrc/'
 	@echo 'make clean   remove .venv, build/ and caches'
 	@echo 'All but clean first set up .venv from $$PYTHON (python3; other: make PYTHON=python3.12 test).'
@@ -77,9 +77,10 @@ lint-stub: $(BUILT) $(TOOLS)
 lint-cpp: $(TOOLS)
 	.venv/bin/clang-format --dry-run -Werror $(CXX_SOURCES)
 
-lint-docs: $(READY)
+lint-docs: $(BUILT)
 	$(RUN) tools/check_links.py
 	$(RUN) tools/check_licence_lines.py
+	$(RUN) tools/operator_table.py --check
 
 build: $(BUILT)
 

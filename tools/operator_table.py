@@ -558,6 +558,8 @@ def main() -> int:
     page = PAGE.read_text()
     new = written(page)
     if check:
+        if new != page:
+            print(f"{PAGE.name}: the table is not what the compiler does; write it anew")
         return int(new != page)
     PAGE.write_text(new)
     return 0
