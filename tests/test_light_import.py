@@ -148,15 +148,15 @@ def test_the_command_names_its_extra(told: dict[str, Any]) -> None:
     assert told["command"] == [1, wanted]
 
 
-def test_judging_training_and_benchmarks_need_no_figures() -> None:
+def test_judging_training_and_benchmarks_need_no_figures_and_the_demo_asks_for_them() -> None:
+    """All but the demo is imported without them; it asks before it trains."""
     parts = "pyrel.experiment, pyrel.cli.commands, pyrel.cli.display, pyrel.benchmark.measuring"
-    code = f"import sys; sys.modules['matplotlib'] = None; import {parts}, pyrel.training"
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_the_demo_asks_for_its_extra_before_it_trains() -> None:
-    code = "import sys; sys.modules['matplotlib'] = None; from pyrel.cli import main; main()"
+    code = (
+        f"import sys; sys.modules['matplotlib'] = None; import {parts}, pyrel.training\n"
+        "print('imported', flush=True); from pyrel.cli import main; main()"
+    )
     command = [sys.executable, "-c", code, "demo"]
     done = subprocess.run(command, capture_output=True, text=True)
     wanted = "a report needs the package matplotlib: pip install 'pyrel[report]'"
+    assert done.stdout == "imported\n"
     assert (done.returncode, done.stderr) == (1, f"pyrel demo: {wanted}\n")

@@ -25,20 +25,26 @@ def test_an_unknown_experiment_is_refused(tmp_path: Path) -> None:
     assert "'sequences' is not one of sequence" in done.err
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give one folder for all experiments, of which two share runs."""
+    return tmp_path_factory.mktemp("reproduced")
+
+
 @pytest.mark.parametrize("name", names())
-def test_the_quick_way_ends_with_a_page(name: str, tmp_path: Path) -> None:
-    done = pyrel("reproduce", name, "--quick", "--out", tmp_path, "--models", tmp_path / "models")
+def test_the_quick_way_ends_with_a_page(name: str, home: Path) -> None:
+    done = pyrel("reproduce", name, "--quick", "--out", home, "--models", home / "models")
     assert done.code == 0, done.err
-    page = (tmp_path / f"{name}.md").read_text("utf-8")
+    page = (home / f"{name}.md").read_text("utf-8")
     for linked in re.findall(r"\]\(([^):]+\.(?:svg|png))\)", page):
-        assert (tmp_path / linked).stat().st_size > 1000
-    numbers = json.loads((tmp_path / name / "numbers.json").read_text("utf-8"))
+        assert (home / linked).stat().st_size > 1000
+    numbers = json.loads((home / name / "numbers.json").read_text("utf-8"))
     assert numbers
-    before = kept(tmp_path)
+    before = kept(home)
     experiment = experiment_of(name)(Settings(seeds=1, quick=True))
-    home = experiment.shares_runs_of or name
-    complete(experiment.runs(), tmp_path / home / "runs", tmp_path / "models")
-    assert before == kept(tmp_path), "a run is worked out again"
+    runs = home / (experiment.shares_runs_of or name) / "runs"
+    complete(experiment.runs(), runs, home / "models")
+    assert before == kept(home), "a run is worked out again"
 
 
 def kept(folder: Path) -> dict[Path, int]:

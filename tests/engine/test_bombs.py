@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from engine import bombs
-from engine.sequences import Last, batch, explainer
+from engine.sequences import Last, batch, shared
 
 import pyrel
 from pyrel.compiler.program.file_limits import NO_LIMITS, Limits
@@ -67,7 +67,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Save a program for any number of steps."""
     path = tmp_path_factory.mktemp("saved") / "program"
-    explainer(Last, "gradient", check=None).save(path)
+    shared(Last, "gradient").save(path)
     return path
 
 
@@ -84,7 +84,7 @@ def test_a_bomb_is_loaded_or_refused_soon(name: str, found: dict[str, dict[str, 
 
 
 def test_limits_can_be_raised(path: Path) -> None:
-    saved = explainer(Last, "gradient", check=None)
+    saved = shared(Last, "gradient")
     x = batch(Last, 2, 20)
     for name in ("entries", "text", "tensors", "instructions", "inputs", "rows", "first_rows",
                  "values", "work"):  # fmt: skip
@@ -166,5 +166,5 @@ def test_a_pickled_explainer_keeps_its_limits(path: Path) -> None:
 
 
 def test_what_was_compiled_here_has_no_limits_when_pickled() -> None:
-    compiled = explainer(Last, "gradient", check=None)
+    compiled = shared(Last, "gradient")
     assert limits_of(pickle.loads(pickle.dumps(compiled))._compiled()) == NO_LIMITS

@@ -126,7 +126,7 @@ plans = st.builds(
 
 # Each example exports a model, about half a second; the sequence of plans is fixed, as everywhere.
 @settings(
-    max_examples=16,
+    max_examples=10,
     deadline=None,
     derandomize=True,
     database=None,

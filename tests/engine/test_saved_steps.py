@@ -20,8 +20,8 @@ from engine.sequences import (
     assert_same,
     batch,
     captured,
-    explainer,
     made,
+    shared,
 )
 from engine.test_program_files import Content, assert_refused_or_harmless, forged
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ import pyrel
 from pyrel import _core
 from pyrel.compiler.program.generalise import TRIED
 
-SOME_STEPS = (1, TRIED[0] - 1, TRIED[0], 23)
+SOME_STEPS = (1, TRIED[0] - 1, TRIED[0], TRIED[-1] + 1)
 
 
 class EachStep(nn.Module):
@@ -58,7 +58,7 @@ class EachStep(nn.Module):
 def test_a_saved_explainer_takes_any_number_of_steps(
     make: Any, method: str, tmp_path: Path
 ) -> None:
-    saved = explainer(make, method)
+    saved = shared(make, method)
     saved.save(tmp_path / "program")
     loaded = pyrel.Explainer.load(tmp_path / "program")
     assert repr(loaded) == repr(saved)
@@ -79,7 +79,7 @@ def test_a_saved_explainer_takes_any_number_of_steps(
 
 
 def test_lengths_are_kept(tmp_path: Path) -> None:
-    saved = explainer(Packed, "lrp_epsilon")
+    saved = shared(Packed, "lrp_epsilon")
     saved.save(tmp_path / "program")
     x, lengths = batch(Packed, 6, 19), [19, 3, 1, 12, 16, 3]
     loaded = pyrel.Explainer.load(tmp_path / "program")
@@ -88,7 +88,7 @@ def test_lengths_are_kept(tmp_path: Path) -> None:
 
 @pytest.mark.skipif("avx512_bf16" not in _core.instruction_sets(), reason="no products of bfloat16")
 def test_the_program_that_decides_is_kept(tmp_path: Path) -> None:
-    saved = explainer(Last, "deep_taylor", precision="bf16_all")
+    saved = shared(Last, "deep_taylor", precision="bf16_all")
     saved.save(tmp_path / "program")
     loaded = pyrel.Explainer.load(tmp_path / "program")
     for steps in SOME_STEPS:
@@ -108,7 +108,7 @@ class Branch(nn.Module):
 
 
 def test_numbers_of_steps_that_the_model_does_not_take(tmp_path: Path) -> None:
-    explainer(Branch, "gradient").save(tmp_path / "program")
+    shared(Branch, "gradient").save(tmp_path / "program")
     loaded = pyrel.Explainer.load(tmp_path / "program")
     assert loaded(batch(Last, 2, 39)).output.shape == (2, CLASSES)
     with pytest.raises(ValueError, match="takes 1 to 39 steps, got 40"):
@@ -117,7 +117,7 @@ def test_numbers_of_steps_that_the_model_does_not_take(tmp_path: Path) -> None:
 
 def test_what_cannot_be_saved_says_why(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no pattern .*pyrel\.capture\(model"):
-        explainer(Front, "deep_taylor").save(tmp_path / "program")
+        shared(Front, "deep_taylor").save(tmp_path / "program")
     low = np.linspace(-2.0, -1.0, 6)[:, None]
     by_step = pyrel.Explainer(captured(Last, 6), method="gradient", low=low, high=1.0)
     with pytest.raises(ValueError, match="given for each of 6 steps"):
@@ -132,7 +132,7 @@ def test_what_cannot_be_saved_says_why(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def saved_bytes(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     file = tmp_path_factory.mktemp("saved") / "program"
-    explainer(Last, "deep_taylor").save(file)
+    shared(Last, "deep_taylor").save(file)
     return file.read_bytes()
 
 

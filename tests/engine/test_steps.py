@@ -24,6 +24,7 @@ from engine.sequences import (
     explainer,
     made,
     scores,
+    shared,
 )
 from torch import Tensor, nn
 
@@ -45,7 +46,7 @@ def graph_of(make: Any, steps: int) -> pyrel.Graph:
 @every_model
 @pytest.mark.parametrize("method", METHODS)
 def test_another_number_of_steps_is_as_a_fresh_explainer(make: Any, method: str) -> None:
-    at_six = explainer(make, method)
+    at_six = shared(make, method)
     assert at_six.any_steps
     for steps in (1, 7):
         x = batch(make, 3, steps, seed=steps)
@@ -65,13 +66,11 @@ def test_an_example_of_one_step_is_of_one_step() -> None:
 
 
 def test_what_it_tells_of_its_input() -> None:
-    at_six = explainer(Last, "gradient")
+    at_six = shared(Last, "gradient")
     assert at_six.input_shape == (6, 4)
     assert at_six.classes == 3
     assert "input (n, T, 4) for any T, 3 outputs" in repr(at_six)
-    assert "input (n, T) for any T, with lengths" in repr(
-        explainer(Tokens, "gradient", lengths=True)
-    )
+    assert "input (n, T) for any T, with lengths" in repr(shared(Tokens, "gradient", lengths=True))
     flops = at_six.flops
     at_six(batch(Last, 2, 30))
     assert at_six.flops == flops
@@ -222,7 +221,7 @@ def test_outputs_may_be_as_many_as_steps() -> None:
 
 
 def test_no_samples_of_other_steps() -> None:
-    e = explainer(Last, "gradient")(batch(Last, 0, 40))
+    e = shared(Last, "gradient")(batch(Last, 0, 40))
     assert e.relevance.shape == (0, 40, 4)
     assert e.output.shape == (0, 3)
 
@@ -231,7 +230,7 @@ def test_wrong_shapes_say_what_to_do() -> None:
     fixed = unchecked(loop(), batch(Last, 2, 6), "gradient")
     with pytest.raises(ValueError, match="is the batch the first dimension"):
         fixed(batch(Last, 6, 20))
-    for one in (fixed, explainer(Last, "gradient")):
+    for one in (fixed, shared(Last, "gradient")):
         with pytest.raises(ValueError, match=r"one sample: .* x\[None\]"):
             one(batch(Last, 1, 6)[0])
         with pytest.raises(ValueError, match=r"one sample: .* x\[None\]"):
@@ -255,7 +254,7 @@ def test_explain_captures_once_for_all_steps(monkeypatch: pytest.MonkeyPatch) ->
         assert_same(pyrel.explain(model, x, "gradient"), fresh(x))
     low = np.full((8, 4), -1.0)
     assert_same(
-        pyrel.explain(model, x, "deep_taylor", low=low, high=1.0), explainer(Last, "deep_taylor")(x)
+        pyrel.explain(model, x, "deep_taylor", low=low, high=1.0), shared(Last, "deep_taylor")(x)
     )
     assert len(found) == 1
     loop = made(Loop)
@@ -273,4 +272,4 @@ def test_an_exported_program_of_a_recurrent_layer(tmp_path: Path) -> None:
     loaded = torch.export.load(tmp_path / "last.pt2")
     fixed = unchecked(loaded, method="lrp_epsilon", low=-1.0, high=1.0)
     assert not fixed.any_steps
-    assert_same(fixed(x), explainer(Last, "lrp_epsilon")(x))
+    assert_same(fixed(x), shared(Last, "lrp_epsilon")(x))

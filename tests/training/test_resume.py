@@ -6,9 +6,11 @@ import csv
 import itertools
 import json
 import math
+import multiprocessing
 import signal
 import subprocess
 import sys
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import TestCase
@@ -30,6 +32,7 @@ CONFIG = TrainingConfig(epochs=6, batch_size=25, learning_rate=0.01, seed=4, dev
 PROGRAM = """
 import itertools, json, os, signal, sys
 import torch
+import torch._dynamo  # which an optimizer would import in every child
 import pyrel.training
 from pyrel.nn import Deep
 
@@ -251,32 +254,20 @@ def test_another_torch_is_warned_of(problem: "Problem", tmp_path: Path) -> None:
     assert "was written with torch 1.0" in "".join(seen.output)
 
 
-# Trains, stops in the second epoch to say so, and goes on when it is told to.
-WAITING = """
-import itertools, sys
-import torch
-import pyrel.training
-from conftest import Problem, draw
+def train_and_wait(problem: "Problem", out: Path, told: Connection) -> None:
+    """Train; stop in the second epoch to say so, and go on when told to."""
+    model, calls = problem.model(), itertools.count(1)
 
-generator = torch.Generator().manual_seed(11)
-problem = Problem(*draw(120, generator), draw(60, generator))
-model, calls = problem.model(), itertools.count(1)
+    def wait(*_: object) -> None:
+        if model.training and next(calls) == 8:
+            told.send("in the second epoch")
+            told.recv()
 
-def wait(*args):
-    if model.training and next(calls) == 8:
-        print("in the second epoch", flush=True)
-        sys.stdin.readline()
-
-model.register_forward_pre_hook(wait)
-config = pyrel.training.TrainingConfig(
-    epochs=6, batch_size=25, learning_rate=0.01, seed=4, device="cpu"
-)
-pyrel.training.train(
-    model, problem.x, problem.y, config=config, out=sys.argv[1], resume=True, progress=False
-)
-"""
+    model.register_forward_pre_hook(wait)
+    train(model, problem.x, problem.y, config=CONFIG, out=out, resume=True, progress=False)
 
 
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 @pytest.mark.parametrize("killed", [False, True])
 def test_two_runs_in_one_folder(problem: "Problem", tmp_path: Path, killed: bool) -> None:
     def resume() -> None:
@@ -285,23 +276,22 @@ def test_two_runs_in_one_folder(problem: "Problem", tmp_path: Path, killed: bool
             config=CONFIG, out=tmp_path, resume=True, progress=False,
         )  # fmt: skip
 
-    with subprocess.Popen(
-        [sys.executable, "-c", WAITING, tmp_path],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent,
-    ) as first:  # fmt: skip
-        assert first.stdin is not None and first.stdout is not None
-        try:
-            assert first.stdout.readline() == "in the second epoch\n"
-            before = sorted((path.name, path.read_bytes()) for path in tmp_path.iterdir())
-            with pytest.raises(BlockingIOError, match=f"in use by process {first.pid} on ") as told:
-                resume()
-            assert f"the training run in {tmp_path}" in str(told.value)
-            after = sorted((path.name, path.read_bytes()) for path in tmp_path.iterdir())
-            assert before == after
-        finally:
-            if killed:
-                first.kill()
-    assert first.returncode == (-signal.SIGKILL if killed else 0)
+    forked = multiprocessing.get_context("fork")  # another one would import torch
+    ours, theirs = forked.Pipe()
+    first = forked.Process(target=train_and_wait, args=(problem, tmp_path, theirs))
+    first.start()
+    try:
+        assert ours.poll(60) and ours.recv() == "in the second epoch"
+        before = sorted((path.name, path.read_bytes()) for path in tmp_path.iterdir())
+        with pytest.raises(BlockingIOError, match=f"in use by process {first.pid} on ") as told:
+            resume()
+        assert f"the training run in {tmp_path}" in str(told.value)
+        after = sorted((path.name, path.read_bytes()) for path in tmp_path.iterdir())
+        assert before == after
+    finally:
+        first.kill() if killed else ours.send("go on")
+        first.join()
+    assert first.exitcode == (-signal.SIGKILL if killed else 0)
     resume()
     assert [row["epoch"] for row in log(tmp_path)] == [str(n) for n in range(1, 7)]
     assert sorted(path.name for path in tmp_path.iterdir()) == [
