@@ -47,7 +47,7 @@ class Domains:
 
     def of(self, addresses: Addresses) -> tuple[Floats, Floats]:
         """Range of each address; of a constant c it is [min(0, c), max(0, c)]."""
-        if (addresses >= 0).all():
+        if not np.count_nonzero(addresses < 0):
             return self.low[addresses], self.high[addresses]
         value = look_up(self.constants, addresses)
         index = np.maximum(addresses, 0)

@@ -7,8 +7,9 @@ one instruction with twelve offsets an operand.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +37,12 @@ class Operand:
     read: bool = True
     written: bool = False
     whole: bool = True
+
+
+def _once(listed: Callable[[Any], tuple[Operand, ...]]) -> Callable[[Any], tuple[Operand, ...]]:
+    """Keep with a template what is listed of it: every pass over a program asks again."""
+    name = "_operands"
+    return lambda t: vars(t).get(name) or vars(t).setdefault(name, listed(t))
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,7 @@ class Gemm:
     epilogue: Epilogue = Epilogue()
     bf16: bool = False
 
+    @_once
     def operands(self) -> tuple[Operand, ...]:
         """List segments, output, epilogue operands."""
         reads = tuple(Operand(space, depth) for space, depth in self.segments)
@@ -93,6 +101,7 @@ class Map:
     out: Space
     epilogue: Epilogue = Epilogue()
 
+    @_once
     def operands(self) -> tuple[Operand, ...]:
         """List the source if any, output, epilogue operands."""
         source = () if self.source is None else (Operand(self.source, self.columns),)

@@ -111,7 +111,8 @@ def _dependencies(ops: list[RowOp], input_size: int, arena_size: int) -> list[se
             if operand.space != Space.input:
                 found = writer[operand.space][place]
                 first = int(found[0])
-                writers = [first] if (found == first).all() else np.unique(found).tolist()
+                several = np.count_nonzero(found != first)
+                writers = np.unique(found).tolist() if several else [first]
                 reads = operand.space == Space.arena and operand.read and operand.whole
                 if reads and -1 in writers:
                     raise AssertionError(f"operation {index} reads what no earlier one wrote: {op}")
