@@ -15,9 +15,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # by model: where a worker takes tests over from another one, few models are compiled again.
 _TOGETHER = (
     ("test_passes.py", "test_lanes.py", "test_reference_zoo.py", "test_zoo.py")
-    + ("test_rules.py", "test_bias_share.py"),
+    + ("test_rules.py", "test_bias_share.py", "test_constant_gates.py"),
     ("test_memory.py", "test_precision.py", "test_work.py", "test_agreement.py")
-    + ("test_same_bits.py", "test_program_files.py"),
+    + ("test_same_bits.py", "test_program_files.py", "test_ways_back.py"),
 )
 
 
@@ -27,7 +27,9 @@ def _place(item: pytest.Item) -> tuple[int, str]:
     parts = (number for number, names in enumerate(_TOGETHER, start=1) if name in names)
     part = next(parts, 0)
     given = item.callspec.params if part and hasattr(item, "callspec") else {}
-    model = next((given[kind] for kind in ("exhibit", "case", "name") if kind in given), "")
+    model = next(
+        (given[kind] for kind in ("exhibit", "variant", "case", "name") if kind in given), ""
+    )
     return part, str(getattr(model, "name", model))
 
 

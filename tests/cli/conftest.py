@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,21 @@ from commands import TINY, Workshop, pyrel
 
 import pyrel as library
 from pyrel.experiment import Problem, load_cell
+from pyrel.training import load_model
+
+
+@functools.cache
+def read(path: Path, content: bytes, limits: Any) -> Any:
+    return load_model(path, limits=limits)
+
+
+@pytest.fixture(autouse=True)
+def read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `pyrel explain` read a model once: one that lives is captured once for all methods."""
+    monkeypatch.setattr(
+        "pyrel.training.load_model",
+        lambda path, limits=None: read(path, path.read_bytes(), limits),
+    )
 
 
 @pytest.fixture(scope="session")

@@ -69,11 +69,14 @@ def test_models_that_cannot_be_judged(workshop: Workshop, tmp_path: Path) -> Non
     assert pyrel("evaluate", unknown, *told, "--out", tmp_path / "e").code == 0
 
 
-def test_a_slash_makes_a_folder(workshop: Workshop, tmp_path: Path) -> None:
+def test_a_slash_makes_a_folder(
+    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pyrel.report.page.render", lambda study: "a page")
     result = pyrel("report", workshop.folder, "--out", f"{tmp_path / 'new'}/")
     assert result.code == 0
     assert result.out == f"Wrote {tmp_path / 'new' / 'report.html'}\n"
-    assert (tmp_path / "new" / "report.html").is_file()
+    assert (tmp_path / "new" / "report.html").read_text() == "a page"
 
 
 def test_unknown_methods_are_named(workshop: Workshop) -> None:

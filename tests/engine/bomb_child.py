@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loads the files of a folder, each in a forked process; prints what that took, as JSON."""
+"""Loads a file in a forked process, and says what that took."""
 
 from __future__ import annotations
 
 import json
 import os
 import resource
-import sys
 import time
 from pathlib import Path
 
@@ -54,9 +53,13 @@ def in_child(path: Path) -> dict[str, object]:
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
-        os.write(writing, json.dumps(measured(path)).encode())
-        os._exit(0)
+        ended = 1
+        try:
+            resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+            os.write(writing, json.dumps(measured(path)).encode())
+            ended = 0
+        finally:
+            os._exit(ended)
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
         answer = pipe.read()
@@ -66,9 +69,3 @@ def in_child(path: Path) -> dict[str, object]:
         if answer
         else {"outcome": f"ended by {code}", "seconds": SECONDS, "bytes": 0}
     )
-
-
-if __name__ == "__main__":
-    pyrel.Explainer.load(Path(sys.argv[1]) / "pattern")
-    for file in sorted([*Path(sys.argv[1]).glob("*.program"), *Path(sys.argv[1]).glob("*.model")]):
-        print(json.dumps({"name": file.stem} | in_child(file)), flush=True)

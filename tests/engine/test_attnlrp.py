@@ -17,7 +17,7 @@ from torch.nn import functional
 
 import pyrel
 
-STEPS, WIDTH, CLASSES = 5, 4, 3
+STEPS, WIDTH, CLASSES = 4, 4, 3
 EPSILON = 1e-3
 BLOCKS = Blocks(EPSILON)
 CAUSAL = torch.full((STEPS, STEPS), -torch.inf).triu(1)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 import pyrel
 
 STEPS, WIDTH, CLASSES = 4, 6, 3
+TOGETHER = 11  # models that are captured as one
 Apply = Callable[[Tensor], Tensor]
 
 
@@ -110,13 +112,41 @@ def batch() -> np.ndarray:
     return np.random.default_rng(5).normal(size=(7, STEPS, WIDTH)).astype(np.float32)
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_outputs_and_gradients_are_torchs(name: str) -> None:
-    model, x = model_of(MODELS[name]), batch()
-    e = unchecked_at(model, x[:2], method="gradient")(x)
-    output, gradient = torch_gradient(model.double(), x.astype(np.float64), e.target)
-    scale = np.abs(output).max(axis=1, keepdims=True)
-    assert_within(np.abs(rows(e.output) - output), RELATIVE * scale, "output")
+class Together(nn.Module):
+    """A score of each of several models behind one dense layer."""
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.each = nn.ModuleList(Around(MODELS[name]) for name in names)
+        for around in self.each[1:]:
+            around.before = self.each[0].before
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([around(x)[:, 0] for around in self.each], dim=1)
+
+
+GROUPS = [tuple(MODELS)[i : i + TOGETHER] for i in range(0, len(MODELS), TOGETHER)]
+
+
+@functools.cache
+def together(names: tuple[str, ...]) -> tuple[Together, pyrel.Explainer]:
+    """Return a model in float64 and its explainer: an export takes most of the time."""
+    torch.manual_seed(0)
+    model = Together(names).eval()
+    explainer = unchecked_at(model, batch()[:2], method="gradient")
+    return model.double(), explainer
+
+
+@pytest.mark.parametrize(
+    ("names", "number"),
+    [pytest.param(part, n, id=name) for part in GROUPS for n, name in enumerate(part)],
+)
+def test_outputs_and_gradients_are_torchs(names: tuple[str, ...], number: int) -> None:
+    (model, explainer), x = together(names), batch()
+    e = explainer(x, target=number)
+    output, gradient = torch_gradient(model, x.astype(np.float64), e.target)
+    output, found = output[:, number], e.output[:, number]
+    assert_within(np.abs(found - output), RELATIVE * np.abs(output).max(), "output")
     error = norms(rows(e.relevance) - rows(gradient))
     assert_within(error, RELATIVE * norms(gradient), "gradient")
 

@@ -58,7 +58,7 @@ def test_any_number_of_steps(make: type[Masked]) -> None:
     model, explainer = made(make), compiled(make)
     assert explainer.any_steps
     rng = np.random.default_rng(0)
-    for steps in (3, 7, 19):
+    for steps in (3, 19):
         assert_gradients(explainer, model, rng.integers(0, 7, (3, steps)))
 
 

@@ -168,7 +168,7 @@ def assert_all_plans_hold(items: Items) -> None:
         assert_plan_holds(items)
 
 
-@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@settings(max_examples=100, deadline=None, derandomize=True, database=None)
 @given(before=programs())
 def test_every_read_sees_the_last_write(before: Instructions) -> None:
     assert_all_plans_hold(before)

@@ -60,7 +60,7 @@ def loops(draw: Any) -> tuple[Instruction | Repeat, ...]:
     return tuple(items)
 
 
-@settings(max_examples=80, deadline=None, derandomize=True, database=None)
+@settings(max_examples=50, deadline=None, derandomize=True, database=None)
 @given(items=loops())
 def test_loops_read_what_they_would(items: tuple[Instruction | Repeat, ...]) -> None:
     assert_all_plans_hold(items)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 from typing import Any
 
@@ -73,6 +74,7 @@ class Scores(nn.Module):
         return scores
 
 
+@functools.cache  # a module that lives is captured once for all methods
 def recurrent(kind: str) -> nn.Module:
     torch.manual_seed(0)
     options: dict[str, Any] = {"batch_first": True}
@@ -112,7 +114,8 @@ def test_each_step_after_one_forward_pass(
 ) -> None:
     """Of few steps, of steps in a loop, and of a program that a pattern writes."""
     model = recurrent(kind)
-    explainer = pyrel.Explainer(model, torch.zeros(1, 12, FEATURES), method, lengths=True)
+    example = torch.zeros(1, 12, FEATURES)
+    explainer = pyrel.Explainer(model, example, method, lengths=True, check=None)
     for steps, lengths in ((4, None), (13, None), (21, [21, 20, 3])):
         x = torch.randn(3, steps, FEATURES, generator=torch.Generator().manual_seed(steps))
         monkeypatch.setattr(each_step, "_MOST_WAYS", 1)
@@ -247,7 +250,7 @@ def test_each_step_hears_ctrl_c_between_ways_back() -> None:
     x = torch.randn(16, 150, FEATURES)
     torch.manual_seed(0)
     model = Scores(nn.LSTM(FEATURES, 200, batch_first=True), 200)
-    explainer = pyrel.Explainer(pyrel.capture(model, x), method="gradient")
+    explainer = pyrel.Explainer(model, x[:1, :12], "gradient", check=None)
     core, ways = explainer._programs.at(150).core, 150
     targets = np.tile(np.arange(ways) * CLASSES, (16, 1))
     count = 16 * ways

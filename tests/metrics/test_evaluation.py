@@ -273,7 +273,7 @@ def test_threads_that_save_to_one_path_leave_files_that_belong_together(tmp_path
 
     def save(number):
         try:
-            for _ in range(30):
+            for _ in range(10):
                 metrics.save_study(path, made[number % 2])
                 assert metrics.load_study(path).title in titles
         except BaseException as error:
