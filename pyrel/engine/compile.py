@@ -67,6 +67,7 @@ class Compiler:
         self._sought = False
         self._patterns: Patterns | None = None
         self._reason = ""  # why there are none
+        self._any_steps: AnySteps | None = None
 
     def at(self, steps: int) -> Compiled:
         """Compile for a number of steps.
@@ -122,6 +123,8 @@ class Compiler:
             If the programs for different numbers of steps follow no pattern, or the bounds of the
             input are not the same at all steps.
         """
+        if self._any_steps is not None:  # a pickle for each worker takes no more lowering
+            return self._any_steps
         self._inputs.domain(TRIED[0])
         patterns, span = self.patterns(), self._capture.span()
         if patterns is None or span is None:
@@ -133,7 +136,8 @@ class Compiler:
             )
         fewest, most = span
         few = {n: patterns.sharing(self._lowered(n)) for n in range(fewest, TRIED[0])}
-        return AnySteps(few, patterns, most, self.outputs)
+        self._any_steps = AnySteps(few, patterns, most, self.outputs)
+        return self._any_steps
 
     def other_steps(self) -> int:
         """Find another number of steps than the example's, that takes little time to compile.
