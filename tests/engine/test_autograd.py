@@ -146,7 +146,7 @@ def test_programs_for_any_number_of_steps_stop_there_too(method: str, tmp_path: 
     assert explainer.any_steps
     explainer.save(tmp_path / "program")
     loaded = pyrel.Explainer.load(tmp_path / "program")
-    for steps in (1, 2, 5, 17, 40):
+    for steps in (1, 5, 40):
         x = batch(steps)
         e = explainer(x)
         assert_autograd(e, made(less_the_last), x, method)

@@ -64,7 +64,7 @@ def test_any_number_of_steps(make: type[Masked]) -> None:
     compiled = explainer(make, "gradient")
     assert compiled.any_steps
     rng = np.random.default_rng(0)
-    for steps in (1, 3, 11):
+    for steps in (1, 11):
         if make.__name__ == "Compared" and steps == 1:
             continue  # of two neighbours
         x = rng.integers(0, ROWS, (3, steps))
@@ -278,7 +278,7 @@ class NarrowButWhole(Narrow):
         return {"total_length": x.shape[1]}
 
 
-@pytest.mark.parametrize(("units", "seed"), [(1, 0), (1, 1), (2, 2)])
+@pytest.mark.parametrize(("units", "seed"), [(1, 0), (2, 2)])
 def test_padding_that_seldom_decides_is_refused(units: int, seed: int) -> None:
     torch.manual_seed(seed)
     with pytest.raises(pyrel.UnsupportedModelError, match="longest.*total_length"):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from engine.cases import Floats, by_name, compiled, inputs
-from engine.isa_child import bits
+from engine.fields import bits
 
 import pyrel
 from pyrel.engine import arrays

@@ -13,7 +13,7 @@ import torch
 from engine.cases import ALL_CASES, Case, captured, compiled, inputs, sample
 from engine.cells import CellCase
 from engine.checks import unchecked
-from engine.isa_child import bits
+from engine.fields import bits
 
 import pyrel
 from pyrel import _core

@@ -19,7 +19,7 @@ import safetensors
 import torch
 from engine.cases import ALL_CASES, Case, by_name, captured, compiled, inputs
 from engine.cells import CellCase
-from engine.isa_child import bits
+from engine.fields import bits
 from reference import METHODS
 
 import pyrel

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ import torch
 from engine.cases import ALL_CASES, Case, by_name, compiled, expected, inputs
 from engine.cells import CellCase
 from engine.checks import assert_deep_taylor, assert_gradient
-from engine.isa_child import FIELDS, bits
+from engine.fields import FIELDS, bits
 from reference import METHODS
 
 import pyrel
@@ -146,7 +145,6 @@ def test_torch_in_gives_the_bits_of_numpy_in() -> None:
     assert bits(explainer(torch.from_numpy(x))) == bits(explainer(x))
 
 
-CHILD = Path(__file__).with_name("isa_child.py")
 MODELS = (
     ("Deep-T7-3-32-9", "deep_taylor"),
     ("Shallow-T7-65", "deep_taylor"),
@@ -156,23 +154,19 @@ MODELS = (
 )
 
 
-def run_child(isa: str, folder: Path) -> dict[str, Any]:
-    """Explain in a process of its own with one instruction set, with the programs of this one."""
-    for name, method in MODELS:
-        compiled(by_name(name), method).save(folder / f"{name}.program")
-        np.save(folder / f"{name}.npy", inputs(by_name(name)))
-    done = subprocess.run(
-        [sys.executable, str(CHILD), str(folder)],
-        env=os.environ | {"PYREL_ISA": isa, "PYREL_NUM_THREADS": "2", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr.decode()[-3000:]
+def explained_by(isa: str, folder: Path) -> dict[str, Any]:
+    """Explain with one instruction set, on two threads, by programs that were compiled here."""
     results = {}
-    for name, _ in MODELS:
-        with np.load(folder / f"{name}.npz") as file:
-            results[name] = SimpleNamespace(**file)
+    for name, method in MODELS:  # before the other set is asked for: other tests share these
+        compiled(by_name(name), method).save(folder / name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYREL_ISA", isa)
+        assert isa in str(pyrel.show_config()).lower()
+        pyrel.set_num_threads(2)
+        for name, _ in MODELS:
+            explainer = pyrel.Explainer.load(folder / name)
+            assert repr(explainer).endswith(f"{isa})")
+            results[name] = explainer(inputs(by_name(name)))
     return results
 
 
@@ -183,16 +177,16 @@ def supported(isa: str) -> bool:
 
 
 @pytest.mark.parametrize("isa", ["avx2", "avx512"])
-def test_fma_instruction_sets_give_the_same_bits(isa: str, tmp_path: Path) -> None:
+def test_fma_instruction_sets_give_the_same_bits(isa: str, tmp_path: Path, threads: None) -> None:
     if not supported(isa):
         pytest.skip(f"the CPU has no {isa}")
-    for name, e in run_child(isa, tmp_path).items():
+    for name, e in explained_by(isa, tmp_path).items():
         assert bits(e) == bits(compiled(by_name(name), dict(MODELS)[name])(inputs(by_name(name))))
 
 
-def test_baseline_instruction_set_agrees_with_the_reference(tmp_path: Path) -> None:
+def test_baseline_instruction_set_agrees_with_the_reference(tmp_path: Path, threads: None) -> None:
     """Without FMA the bits may differ."""
-    for name, e in run_child("baseline", tmp_path).items():
+    for name, e in explained_by("baseline", tmp_path).items():
         method = dict(MODELS)[name]
         check = assert_deep_taylor if method == "deep_taylor" else assert_gradient
         check(e, expected(by_name(name), method))

@@ -33,7 +33,7 @@ def test_reviews_name_the_words_that_decide(text: ModuleType) -> None:
 
 
 def test_every_word_of_every_review_is_explained(text: ModuleType) -> None:
-    reviews = text.make_reviews(12, 5)
+    reviews = text.make_reviews(6, 5)
     vocabulary = text.Vocabulary(reviews)
     torch.manual_seed(0)
     model = text.ReviewLSTM(len(vocabulary), width=4, units=5).eval()
@@ -66,9 +66,9 @@ def test_example_writes_a_page(
 ) -> None:
     page = tmp_path / "reviews.html"
     state = torch.random.get_rng_state()
-    text.main(["--out", str(page), "--reviews", "60", "--epochs", "1", "--tested", "12"])
+    text.main(["--out", str(page), "--reviews", "60", "--epochs", "1", "--tested", "6"])
     torch.random.set_rng_state(state)
     said, shown = capsys.readouterr()
     assert shown.startswith("epoch 1/1  loss ")
-    assert "of 12 reviews that it has not seen" in said and f"Wrote {page}" in said
-    assert page.read_text().count("<figure>") == 12
+    assert "of 6 reviews that it has not seen" in said and f"Wrote {page}" in said
+    assert page.read_text().count("<figure>") == 6

@@ -70,10 +70,8 @@ PAIRS = [
 def test_maps_are_those_of_autograd_by_patterns(name: str, estimator: str, method: str) -> None:
     case = CASES[name]
     x = samples(name)[:40]
-    explainer = pyrel.Explainer(
-        case.module, x[:2], method=method, patterns=fitted(name), estimator=estimator
-    )
-    e = explainer(x)
+    options = {"patterns": fitted(name), "estimator": estimator, "check": None}
+    e = pyrel.Explainer(case.module, x[:2], method=method, **options)(x)
     matrices = directions(case, estimator)
     if method == "pattern_attribution":
         matrices = {layer: p * read(name).weights[layer] for layer, p in matrices.items()}
