@@ -111,12 +111,12 @@ ARCHITECTURES = [
         {"x": (5, 3), "static": (2,)}, target=2,
     ),
     Architecture(
-        "GRU-D", clinical.DecayingGru, {"values": (4, 3), "masks": (4, 3), "since": (4, 3)},
+        "GRU-D", clinical.DecayingGru, {"values": (3, 3), "masks": (3, 3), "since": (3, 3)},
         constant=("masks",),
     ),
     Architecture("RETAIN", clinical.ReverseTimeAttention, (4, 3), refused=TWO_SIGNALS),
-    Architecture("ODE-RNN", clinical.OdeRnn, (4, 3)),
-    Architecture("minGRU", gated_states.MinGru, (6, 4)),
-    Architecture("sLSTM", gated_states.SLstm, (4, 4)),
-    Architecture("Mamba block", gated_states.MambaBlock, (4, 4)),
+    Architecture("ODE-RNN", clinical.OdeRnn, (3, 3)),
+    Architecture("minGRU", gated_states.MinGru, (4, 4)),
+    Architecture("sLSTM", gated_states.SLstm, (3, 4)),
+    Architecture("Mamba block", gated_states.MambaBlock, (3, 4)),
 ]  # fmt: skip
