@@ -22,6 +22,7 @@ import torch
 
 from pyrel._core import version
 from pyrel.engine import arrays
+from pyrel.engine.each_step import is_each_step
 from pyrel.explainer import Explainer
 from pyrel.files.arrays import NpzWriter, npz_in, open_array
 from pyrel.files.atomic import replacing
@@ -129,6 +130,8 @@ def _check_output(out: Path, source: Path) -> None:
 def _job(explainer: Explainer, source: Path, x: SampleFile, target: Any, lengths: Any) -> _Job:
     """Check what is to be explained against the explainer."""
     explainer.inputs.check(x.like, str(source))
+    if is_each_step(target):
+        raise ValueError(f"target: {target!r} is for a call of an explainer, and not for files")
     classes = explainer.classes
     if explainer.any_steps and (lengths is None or explainer.outputs.follow_steps):
         classes = explainer.classes_at(x.shape[1])

@@ -211,9 +211,9 @@ class Explainer(Attributing):
             stay as it is: where it is cut off meanwhile, the operating system ends the process.
         target : int or integers of shape (n,), optional
             The class to explain; by default the predicted one, ties to the lowest index. Of outputs
-            (n, T, classes) a tuple ``(t, c)``, each an int or integers (n,), or integers (n, 2):
-            none is predicted there, nor where one of several is asked for with
-            ``task="regression"``. Negative ones do not count from the end. With ``lengths``, t
+            (n, T, classes) a tuple ``(t, c)``, each an int or integers (n,), or integers (n, 2),
+            but no list of arrays: none is predicted there, nor where one of several is asked for
+            with ``task="regression"``. Negative ones do not count from the end. With ``lengths``, t
             counts within the sequence. "each step" explains the predicted class of each.
         lengths : integers of shape (n,), optional
             How many steps each sequence has, from 1 to that of ``x``; by default all that ``x``

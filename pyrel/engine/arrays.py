@@ -158,11 +158,15 @@ def targets(target: Any, n: int, classes: int) -> Int64s | None:
         return None
     if type(target) is int and 0 <= target < classes:
         return np.full(n, target)
-    values = as_array("target", target, f"an int or integers of shape ({n},)")
-    if values.size and values.dtype.kind not in "iu":
+    wanted = wanted_targets(n)
+    if isinstance(target, tuple):  # an index of several dimensions may be as long as the batch
         raise TypeError(
-            f"target: wanted an int or integers of shape ({n},), got {_kind_of(target, values)}"
+            f"target: {wanted}, got a tuple, which is for outputs of several dimensions; give a "
+            "list or an array"
         )
+    values = as_array("target", target, wanted.removeprefix("wanted "))
+    if values.size and values.dtype.kind not in "iu":
+        raise TypeError(f"target: {wanted}, got {kind_of_given(target, values)}")
     if values.shape not in {(), (n,)}:
         raise ValueError(f"target: wanted an int or shape ({n},), got shape {values.shape}")
     wrong = np.flatnonzero((values < 0) | (values >= classes))
@@ -171,6 +175,11 @@ def targets(target: Any, n: int, classes: int) -> Int64s | None:
             f"target: wanted classes 0 to {classes - 1}, got {values.reshape(-1)[wrong[0]]}"
         )
     return np.ascontiguousarray(np.broadcast_to(values, (n,)), dtype=np.int64)
+
+
+def wanted_targets(n: int) -> str:
+    """Say what names one of several outputs, of one dimension, of each of ``n`` samples."""
+    return f"wanted an int or integers of shape ({n},)"
 
 
 def lengths(given: Any, n: int, steps: int) -> Int64s | None:
@@ -182,7 +191,7 @@ def lengths(given: Any, n: int, steps: int) -> Int64s | None:
     if isinstance(given, bool):
         raise TypeError(f"{wanted}, how many steps each sequence has; got {given}")
     if values.size and values.dtype.kind not in "iu":
-        raise TypeError(f"{wanted}, got {_kind_of(given, values)}")
+        raise TypeError(f"{wanted}, got {kind_of_given(given, values)}")
     if values.shape != (n,):
         raise ValueError(f"{wanted}, got shape {values.shape}")
     wrong = np.flatnonzero((values < 1) | (values > steps))
@@ -230,20 +239,22 @@ def as_array(name: str, value: Any, wanted: str) -> npt.NDArray[Any]:
         raise ValueError(f"{name}: wanted {wanted}, got {type(value).__name__}: {error}") from None
 
 
-def _kind_of(given: Any, values: npt.NDArray[Any]) -> str:
+def kind_of_given(given: Any, values: npt.NDArray[Any]) -> str:
     """Say what was given, that is read as an array of a type that is not wanted."""
     if hasattr(given, "dtype"):
         return f"dtype {given.dtype}"
     kind = type(given).__name__
     if type(given) is int:
         return "an int of more than 64 bits"
-    return kind if values.ndim == 0 or values.dtype.kind == "O" else f"{kind} of {values.dtype}"
+    if values.ndim == 0 or values.dtype.kind == "O":
+        return kind
+    return f"{kind} of {'str' if values.dtype.kind == 'U' else values.dtype}"
 
 
 def _bound(name: str, value: Any, shape: tuple[int, ...]) -> Float32s:
     array = as_array(name, value, "a number or an array of numbers")
     if array.dtype.kind not in "fiu":
-        kind = _kind_of(value, array)
+        kind = kind_of_given(value, array)
         raise TypeError(f"{name}: wanted a number or an array of numbers, got {kind}")
     try:
         full = np.broadcast_to(array, shape)

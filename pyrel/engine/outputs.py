@@ -146,6 +146,8 @@ class Outputs:
         ValueError, TypeError
             If the target is no such index.
         """
+        if isinstance(target, str):
+            raise TypeError(self._refused_text(target, n, count))
         if target is None or len(self.shape) < 2:
             return arrays.targets(target, n, count)
         shape = self.of(count)
@@ -159,6 +161,12 @@ class Outputs:
                 f"{_of_batch(shape)}, got {got} for x[{sample}]{_NEGATIVE if got < 0 else ''}"
             )
         return found
+
+    def _refused_text(self, target: str, n: int, count: int) -> str:
+        """Say what is wanted in place of a text, which is "each step" where it is allowed."""
+        wanted = _wanted(self.of(count)) if self.dimensions > 1 else arrays.wanted_targets(n)
+        got = shown(repr(target), 60)
+        return f"target: {wanted}; {EACH_STEP!r} for scores of each step; got {got}"
 
     def numbers(self, target: Any, n: int, count: int) -> Int64s | None:
         """Return what `index` does, as numbers of outputs in their order, (n,)."""
@@ -255,16 +263,33 @@ def _in_columns(target: Any, n: int, shape: tuple[int, ...]) -> Int64s:
                 f"target: {wanted}; got a tuple of shapes {', '.join(str(p.shape) for p in parts)}"
             )
         return np.stack([np.broadcast_to(part, (n,)) for part in parts], axis=1).astype(np.int64)
+    _refuse_arrays_in_list(target, len(shape))
     values = _integers(target, wanted)
-    if values.shape not in {(len(shape),), (n, len(shape))}:
+    if values.shape == (len(shape),) and values.size:  # which n samples may be, too
+        index = tuple(values.tolist())
+        raise ValueError(
+            f"target: {wanted}; got shape {values.shape}: target={index}, a tuple, is one index "
+            "for all samples"
+        )
+    if values.shape != (n, len(shape)):
         raise ValueError(f"target: {wanted}; got shape {values.shape}")
-    return np.array(np.broadcast_to(values, (n, len(shape))), np.int64)
+    return np.array(values, np.int64)
+
+
+def _refuse_arrays_in_list(target: Any, dimensions: int) -> None:
+    """Refuse what would be read as rows, one for each sample, but may be meant as columns."""
+    if isinstance(target, list) and any(getattr(each, "ndim", 0) > 0 for each in target):
+        form = "(t, c)" if dimensions == 2 else f"of {dimensions}"
+        raise TypeError(
+            f"target: got a list of arrays, which may be columns or rows; wanted a tuple {form} of "
+            f"numbers or of one for each sample, or one array of shape (n, {dimensions})"
+        )
 
 
 def _integers(given: Any, wanted: str) -> npt.NDArray[Any]:
     values = arrays.as_array("target", given, wanted)
     if values.size and values.dtype.kind not in "iu":
-        raise TypeError(f"target: {wanted}; got {type(given).__name__} of {values.dtype}")
+        raise TypeError(f"target: {wanted}; got {arrays.kind_of_given(given, values)}")
     return values
 
 

@@ -93,7 +93,8 @@ def test_targets_in_all_forms() -> None:
         (np.int64(2), torch.tensor(1)),
         (torch.full((3,), 2), 1),
         ([2, 2, 2], np.ones(3, np.uint8)),
-        [2, 1],
+        [[2, 1]] * 3,
+        [(2, 1)] * 3,
         np.array([[2, 1]] * 3, np.int16),
     ):
         e = explainer(x, target)
@@ -125,10 +126,36 @@ def test_what_is_no_score_of_a_step_is_refused(target: Any, words: str) -> None:
         tagger()(samples(3, 6), target)
 
 
-@pytest.mark.parametrize("target", [(0.5, 1), "each", torch.zeros(3, 2)])
-def test_what_is_no_integer_is_refused(target: Any) -> None:
-    with pytest.raises(TypeError, match=r"^target: wanted one index for each dimension"):
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ((0.5, 1), "got float"),
+        ("each_step", "; 'each step' for scores of each step; got 'each_step'$"),
+        (["2", "1"], "got list of str"),
+        (torch.zeros(3, 2), "got dtype torch.float32"),
+    ],
+)
+def test_what_is_no_integer_is_refused(target: Any, words: str) -> None:
+    with pytest.raises(TypeError, match=rf"^target: wanted one index for each dimension.*{words}"):
         tagger()(samples(3, 6), target)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_what_may_be_columns_or_rows_is_refused_for_any_number_of_samples(n: int) -> None:
+    x, ones = samples(n, 6), torch.ones(n, dtype=torch.int64)
+    for target in ([ones, ones], [ones.numpy(), [1] * n], [torch.tensor([2, 1])] * n):
+        with pytest.raises(TypeError, match=r"^target: got a list of arrays.* tuple \(t, c\)"):
+            tagger()(x, target)
+    for target in ([2, 1], np.array([2, 1]), torch.tensor([2, 1])):
+        with pytest.raises(ValueError, match=r"^target: .*shape \(2,\): target=\(2, 1\), a tuple"):
+            tagger()(x, target)
+    with pytest.raises(TypeError, match=r"^target: wanted .*got a tuple.*several dimensions"):
+        pyrel.explain(third(), x, "gradient", (2, 1))
+
+
+def test_a_text_for_outputs_of_one_dimension_is_told_of_each_step() -> None:
+    with pytest.raises(TypeError, match=r"shape \(3,\); 'each step' for .*; got 'every step'$"):
+        pyrel.explain(third(), samples(3, 6), "gradient", "every step")
 
 
 class Third(Tagger):
@@ -346,6 +373,9 @@ def test_a_file_of_samples_gets_outputs_of_the_models_shape(tmp_path: Path) -> N
             np.testing.assert_array_equal(found[name], getattr(e, name))
     with pytest.raises(ValueError, match="no single one is the predicted class"):
         explain_file(explainer, tmp_path / "x.npy", tmp_path / "r.npz")
+    each: Any = "each step"
+    with pytest.raises(ValueError, match="target: 'each step' is for a call of an explainer"):
+        explain_file(explainer, tmp_path / "x.npy", tmp_path / "r.npz", target=each)
 
 
 def test_targets_as_in_captum() -> None:
