@@ -63,6 +63,19 @@ class CausalEncoder(Encoder):
         return (h * m).sum(1) / m.sum(1)
 
 
+class Token(Encoder):
+    """A token of the model's own stands before the others, and is no padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Parameter(torch.randn(1, 1, UNITS))
+
+    def pooled(self, e: Tensor, x: Tensor) -> Tensor:
+        whole = torch.cat([self.first.expand(len(x), -1, -1), e], 1)
+        padding = functional.pad(x == 0, (1, 0), value=False)
+        return self.encoder(whole, src_key_padding_mask=padding)[:, 0]
+
+
 class TruthValues(Masked):
     """A mask of truth values, both of ids and constant ones."""
 
@@ -80,7 +93,7 @@ class Numbers(Masked):
         return functional.scaled_dot_product_attention(e, e, e, attn_mask=added).sum(1)
 
 
-MODELS = Attending, Encoder, CausalEncoder, TruthValues, Numbers
+MODELS = Attending, Encoder, CausalEncoder, Token, TruthValues, Numbers
 
 
 @functools.cache

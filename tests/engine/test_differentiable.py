@@ -206,6 +206,22 @@ OF_ANY: dict[str, Apply] = {
     "einsum-outer": lambda v: torch.einsum("bt,bi->bti", v[..., 0], v[:, 0]),
     "einsum-alone": lambda v: torch.einsum("bti->it b".replace(" ", ""), v).permute(2, 0, 1),
     "einsum-summed": lambda v: torch.einsum("bti,bsj->bj", v, v),
+    "einsum-of-three": lambda v: torch.einsum("btd,btn,btd->btdn", v, v[..., :2], v.tanh()),
+    "einsum-constants-first": lambda v: torch.einsum(
+        "io,op,bti->btp", weights(v, WIDTH, 3), weights(v, 3, 2), v
+    ),
+    "einsum-ellipsis": lambda v: torch.einsum("...id,...jd->...ij", v, v.flip(1)),
+    "einsum-short-ellipsis": lambda v: torch.einsum("...ti,...i->...t", v, weights(v, 1, WIDTH)[0]),
+    "einsum-without-result": lambda v: torch.einsum("...ij,jk", v, weights(v, WIDTH, 3)),
+    "einsum-diagonal": lambda v: torch.einsum("btii->bti", v[..., None] * v[..., None, :]),
+    "einsum-trace": lambda v: torch.einsum("btii->bt", v[..., None] * v[..., None, :]),
+    "einsum-axis-of-one": lambda v: torch.einsum("bti,bsi,i->bti", v, v[:, :1], v.new_ones(1)),
+    "shared-heads": lambda v: functional.scaled_dot_product_attention(
+        v[:, None].expand(-1, 4, -1, -1) * v.new_tensor([1, 2, 3, 4])[:, None, None],
+        torch.stack([v, v.flip(1)], 1),
+        torch.stack([v, -v], 1),
+        enable_gqa=True,
+    ),
 }
 
 

@@ -324,7 +324,6 @@ def test_the_order_of_a_map_survives_its_shape(dims: int) -> None:
         (ATEN.batch_norm.default, ("x", None, None, None, None, True, 0.1, 1e-5, True), "batch"),
         (ATEN.embedding.default, (values(5, 2), "x"), "token ids"),
         (ATEN.where.self, ("x", values(4), torch.tensor(torch.inf)), "chooses NaN or infinity"),
-        (ATEN.einsum.default, ("bii->b", ["x"]), "each axis named once"),
         (ATEN.lstm.data, ("x", values(2), [], [], True, 1, 0.0, False, False), "packed"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -59,64 +58,6 @@ def matmul(tracer: Tracer, left: Any, right: Any) -> Traced:
     if right.dim() == 2:
         return linear(tracer, left, right.mT)
     return _by_batch(tracer, traced(left), right)
-
-
-def einsum(tracer: Tracer, equation: str, operands: Any, **__: Any) -> Any:
-    """``aten.einsum`` of one or two tensors: a sum, or a matrix product of their axes in order."""
-    read, _, written = equation.replace(" ", "").partition("->")
-    names = read.split(",")
-    plain = all(len(set(each)) == len(each) and each.isalpha() for each in [*names, written])
-    if len(names) > 2 or not plain or not written:
-        raise UnsupportedOperandsError(
-            f"{equation!r}: one or two tensors are supported, each axis named once, and the result"
-        )
-    parts = [
-        _without(tracer, v, n, {*"".join(names[:i] + names[i + 1 :]), *written})
-        for i, (v, n) in enumerate(zip(operands, names, strict=True))
-    ]
-    if len(parts) == 1:
-        ((value, axes),) = parts
-        return _in_order(value, axes, written)
-    (left, first), (right, second) = parts
-    batch = [a for a in written if a in first and a in second]
-    inner = [a for a in first if a in second and a not in written]
-    rows = [a for a in first if a not in second]
-    columns = [a for a in second if a not in first]
-    sizes = dict(zip(first + second, (*_shape(left), *_shape(right)), strict=True))
-
-    def grouped(value: Any, axes: str, *groups: list[str]) -> Any:
-        turned = _in_order(value, axes, "".join(a for group in groups for a in group))
-        shape = [math.prod(sizes[a] for a in group) for group in groups[1:]]
-        return _reshaped(turned, [*(sizes[a] for a in batch), *shape])
-
-    product = matmul(
-        tracer,
-        grouped(left, first, batch, rows, inner),
-        grouped(right, second, batch, inner, columns),
-    )
-    whole = _reshaped(product, [sizes[a] for a in [*batch, *rows, *columns]])
-    return _in_order(whole, "".join([*batch, *rows, *columns]), written)
-
-
-def _without(tracer: Tracer, value: Any, axes: str, kept_axes: set[str]) -> tuple[Any, str]:
-    """Sum over axes that no other tensor has."""
-    alone = [i for i, axis in enumerate(axes) if axis not in kept_axes]
-    if alone:
-        value = total(tracer, value, alone) if isinstance(value, Traced) else value.sum(alone)
-    return value, "".join(axis for axis in axes if axis in kept_axes)
-
-
-def _shape(value: Any) -> torch.Size:
-    return value.ids.shape if isinstance(value, Traced) else value.shape
-
-
-def _in_order(value: Any, axes: str, wanted: str) -> Any:
-    order = [axes.index(axis) for axis in wanted]
-    return Traced(value.ids.permute(order)) if isinstance(value, Traced) else value.permute(order)
-
-
-def _reshaped(value: Any, shape: list[int]) -> Any:
-    return Traced(value.ids.reshape(shape)) if isinstance(value, Traced) else value.reshape(shape)
 
 
 def _by_batch(tracer: Tracer, value: Traced, matrices: torch.Tensor) -> Traced:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pyrel.compiler.capture.operators import arithmetic, statistics
+from pyrel.compiler.capture.operators import arithmetic, contractions, statistics
 from pyrel.compiler.capture.operators.nested import mapped
 from pyrel.compiler.capture.operators.operands import NoValue, UnsupportedOperandsError, constant
 from pyrel.compiler.capture.traced import Traced
@@ -148,7 +148,7 @@ def einsum(tracer: Tracer, equation: str, operands: Any, **__: Any) -> Complex:
         raise UnsupportedOperandsError("of complex values an einsum of two tensors is supported")
     left, right = operands
     return _product(
-        tracer, left, right, lambda _, a, b: arithmetic.einsum(tracer, equation, [a, b])
+        tracer, left, right, lambda _, a, b: contractions.einsum(tracer, equation, [a, b])
     )
 
 

@@ -109,7 +109,7 @@ def _chosen(tracer: Tracer, mask: Traced, value: Any, other: Any) -> Traced:
 
 def _opposite(tracer: Tracer, mask: Traced) -> Traced:
     if tracer.numbers.is_of_ids(mask):
-        return tracer.look_up([mask], lambda given: ~given[0], "not")
+        return tracer.look_up([mask], lambda given: given[0] == 0, "not")
     return of_counts.opposite(tracer, mask)
 
 

@@ -100,11 +100,13 @@ def attention(
     is_causal: bool = False,
     *,
     scale: float | None = None,
-    **_: Any,
+    enable_gqa: bool = False,
 ) -> Any:
     """``aten.scaled_dot_product_attention``: softmax(scale · Q Kᵀ + mask) V."""
     if dropout:
         raise UnsupportedOperandsError("dropout is active: give the model in eval mode")
+    if enable_gqa:  # a head of keys and values is that of several queries
+        key, value = (_repeated(each, tracer.ids(query).shape[-3]) for each in (key, value))
     keys = tracer.ids(key)
     by = 1 / math.sqrt(keys.shape[-1]) if scale is None else scale
     turned = Traced(keys.mT) if isinstance(key, Traced) else constant(key, "key").mT
@@ -115,6 +117,13 @@ def attention(
     if mask is not None:
         scores = _masked(tracer, scores, mask)
     return matmul(tracer, softmax(tracer, scores, -1), value)
+
+
+def _repeated(heads: Any, count: int) -> Any:
+    """Repeat heads, so that there are so many."""
+    found = heads.ids if isinstance(heads, Traced) else constant(heads, "operand")
+    found = found.repeat_interleave(count // found.shape[-3], -3)
+    return Traced(found) if isinstance(heads, Traced) else found
 
 
 def _masked(tracer: Tracer, scores: Traced, mask: Traced | torch.Tensor) -> Any:

@@ -13,6 +13,7 @@ from pyrel.compiler.capture.operators import (
     comparisons,
     complex_values,
     composed,
+    contractions,
     elementwise,
     gradients,
     normalisation,
@@ -34,7 +35,7 @@ FAMILIES: dict[str, dict[str, Handler]] = {
     "linear": {
         "addmm": arithmetic.addmm,
         "bmm": arithmetic.matmul,
-        "einsum": arithmetic.einsum,
+        "einsum": contractions.einsum,
         "linear": arithmetic.linear,
         "matmul": arithmetic.matmul,
         "mm": arithmetic.matmul,
