@@ -71,6 +71,13 @@ def default_double() -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
+# What chooses among numbers does not round them; and where its gradient goes, autograd finds by
+# comparing its result with them.
+_CHOOSE = frozenset(
+    f"aten::{name}" for name in "amax amin aminmax max min maximum minimum cummax cummin".split()
+)
+
+
 class RoundedResults(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Moves what each operator of torch computes at random, of forward and of autograd.
 
@@ -90,6 +97,8 @@ class RoundedResults(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         """Call an operator, and move its results where they are new."""
         results = func(*args, **(kwargs or {}))
+        if func._schema.name in _CHOOSE:
+            return results
         several = results if isinstance(results, tuple | list) else (results,)
         for each, returned in zip(several, func._schema.returns, strict=False):
             if returned.alias_info is None and isinstance(each, Tensor):

@@ -70,6 +70,36 @@ def test_all_results_but_whole_numbers_and_views_are_moved() -> None:
         assert (error > 0).all() and (error < 3 * size).all()
 
 
+def test_what_chooses_is_not_moved() -> None:
+    """Autograd finds the place of the largest by comparing: moved, it would be nowhere."""
+    x = torch.linspace(0.1, 0.9, 8, dtype=torch.float64, requires_grad=True)
+    with RoundedResults(FLOAT32, 0):
+        low, high = x.amin(0), x.amax(0)
+        gradient = torch.autograd.grad(high * high - low * low, x)[0]
+    assert (low, high) == (x.min(), x.max())
+    wanted = torch.tensor([-0.2, *[0.0] * 6, 1.8], dtype=torch.float64)
+    torch.testing.assert_close(gradient, wanted, rtol=1e-5, atol=0)
+
+
+class Scaled(nn.Module):
+    """Scales a sequence to its range: of two steps nothing is left but 0 and 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        low, high = x.amin(1, keepdim=True), x.amax(1, keepdim=True)
+        return self.out(torch.tanh((x - low) / (high - low)).mean(1))
+
+
+@pytest.mark.parametrize("seed", [4, 12])  # for which rounding showed in the gradients of zero
+def test_gradients_that_cancel_are_no_fault(seed: int) -> None:
+    torch.manual_seed(seed)
+    model, x = Scaled().eval(), torch.randn(3, 10, 4)
+    assert "outputs and gradients on" in str(pyrel.Explainer(model, x, "gradient").checked)
+
+
 def test_models_that_take_no_mode_of_dispatch_are_checked_all_the_same(monkeypatch: Any) -> None:
     model, x = seeded(Gated), np.random.default_rng(0).normal(size=(3, STEPS, FEATURES))
     modes = queue.SimpleQueue[None]()
