@@ -26,8 +26,13 @@ def wrong_calls() -> dict[str, tuple[Any, type[Exception], str]]:
     return {
         "missing": ({"x": X}, ValueError, r"x: static is missing; the inputs are x, static"),
         "extra": ({**GIVEN, "y": X}, ValueError, r"x: y is no input; the inputs are x, static"),
-        "array": (X, TypeError, r"wanted a dictionary of the inputs x, static; got Tensor"),
-        "tuple": ((X, STATIC), ValueError, "x is missing"),
+        "array": (X, TypeError, r"wanted a dictionary of the inputs x, static, .*; got Tensor"),
+        "tuple": (
+            (X, STATIC),
+            TypeError,
+            "^x: wanted a dictionary of the inputs x, static, as in the example; got a tuple$",
+        ),
+        "too deep": ({**GIVEN, "static": (X,)}, TypeError, "static: wanted one input, got a tuple"),
         "shape": ({**GIVEN, "static": X}, ValueError, r"static: wanted floats of shape \(n, 5\)"),
         "width": ({**GIVEN, "x": X[..., :2]}, ValueError, r"x: wanted floats of shape \(n, T, 3\)"),
         "sample": ({**GIVEN, "static": STATIC[0]}, ValueError, "static: .* give a batch of one"),
@@ -63,6 +68,39 @@ def test_a_wrong_input_is_named(taking_two: pyrel.Explainer, case: str) -> None:
         taking_two(given, 1)
     with pytest.raises(kind, match=message):
         taking_two.forward(given)
+
+
+class Nested(nn.Module):
+    def forward(self, x: torch.Tensor, state: Any) -> torch.Tensor:
+        added: torch.Tensor = state[0] + state[1] if isinstance(state, tuple) else state["h"]
+        return x.sum(dim=1) + added
+
+
+@pytest.mark.parametrize(
+    ("example", "given", "message"),
+    [
+        ((X, STATIC), GIVEN, "x: wanted a tuple of the inputs x, static, .*; got a dictionary"),
+        ((X, STATIC), [X, STATIC], "x: wanted a tuple of the inputs x, static, .*; got list"),
+        (
+            (X, (X[:, 0], X[:, 1])),
+            (X, {"h": X[:, 0]}),
+            r"state: wanted a tuple of the inputs state\[0\], state\[1\], .*; got a dictionary",
+        ),
+        (
+            {"x": X, "state": {"h": X[:, 0]}},
+            {"x": X, "state": X[:, 0]},
+            r"state: wanted a dictionary of the inputs state\.h, .*; got Tensor",
+        ),
+    ],
+)
+def test_another_structure_than_that_of_the_example_is_told(
+    example: Any, given: Any, message: str
+) -> None:
+    nested = isinstance(given, tuple) or "state" in given
+    explainer = pyrel.Explainer(Nested() if nested else MODEL, example, "gradient", check=None)
+    with pytest.raises(TypeError, match=f"^{message}$"):
+        explainer.forward(given)
+    explainer.forward(example)
 
 
 def test_values_beyond_their_bounds_are_named_or_clipped() -> None:

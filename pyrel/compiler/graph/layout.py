@@ -56,6 +56,10 @@ class Leaf:
         """Shape of a sample with a number of steps."""
         return (steps, *self.shape[1:]) if self.steps else self.shape
 
+    def part(self, depth: int) -> str:
+        """Name the part of the structure that holds it, so deep in it; "" for all of it."""
+        return self.name.removesuffix(_text(self.path[depth:])) if depth else ""
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -164,17 +168,14 @@ class Layout:
         Raises
         ------
         TypeError
-            If it is none.
+            If it is another structure; the message says where, and which is wanted.
         ValueError
             If an input is missing, or there is another; the message names it.
         """
+        for leaf in self.leaves:
+            self._check_structure(leaf, given, name)
         listed = ", ".join(self.names)
         found = parts_of(given)
-        if () in found:
-            kind = "tuple" if isinstance(self.leaves[0].path[0], int) else "dictionary"
-            raise TypeError(
-                f"{name}: wanted a {kind} of the inputs {listed}; got {type(given).__name__}"
-            )
         missing = [leaf.name for leaf in self.leaves if leaf.path not in found]
         if missing:
             raise ValueError(f"{name}: {missing[0]} is missing; the inputs are {listed}")
@@ -183,6 +184,23 @@ class Layout:
         if others:
             raise ValueError(f"{name}: {others[0]} is no input; the inputs are {listed}")
         return [found[leaf.path] for leaf in self.leaves]
+
+    def _check_structure(self, leaf: Leaf, given: Any, name: str) -> None:
+        """Refuse a tuple in place of a dictionary, and the like, on the way to an input."""
+        for depth, key in enumerate(leaf.path):
+            wanted = "tuple" if isinstance(key, int) else "dictionary"
+            if _structure(given) != wanted:
+                beside = [one for one in self.leaves if one.path[:depth] == leaf.path[:depth]]
+                listed = ", ".join(one.name for one in beside)
+                raise TypeError(
+                    f"{leaf.part(depth) or name}: wanted a {wanted} of the inputs {listed}, as in "
+                    f"the example; got {_described(given)}"
+                )
+            if key not in (range(len(given)) if wanted == "tuple" else given):
+                return
+            given = given[key]
+        if is_structure(given):
+            raise TypeError(f"{leaf.name}: wanted one input, got {_described(given)}")
 
 
 def kind_of(value: Any) -> Kind:
@@ -201,6 +219,18 @@ def input_name(number: int) -> str:
 def is_structure(given: Any) -> bool:
     """Whether something is a tuple or a dictionary, as of several inputs."""
     return type(given) is tuple or isinstance(given, Mapping)
+
+
+def _structure(given: Any) -> str:
+    """Name the kind of a structure; "" for none."""
+    if not is_structure(given):
+        return ""
+    return "tuple" if type(given) is tuple else "dictionary"
+
+
+def _described(given: Any) -> str:
+    kind = _structure(given)
+    return f"a {kind}" if kind else type(given).__name__
 
 
 def parts_of(given: Any, path: Path = ()) -> dict[Path, Any]:
@@ -240,5 +270,8 @@ def nested(paths: Sequence[Path], values: Sequence[Any]) -> Any:
 
 def path_text(path: Path) -> str:
     """Say where something is, such as "state[0]" or "batch.x"."""
-    text = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path)
-    return text.removeprefix(".")
+    return _text(path).removeprefix(".")
+
+
+def _text(path: Path) -> str:
+    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path)
