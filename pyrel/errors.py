@@ -70,10 +70,9 @@ class UnsupportedModelError(Exception):
         where = f"module '{module}'" if module else "the model itself"
         message = f"{operator} in {where}: {reason}"
         if self.supported and operator.removeprefix("aten.") not in self.supported:
-            listed = "docs/models.md lists the supported operators"
-            if reason.startswith(NO_RULE):  # else a hint, which a hundred names would hide
-                listed = f"Supported operators (docs/models.md): {', '.join(self.supported)}"
-            message += f"\n{listed}"
+            message += (
+                "\ndocs/models.md lists the supported operators, and so does this error's supported"
+            )
         super().__init__(message)
 
     def __reduce__(self) -> tuple[Any, ...]:
