@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from typing import Any
 
 import numpy as np
@@ -224,6 +225,22 @@ def test_a_mixed_batch_is_called_what_it_is(
     assert words in str(error)
     if "# here" in inspect.getsource(kind):
         assert _line(kind) in str(error)
+
+
+@pytest.mark.parametrize("order", [(1, 0, 2), (1, 2, 0)])
+def test_where_the_batch_of_the_output_is_is_told(order: tuple[int, ...]) -> None:
+    class TimeFirst(Base):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.out(self.lstm(x.transpose(0, 1))[0].transpose(0, 1)).permute(order)
+
+    error = _refused(TimeFirst())
+    assert f"not the batch, but dimension {order.index(0)} is" in str(error)
+    assert "bug" not in str(error)
+    told = re.search(r"output=(lambda .*) puts it first", str(error))
+    assert told is not None
+    x = torch.randn(3, 5, 4)
+    explainer = pyrel.Explainer(TimeFirst().eval(), x, "gradient", output=eval(told[1]))
+    assert explainer.forward(x).shape[0] == 3
 
 
 def test_what_folds_the_batch_into_rows_and_back_is_no_mix() -> None:

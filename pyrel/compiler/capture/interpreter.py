@@ -216,26 +216,39 @@ class _Interpreter:
                 "the outputs are truth values; return the scores that they compare",
                 operator="output",
             )
-        self._check_shape(node, tuple(output.ids.shape))
+        self._check_shape(node, output)
         graph = replace(self._finished(node, output), layout=self._layout)
         shape = tuple(output.ids.shape[1:])
         return replace(graph, output_shape=shape) if len(shape) > 1 else graph
 
-    def _check_shape(self, node: Any, shape: tuple[int, ...]) -> None:
+    def _check_shape(self, node: Any, output: Traced) -> None:
         """Refuse an output that does not hold scores for each sample."""
-        batch = self._tracer.batch
+        batch, shape = self._tracer.batch, tuple(output.ids.shape)
         batch_first = shape[:1] == (batch,) and is_batch_first(node, self._inputs)
         if not batch_first or 0 in shape:
             wrong = f"shape (n, ...) = {shape} for n = {batch}"
             if not batch_first:
-                wrong += (
-                    ": its first dimension is not the batch, which is probably a bug of the model,"
-                    " such as a view or a sum over samples"
-                )
+                wrong = f"shape {shape} for n = {batch}: {self._instead_of_batch(output)}"
             raise UnsupportedModelError(
                 f"wanted raw scores of shape (n, classes), (n,) or (n, T, classes), got {wrong}",
                 operator="output",
             )
+
+    def _instead_of_batch(self, output: Traced) -> str:
+        """Say of an output whose first dimension is not the batch where that is."""
+        first = "its first dimension is not the batch"
+        places = [d for d, n in enumerate(output.ids.shape) if n == self._tracer.batch]
+        found = [d for d in places if self._tracer.is_batch(output, d)]
+        if len(found) != 1:
+            return (
+                f"{first}, which is probably a bug of the model, such as a view or a sum over "
+                "samples"
+            )
+        moved = "transpose(0, 1)" if found[0] == 1 else f"movedim({found[0]}, 0)"
+        return (
+            f"{first}, but dimension {found[0]} is. output=lambda o: o.{moved} puts it first, "
+            "where forward returns this tensor alone"
+        )
 
     def _finished(self, node: Any, output: Traced) -> Graph:
         try:
