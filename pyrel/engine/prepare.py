@@ -154,7 +154,9 @@ def _of_few_steps(
         outputs = Outputs(wanted.task, shape_of_outputs(capture))
         compiled = compile_loop(capture, method, precision, inputs, outputs)
     except (NoPatternError, UnsupportedModelError) as reason:
-        _LOGGER.info("%s: a loop is exported in full: %s", method, reason)
+        _LOGGER.warning(
+            "%s: a loop is exported in full, some 0.1 s for each step: %s", method, reason
+        )
         return None
     if inputs.only:
         _LOGGER.info("%s takes %s", method, inputs.only)

@@ -164,7 +164,9 @@ def _steps_of_loop(model: torch.nn.Module, example: Any, few: Sequence[int]) -> 
             return None
     why = irregular_loop(traces)
     if why is not None:
-        _LOGGER.info("a loop over %d steps is exported in full: %s", shape[1], why)
+        _LOGGER.warning(
+            "a loop over %d steps is exported in full, some 0.1 s for each: %s", shape[1], why
+        )
         return None
     return int(shape[1])
 
