@@ -201,6 +201,16 @@ def test_names_of_constant_inputs_are_checked() -> None:
         pyrel.Explainer(nn.Linear(5, 2), STATIC, "gradient", constant=["x"])
 
 
+def test_an_input_that_multiplies_a_signal_is_named_as_what_may_be_constant() -> None:
+    model, given = CASES["mask of floats"]
+    with pytest.raises(
+        pyrel.UnsupportedModelError, match=r'neither is a gate\..* constant=\["mask"\] makes'
+    ):
+        pyrel.Explainer(model, given, "lrp_epsilon")
+    explainer = pyrel.Explainer(model, given, "lrp_epsilon", constant=["mask"])
+    assert not explainer(given, 1).relevance["mask"].any()
+
+
 def test_patterns_are_of_one_input() -> None:
     with pytest.raises(ValueError, match="models of one input; this takes x, static"):
         pyrel.patterns.fit(pyrel.capture(MODEL, GIVEN), X)

@@ -10,7 +10,8 @@ import numpy as np
 
 from pyrel.compiler.graph.gates import GatedSum
 from pyrel.compiler.graph.intervals import runs
-from pyrel.compiler.graph.nodes import Addresses, Floats, Linear, Product, picked
+from pyrel.compiler.graph.layout import Kind
+from pyrel.compiler.graph.nodes import Addresses, Copy, Floats, Graph, Linear, Product, picked
 from pyrel.compiler.lowering.emitter import Emitter, Place
 from pyrel.compiler.lowering.linear import divide_by, give
 from pyrel.compiler.lowering.parts import Division, Divisor, at, divide_evenly
@@ -59,6 +60,8 @@ def _two_signals(node: Product, placement: Placement) -> UnsupportedModelError:
         instead = 'gates="half" gives each factor half; '
         if gates.is_gate[node.addresses].all() and not picked(gates.is_gate, node.inputs, 0).any():
             instead = 'attention="attnlrp" has a rule for a softmax that is read; '
+        for name in _inputs_among_factors(node, placement.facts.graph):
+            instead += f'constant=["{name}"] makes that input, if it is a mask, the gate; '
     return UnsupportedModelError(
         f"{placement.method.name} gives relevance to the signal of a product of a gate (a "
         "sigmoid's output) and a signal; here both or neither is a gate. "
@@ -66,6 +69,23 @@ def _two_signals(node: Product, placement: Placement) -> UnsupportedModelError:
         operator="mul",
         module=node.module,
     )
+
+
+def _inputs_among_factors(node: Product, graph: Graph) -> list[str]:
+    """Name those of several inputs, of floats, that are a factor as they are given."""
+    if graph.layout is None:
+        return []
+    source = np.arange(graph.size)
+    for each in graph.nodes:
+        if isinstance(each, Copy):
+            source[each.addresses] = picked(source, each.inputs, graph.size)
+    layout, found = graph.layout.of_size(graph.input_size), []
+    for leaf, where in zip(layout.leaves, layout.slices, strict=True):
+        floats = leaf.elements == Kind.floats
+        read = (picked(source, factor, graph.size) for factor in node.inputs)
+        if floats and any(((at >= where.start) & (at < where.stop)).all() for at in read):
+            found.append(leaf.name)
+    return found
 
 
 # Gated sums
