@@ -48,6 +48,26 @@ def part_of_extra(extra: str, part: str, *packages: str) -> Iterator[None]:
 NO_RULE = "no rule for this operator"
 
 
+class ModulePath(str):
+    """Path of a module in a model, and beside it a line of the model's code.
+
+    It is the path alone to whoever compares it, looks it up or writes it to a file.
+
+    Attributes
+    ----------
+    at : str
+        Such as ``"model.py, line 12: x = self.pool(x)"``; empty where it is not known.
+    """
+
+    at: str
+
+    def __new__(cls, path: str, at: str = "") -> ModulePath:
+        """Make a path."""
+        made = super().__new__(cls, path)
+        made.at = at
+        return made
+
+
 class UnsupportedModelError(Exception):
     """The model holds something that pyrel cannot explain, and will not guess at.
 
@@ -57,6 +77,7 @@ class UnsupportedModelError(Exception):
         What was met, such as ``"aten.lstm"``.
     module : str
         Path of the module that it belongs to, such as ``"encoder.rnn"``; ``""`` for the model.
+        Where it is a `ModulePath`, the message has its line, too.
     supported : tuple of str
         Where an operator is refused, those that are supported, in alphabetical order.
     """
@@ -65,9 +86,11 @@ class UnsupportedModelError(Exception):
         self, reason: str, *, operator: str, module: str = "", supported: Sequence[str] = ()
     ) -> None:
         self.operator = operator
-        self.module = module
+        self.module = str(module)
         self.supported = tuple(sorted(supported))
         where = f"module '{module}'" if module else "the model itself"
+        if isinstance(module, ModulePath) and module.at:
+            where += f" ({module.at})"
         message = f"{operator} in {where}: {reason}"
         if self.supported and operator.removeprefix("aten.") not in self.supported:
             message += (

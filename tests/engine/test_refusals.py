@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 import re
 from typing import Any
 
@@ -15,6 +16,7 @@ from engine.odd_models import REFUSED, Base, X, model
 from torch import Tensor, nn
 
 import pyrel
+from pyrel.compiler.graph.rewrites import same_graph
 
 DOCUMENTED = (pyrel.UnsupportedModelError, ValueError, TypeError, OSError)
 
@@ -253,3 +255,41 @@ def test_what_folds_the_batch_into_rows_and_back_is_no_mix() -> None:
     made, x = Rows().eval(), torch.randn(3, 5, 4)
     e = unchecked_at(made, x, method="gradient")(x)
     torch.testing.assert_close(e.output, made(x).detach(), rtol=1e-4, atol=1e-5)
+
+
+class Squared(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.front(x[:, 0]) * x[:, 1])  # here
+
+
+class SquaredBelow(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = self.front(x[:, 0]), x[:, 1]
+        return self.out(left * right)  # here
+
+
+@pytest.mark.parametrize("kind", [Squared, SquaredBelow])
+def test_a_method_says_at_which_line_it_has_no_rule(kind: type[Base]) -> None:
+    x = torch.randn(3, 5, 4)
+    graph = pyrel.capture(kind().eval(), x)
+    for given in (kind().eval(), graph, pickle.loads(pickle.dumps(graph))):
+        with pytest.raises(
+            pyrel.UnsupportedModelError, match=r"^mul .* neither is a gate"
+        ) as raised:
+            pyrel.Explainer(given, x, "lrp_epsilon")
+        assert f"mul in the model itself ({_line(kind)}" in str(raised.value)
+        assert (raised.value.module, type(raised.value.module)) == ("", str)
+
+
+def test_lines_make_no_other_graph() -> None:
+    x = torch.randn(3, 5, 4)
+    torch.manual_seed(0)
+    one = Squared().eval()
+    other = SquaredBelow().eval()
+    other.load_state_dict(one.state_dict())
+    graphs = [pyrel.capture(model, x) for model in (one, other)]
+    assert same_graph(*graphs)
+    lines = [{getattr(node.module, "at", "") for node in graph.nodes} for graph in graphs]
+    assert lines[0] != lines[1]
+    texts = [{node.module for node in graph.nodes} for graph in graphs]
+    assert texts[0] == texts[1] == {"", "front", "out"}

@@ -103,7 +103,7 @@ def test_unsupported_operator_is_named(
     assert "docs/models.md" in message
     assert {"linear", "relu", "cat"} <= {*raised.value.supported}
     reason, listed = message.split("\n")
-    assert len(reason) < 200  # not lost among the names of all operators
+    assert len(reason) < 300  # not lost among the names of all operators
     assert listed.startswith("docs/models.md lists the supported operators")
 
 
@@ -116,7 +116,7 @@ def test_what_to_write_instead_is_told() -> None:
         pyrel.UnsupportedModelError, match=r"aten\.sinh .*no rule for this operator\n"
     ) as raised:
         pyrel.capture(Outputs(lambda z: z[:, 0].sinh()), sample(SHAPE, 3))
-    assert len(str(raised.value)) < 200  # the names, over a hundred, are in the attribute
+    assert len(str(raised.value)) < 300  # the names, over a hundred, are in the attribute
     assert len(raised.value.supported) > 100
     for name in ("atan", "tan", "clip", "tril", "greater", "median", "real", "argwhere"):
         assert hint(name) == NO_RULE  # and no operator of a similar name

@@ -16,6 +16,7 @@ from torch.fx import Node
 from pyrel.compiler.capture.gradient_marks import is_marked, set_under_no_grad
 from pyrel.compiler.capture.opaque_layers import RECURRENT
 from pyrel.compiler.capture.operators.nested import leaves
+from pyrel.compiler.capture.places import path_of
 from pyrel.errors import UnsupportedModelError
 
 _GRADIENTS = torch.ops.higher_order.wrap_with_set_grad_enabled
@@ -39,12 +40,6 @@ def inline_blocks(module: torch.fx.GraphModule) -> None:
     for node in list(module.graph.nodes):
         if is_block(node):
             _inline(module, node)
-
-
-def path_of(node: Node) -> str:
-    """Path of the innermost module that a node of an exported graph belongs to."""
-    stack = node.meta.get("nn_module_stack") or {}
-    return str(list(stack.values())[-1][0]) if stack else ""
 
 
 def _inline(module: torch.fx.GraphModule, node: Node) -> None:

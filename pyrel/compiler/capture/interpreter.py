@@ -13,7 +13,6 @@ from torch.export.graph_signature import InputKind, OutputKind
 
 from pyrel.compiler.capture import operators
 from pyrel.compiler.capture.batch_dimension import is_batch_first, moved
-from pyrel.compiler.capture.blocks import path_of
 from pyrel.compiler.capture.gradient_marks import under_no_grad
 from pyrel.compiler.capture.id_numbers import InexactCountError
 from pyrel.compiler.capture.node_checks import check_dtypes, name_of, unsupported, unwritten
@@ -21,7 +20,7 @@ from pyrel.compiler.capture.operators.nested import leaves, mapped
 from pyrel.compiler.capture.operators.operands import NoValue
 from pyrel.compiler.capture.outputs import Output, chosen_of_program
 from pyrel.compiler.capture.parameters import Weights
-from pyrel.compiler.capture.places import Place, place_of_node
+from pyrel.compiler.capture.places import Place, path_of, place_of_node
 from pyrel.compiler.capture.refusals import mixed
 from pyrel.compiler.capture.samples import MixedSamplesError
 from pyrel.compiler.capture.sizes import fixed

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from pyrel.compiler.capture import operators
-from pyrel.compiler.capture.blocks import path_of
 from pyrel.compiler.capture.gradient_marks import function_of
 from pyrel.compiler.capture.id_numbers import Kind
 from pyrel.compiler.capture.operators.nested import leaves
+from pyrel.compiler.capture.places import path_of
 from pyrel.compiler.capture.traced import Traced, UnwrittenError
 from pyrel.compiler.capture.tracer import Tracer
 from pyrel.errors import UnsupportedModelError

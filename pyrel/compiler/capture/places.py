@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from pyrel.errors import ModulePath
+
 _ROOT = Path(__file__).resolve().parents[2]
 _OWN = tuple(str(_ROOT / part) for part in ("compiler", "engine"))
 _STDLIB = os.path.realpath(sysconfig.get_path("stdlib"))
@@ -118,10 +120,21 @@ def place_of_node(node: torch.fx.Node) -> Place:
     """Find the place of an operator of an exported program."""
     stack = node.meta.get("nn_module_stack") or {}
     module = str(list(stack.values())[-1][0]) if stack else ""
-    entries = _ENTRY.findall(node.meta.get("stack_trace") or "")
+    return Place(module, *_own_line(node.meta.get("stack_trace") or ""))
+
+
+def path_of(node: torch.fx.Node) -> ModulePath:
+    """Path of the innermost module that a node of an exported graph belongs to, with its line."""
+    place = place_of_node(node)
+    return ModulePath(place.module, place.at)
+
+
+@functools.lru_cache(maxsize=256)  # the steps of a loop have equal ones
+def _own_line(trace: str) -> tuple[str, int]:
+    entries = _ENTRY.findall(trace)
     own = [entry for entry in entries if os.path.isabs(entry[0]) and not _of_library(entry[0])]
     file, line = own[-1] if own else ("", "0")
-    return Place(module, file, int(line))
+    return file, int(line)
 
 
 def line_of(frame: types.FrameType | None, outermost: types.FrameType) -> str:
