@@ -20,9 +20,10 @@ Examples:
 
 
 def page_path(text: str | Path) -> Path:
-    """Read --out of a page; after a name that ends in a slash, the page is report.html in it."""
+    """Read --out of a page; in a folder, or for a name without a suffix, it is report.html."""
     path = Path(text)
-    return path / PAGE if str(text).endswith(("/", os.sep)) or path.is_dir() else path
+    is_folder = str(text).endswith(("/", os.sep)) or path.is_dir() or not path.suffix
+    return path / PAGE if is_folder else path
 
 
 @refusing
@@ -32,7 +33,7 @@ def demo(
         typer.Option(
             parser=page_path,
             metavar="FILE",
-            help="The page to write, or the folder to write report.html in.",
+            help="The page to write; in a folder, which a name without a suffix is, report.html.",
         ),
     ] = Path(PAGE),
     seed: Annotated[

@@ -32,7 +32,7 @@ def report(
         typer.Option(
             parser=page_path,
             metavar="FILE",
-            help="The page to write, or the folder to write report.html in.",
+            help="The page to write; in a folder, which a name without a suffix is, report.html.",
         ),
     ] = Path(PAGE),
 ) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from commands import TINY, Workshop, pyrel
 
+from pyrel.cli.demo import page_path
 from pyrel.data import load_images, majority
 from pyrel.experiment import (
     METHODS,
@@ -92,6 +93,22 @@ def test_a_page_that_cannot_be_written_is_refused_first(tmp_path: Path) -> None:
     assert result.code == 1
     assert result.err.count("\n") == 1  # no training before it
     assert str(tmp_path / "file") in result.err
+
+
+@pytest.mark.parametrize(
+    ("given", "page"),
+    [
+        ("page.html", "page.html"),
+        ("folder", "folder/report.html"),
+        ("folder/", "folder/report.html"),
+        ("there", "there/report.html"),
+        ("there.1", "there.1/report.html"),
+    ],
+)
+def test_a_name_without_a_suffix_is_a_folder(tmp_path: Path, given: str, page: str) -> None:
+    for name in ("there", "there.1"):
+        (tmp_path / name).mkdir()
+    assert page_path(f"{tmp_path}/{given}") == tmp_path / page
 
 
 @pytest.mark.parametrize(
