@@ -79,7 +79,8 @@ def is_refusal(error: BaseException) -> bool:
 def in_words_of_options(command: Callable[..., None], text: str) -> str:
     """Call the library's arguments by the options of a command that give them.
 
-    An argument stands before a colon at the start of a message, or before an equals sign.
+    An argument stands before a colon at the start of a message, or before an equals sign. A tuple
+    of numbers has commas alone on the command line.
     """
     hints = get_type_hints(command, include_extras=True)
     options = [
@@ -89,7 +90,9 @@ def in_words_of_options(command: Callable[..., None], text: str) -> str:
     ]
     argument = "|".join(map(re.escape, options))
     named = rf"(?<![\w.=-])({argument})=(?:True\b|(?=[ ,;:)]|$))|^({argument})(?=: )"
-    return re.sub(named, lambda m: f"--{(m[1] or m[2]).replace('_', '-')}", text)
+    text = re.sub(named, lambda m: f"--{(m[1] or m[2]).replace('_', '-')}", text)
+    given = rf"(?<![\w.=-])({argument})=\((\d+(?:, \d+)*)\)"
+    return re.sub(given, lambda m: f"--{m[1].replace('_', '-')} {m[2].replace(' ', '')}", text)
 
 
 def _say(name: str, text: str) -> None:

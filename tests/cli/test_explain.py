@@ -424,6 +424,7 @@ def test_one_of_several_outputs_and_one_of_its_steps(tmp_path: Path) -> None:
         (["--output", "first"], "'last' (tensor with 2 dimensions), 'steps'"),
         (["--output", "steps", "--target", "4,0"], "wanted 0 to 3 for dimension 0"),
         (["--output", "steps", "--target", "1"], "one index for each dimension"),
+        (["--output", "steps"], "one index for each dimension, as --target 0,0, numbers"),
         (["--output", "steps", "--target", "1,x"], "nor several with commas"),
         ([], "--output chooses one of these"),
     ):

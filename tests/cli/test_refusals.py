@@ -76,6 +76,7 @@ def test_checks_are_told_in_a_line(
         ("runs/low=1.npy: no such file", "runs/low=1.npy: no such file"),
         ("deep-low= 3, source= 4", "deep-low= 3, source= 4"),
         ("give limit_factor=", "give --limit-factor"),
+        ("target: as target=(0, 10), or", "--target: as --target 0,10, or"),
     ],
 )
 def test_arguments_are_called_as_options(text: str, told: str) -> None:
