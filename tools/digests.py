@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from engine.cases import ALL_CASES
 from engine.cases import inputs as inputs_of
-from engine.isa_child import bits
+from engine.fields import bits
 from engine.zoo import ZOO
 
 import pyrel
