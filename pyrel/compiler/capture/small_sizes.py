@@ -114,7 +114,8 @@ class SmallSizes:
         ]
         kinds = [spec.kind for spec in signature.output_specs]
         output = kinds.index(OutputKind.USER_OUTPUT)
-        return program_trace(self._program.graph_module, operands, given, output)
+        with torch.random.fork_rng():
+            return program_trace(self._program.graph_module, operands, given, output)
 
     @cached_property
     def _held(self) -> dict[str, torch.Tensor]:
