@@ -22,7 +22,8 @@ Examples:
 def page_path(text: str | Path) -> Path:
     """Read --out of a page; in a folder, or for a name without a suffix, it is report.html."""
     path = Path(text)
-    is_folder = str(text).endswith(("/", os.sep)) or path.is_dir() or not path.suffix
+    names_one = not path.suffix and not path.is_file()
+    is_folder = str(text).endswith(("/", os.sep)) or path.is_dir() or names_one
     return path / PAGE if is_folder else path
 
 
