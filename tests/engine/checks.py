@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,9 @@ def rows(values: Any) -> Array:
     return flat.reshape(flat.shape[0], int(np.prod(flat.shape[1:], dtype=int)))
 
 
-def torch_gradient(module: nn.Module, x: Floats, target: Targets) -> tuple[Array, Array]:
+def torch_gradient(
+    module: Callable[[torch.Tensor], torch.Tensor], x: Floats, target: Targets
+) -> tuple[Array, Array]:
     """Return outputs (n, classes) and gradients of the target's output, in x's precision."""
     tensor = torch.from_numpy(x).requires_grad_()
     output = module(tensor).reshape(len(x), -1)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from engine.checks import unchecked
+from engine.checks import torch_gradient, unchecked
 from engine.mask_models import UNITS, Masked, reference
 from engine.sequences import made
 from torch import Tensor, nn
@@ -146,13 +146,12 @@ class Given(nn.Module):
 
 def test_a_mask_that_is_an_input() -> None:
     torch.manual_seed(0)
-    model, x = Given().eval(), torch.randn(3, 5, 4)
-    given = {"x": x, "padding": torch.from_numpy(IDS == 0)}
+    model, x, padding = Given().eval(), torch.randn(3, 5, 4).numpy(), IDS == 0
+    given = {"x": x, "padding": padding}
     e = unchecked(model, given, "gradient")(given)
-    x = x.double().requires_grad_()
-    output = model.double()(x, given["padding"])
-    (gradient,) = torch.autograd.grad(output.gather(1, e.target[:, None]).sum(), x)
-    np.testing.assert_allclose(e.output, output.detach(), rtol=0, atol=ROUNDING)
+    exact = functools.partial(model.double(), padding=torch.from_numpy(padding))
+    output, gradient = torch_gradient(exact, x.astype(np.float64), e.target)
+    np.testing.assert_allclose(e.output, output, rtol=0, atol=ROUNDING)
     np.testing.assert_allclose(e.relevance["x"], gradient, rtol=0, atol=ROUNDING)
 
 
@@ -170,13 +169,11 @@ class Decoder(nn.Module):
 
 def test_a_causal_mask_of_a_decoder() -> None:
     torch.manual_seed(0)
-    model, x = Decoder().eval(), torch.randn(3, 5, 4)
+    model, x = Decoder().eval(), torch.randn(3, 5, 4).numpy()
     looks = nn.modules.transformer._detect_is_causal_mask
     e = unchecked(model, x[:2], "gradient")(x)
     assert nn.modules.transformer._detect_is_causal_mask is looks
-    x = x.double().requires_grad_()
-    output = model.double()(x)
-    (gradient,) = torch.autograd.grad(output.gather(1, e.target[:, None]).sum(), x)
-    np.testing.assert_allclose(e.output, output.detach(), rtol=0, atol=ROUNDING)
+    output, gradient = torch_gradient(model.double(), x.astype(np.float64), e.target)
+    np.testing.assert_allclose(e.output, output, rtol=0, atol=ROUNDING)
     np.testing.assert_allclose(e.relevance, gradient, rtol=0, atol=ROUNDING)
     assert not e.relevance[:, -1].any()  # causal

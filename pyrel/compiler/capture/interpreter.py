@@ -243,9 +243,9 @@ class _Interpreter:
                 f"{first}, which is probably a bug of the model, such as a view or a sum over "
                 "samples"
             )
-        moved = "transpose(0, 1)" if found[0] == 1 else f"movedim({found[0]}, 0)"
+        call = "transpose(0, 1)" if found[0] == 1 else f"movedim({found[0]}, 0)"
         return (
-            f"{first}, but dimension {found[0]} is. output=lambda o: o.{moved} puts it first, "
+            f"{first}, but dimension {found[0]} is. output=lambda o: o.{call} puts it first, "
             "where forward returns this tensor alone"
         )
 

@@ -39,6 +39,11 @@ def divide_by_sums(graph: Graph) -> Graph:
     return graph if len(nodes) == len(graph.nodes) else replace(graph, nodes=tuple(nodes))
 
 
+def _at(values: Addresses, address: int) -> int:
+    """Return the value at an address, −1 for a constant."""
+    return int(values[address]) if address >= 0 else -1
+
+
 class _Parts:
     """What log-softmaxes are made of, by address; −1 for others.
 
@@ -85,14 +90,12 @@ class _Parts:
 
     def _weight(self, address: int) -> tuple[int, int] | None:
         """Return the exponential and the sum of e^(x − L), L being a logarithm, or one and m."""
-        less, taken = (
-            int(picked(each, np.array(address), -1)) for each in (self._less, self._taken)
-        )
+        less, taken = _at(self._less, address), _at(self._taken, address)
         if taken < 0:
             return None
         for logarithm, maximum in [(taken, None), *self._addends(taken)]:
             of = less if maximum is None else self._difference.get((less, maximum), -1)
-            total = int(picked(self._logarithm, np.array(logarithm), -1))
+            total = _at(self._logarithm, logarithm)
             if total >= 0 and of >= 0 and of in self._exponential:
                 return self._exponential[of], total
         return None

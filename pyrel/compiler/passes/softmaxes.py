@@ -116,18 +116,20 @@ class _Parts:
                 self._sum[out] = picked(self._origin, node.inputs, -1)
             case Product():
                 for one, mask in (node.inputs, node.inputs[::-1]):
-                    exponential = picked(self._read, picked(self._origin, one, -1), -1)
                     masked = self._is_mask[picked(self._owner, mask, -1)]
-                    self._read[out] = np.where(masked, exponential, self._read[out])
+                    self._read[out] = np.where(masked, self._logits(one), self._read[out])
             case Scale():
-                exponential = picked(self._read, picked(self._origin, node.inputs, -1), -1)
-                self._read[out] = np.where(node.coefficients >= 0, exponential, -1)
+                self._read[out] = np.where(node.coefficients >= 0, self._logits(node.inputs), -1)
                 read = picked(self._plain, node.inputs, -1)
                 found = self._is_pool[picked(self._owner, read, -1)] & (node.coefficients == -1.0)
                 self._maximum[out] = np.where(found, read, -1)
             case Add():
                 addend = self._masks.addend[out]
                 self._plain[out] = np.where(addend == out, out, self._plain[addend])
+
+    def _logits(self, exponentials: Addresses) -> Addresses:
+        """Return what exponentials are of, −1 for others."""
+        return picked(self._read, picked(self._origin, exponentials, -1), -1)
 
     def weights(self, node: Product) -> list[_Row] | None:
         """Return the rows that the outputs are of, if all are weights of a softmax."""

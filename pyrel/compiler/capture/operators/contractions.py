@@ -24,12 +24,8 @@ class _Named(NamedTuple):
     value: Any
     axes: str
 
-    @property
-    def shape(self) -> torch.Size:
-        return _elements(self.value).shape
-
     def sizes(self) -> dict[str, int]:
-        return dict(zip(self.axes, self.shape, strict=True))
+        return dict(zip(self.axes, _elements(self.value).shape, strict=True))
 
     def moved(self, elements: torch.Tensor, axes: str) -> _Named:
         """Return other elements of the same tensor."""
@@ -136,9 +132,8 @@ def _product(tracer: Tracer, left: _Named, right: _Named, later: Iterable[str]) 
         common = [sizes[axis] for axis in batch]
         return turned.moved(_elements(turned.value).reshape([*common, *shape]), "").value
 
-    multiplied = multiply if not inner else matmul
-    product = multiplied(
-        tracer, grouped(left, batch, rows, inner), grouped(right, batch, inner, columns)
-    )
+    multiplied = matmul if inner else multiply
+    factors = grouped(left, batch, rows, inner), grouped(right, batch, inner, columns)
+    product = multiplied(tracer, *factors)
     shape = [sizes[axis] for axis in axes]
     return _Named(Traced(_elements(product).reshape(shape)), axes)

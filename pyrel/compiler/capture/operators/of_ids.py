@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from pyrel.compiler.capture.operators.nested import leaves, mapped
-from pyrel.compiler.capture.operators.operands import UnsupportedOperandsError
-from pyrel.compiler.capture.traced import Traced, TruthValues
+from pyrel.compiler.capture.operators.operands import UnsupportedOperandsError, type_of
+from pyrel.compiler.capture.traced import Traced
 from pyrel.compiler.capture.tracer import Tracer
 from pyrel.compiler.graph.lookups import SeveralIdsError
 
@@ -57,7 +57,7 @@ def apply(
     raw = [v for v in traced if tracer.holds_ids(v)]
     if name in _CASTS and raw and dtype in {torch.int32, torch.int64}:
         return None  # they stay token ids
-    types = [_type_of(v) for v in operands]
+    types = [type_of(v) for v in operands]
     shape, key = _without_operands(args, kwargs)
 
     def function(given: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -91,13 +91,6 @@ def typed(tracer: Tracer, value: Traced, dtype: torch.dtype | None) -> Traced:
     if dtype is None or not tracer.builder.lookups or not tracer.numbers.is_of_ids(value):
         return value
     return tracer.look_up([value], lambda given: given[0].to(dtype), ("type", str(dtype)))
-
-
-def _type_of(operand: Traced | torch.Tensor) -> torch.dtype | None:
-    """Return the type of a constant, and of truth values, of which some may be constants."""
-    if isinstance(operand, Traced):
-        return torch.bool if isinstance(operand, TruthValues) else None
-    return operand.dtype
 
 
 def _without_operands(args: Any, kwargs: Any) -> tuple[Any, str]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from pyrel.compiler.capture.parameters import stored
-from pyrel.compiler.capture.traced import Traced
+from pyrel.compiler.capture.traced import Traced, TruthValues
 from pyrel.compiler.capture.tracer import Tracer
 from pyrel.compiler.graph.nodes import Floats
 
@@ -63,6 +63,13 @@ def traced(value: Any, role: str = "operand") -> Traced:
 def either(value: object) -> Traced | torch.Tensor:
     """Return a traced tensor, or the constant tensor of a number."""
     return value if isinstance(value, Traced) else number(value)
+
+
+def type_of(operand: Traced | torch.Tensor) -> torch.dtype | None:
+    """Return the type of a constant, and of truth values, of which some may be constants."""
+    if isinstance(operand, Traced):
+        return torch.bool if isinstance(operand, TruthValues) else None
+    return operand.dtype
 
 
 def refuse_ids(tracer: Tracer, value: object) -> None:

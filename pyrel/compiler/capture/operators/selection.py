@@ -91,7 +91,7 @@ def _chosen(tracer: Tracer, mask: Traced, value: Any, other: Any) -> Traced:
     parts = []
     for part, weight in ((value, mask), (other, opposite)):
         if isinstance(part, Traced):
-            if bool(_infinite(tracer, part.ids).any()):
+            if bool(infinite(tracer, part.ids).any()):
                 raise UnsupportedOperandsError(
                     "a mask made of token ids chooses between numbers and infinity"
                 )
@@ -124,13 +124,13 @@ def _or_infinite(
         )
     beside = of_counts.infinite_where(tracer, mask, math.copysign(1.0, sign))
     ids, zero = tracer.ids(either(value)), torch.zeros((), dtype=torch.float64)
-    alike = _infinite(tracer, ids) == sign  # of a mask before, whatever this one chooses
+    alike = infinite(tracer, ids) == sign  # of a mask before, whatever this one chooses
     rest = Traced(torch.where(alike, tracer.ids(zero), ids))
     chosen = tracer.choose([rest, zero], [opposite, mask], beside)
     return Traced(torch.where(alike, tracer.ids(zero + sign), chosen.ids))
 
 
-def _infinite(tracer: Tracer, ids: torch.Tensor) -> torch.Tensor:
+def infinite(tracer: Tracer, ids: torch.Tensor) -> torch.Tensor:
     """Return constants that are infinite, and 0 for all others."""
     values = torch.from_numpy(tracer.builder.values(ids.numpy()))
     return torch.where(torch.isinf(values), values, 0.0)

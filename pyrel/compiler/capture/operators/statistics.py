@@ -6,7 +6,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 import torch
 
 from pyrel.compiler.capture.operators.arithmetic import (
@@ -22,9 +21,9 @@ from pyrel.compiler.capture.operators.arithmetic import (
 )
 from pyrel.compiler.capture.operators.elementwise import absolute, inverse_root
 from pyrel.compiler.capture.operators.normalisation import layer_norm
-from pyrel.compiler.capture.operators.operands import UnsupportedOperandsError, constant
-from pyrel.compiler.capture.operators.selection import where
-from pyrel.compiler.capture.traced import Traced, TruthValues
+from pyrel.compiler.capture.operators.operands import UnsupportedOperandsError, constant, type_of
+from pyrel.compiler.capture.operators.selection import infinite, where
+from pyrel.compiler.capture.traced import Traced
 from pyrel.compiler.capture.tracer import Tracer
 from pyrel.compiler.graph.functions import Function
 
@@ -72,22 +71,13 @@ def _exponentials(tracer: Tracer, value: Traced, dim: Any) -> tuple[Any, Any, Tr
     """
     parts, dims = over(value, dim)
     largest = tracer.stop(kept(tracer.maximum(*parts, even=True), dims, True))
-    masked = _is_infinite(tracer, value)
+    masked = infinite(tracer, value.ids) == -math.inf
     rest = Traced(torch.where(masked, largest.ids.expand(value.ids.shape), value.ids))
     below = tracer.add(rest, times(tracer, largest, -1.0))
     ids = tracer.activation(below, Function.exp).ids
     zero = tracer.ids(torch.zeros((), dtype=torch.float64))
     exponentials = Traced(torch.where(masked, zero, ids))
     return exponentials, total(tracer, exponentials, dims, True), largest
-
-
-def _is_infinite(tracer: Tracer, value: Traced) -> torch.Tensor:
-    """Mark constants of −∞."""
-    fixed = value.ids < 0
-    if not bool(fixed.any()):
-        return fixed
-    values = tracer.builder.values(value.ids.numpy())
-    return fixed & torch.from_numpy(np.isneginf(values))
 
 
 def attention(
@@ -114,8 +104,10 @@ def attention(
     if is_causal:
         allowed = torch.ones(scores.ids.shape[-2:], dtype=torch.bool).tril()
         mask = allowed if mask is None else mask
-    if mask is not None:
-        scores = _masked(tracer, scores, mask)
+    if mask is not None and type_of(mask) == torch.bool:
+        scores = where(tracer, mask, scores, -math.inf)
+    elif mask is not None:
+        scores = add(tracer, scores, mask)
     return matmul(tracer, softmax(tracer, scores, -1), value)
 
 
@@ -124,20 +116,6 @@ def _repeated(heads: Any, count: int) -> Any:
     found = heads.ids if isinstance(heads, Traced) else constant(heads, "operand")
     found = found.repeat_interleave(count // found.shape[-3], -3)
     return Traced(found) if isinstance(heads, Traced) else found
-
-
-def _masked(tracer: Tracer, scores: Traced, mask: Traced | torch.Tensor) -> Any:
-    """Add a mask of numbers, some of which may be −∞; or −∞ where one of truth values is false."""
-    if isinstance(mask, TruthValues) or (
-        isinstance(mask, torch.Tensor) and mask.dtype == torch.bool
-    ):
-        return where(tracer, mask, scores, -math.inf)
-    if isinstance(mask, Traced):
-        return add(tracer, scores, mask)
-    blocked = torch.isneginf(mask)
-    added = tracer.add(scores, torch.where(blocked, torch.zeros_like(mask), mask))
-    infinite = tracer.ids(torch.tensor(-math.inf, dtype=torch.float64))
-    return Traced(torch.where(blocked, infinite, added.ids))
 
 
 def variance(
