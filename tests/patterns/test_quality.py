@@ -99,7 +99,11 @@ def test_units_are_measured_on_what_they_read() -> None:
 
 
 def test_a_trained_cell_is_as_good_as_sampling_allows() -> None:
-    """cov(d, y) of a fitted on n rows is noise of both halves: a correlation of √(2d/n)."""
+    """cov(d, y) of a fitted on n rows is noise of both halves: a correlation whose square is 2/n times a χ² of d.
+
+    Its root is √(2d/n) with a standard deviation of one part in √(2d); three of these are allowed, since other processors
+    train another cell. (Over five seeds the output layer, d = 24, has 0.96 to 1.26 times √(2d/n).)
+    """
     images, labels = pyrel.data.load_images("mnist-mini", split="train")
     x = torch.from_numpy(np.asarray(pyrel.data.sequence(images[:3000], 4)))
     y = torch.from_numpy(labels[:3000].astype(np.int64))
@@ -115,7 +119,8 @@ def test_a_trained_cell_is_as_good_as_sampling_allows() -> None:
     graph = pyrel.capture(cell, x[:2])
     patterns = pyrel.patterns.fit(graph, x[:1500])
     for layer in pyrel.patterns.quality(graph, patterns, x[1500:]):
-        assert layer.mean("linear") >= 1 - 1.2 * np.sqrt(2 * layer.rank / 1500), layer.module
+        noise = np.sqrt(2 * layer.rank / 1500) * (1 + 3 / np.sqrt(2 * layer.rank))
+        assert layer.mean("linear") >= 1 - noise, layer.module
         for worse in ("filter", "random"):
             assert layer.mean(worse) < layer.mean("linear") - 0.2
 
