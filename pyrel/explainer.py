@@ -251,7 +251,8 @@ class Explainer(Attributing):
         results = self.outputs.shaped(found)
         if self.method.conserves:
             self._stability.check(results.amplification)
-        return Explanation(relevance, *(arrays.like(column, batch) for column in results[1:]))
+        given_back = arrays.conversion(batch)
+        return Explanation(relevance, *[given_back(column) for column in results[1:]])
 
     def forward(self, x: Given, *, lengths: Any = None) -> Array:
         """Compute the raw outputs alone, as the explained ones: bit for bit ``self(x).output``.

@@ -4,10 +4,31 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "../program/operands.h"
 #include "plan.h"
 #include "tuning.h"
 
 namespace pyrel {
+namespace {
+
+// Counts what instructions read and write of a sample's memory.
+struct Touched {
+    double floats = 0.0;
+
+    void rows(const Rows& rows, int64_t columns, Access access) {
+        const double each = access == Access::update ? 2.0 : 1.0;
+        floats += each * static_cast<double>(columns) * static_cast<double>(rows.offsets.size());
+    }
+    void elements(const std::vector<int64_t>& index, const Rows& rows, bool writes) {
+        this->rows(rows, static_cast<int64_t>(index.size()),
+                   writes ? Access::update : Access::read);
+    }
+    void apart(const Rows& rows, int64_t count, int64_t, int64_t columns) {
+        this->rows(rows, count * columns, Access::read);
+    }
+};
+
+}  // namespace
 
 Engine::Engine(const Program& program, PackedMatrices& packed, int64_t most_packed)
     : code_(program.code()), kernels_(packed.kernels()), matrices_(program.matrices().size()) {
@@ -20,6 +41,9 @@ Engine::Engine(const Program& program, PackedMatrices& packed, int64_t most_pack
                 if (const auto* gemm = std::get_if<Gemm>(&each))
                     pack(*gemm, repeat->count, program, packed, most_packed);
     }
+    Touched touched;
+    for_each(code_->instructions, [&](const auto& i) { operands(*code_, i, touched); });
+    touched_bytes_ = touched.floats * sizeof(float);
     gain_in_lanes_ = compare_with_lanes(kSlabSamples);
     gain_over_many_ = compare_with_lanes(std::max(kSlabSamples, most_apart(*this, 1)));
     if (gain_in_lanes_ > 1.0) stretches_ = find_stretches(*code_, kernels_);

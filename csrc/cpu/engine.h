@@ -49,6 +49,8 @@ class Engine {
     // of so many rows that one sample repays reading the weights.
     int64_t weight_bytes() const { return weight_bytes_; }
     double streamed_bytes() const { return streamed_bytes_; }
+    // What a sample reads and writes of its own memory.
+    double touched_bytes() const { return touched_bytes_; }
     // Makes what the matrices are in lanes, where it is not made yet. Throws std::bad_alloc.
     void pack_in_lanes() const;
     // What of the way back runs again after one forward pass. Found when it is first asked for.
@@ -68,6 +70,7 @@ class Engine {
     int64_t scratch_size_ = 0;
     int64_t weight_bytes_ = 0;
     double streamed_bytes_ = 0.0;
+    double touched_bytes_ = 0.0;
     double gain_in_lanes_ = 0.0;
     double gain_over_many_ = 0.0;
     std::vector<Stretch> stretches_;

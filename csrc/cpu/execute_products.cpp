@@ -11,11 +11,11 @@ namespace {
 // Columns whose weights fill half of the second-level cache, where all do not fit it and rows
 // are enough to repay reading the rows again for each part of the columns.
 int64_t columns_together(const PackedMatrix& w, int64_t rows, const Kernels& kernels) {
+    if (rows <= kernels.block_rows) return w.columns;
     const int64_t depth = w.bf16 ? (w.depth + 1) / 2 : w.depth;
-    const int64_t most = second_level_cache() / 2 / (depth * static_cast<int64_t>(sizeof(float)));
-    const bool stays =
-        w.columns * depth * static_cast<int64_t>(sizeof(float)) <= second_level_cache();
-    if (stays || rows <= kernels.block_rows) return w.columns;
+    const int64_t bytes = depth * static_cast<int64_t>(sizeof(float));
+    if (w.columns * bytes <= second_level_cache()) return w.columns;
+    const int64_t most = second_level_cache() / 2 / bytes;
     return std::max<int64_t>(1, most / kernels.panel) * kernels.panel;
 }
 

@@ -37,7 +37,7 @@ int64_t arena_stride(int64_t arena_size) {
 
 // Few samples, whose memory stays in the caches. But where the weights are larger than these, a
 // slab reads them anew for every product: as many samples then as make that no more than what they
-// read of their own memory, in no more memory than the weights take.
+// read and write themselves, in no more memory than the weights take.
 int64_t most_apart(const Engine& engine, int threads) {
     const int64_t bytes =
         arena_stride(engine.code().arena_size) * static_cast<int64_t>(sizeof(float));
@@ -45,8 +45,8 @@ int64_t most_apart(const Engine& engine, int threads) {
     const int64_t fitting = std::clamp(kSlabBytes / bytes / tile * tile, tile, kSlabSamples);
     const int64_t few = std::clamp<int64_t>(kMostSlabBytes / bytes, 1, fitting);
     if (engine.weight_bytes() <= second_level_cache()) return few;
-    const double wanted = engine.streamed_bytes() / static_cast<double>(bytes);
-    const int64_t room = std::max(kMostSlabBytes, engine.weight_bytes() / threads) / bytes;
+    const double wanted = engine.streamed_bytes() / engine.touched_bytes();
+    const int64_t room = engine.weight_bytes() / threads / bytes;
     const auto many = static_cast<int64_t>(std::min(wanted, static_cast<double>(room)));
     return std::max(few, many / tile * tile);
 }

@@ -78,21 +78,6 @@ void Slab::collect_relevance() {
     });
 }
 
-View Slab::view(const Rows& rows) const {
-    return view(rows.space, rows.offsets.data() + first_step_);
-}
-
-View Slab::view(Space space, const int64_t* offsets) const {
-    if (space == Space::arena) return {arena_.get() + begin_ * stride_, stride_, offsets, shift_};
-    const int64_t stride = code().input_size * lanes_;
-    const bool input = space == Space::input;
-    if (lanes_ > 1) return {ends_[input ? 0 : 1].get() + begin_ * stride, stride, offsets, shift_};
-    // Views are writable; Program::add refuses an instruction that writes to the input.
-    if (input)
-        return {const_cast<float*>(batch_.x) + (first_ + begin_) * stride, stride, offsets, shift_};
-    return {batch_.relevance + result(begin_) * stride, stride * batch_.ways_back, offsets, shift_};
-}
-
 void Slab::clear(Space space, int64_t first, int64_t count) {
     const View all = view(space, &first);
     for (int64_t s = 0; s < samples_; ++s) std::fill_n(row(all, s, 0), count * lanes_, 0.0f);
@@ -103,18 +88,6 @@ const View* Slab::views(const std::vector<Rows>& listed, int list) const {
     std::transform(listed.begin(), listed.end(), place,
                    [this](const Rows& rows) { return view(rows); });
     return place;
-}
-
-Epilogue Slab::epilogue(const EpilogueSpec& spec) const {
-    return {code().vector(spec.bias),
-            code().vector(spec.scale_vector),
-            code().vector(spec.post_vector),
-            optional_view(spec.scale_rows),
-            optional_view(spec.post_rows),
-            spec.scale,
-            spec.post,
-            spec.accumulate,
-            spec.epsilon};
 }
 
 float* Slab::one_sample(const View& v, int64_t sample, int64_t step, int64_t columns,

@@ -53,7 +53,10 @@ class Slab {
     int64_t first_chosen() const { return begin_ * lanes_; }  // sample of the slab
     int64_t steps() const { return steps_; }                  // rows of the instruction that runs
 
-    View view(const Rows& rows) const;
+    // Inline, as a program may have thousands of operands that take less time than a call.
+    View view(const Rows& rows) const {
+        return view(rows.space, rows.offsets.data() + first_step_);
+    }
     // Zeros for floats of each chosen sample.
     void clear(Space space, int64_t first, int64_t count);
     View optional_view(const Rows& rows) const {
@@ -61,7 +64,17 @@ class Slab {
     }
     // The views of a list of operands; `list` is 0 or 1, as an instruction has two at most.
     const View* views(const std::vector<Rows>& listed, int list) const;
-    Epilogue epilogue(const EpilogueSpec& spec) const;
+    Epilogue epilogue(const EpilogueSpec& spec) const {
+        return {code().vector(spec.bias),
+                code().vector(spec.scale_vector),
+                code().vector(spec.post_vector),
+                optional_view(spec.scale_rows),
+                optional_view(spec.post_rows),
+                spec.scale,
+                spec.post,
+                spec.accumulate,
+                spec.epsilon};
+    }
     float* scratch() const { return arena_.get() + stride_ * groups_; }
 
     static float* row(const View& v, int64_t sample, int64_t step) {
@@ -100,7 +113,20 @@ class Slab {
     double* put_in() const { return put_in_.get(); }
 
   private:
-    View view(Space space, const int64_t* offsets) const;
+    View view(Space space, const int64_t* offsets) const {
+        if (space == Space::arena)
+            return {arena_.get() + begin_ * stride_, stride_, offsets, shift_};
+        const int64_t stride = code().input_size * lanes_;
+        const bool input = space == Space::input;
+        if (lanes_ > 1)
+            return {ends_[input ? 0 : 1].get() + begin_ * stride, stride, offsets, shift_};
+        // Views are writable; Program::add refuses an instruction that writes to the input.
+        if (input)
+            return {const_cast<float*>(batch_.x) + (first_ + begin_) * stride, stride, offsets,
+                    shift_};
+        return {batch_.relevance + result(begin_) * stride, stride * batch_.ways_back, offsets,
+                shift_};
+    }
 
     struct Free {
         void operator()(float* p) const { std::free(p); }

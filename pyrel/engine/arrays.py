@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -343,11 +343,22 @@ class Places:
         return self._out
 
 
-def like(values: npt.NDArray[Any], x: Batch) -> Array:
-    """``values`` as the type of array, and on the device, of ``x``, or of its first input."""
+def conversion(x: Batch) -> Callable[[npt.NDArray[Any]], Array]:
+    """Return what makes of values the type of array, on the device, of ``x`` or its first input."""
     if isinstance(x, Rows):
         x = x.first
     if isinstance(x, np.ndarray):
-        return values
-    tensor = torch.from_numpy(values)
-    return tensor if x.is_cpu else tensor.to(x.device)
+        return _as_they_are
+    if x.is_cpu:
+        return torch.from_numpy
+    device = x.device
+    return lambda values: torch.from_numpy(values).to(device)
+
+
+def _as_they_are(values: npt.NDArray[Any]) -> Array:
+    return values
+
+
+def like(values: npt.NDArray[Any], x: Batch) -> Array:
+    """``values`` as the type of array, and on the device, of ``x``, or of its first input."""
+    return conversion(x)(values)

@@ -31,11 +31,12 @@ def explain_all(
 
     ``told`` is called with the runs of samples through a program that are done, and all of them.
     """
+    n = x.shape[0]  # len() of a tensor takes ten times as long
     outputs = programs.source.outputs
-    loaded = programs.at(steps if len(x) or outputs.follow_steps else inputs.steps)
-    targets = outputs.numbers(target, len(x), loaded.classes)
-    results = Results.places(relevance, len(x), loaded.classes)
-    progress = None if told is None else progress_of(told, [(len(x), loaded)])
+    loaded = programs.at(steps if n or outputs.follow_steps else inputs.steps)
+    targets = outputs.numbers(target, n, loaded.classes)
+    results = Results.places(relevance, n, loaded.classes)
+    progress = None if told is None else progress_of(told, [(n, loaded)])
     run = Run(x, loaded, inputs, progress)
     parted = told is not None or inputs.out_of_range == CLIP  # which copies
     for first, values in arrays.pieces(x, parted=parted):

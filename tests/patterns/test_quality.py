@@ -99,10 +99,11 @@ def test_units_are_measured_on_what_they_read() -> None:
 
 
 def test_a_trained_cell_is_as_good_as_sampling_allows() -> None:
-    """cov(d, y) of a fitted on n rows is noise of both halves: a correlation whose square is 2/n times a χ² of d.
+    """cov(d, y) of a fitted on n rows is noise of both halves: a correlation of about √(2d/n).
 
-    Its root is √(2d/n) with a standard deviation of one part in √(2d); three of these are allowed, since other processors
-    train another cell. (Over five seeds the output layer, d = 24, has 0.96 to 1.26 times √(2d/n).)
+    Its square is 2/n times a χ² of d, so the root has a standard deviation of one part in √(2d).
+    Three of these are allowed, since each processor trains another cell: of five seeds the output
+    layer, d = 24, has 0.96 to 1.26 times √(2d/n).
     """
     images, labels = pyrel.data.load_images("mnist-mini", split="train")
     x = torch.from_numpy(np.asarray(pyrel.data.sequence(images[:3000], 4)))
