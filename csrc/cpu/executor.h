@@ -5,7 +5,7 @@
 
 #include <optional>
 
-#include "batch.h"
+#include "../shared/batch.h"
 #include "engine.h"
 
 namespace pyrel {

@@ -5,12 +5,14 @@
 #include "kernels.h"
 
 #include "dense.h"
-#include "functions.h"
 #include "in_lanes.h"
 #include "matmul.h"
 #include "pools.h"
 #include "sparse.h"
 #include "sums.h"
+
+// Elementwise functions of the vectors that the headers before have.
+#include "../shared/functions.h"
 
 namespace pyrel {
 namespace {

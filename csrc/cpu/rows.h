@@ -215,7 +215,7 @@ struct Doubles {
 
 inline void widen(Vector v, Doubles& wide) { widen(v, wide.part[0], wide.part[1]); }
 
-// Sums the eight parts of a long sum; see tuning.h.
+// Sums the eight parts of a long sum; see limits.h.
 template <typename Sum>
 inline Sum sum_of(const Sum (&parts)[kParts]) {
     return ((parts[0] + parts[4]) + (parts[2] + parts[6])) +

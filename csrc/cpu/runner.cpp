@@ -119,7 +119,6 @@ int64_t SlabRunner::skip_zeros(size_t number) {
 }
 
 Status SlabRunner::run_apart(size_t from, int64_t samples) {
-    const std::vector<Instruction>& all = slab_.code().instructions;
     for (size_t i = from, end; i < end_; i = end) {
         end = part_ < samples ? std::min(end_of_stretch(i), end_) : end_;
         const int64_t part = part_ < samples && end > i + 1 ? part_ : samples;

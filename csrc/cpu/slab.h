@@ -7,7 +7,7 @@
 #include <memory>
 #include <vector>
 
-#include "batch.h"
+#include "../shared/batch.h"
 #include "engine.h"
 #include "plan.h"
 

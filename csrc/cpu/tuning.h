@@ -14,7 +14,5 @@ constexpr int64_t kSparseWeights = 6144;
 constexpr int64_t kSparseVectors = 6;
 // So many rows of a sample repay reading the weights once for these samples alone.
 constexpr int64_t kManyRows = 96;
-// Long sums are those of eight parts, element i being of part i % 8, in both layouts.
-constexpr int kParts = 8;
 
 }  // namespace pyrel

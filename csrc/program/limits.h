@@ -20,5 +20,7 @@ constexpr int64_t kLineFloats = 16;
 // What a row of an instruction, and a vector of its results, cost beside the products: as much as
 // this many multiply-adds of vectors (AVX-512, Zen 5).
 constexpr int64_t kRowCost = 12, kResultCost = 8;
+// Long sums are those of eight parts, element i being of part i % 8, in every layout.
+constexpr int kParts = 8;
 
 }  // namespace pyrel

@@ -15,6 +15,7 @@ void bind_enums(pybind11::module_& module);
 void bind_limits(pybind11::module_& module);
 void bind_program(pybind11::module_& module);
 void bind_engine(pybind11::module_& module);
+void bind_cuda(pybind11::module_& module);
 
 // Those of an instruction set that this machine can run.
 const Kernels& kernels_named(const std::string& isa);

@@ -3,7 +3,7 @@
 
 #include <pybind11/native_enum.h>
 
-#include "../cpu/batch.h"
+#include "../shared/batch.h"
 #include "bindings.h"
 
 namespace py = pybind11;

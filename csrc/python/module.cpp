@@ -80,4 +80,5 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
     pyrel::bind_limits(module);
     pyrel::bind_program(module);
     pyrel::bind_engine(module);
+    pyrel::bind_cuda(module);
 }

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from engine import cuda_emulated
 
 from pyrel._core import Outcome
 from pyrel.compiler.program.enums import Space
@@ -35,7 +36,8 @@ def run(
     """Run the steps on samples ``x``; return ``size`` floats of the arena from ``result``.
 
     Also returned is what was absorbed; `measured` returns the amplification too. The seed takes the
-    arena's last floats. The steps run in both layouts of the samples, with the same bits.
+    arena's last floats. The steps run in both layouts of the samples, with the same bits, and those
+    of AVX2 on the emulated device, too.
     """
     return measured(program, steps, x, result, size, isa, check_finite)[:2]
 
@@ -68,6 +70,12 @@ def measured(
         found.append((output, absorbed, amplification))
     apart, in_lanes = found
     assert [each.tobytes() for each in apart] == [each.tobytes() for each in in_lanes]
+    if isa == cuda_emulated.ISA:
+        on_device = cuda_emulated.explain(
+            cuda_emulated.core_of(program), x, relevance=False, check_finite=check_finite
+        )
+        named = (on_device.output, on_device.absorbed, on_device.amplification)
+        assert [each.tobytes() for each in apart] == [each.tobytes() for each in named]
     return apart
 
 

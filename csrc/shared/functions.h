@@ -1,30 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0
-// Elementwise functions and their derivatives, over the operations of vector.h: the same bits at
-// every place in a row and with every set that fuses its multiply-adds. All are made of
-// exponentials of numbers below zero, so nothing overflows on the way, and nothing that cancels is
-// subtracted. Only x86's and ARM's "flush denormals" is assumed: results below FLT_MIN count as 0.
+// Elementwise functions and their derivatives, over the operations of a vector type, whose header
+// is included before: the same bits at every place in a row and with every set that fuses its
+// multiply-adds. All are made of exponentials of numbers below zero, so nothing overflows on the
+// way, and nothing that cancels is subtracted. Only x86's and ARM's "flush denormals" is assumed:
+// results below FLT_MIN count as 0.
 #pragma once
 
-#include "kernels.h"
-#include "vector.h"
+#include "../program/operations.h"
+
+#if !defined(PYREL_INLINE)
+#define PYREL_INLINE inline
+#endif
 
 namespace pyrel {
 namespace {
 
-inline Vector constant(float value) { return broadcast(&value); }
-inline Vector negative(Vector x) { return zero() - x; }
-inline Vector magnitude(Vector x) { return select(less(x, zero()), negative(x), x); }
+PYREL_INLINE Vector constant(float value) { return broadcast(&value); }
+PYREL_INLINE Vector negative(Vector x) { return zero() - x; }
+PYREL_INLINE Vector magnitude(Vector x) { return select(less(x, zero()), negative(x), x); }
 // The larger or smaller of both; NaN in x stays.
-inline Vector at_least(Vector x, float low) {
+PYREL_INLINE Vector at_least(Vector x, float low) {
     return select(less(x, constant(low)), constant(low), x);
 }
-inline Vector at_most(Vector x, float high) {
+PYREL_INLINE Vector at_most(Vector x, float high) {
     return select(less(constant(high), x), constant(high), x);
 }
 
 // Coefficients from the highest power down.
 template <int Count>
-inline Vector polynomial(Vector x, const float (&coefficients)[Count]) {
+PYREL_INLINE Vector polynomial(Vector x, const float (&coefficients)[Count]) {
     Vector sum = constant(coefficients[0]);
 #pragma GCC unroll 16
     for (int i = 1; i < Count; ++i) sum = multiply_add(sum, x, constant(coefficients[i]));
@@ -41,10 +45,10 @@ struct Exponential {
 };
 
 // Adding 1.5 · 2²³ rounds to an integer, which the lowest bits then hold.
-inline Vector shift_to_integers() { return constant(12582912.0f); }
+PYREL_INLINE Vector shift_to_integers() { return constant(12582912.0f); }
 
 // The power is lowered by a factor of 2^lowered.
-inline Exponential split_exponential(Vector high, Vector low, float lowered = 0.0f) {
+PYREL_INLINE Exponential split_exponential(Vector high, Vector low, float lowered = 0.0f) {
     const Vector shift = shift_to_integers();
     const Vector shifted = multiply_add(high, constant(1.44269504f), shift);
     const Vector n = shifted - shift;
@@ -59,14 +63,14 @@ inline Exponential split_exponential(Vector high, Vector low, float lowered = 0.
 }
 
 // e^(high + low) for high ≤ 0.
-inline Vector exponential(Vector high, Vector low) {
+PYREL_INLINE Vector exponential(Vector high, Vector low) {
     const Exponential e = split_exponential(high, low);
     return select(less(high, constant(kLeast)), zero(), e.power * (constant(1.0f) + e.rest));
 }
-inline Vector exponential(Vector x) { return exponential(x, zero()); }
+PYREL_INLINE Vector exponential(Vector x) { return exponential(x, zero()); }
 
 // e^x − 1 for x ≤ 0.
-inline Vector exponential_minus_one(Vector x) {
+PYREL_INLINE Vector exponential_minus_one(Vector x) {
     const Exponential e = split_exponential(x, zero());
     const Vector one = constant(1.0f);
     return select(less(x, constant(kLeast)), negative(one),
@@ -74,7 +78,7 @@ inline Vector exponential_minus_one(Vector x) {
 }
 
 // log(1 + y) for y from 0 to 1.
-inline Vector log_of_one_plus(Vector y) {
+PYREL_INLINE Vector log_of_one_plus(Vector y) {
     const Vector half = constant(0.5f);
     const auto large = less(constant(0.41421356f), y);  // then 1 + y is halved
     const Vector f = select(large, (y - constant(1.0f)) * half, y);
@@ -89,7 +93,7 @@ inline Vector log_of_one_plus(Vector y) {
 }
 
 // log(1 + x) for x ≥ 0.
-inline Vector log_of_one_plus_any(Vector x) {
+PYREL_INLINE Vector log_of_one_plus_any(Vector x) {
     const Vector one = constant(1.0f);
     Vector w = one + x, halvings = zero();
     constexpr float kPowers[] = {0x1p64f, 0x1p32f, 0x1p16f, 0x1p8f, 0x1p4f, 0x1p2f, 0x1p1f};
@@ -112,7 +116,7 @@ inline Vector log_of_one_plus_any(Vector x) {
 constexpr float kMost = 88.72284f;
 
 // e^x for any x. Above 0 the power of two is computed as 2^-64 of it, as 2^128 is no float32.
-inline Vector exponential_of_any(Vector x) {
+PYREL_INLINE Vector exponential_of_any(Vector x) {
     const Vector one = constant(1.0f), inner = at_most(at_least(x, 0.0f), kMost);
     const Exponential e = split_exponential(inner, zero(), 64.0f);
     const Vector above = e.power * (one + e.rest) * constant(0x1p64f);
@@ -120,10 +124,10 @@ inline Vector exponential_of_any(Vector x) {
     return select(less(x, zero()), exponential(at_most(x, 0.0f)), infinite);
 }
 
-inline Vector not_a_number() { return constant(__builtin_nanf("")); }
+PYREL_INLINE Vector not_a_number() { return constant(__builtin_nanf("")); }
 
 // log(1 + x), from log(1 + y) of a y ≥ 0: below 0, 1 + x is 1 / (1 + y).
-inline Vector log_of_one_plus_signed(Vector x) {
+PYREL_INLINE Vector log_of_one_plus_signed(Vector x) {
     const Vector one = constant(1.0f);
     const auto negative_x = less(x, zero());
     const Vector y = select(negative_x, negative(x) / (one + x), x);
@@ -133,7 +137,7 @@ inline Vector log_of_one_plus_signed(Vector x) {
 }
 
 // log(x). Neither x − 1 near 1 nor (1 − x) / x below 1 has lost digits.
-inline Vector logarithm(Vector x) {
+PYREL_INLINE Vector logarithm(Vector x) {
     const Vector one = constant(1.0f);
     const auto small = less(x, one);
     const Vector log = log_of_one_plus_any(select(small, (one - x) / x, x - one));
@@ -142,7 +146,7 @@ inline Vector logarithm(Vector x) {
 }
 
 // v^p by |v|, for |p| < 2²²; a whole p that is odd has the sign of v.
-inline Vector power_of(Vector x, Vector p) {
+PYREL_INLINE Vector power_of(Vector x, Vector p) {
     const Vector size = magnitude(x), half = constant(0.5f), shift = shift_to_integers();
     const Vector one = constant(1.0f), exponent = p * logarithm(size);
     // 0 · ∞: v^0 is 1, and 1^p, too.
@@ -165,7 +169,7 @@ struct Circle {
 
 constexpr float kCircleEnd = 8192.0f;
 
-inline Circle circle(Vector x) {
+PYREL_INLINE Circle circle(Vector x) {
     const Vector inner = at_most(at_least(x, -kCircleEnd), kCircleEnd), shift = shift_to_integers();
     const Vector q = multiply_add(inner, constant(0.636619772f), shift) - shift;
     // π/2 in three parts, the first two with few enough bits for their multiples to be exact.
@@ -182,7 +186,7 @@ inline Circle circle(Vector x) {
 }
 
 // The sine of x + turns π/2, turns being 0 or 1.
-inline Vector sine(Vector x, float turns) {
+PYREL_INLINE Vector sine(Vector x, float turns) {
     const Circle at = circle(x);
     const Vector turn = at.turn + constant(turns), size = magnitude(turn);  // −2 to 3
     const auto one = less(constant(0.5f), size), two = less(constant(1.5f), size);
@@ -198,27 +202,29 @@ inline Vector sine(Vector x, float turns) {
 
 // e^(−x² scale) for x ≥ 0 and a scale of 1 or ½. x² in two parts: a rounding of x² alone would be
 // an error of x² scale units in the last place.
-inline Vector bell_of(Vector x, float scale) {
+PYREL_INLINE Vector bell_of(Vector x, float scale) {
     const Vector top = high_half(x), by = constant(scale);
     return exponential(negative(by * top * top), negative(by * (x - top) * (x + top)));
 }
 
 // (1 + max(0, x))^p
-inline Vector power_of_one_plus(Vector x, Vector p) {
+PYREL_INLINE Vector power_of_one_plus(Vector x, Vector p) {
     const Vector exponent = p * log_of_one_plus_any(at_least(x, 0.0f));
     const Vector y = exponential(negative(magnitude(exponent)));
     return select(less(exponent, zero()), y, constant(1.0f) / y);
 }
 
 // 1 / (1 + e^−x), from e = e^−|x|.
-inline Vector sigmoid_from(Vector x, Vector e) {
+PYREL_INLINE Vector sigmoid_from(Vector x, Vector e) {
     const Vector one = constant(1.0f);
     return select(less(x, zero()), e, one) / (one + e);
 }
-inline Vector sigmoid(Vector x) { return sigmoid_from(x, exponential(negative(magnitude(x)))); }
+PYREL_INLINE Vector sigmoid(Vector x) {
+    return sigmoid_from(x, exponential(negative(magnitude(x))));
+}
 
 // Its derivative: the same at x and −x.
-inline Vector sigmoid_slope_from(Vector e) {
+PYREL_INLINE Vector sigmoid_slope_from(Vector e) {
     const Vector sum = constant(1.0f) + e;
     return e / (sum * sum);
 }
@@ -228,7 +234,7 @@ struct Gauss {
     Vector below, bell;
 };
 
-inline Gauss gauss(Vector x) {
+PYREL_INLINE Gauss gauss(Vector x) {
     const Vector size = magnitude(x), bell = bell_of(size, 0.5f);
     // Φ(−|x|) e^(x²/2) / t by powers of t = 1 / (1 + 0.3 |x|); relative error 4e-9.
     const Vector t = constant(1.0f) / multiply_add(constant(0.3f), size, constant(1.0f));
@@ -241,7 +247,7 @@ inline Gauss gauss(Vector x) {
 }
 
 // erf(x): a polynomial near 0, and from Φ further out.
-inline Vector error_function(Vector x) {
+PYREL_INLINE Vector error_function(Vector x) {
     const Vector size = magnitude(x), inner = at_most(size, 1.0f), z = inner * inner;
     const Vector near =
         size * polynomial(z, {7.853861353153693e-5f, -8.010193625184903e-4f, 5.188327685732524e-3f,
@@ -254,7 +260,7 @@ inline Vector error_function(Vector x) {
 }
 
 // 2 √(2/π) (x + 0.044715 x³), whose sigmoid approximates Φ(x).
-inline Vector gauss_argument(Vector x) {
+PYREL_INLINE Vector gauss_argument(Vector x) {
     return x * multiply_add(x * x, constant(0.0713548163f), constant(1.59576912f));
 }
 
@@ -262,7 +268,7 @@ inline Vector gauss_argument(Vector x) {
 constexpr float kGaussEnd = 20.0f, kGaussTanhEnd = 12.0f, kSigmoidEnd = 90.0f;
 
 template <Function F>
-inline Vector apply(Vector x, Vector parameter) {
+PYREL_INLINE Vector apply(Vector x, Vector parameter) {
     if constexpr (F == Function::sigmoid) return sigmoid(x);
     if constexpr (F == Function::tanh) {
         const Vector e = exponential_minus_one(constant(-2.0f) * magnitude(x));
@@ -303,7 +309,7 @@ inline Vector apply(Vector x, Vector parameter) {
 }
 
 template <Function F>
-inline Vector slope(Vector x, Vector parameter) {
+PYREL_INLINE Vector slope(Vector x, Vector parameter) {
     const Vector one = constant(1.0f);
     if constexpr (F == Function::sigmoid)
         return sigmoid_slope_from(exponential(negative(magnitude(x))));

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "hazards.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace pyrel::cuda {
+namespace {
+
+// An operand, and the row that it is of.
+using OfRow = std::pair<Touched, size_t>;
+
+bool overlap(const Touched& a, const Touched& b) {
+    return a.space == b.space && a.first < b.first + b.count && b.first < a.first + a.count;
+}
+
+bool same(const Touched& a, const Touched& b) {
+    return a.space == b.space && a.first == b.first && a.count == b.count;
+}
+
+void sort_by_place(std::vector<OfRow>& all) {
+    std::sort(all.begin(), all.end(), [](const OfRow& a, const OfRow& b) {
+        return std::pair(a.first.space, a.first.first) < std::pair(b.first.space, b.first.first);
+    });
+}
+
+// What is read and written, in the order of memory.
+std::vector<OfRow> by_place(const std::vector<Touches>& rows) {
+    std::vector<OfRow> all;
+    for (size_t n = 0; n < rows.size(); ++n)
+        for (const Touched& each : rows[n])
+            if (each.space != Space::input) all.push_back({each, n});
+    sort_by_place(all);
+    return all;
+}
+
+}  // namespace
+
+bool meet_each_other(const std::vector<Touches>& rows) {
+    const std::vector<OfRow> all = by_place(rows);
+    for (size_t n = 0; n < all.size(); ++n)
+        for (size_t m = n + 1; m < all.size() && overlap(all[n].first, all[m].first); ++m)
+            if (all[n].second != all[m].second &&
+                (all[n].first.access != Access::read || all[m].first.access != Access::read))
+                return true;
+    return false;
+}
+
+bool same_or_apart(const std::vector<Touches>& rows) {
+    const std::vector<OfRow> all = by_place(rows);
+    for (size_t n = 1; n < all.size(); ++n)
+        if (overlap(all[n - 1].first, all[n].first) && !same(all[n - 1].first, all[n].first))
+            return false;
+    return true;
+}
+
+bool owns_results(const Touches& row, size_t read_by_others) {
+    std::vector<OfRow> all;  // with the place in the row
+    for (size_t n = 0; n < row.size(); ++n) all.push_back({row[n], n});
+    sort_by_place(all);
+    for (size_t n = 0; n < all.size(); ++n)
+        for (size_t m = n + 1; m < all.size() && overlap(all[n].first, all[m].first); ++m) {
+            const bool reads[] = {all[n].first.access == Access::read,
+                                  all[m].first.access == Access::read};
+            if (reads[0] && reads[1]) continue;
+            if (!same(all[n].first, all[m].first)) return false;
+            if ((reads[0] && all[n].second < read_by_others) ||
+                (reads[1] && all[m].second < read_by_others))
+                return false;
+        }
+    return true;
+}
+
+Hazards::Hazards(int64_t input_size, int64_t arena_size) {
+    // Nothing writes the input, so reading it meets nothing.
+    floats_[static_cast<size_t>(Space::arena)].resize(static_cast<size_t>(arena_size));
+    floats_[static_cast<size_t>(Space::relevance)].resize(static_cast<size_t>(input_size));
+}
+
+Hazards::Mark Hazards::mark(const Touched& each, int64_t place, const Owner& owner) const {
+    const auto element = static_cast<int32_t>((place - each.first) % owner.parts);
+    return {epoch_, owner.kind, owner.place + element};
+}
+
+bool Hazards::meets(const Touches& touched, const Owner& owner) const {
+    for (const Touched& each : touched) {
+        if (each.space == Space::input) continue;
+        for (int64_t i = each.first; i < each.first + each.count; ++i) {
+            const Float& here = floats(each.space)[static_cast<size_t>(i)];
+            const Mark now = mark(each, i, owner);
+            if (here.written.epoch == epoch_ && !here.written.is_of(now)) return true;
+            if (each.access == Access::read || here.read.epoch != epoch_) continue;
+            if (here.many || !here.read.is_of(now)) return true;
+        }
+    }
+    return false;
+}
+
+void Hazards::note(const Touches& touched, const Owner& owner) {
+    for (const Touched& each : touched) {
+        if (each.space == Space::input) continue;
+        auto& floats = floats_[static_cast<size_t>(each.space)];
+        for (int64_t i = each.first; i < each.first + each.count; ++i) {
+            Float& here = floats[static_cast<size_t>(i)];
+            const Mark now = mark(each, i, owner);
+            if (each.access != Access::read) here.written = now;
+            if (each.access == Access::write) continue;
+            here.many = here.read.epoch == epoch_ && (here.many || !here.read.is_of(now));
+            here.read = now;
+        }
+    }
+}
+
+}  // namespace pyrel::cuda

@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "image.h"
+
+#include <cstring>
+#include <iterator>
+#include <type_traits>
+
+#include "hazards.h"
+#include "make_image.h"
+#include "operations.h"
+
+namespace pyrel::cuda {
+namespace {
+
+// Kinds whose threads take an element of a row, and may take it of all rows: operands that lie at
+// the same floats are the same thread's.
+template <typename Plain>
+constexpr bool kByElement =
+    std::is_same_v<Plain, Map> || std::is_same_v<Plain, Activate> || std::is_same_v<Plain, Slope> ||
+    std::is_same_v<Plain, MaxPool> || std::is_same_v<Plain, PoolRoute>;
+
+// Kinds of which eight threads take a row of a sample.
+template <typename Plain>
+constexpr bool kByPart = std::is_same_v<Plain, Absorb> || std::is_same_v<Plain, Normalise> ||
+                         std::is_same_v<Plain, NormaliseBack>;
+
+// Of what a row touches, how many operands at the beginning are read by other threads than those
+// that write the row's results.
+template <typename Plain>
+size_t read_by_others(const Plain& instruction, size_t all) {
+    if constexpr (std::is_same_v<Plain, Gemm>) return instruction.segments.size();
+    constexpr bool by_one = kByElement<Plain> || kByPart<Plain> || std::is_same_v<Plain, Seed>;
+    return by_one ? 0 : all;
+}
+
+class Maker {
+  public:
+    explicit Maker(const Program& program)
+        : code_(*program.code()), pools_(program), hazards_(code_.input_size, code_.arena_size) {}
+
+    std::vector<char> make() {
+        for (const Instruction& instruction : code_.instructions)
+            std::visit([this](const auto& i) { add(i); }, instruction);
+        return laid_out();
+    }
+
+  private:
+    void add(const Repeat& repeat) {
+        const auto first = std::ssize(operations_);
+        for (const Repeatable& each : repeat.body)
+            std::visit([this](const auto& i) { operations_.push_back(operation_of(i, pools_)); },
+                       each);
+        for (int64_t iteration = 0; iteration < repeat.count; ++iteration)
+            for (int64_t n = 0; n < std::ssize(repeat.body); ++n)
+                std::visit(
+                    [&](const auto& i) {
+                        const int64_t rows = rows_of(i) / repeat.count;
+                        add_steps(i, first + n, iteration * rows, rows);
+                    },
+                    repeat.body[static_cast<size_t>(n)]);
+    }
+
+    template <typename Plain>
+    void add(const Plain& instruction) {
+        if constexpr (std::is_same_v<Plain, Seed>) seed_ = small(std::ssize(steps_));
+        operations_.push_back(operation_of(instruction, pools_));
+        add_steps(instruction, std::ssize(operations_) - 1, 0, rows_of(instruction));
+    }
+
+    // Rows that touch each other's memory are steps of their own, behind barriers; but where they
+    // touch the same elements or none in common, a thread takes an element of all of them.
+    template <typename Plain>
+    void add_steps(const Plain& instruction, int64_t operation, int64_t first, int64_t rows) {
+        std::vector<Touches> touched;
+        for (int64_t row = first; row < first + rows; ++row) {
+            RowTouches visitor(row);
+            operands(code_, instruction, visitor);
+            const size_t others = read_by_others(instruction, visitor.found.size());
+            require(owns_results(visitor.found, others),
+                    "the CUDA engine runs no instruction that writes over what it reads");
+            touched.push_back(std::move(visitor.found));
+        }
+        bool in_order = false;
+        if constexpr (kByElement<Plain>)
+            in_order = rows > 1 && meet_each_other(touched) && same_or_apart(touched);
+        if (in_order) {
+            for (size_t n = 1; n < touched.size(); ++n)
+                touched[0].insert(touched[0].end(), touched[n].begin(), touched[n].end());
+            touched.resize(1);
+        }
+        for (size_t n = 0; n < touched.size(); ++n) {
+            ++unknown_;
+            const bool joins =
+                n > 0 && !hazards_.meets(touched[n], owner(instruction, steps_.back().rows));
+            if (!joins) {
+                const bool meets = hazards_.meets(touched[n], owner(instruction, 0));
+                if (meets) hazards_.barrier();
+                const int64_t row = first + static_cast<int64_t>(n);
+                steps_.push_back({small(operation), small(row), 0, meets, in_order});
+            }
+            hazards_.note(touched[n], owner(instruction, steps_.back().rows));
+            steps_.back().rows += in_order ? small(rows) : 1;
+        }
+    }
+
+    // Of a row behind so many others of its step. The threads of two steps are the same, element by
+    // element, where their rows have equally many columns (for_items in memory.h), or where eight
+    // share out a row of each sample (for_parts in sums.h).
+    template <typename Plain>
+    Owner owner(const Plain& instruction, int32_t rows) const {
+        constexpr int32_t kByParts = 0;
+        if constexpr (kByElement<Plain>)
+            return {small(instruction.columns), small(rows * instruction.columns), kAllElements};
+        if constexpr (kByPart<Plain>) return {kByParts, 0, kParts};
+        return {-unknown_, 0, 1};
+    }
+
+    std::vector<char> laid_out() {
+        Header header;
+        header.steps = small(std::ssize(steps_));
+        header.seed = seed_;
+        header.input_size = small(code_.input_size);
+        header.arena_size = small(code_.arena_size);
+        header.classes = small(code_.classes);
+        header.explains = code_.explains;
+        header.conserves = code_.conserves;
+        std::vector<char> image(static_cast<size_t>(rounded_up(sizeof header, 16)));
+        const auto append = [&](const auto& values) {
+            const int64_t at = std::ssize(image);
+            const size_t bytes = values.size() * sizeof values[0];
+            image.resize(static_cast<size_t>(rounded_up(at + static_cast<int64_t>(bytes), 16)));
+            if (bytes > 0) std::memcpy(image.data() + at, values.data(), bytes);
+            return at;
+        };
+        header.steps_at = append(steps_);
+        header.operations_at = append(operations_);
+        header.listed_at = append(pools_.all_listed());
+        header.offsets_at = append(pools_.offsets());
+        header.index_at = append(pools_.indices());
+        header.floats_at = append(pools_.floats());
+        header.bytes = std::ssize(image);
+        std::memcpy(image.data(), &header, sizeof header);
+        return image;
+    }
+
+    const Code& code_;
+    Pools pools_;
+    Hazards hazards_;
+    int32_t unknown_ = 0;
+    int32_t seed_ = 0;
+    std::vector<Step> steps_;
+    std::vector<Operation> operations_;
+};
+
+}  // namespace
+
+std::vector<char> image_of(const Program& program) {
+    require(program.finished(), "the program is not finished");
+    require(!program.code()->multiplies_bf16, "the CUDA engine does not multiply in bfloat16 yet");
+    return Maker(program).make();
+}
+
+}  // namespace pyrel::cuda

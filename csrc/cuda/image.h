@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+// A program as the device reads it: one block of plain memory, made by the host without CUDA
+// (image.cpp), copied to the device as it is, and walked there (walk.h). Numbers of floats and rows
+// are 32 bits wide; addresses are formed with 64.
+#pragma once
+
+#include <stdint.h>
+
+#include "../program/operations.h"
+
+namespace pyrel::cuda {
+
+// Samples lie side by side in groups of this many: element e of sample s of a slab is float
+// (s / 8 · arena_size + e) · 8 + s % 8 of its arena.
+constexpr int kGroup = 8;
+// Of a tensor-core product: a tile has so many columns, and takes so many depths at once.
+constexpr int kTileColumns = 16;
+constexpr int kTileDepth = 8;
+constexpr int kWarp = 32;
+
+enum class Kind : int32_t {
+    gemm,
+    map,
+    gather,
+    scatter,
+    absorb,
+    activate,
+    slope,
+    reduce,
+    matmul,
+    max_pool,
+    pool_route,
+    normalise,
+    normalise_back,
+    embed,
+    seed
+};
+
+enum class Memory : int32_t { input, arena, relevance, none };
+
+// Row t of an operand begins at float offsets[first + t] of a sample's block of `memory`.
+struct Operand {
+    Memory memory = Memory::none;
+    int32_t first = 0;
+};
+
+// A segment of a product's rows, or one operand of a list.
+struct Listed {
+    Operand operand;
+    int32_t depth = 0;
+};
+
+// An instruction; what a kind does not need is 0, −1 or none. Names are those of
+// ../program/instructions.h.
+struct Operation {
+    Kind kind = Kind::map;
+    int32_t columns = 0;
+    Operand source, value, out, scale_operand, post_operand;
+    Scale scale = Scale::none;
+    Post post = Post::none;
+    Function function = Function::sigmoid;
+    Share share = Share::weighted;
+    Start start = Start::one;
+    int32_t accumulate = 0;
+    int32_t shares = 0;    // of a pool's relevance
+    int32_t detached = 0;  // of a normalisation's way back
+    float parameter = 0.0f;
+    float epsilon = 0.0f;
+    // Places in the image's floats.
+    int32_t bias = -1, scale_vector = -1, post_vector = -1, vector = -1, table = -1, weights = -1;
+    int32_t table_rows = 0;
+    int32_t first_listed = 0, listed = 0;  // segments, or a pool's values
+    int32_t first_listed_out = 0;          // a pool's outs, as many
+    int32_t first_index = 0, indices = 0;  // of gathers and scatters
+    int32_t repeated_index = 0;            // a scatter adds to one element more than once
+    int32_t count = 0, stride = 0;         // of a reduction
+    int32_t rows = 0, depth = 0;           // of a matmul's left operand
+    int32_t left_transposed = 0, right_transposed = 0;
+};
+
+// Rows of an operation that run at once. Behind a barrier, where they touch what others wrote since
+// the last one, or write what others read.
+struct Step {
+    int32_t operation = 0;
+    int32_t first_row = 0;
+    int32_t rows = 0;
+    int16_t barrier = 0;
+    int16_t in_order = 0;  // rows touch the same elements: a thread takes its column of all rows
+};
+
+// The beginning of an image. Each `*_at` is the byte, from the beginning of the image, at which an
+// array begins; all are multiples of 16.
+struct Header {
+    int64_t bytes = 0;
+    int64_t steps_at = 0, operations_at = 0, listed_at = 0, offsets_at = 0, index_at = 0,
+            floats_at = 0;
+    int32_t steps = 0;
+    int32_t seed = 0;  // the step with which relevance begins
+    int32_t input_size = 0;
+    int32_t arena_size = 0;
+    int32_t classes = 0;
+    int32_t explains = 0;
+    int32_t conserves = 0;
+    int32_t reserved = 0;
+};
+
+// What happened to a sample: numbers of Outcome in ../shared/batch.h, and the element that it is
+// of.
+struct Verdict {
+    int32_t outcome = 0;
+    int32_t element = -1;
+};
+
+enum class Precision : int32_t { float32, tf32x3 };
+
+// What a launch works on; pointers are the device's.
+struct Launch {
+    const char* image = nullptr;
+    const float* x = nullptr;         // (samples, input_size)
+    const int64_t* target = nullptr;  // (samples,) or null: the predicted class
+    const float* low = nullptr;       // (input_size,) or null
+    const float* high = nullptr;
+    float* relevance = nullptr;      // (samples, input_size), or null for the outputs alone
+    float* output = nullptr;         // (samples, classes)
+    int64_t* explained = nullptr;    // (samples,)
+    float* absorbed = nullptr;       // (samples,)
+    float* conservation = nullptr;   // (samples,)
+    float* amplification = nullptr;  // (samples,)
+    Verdict* verdicts = nullptr;     // (samples,)
+    float* arena = nullptr;          // blocks · groups · arena_size · kGroup floats
+    double* scratch = nullptr;       // blocks · 3 · groups · kGroup: absorbed, largest, put in
+    int64_t samples = 0;
+    int32_t groups = 0;  // of a slab
+    int32_t check_finite = 1;
+    Precision precision = Precision::float32;
+    double lost = 1e-3;  // see cpu/ends.cpp
+};
+
+}  // namespace pyrel::cuda

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+// The plain C interface of the CUDA library, which is loaded at run time. A function that can fail
+// returns 0, or 1 with a message in `error`, which holds kErrorBytes.
+#pragma once
+
+#include <stdint.h>
+
+#define PYREL_CUDA_INTERFACE 1
+#define PYREL_CUDA_ERROR_BYTES 512
+
+#if defined(__cplusplus)
+extern "C" {
+#endif
+
+// A batch in the device's memory; see shared/batch.h, and Launch in image.h.
+struct PyrelCudaBatch {
+    int64_t samples;
+    const float* x;
+    const int64_t* target;
+    const float* low;
+    const float* high;
+    float* relevance;
+    float* output;
+    int64_t* explained;
+    float* absorbed;
+    float* conservation;
+    float* amplification;
+    int32_t check_finite;
+    int32_t precision;  // 0 float32, 1 three products of TF32
+    int32_t groups;     // of eight samples in a slab; 0 chooses
+    int32_t blocks;     // slabs at once; 0 chooses
+    // The first sample that something is wrong with: an Outcome of shared/batch.h, 0 if none is.
+    int32_t outcome;
+    int32_t element;
+    int64_t sample;
+    void* stream;  // a cudaStream_t
+};
+
+// PYREL_CUDA_INTERFACE of the library that is loaded.
+int pyrel_cuda_interface();
+// Keeps a copy of an image (image.h) on a device; `made` is given to the others.
+int pyrel_cuda_load(const void* image, int64_t bytes, int device, void** made, char* error);
+// Explains a batch and waits for it.
+int pyrel_cuda_run(void* made, struct PyrelCudaBatch* batch, char* error);
+void pyrel_cuda_free(void* made);
+
+#if defined(__cplusplus)
+}
+#endif

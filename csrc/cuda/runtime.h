@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the library asks of a device. runtime_cuda.cu asks CUDA; the emulated library of the tests
+// has the same functions over the host's memory (tests/native/cuda/runtime_emulated.cpp).
+#pragma once
+
+#include <stdint.h>
+
+#include <new>
+#include <stdexcept>
+
+#include "image.h"
+
+namespace pyrel::cuda {
+
+// What a failed call throws, with its name and what the device says of it.
+struct DeviceError : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
+// What an allocation throws that the device has no memory for; another one may succeed after it.
+struct DeviceFull : std::bad_alloc {
+    const char* what() const noexcept override { return "the device has no memory left"; }
+};
+
+// Makes a device the calling thread's, and afterwards that which was; everything below is of it.
+class OnDevice {
+  public:
+    explicit OnDevice(int device);
+    ~OnDevice();
+    OnDevice(const OnDevice&) = delete;
+    OnDevice& operator=(const OnDevice&) = delete;
+
+  private:
+    int before_ = 0;
+};
+
+// Throws DeviceFull, or DeviceError.
+void* allocate(int64_t bytes);
+void release(void* place) noexcept;
+// In the order of a stream, which is a cudaStream_t. The host's memory may be given back after
+// `synchronise`.
+void copy_to_device(void* to, const void* from, int64_t bytes, void* stream);
+void copy_from_device(void* to, const void* from, int64_t bytes, void* stream);
+void set_to_zero(void* place, int64_t bytes, void* stream);
+// Runs pyrel_walk; `header` is that of the launch's image.
+void launch_walk(const Launch& launch, const Header& header, int blocks, void* stream);
+void synchronise(void* stream);
+
+int multiprocessors();
+int64_t free_memory();
+
+constexpr int kThreads = 256;  // of a block of pyrel_walk
+
+}  // namespace pyrel::cuda

@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: Apache-2.0
+// What is summed over a row in double precision, and what begins and ends a sample. A part of
+// walk.h. Eight neighbouring threads take a sample, each the elements whose numbers have the same
+// remainder by eight: the eight parts of which the CPU's sums are, too (program/limits.h).
+#pragma once
+
+#include "../program/limits.h"
+#include "elements.h"
+
+namespace pyrel::cuda {
+
+constexpr float kLargestFloat = 3.402823466e+38f;
+
+// Numbers of Outcome in shared/batch.h.
+constexpr int kInputNotFinite = 1, kInputOutOfBounds = 2, kOutputNotFinite = 3,
+              kRelevanceNotFinite = 4, kRelevanceLost = 5;
+
+// The sample of a slab that a thread works on, and its part of the sums. A sample is always the
+// same threads', so what they keep of it needs no barrier.
+struct Part {
+    int sample;  // of the slab
+    int number;
+    bool there;  // the sample is not missing
+
+    PYREL_DEVICE int group() const { return sample / kGroup; }
+    PYREL_DEVICE int within() const { return sample % kGroup; }
+    PYREL_DEVICE bool first() const { return number == 0; }
+};
+
+// Each sample that the thread takes part in: take(part). All threads of a warp come equally often.
+template <typename Take>
+PYREL_DEVICE void for_parts(const Walk& walk, Take&& take) {
+    const int at_once = threads() / kParts, all = walk.launch.groups * kGroup;
+    for (int begin = 0; begin < all; begin += at_once) {
+        const int sample = begin + thread() / kParts;
+        const bool there = sample < walk.samples;
+        take(Part{there ? sample : 0, thread() % kParts, there});
+    }
+}
+
+// Σ term(i) for i below `size`, the parts added pair by pair; each of the threads gets it.
+template <typename Term>
+PYREL_DEVICE double sum_over(const Part& part, int64_t size, Term&& term) {
+    double sum = 0.0;
+    if (part.there)
+        for (int64_t i = part.number; i < size; i += kParts) sum += term(i);
+    for (int mask = kParts / 2; mask > 0; mask /= 2) sum += exchanged(sum, mask);
+    return sum;
+}
+
+// The same, the parts added one after the other, as the CPU does for normalisation.
+template <typename Term>
+PYREL_DEVICE double sum_in_order(const Part& part, int64_t size, Term&& term) {
+    double own = 0.0;
+    if (part.there)
+        for (int64_t i = part.number; i < size; i += kParts) own += term(i);
+    double sum = 0.0 + own;  // of the first thread; the others get it from there
+    for (int number = 1; number < kParts; ++number) sum += exchanged(own, number);
+    sum = part.first() ? sum : 0.0;
+    for (int mask = kParts / 2; mask > 0; mask /= 2) sum += exchanged(sum, mask);
+    return sum;
+}
+
+PYREL_DEVICE void raise_to(double* largest, double sum) {
+    const double before = read(largest);
+    if (sum > before || sum != sum) write(largest, sum);
+}
+
+PYREL_DEVICE void absorb(const Walk& walk, const Operation& op, const Step& step) {
+    for_parts(walk, [&](const Part& part) {
+        for (int row = step.first_row; row < step.first_row + step.rows; ++row) {
+            const Row source = row_of(walk, op.source, row);
+            const auto value = [&](int64_t n) {
+                return at(source, part.group(), part.within(), n);
+            };
+            const auto denominator = [&](int64_t n) {
+                const float d = at(row_of(walk, op.value, row), part.group(), part.within(), n);
+                return op.vector >= 0 ? d + constant_of(walk, op.vector, n) : d;
+            };
+            double amount = 0.0, arrived = 0.0;
+            if (op.share == Share::stabiliser) {
+                const auto share = [&](int64_t n) {
+                    return denominator(n) < 0.0f ? 0.0f - value(n) : value(n);
+                };
+                amount = sum_over(part, op.columns, [&](int64_t n) { return double{share(n)}; });
+                amount *= double{op.epsilon};
+                arrived = sum_over(part, op.columns, [&](int64_t n) {
+                    return double{absolute(share(n) * (absolute(denominator(n)) + op.epsilon))};
+                });
+            } else if (op.share == Share::weighted) {
+                amount = sum_over(part, op.columns, [&](int64_t n) {
+                    return double{value(n)} * double{constant_of(walk, op.vector, n)};
+                });
+            } else {
+                amount = sum_over(part, op.columns, [&](int64_t n) {
+                    const float d = denominator(n);
+                    return double{d < 0.0f || 0.0f < d || is_nan(d) ? 0.0f : value(n)};
+                });
+            }
+            if (!part.there || !part.first()) continue;
+            write(walk.absorbed + part.sample, read(walk.absorbed + part.sample) + amount);
+            if (op.share == Share::stabiliser) raise_to(walk.largest + part.sample, arrived);
+        }
+    });
+}
+
+// Mean and 1/σ of a row.
+struct Moments {
+    double mean, scale;
+};
+
+PYREL_DEVICE Moments moments_of(const Part& part, const Row& row, int columns, float epsilon) {
+    const auto x = [&](int64_t n) { return double{at(row, part.group(), part.within(), n)}; };
+    const double mean = sum_in_order(part, columns, x) / columns;
+    const double variance = sum_in_order(part, columns,
+                                         [&](int64_t n) {
+                                             const double centred = x(n) - mean;
+                                             return centred * centred;
+                                         }) /
+                            columns;
+    return {mean, 1.0 / sqrt(variance + double{epsilon})};
+}
+
+PYREL_DEVICE void normalise(const Walk& walk, const Operation& op, const Step& step) {
+    for_parts(walk, [&](const Part& part) {
+        for (int r = step.first_row; r < step.first_row + step.rows; ++r) {
+            const Row source = row_of(walk, op.source, r), out = row_of(walk, op.out, r);
+            const Moments m = moments_of(part, source, op.columns, op.epsilon);
+            for (int64_t n = part.number; part.there && n < op.columns; n += kParts) {
+                const double x = at(source, part.group(), part.within(), n);
+                put(out, part.group(), part.within(), n,
+                    static_cast<float>((x - m.mean) * m.scale));
+            }
+        }
+    });
+}
+
+// See NormaliseBack in ../program/instructions.h.
+PYREL_DEVICE void normalise_back(const Walk& walk, const Operation& op, const Step& step) {
+    for_parts(walk, [&](const Part& part) {
+        for (int r = step.first_row; r < step.first_row + step.rows; ++r) {
+            const Row source = row_of(walk, op.source, r), value = row_of(walk, op.value, r),
+                      out = row_of(walk, op.out, r);
+            const auto element = [&](const Row& row, int64_t n) {
+                return double{at(row, part.group(), part.within(), n)};
+            };
+            const Moments m = moments_of(part, value, op.columns, op.epsilon);
+            const auto normal = [&](int64_t n) { return (element(value, n) - m.mean) * m.scale; };
+            const double mean =
+                sum_in_order(part, op.columns, [&](int64_t n) { return element(source, n); }) /
+                op.columns;
+            double along = 0.0;
+            if (!op.detached)
+                along = sum_in_order(part, op.columns,
+                                     [&](int64_t n) { return element(source, n) * normal(n); }) /
+                        op.columns;
+            for (int64_t n = part.number; part.there && n < op.columns; n += kParts) {
+                const double centred = element(source, n) - mean;
+                const double v = op.detached ? element(value, n) * centred * m.scale
+                                             : (centred - normal(n) * along) * m.scale;
+                put(out, part.group(), part.within(), n,
+                    static_cast<float>(op.accumulate ? v + element(out, n) : v));
+            }
+        }
+    });
+}
+
+PYREL_DEVICE void judge(const Walk& walk, const Part& part, int outcome, int64_t element) {
+    Verdict* const verdict = walk.launch.verdicts + walk.first + part.sample;
+    if (read(&verdict->outcome) != 0) return;
+    write(&verdict->outcome, int32_t{outcome});
+    write(&verdict->element, static_cast<int32_t>(element));
+}
+
+// Nothing is absorbed yet, and the input is as a method needs it.
+PYREL_DEVICE void begin(const Walk& walk) {
+    const Launch& launch = walk.launch;
+    const bool bounded = launch.low != nullptr;
+    for_parts(walk, [&](const Part& part) {
+        if (!part.there || !part.first()) return;
+        write(walk.absorbed + part.sample, 0.0);
+        write(walk.largest + part.sample, 0.0);
+        write(walk.put_in + part.sample, 0.0);
+        Verdict* const verdict = launch.verdicts + walk.first + part.sample;
+        write(&verdict->outcome, int32_t{0});
+        write(&verdict->element, int32_t{-1});
+        const float* const x = launch.x + (walk.first + part.sample) * walk.header.input_size;
+        for (int i = 0; i < walk.header.input_size; ++i) {
+            const float v = constant_at(x + i);
+            const bool finite = absolute(v) <= kLargestFloat;
+            if (!finite && launch.check_finite) return judge(walk, part, kInputNotFinite, i);
+            if (bounded && !(v >= constant_at(launch.low + i) && v <= constant_at(launch.high + i)))
+                return judge(walk, part, kInputOutOfBounds, i);
+        }
+    });
+}
+
+// One thread of a sample writes its outputs, chooses the target and starts relevance there.
+PYREL_DEVICE void seed(const Walk& walk, const Operation& op, const Step& step) {
+    const Launch& launch = walk.launch;
+    const int classes = walk.header.classes;
+    const Row source = row_of(walk, op.source, step.first_row);
+    const Row out = row_of(walk, op.out, step.first_row);
+    for_parts(walk, [&](const Part& part) {
+        if (!part.there || !part.first()) return;
+        const int64_t sample = walk.first + part.sample;
+        int64_t target = 0;
+        float best = 0.0f, started = 1.0f;
+        for (int c = 0; c < classes; ++c) {
+            const float v = at(source, part.group(), part.within(), c);
+            write(launch.output + sample * classes + c, v);
+            if (launch.check_finite && !(absolute(v) <= kLargestFloat))
+                judge(walk, part, kOutputNotFinite, c);
+            if (c == 0 || best < v) {
+                best = v;
+                target = c;
+            }
+        }
+        if (launch.target) target = constant_at(launch.target + sample);
+        const float explained = at(source, part.group(), part.within(), target);
+        if (op.start == Start::output) started = explained;
+        if (op.start == Start::positive_output) started = 0.0f < explained ? explained : 0.0f;
+        write(launch.explained + sample, target);
+        write(walk.put_in + part.sample, double{started});
+        for (int c = 0; c < classes; ++c)
+            put(out, part.group(), part.within(), c, c == target ? started : 0.0f);
+    });
+}
+
+// The largest of Σ|relevance| put in, on the way and at the end, over the first.
+PYREL_DEVICE float amplification(double put_in, double on_the_way, double end) {
+    const double start = fabs(put_in);
+    if (start == 0.0) return 0.0f;
+    if (on_the_way != on_the_way || end != end) return __builtin_nanf("");
+    double most = start < on_the_way ? on_the_way : start;
+    most = most < end ? end : most;
+    return static_cast<float>(most / start);
+}
+
+// What is known of each sample at its end, as in cpu/ends.cpp.
+PYREL_DEVICE void end(const Walk& walk) {
+    const Launch& launch = walk.launch;
+    const int64_t size = walk.header.input_size;
+    for_parts(walk, [&](const Part& part) {
+        const int64_t sample = walk.first + part.sample;
+        const float* const relevance = launch.relevance + sample * size;
+        double sum = 0.0, passed = 0.0;
+        if (launch.relevance) {
+            sum = sum_over(part, size, [&](int64_t i) { return double{read(relevance + i)}; });
+            passed = sum_over(part, size,
+                              [&](int64_t i) { return double{absolute(read(relevance + i))}; });
+        }
+        if (!part.there || !part.first()) return;
+        const double put_in = read(walk.put_in + part.sample);
+        const double largest = read(walk.largest + part.sample);
+        const double absorbed = read(walk.absorbed + part.sample);
+        write(launch.absorbed + sample, static_cast<float>(absorbed));
+        write(launch.amplification + sample, amplification(put_in, largest, passed));
+        if (!launch.relevance) return;
+        write(launch.conservation + sample,
+              walk.header.conserves ? static_cast<float>(sum - put_in) : __builtin_nanf(""));
+        if (!launch.check_finite) return;
+        const bool finite = fabs(sum) <= 1.7976931348623157e308;
+        if (!finite || (put_in != 0.0 && !(fabs(largest) <= 1.7976931348623157e308)))
+            return judge(walk, part, kRelevanceNotFinite, -1);
+        const double gap = sum + absorbed - put_in;
+        double most = fabs(put_in) < largest ? largest : fabs(put_in);
+        most = most < passed ? passed : most;
+        if (walk.header.conserves && !(fabs(gap) <= launch.lost * most))
+            judge(walk, part, kRelevanceLost, -1);
+    });
+}
+
+}  // namespace pyrel::cuda

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+// The device of csrc/cuda/runtime.h over the host's memory. It is a small one: how samples are
+// divided among its multiprocessors can be tried with few.
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "runtime.h"
+#include "walk.h"
+
+namespace pyrel::cuda {
+namespace {
+
+constexpr int kDevices = 1;
+constexpr int kMultiprocessors = 4;
+constexpr int64_t kBytes = int64_t{1} << 30;
+
+// What the tests choose, and what the last launch came to.
+struct Emulation {
+    std::mutex mutex;
+    emulated::Options options;
+    int64_t said = kBytes, given = kBytes;  // bytes that seem to be unused, and that there are
+    std::map<void*, int64_t> allocated;
+    int64_t used = 0;
+    int barriers = 0, blocks = 0, groups = 0;
+};
+
+Emulation& emulation() {
+    static Emulation made;
+    return made;
+}
+
+// Of the arrays of a launch, in their exact sizes: what was allocated may be larger.
+std::vector<emulated::Region> regions_of(const Launch& launch, const Header& header, int blocks) {
+    const int64_t n = launch.samples, size = header.input_size, real = sizeof(float);
+    const int64_t lanes = int64_t{blocks} * launch.groups * kGroup;
+    std::vector<emulated::Region> regions;
+    const auto add = [&](const void* base, int64_t bytes, bool writable, const char* name) {
+        if (base) regions.push_back({base, bytes, writable, name});
+    };
+    add(launch.image, header.bytes, false, "the image");
+    add(launch.x, n * size * real, false, "x");
+    add(launch.target, n * int64_t{sizeof(int64_t)}, false, "the targets");
+    add(launch.low, size * real, false, "low");
+    add(launch.high, size * real, false, "high");
+    add(launch.relevance, n * size * real, true, "the relevance");
+    add(launch.output, n * header.classes * real, true, "the outputs");
+    add(launch.explained, n * int64_t{sizeof(int64_t)}, true, "the explained classes");
+    add(launch.absorbed, n * real, true, "what is absorbed");
+    add(launch.conservation, n * real, true, "the conservation");
+    add(launch.amplification, n * real, true, "the amplification");
+    add(launch.verdicts, n * int64_t{sizeof(Verdict)}, true, "the verdicts");
+    add(launch.arena, lanes * header.arena_size * real, true, "the arena");
+    add(launch.scratch, lanes * 3 * int64_t{sizeof(double)}, true, "the scratch");
+    return regions;
+}
+
+// NaN in every float and double: what is read before it is written shows in the results.
+void spoil(const emulated::Region& region) {
+    std::memset(const_cast<void*>(region.base), 0xff, static_cast<size_t>(region.bytes));
+}
+
+}  // namespace
+
+OnDevice::OnDevice(int device) {
+    if (device < 0 || device >= kDevices)
+        throw DeviceError("the emulator has no device " + std::to_string(device));
+}
+OnDevice::~OnDevice() = default;
+
+void* allocate(int64_t bytes) {
+    Emulation& device = emulation();
+    const std::lock_guard lock(device.mutex);
+    if (bytes > device.given - device.used) throw DeviceFull();
+    // As cudaMalloc aligns.
+    const auto whole = static_cast<size_t>((bytes + 255) / 256 * 256);
+    void* const place = std::aligned_alloc(256, whole);
+    if (!place) throw DeviceFull();
+    device.allocated[place] = bytes;
+    device.used += bytes;
+    return place;
+}
+
+void release(void* place) noexcept {
+    Emulation& device = emulation();
+    const std::lock_guard lock(device.mutex);
+    const auto found = device.allocated.find(place);
+    if (found == device.allocated.end()) std::abort();  // given back twice
+    device.used -= found->second;
+    device.allocated.erase(found);
+    std::free(place);
+}
+
+void copy_to_device(void* to, const void* from, int64_t bytes, void*) {
+    std::memcpy(to, from, static_cast<size_t>(bytes));
+}
+void copy_from_device(void* to, const void* from, int64_t bytes, void*) {
+    std::memcpy(to, from, static_cast<size_t>(bytes));
+}
+void set_to_zero(void* place, int64_t bytes, void*) {
+    std::memset(place, 0, static_cast<size_t>(bytes));
+}
+
+void launch_walk(const Launch& launch, const Header& header, int blocks, void*) {
+    Emulation& device = emulation();
+    const std::lock_guard lock(device.mutex);
+    const std::vector<emulated::Region> regions = regions_of(launch, header, blocks);
+    for (const emulated::Region& region : regions)
+        if (region.base == launch.arena || region.base == launch.scratch) spoil(region);
+    emulated::set_regions(regions);
+    device.blocks = blocks;
+    device.groups = launch.groups;
+    device.barriers =
+        emulated::launch([&] { pyrel_walk(launch); }, blocks, kThreads, device.options);
+}
+
+void synchronise(void*) {}
+
+int multiprocessors() { return kMultiprocessors; }
+
+int64_t free_memory() {
+    Emulation& device = emulation();
+    const std::lock_guard lock(device.mutex);
+    return device.said - device.used;
+}
+
+}  // namespace pyrel::cuda
+
+#pragma GCC visibility push(default)
+extern "C" {
+
+// How later launches run: the order of threads, and a barrier that does nothing, or -1.
+void pyrel_cuda_emulate(uint64_t seed, int32_t dropped_barrier) {
+    pyrel::cuda::Emulation& device = pyrel::cuda::emulation();
+    const std::lock_guard lock(device.mutex);
+    device.options = {seed, dropped_barrier};
+}
+
+// How many bytes the device has by its own word, and how many it has; -1 for as many as at first.
+void pyrel_cuda_memory(int64_t said, int64_t given) {
+    pyrel::cuda::Emulation& device = pyrel::cuda::emulation();
+    const std::lock_guard lock(device.mutex);
+    device.said = said < 0 ? pyrel::cuda::kBytes : said;
+    device.given = given < 0 ? pyrel::cuda::kBytes : given;
+}
+
+// Of the last launch: the barriers that a block came to, its blocks and the groups of a slab.
+int32_t pyrel_cuda_barriers() { return pyrel::cuda::emulation().barriers; }
+int32_t pyrel_cuda_blocks() { return pyrel::cuda::emulation().blocks; }
+int32_t pyrel_cuda_groups() { return pyrel::cuda::emulation().groups; }
+// What is allocated now.
+int64_t pyrel_cuda_used() { return pyrel::cuda::emulation().used; }
+
+}  // extern "C"
+#pragma GCC visibility pop
