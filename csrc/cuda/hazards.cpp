@@ -54,19 +54,14 @@ bool same_or_apart(const std::vector<Touches>& rows) {
     return true;
 }
 
-bool owns_results(const Touches& row, size_t read_by_others) {
-    std::vector<OfRow> all;  // with the place in the row
-    for (size_t n = 0; n < row.size(); ++n) all.push_back({row[n], n});
-    sort_by_place(all);
+bool owns_results(const Touches& row) {
+    const std::vector<OfRow> all = by_place({row});
     for (size_t n = 0; n < all.size(); ++n)
         for (size_t m = n + 1; m < all.size() && overlap(all[n].first, all[m].first); ++m) {
-            const bool reads[] = {all[n].first.access == Access::read,
-                                  all[m].first.access == Access::read};
-            if (reads[0] && reads[1]) continue;
-            if (!same(all[n].first, all[m].first)) return false;
-            if ((reads[0] && all[n].second < read_by_others) ||
-                (reads[1] && all[m].second < read_by_others))
-                return false;
+            const Touched &a = all[n].first, &b = all[m].first;
+            if (a.access == Access::read && b.access == Access::read) continue;
+            const Touched& reads = a.access == Access::read ? a : b;
+            if (!same(a, b) || (reads.access == Access::read && reads.read_by_others)) return false;
         }
     return true;
 }
@@ -78,6 +73,7 @@ Hazards::Hazards(int64_t input_size, int64_t arena_size) {
 }
 
 Hazards::Mark Hazards::mark(const Touched& each, int64_t place, const Owner& owner) const {
+    if (owner.parts == 0 || each.read_by_others) return {epoch_, owner.row, 0};
     const auto element = static_cast<int32_t>((place - each.first) % owner.parts);
     return {epoch_, owner.kind, owner.place + element};
 }

@@ -16,6 +16,7 @@ struct Touched {
     Space space;
     int64_t first, count;
     Access access;
+    bool read_by_others = false;  // than the threads that write the row's results
 };
 
 using Touches = std::vector<Touched>;
@@ -48,17 +49,19 @@ class RowTouches {
 bool meet_each_other(const std::vector<Touches>& rows);
 // Whether two operands of any rows lie at the same floats, or have none in common.
 bool same_or_apart(const std::vector<Touches>& rows);
-// Whether what a row writes is apart from its first operands, which other threads read, and apart
+// Whether what a row writes is apart from the operands that other threads read, and apart
 // from the others or the same floats.
-bool owns_results(const Touches& row, size_t read_by_others);
+bool owns_results(const Touches& row);
 
 // Which thread touches element e of an operand: that of number `place` + e among those of its
-// `kind`, or place + e % parts. Of rows whose threads are not known each has a kind of its own, and
-// all of its elements one thread, as those of another row never are that.
+// `kind`, or place + e % parts. Of rows whose threads are not known, and of operands that others
+// than a row's threads read, `row` is the kind: another one for each, of one thread, as none of
+// another row is the same.
 struct Owner {
+    int32_t row = -1;
     int32_t kind = 0;
     int32_t place = 0;
-    int32_t parts = 1;
+    int32_t parts = 0;  // none where the threads are not known
 };
 constexpr int32_t kAllElements = std::numeric_limits<int32_t>::max();  // parts
 

@@ -24,13 +24,18 @@ template <typename Plain>
 constexpr bool kByPart = std::is_same_v<Plain, Absorb> || std::is_same_v<Plain, Normalise> ||
                          std::is_same_v<Plain, NormaliseBack>;
 
+// Kinds whose threads take an element of a row's results, but read others of its operands.
+template <typename Plain>
+constexpr bool kByResult = std::is_same_v<Plain, Gather> || std::is_same_v<Plain, Reduce> ||
+                           std::is_same_v<Plain, Matmul> || std::is_same_v<Plain, Embed>;
+
 // Of what a row touches, how many operands at the beginning are read by other threads than those
 // that write the row's results.
 template <typename Plain>
 size_t read_by_others(const Plain& instruction, size_t all) {
     if constexpr (std::is_same_v<Plain, Gemm>) return instruction.segments.size();
-    constexpr bool by_one = kByElement<Plain> || kByPart<Plain> || std::is_same_v<Plain, Seed>;
-    return by_one ? 0 : all;
+    if constexpr (std::is_same_v<Plain, Scatter>) return all;
+    return kByResult<Plain> ? all - 1 : 0;
 }
 
 class Maker {
@@ -76,7 +81,8 @@ class Maker {
             RowTouches visitor(row);
             operands(code_, instruction, visitor);
             const size_t others = read_by_others(instruction, visitor.found.size());
-            require(owns_results(visitor.found, others),
+            for (size_t n = 0; n < others; ++n) visitor.found[n].read_by_others = true;
+            require(owns_results(visitor.found),
                     "the CUDA engine runs no instruction that writes over what it reads");
             touched.push_back(std::move(visitor.found));
         }
@@ -109,10 +115,25 @@ class Maker {
     template <typename Plain>
     Owner owner(const Plain& instruction, int32_t rows) const {
         constexpr int32_t kByParts = 0;
-        if constexpr (kByElement<Plain>)
-            return {small(instruction.columns), small(rows * instruction.columns), kAllElements};
-        if constexpr (kByPart<Plain>) return {kByParts, 0, kParts};
-        return {-unknown_, 0, 1};
+        if constexpr (kByPart<Plain>) return {-unknown_, kByParts, 0, kParts};
+        if constexpr (kByElement<Plain> || kByResult<Plain>) {
+            const int32_t columns = elements_of(instruction);
+            return {-unknown_, columns, small(int64_t{rows} * columns), kAllElements};
+        }
+        return {-unknown_};
+    }
+
+    // How many elements for_items is given for a row.
+    template <typename Plain>
+    int32_t elements_of(const Plain& instruction) const {
+        if constexpr (std::is_same_v<Plain, Gather>)
+            return small(std::ssize(instruction.index));
+        else if constexpr (std::is_same_v<Plain, Matmul>)
+            return small(instruction.rows * instruction.columns);
+        else if constexpr (std::is_same_v<Plain, Embed>)
+            return small(code_.table(instruction.table).columns);
+        else
+            return small(instruction.columns);
     }
 
     std::vector<char> laid_out() {

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The CUDA kernel, emulated: the CPU's bits, whatever divides the samples, and no race.
+
+Instructions on their own are compared wherever tests run them by hand (`engine.running.measured`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from engine import cuda_emulated as cuda
+from engine.cases import ALL_CASES, Case, compiled, expected, inputs
+from engine.cells import CellCase
+from engine.checks import RELATIVE, norms, rows
+from engine.zoo import ZOO, Exhibit
+from torch import nn
+
+import pyrel
+
+FEW = 11  # a group of eight, and a part of one
+METHODS = ("deep_taylor", "lrp_epsilon")
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("case", ALL_CASES, ids=lambda case: case.name)
+def test_cases_have_the_bits_of_the_cpu(case: Case | CellCase, method: str) -> None:
+    program = cuda.core_of(cuda.compiled_program(compiled(case, method)))
+    x = inputs(case, FEW)
+    assert cuda.explain(program, x).bits() == cuda.explain_on_cpu(program, x).bits()
+
+
+@pytest.mark.parametrize("exhibit", ZOO, ids=lambda exhibit: exhibit.name)
+def test_the_zoo_has_the_bits_of_the_cpu(exhibit: Exhibit) -> None:
+    graph = pyrel.capture(exhibit.module, exhibit.inputs[:2])
+    x = np.asarray(exhibit.inputs[:FEW], np.float32)
+    ran = 0
+    for method in ("gradient", *METHODS):
+        try:
+            program = cuda.program_of(graph, exhibit.inputs, method, **exhibit.domain)
+        except pyrel.UnsupportedModelError:
+            continue  # a rule is missing, whatever the engine
+        found = cuda.explain(program, x, check_finite=False)
+        assert found.bits() == cuda.explain_on_cpu(program, x, check_finite=False).bits(), method
+        ran += 1
+    assert ran > 0
+
+
+class Normalised(nn.Module):
+    """An LSTM, normalised: loops, activations, rows that eight threads share out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recurrent = nn.LSTM(5, 6, batch_first=True)
+        self.norm = nn.LayerNorm(6)
+        self.out = nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.out(self.norm(self.recurrent(x)[0][:, -1]))
+        return result
+
+
+class Attentive(nn.Module):
+    """Products of values, exponentials, sums of columns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query = nn.Linear(4, 4)
+        self.out = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scores = (self.query(x) @ x.transpose(1, 2)).softmax(2)
+        result: torch.Tensor = self.out((scores @ x).sum(1))
+        return result
+
+
+def pooled() -> nn.Module:
+    """Overlapping windows: several rows add to one place."""
+    layers = (nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2), nn.Flatten())
+    return nn.Sequential(*layers, nn.Linear(36, 4))
+
+
+MODELS = {
+    "cell": (lambda: pyrel.nn.Deep(2, (8, 4), 5, sizes=(12, 10, 9), recurrent=11), (2, 8, 4)),
+    "recurrent": (Normalised, (3, 5)),
+    "attention": (Attentive, (5, 4)),
+    "pools": (pooled, (1, 7, 7)),
+}
+
+
+def program_and_samples(name: str, count: int, method: str) -> tuple[Any, Any]:
+    make, shape = MODELS[name]
+    torch.manual_seed(0)
+    x = np.random.default_rng(0).random((count, *shape), np.float32)
+    return cuda.program_of(make().eval(), x, method), x
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_barrier_is_needed(name: str) -> None:
+    """Without any one of them a race is found, in whatever order threads run."""
+    method = "gradient" if name == "attention" else "lrp_epsilon"
+    program, x = program_and_samples(name, 16, method)
+    with cuda.OnDevice(program) as made:
+        made.explain(x, groups=2)
+        count = cuda.barriers()
+        assert count > 10
+        for number in range(count):
+            for seed in range(3):
+                with pytest.raises(cuda.EmulationError, match="since their last common barrier"):
+                    made.explain(x, groups=2, seed=seed, dropped_barrier=number)
+
+
+@pytest.mark.parametrize("precision", [0, 1])
+@pytest.mark.parametrize("name", MODELS)
+def test_bits_do_not_depend_on_the_division(name: str, precision: int) -> None:
+    """Nor on the order in which threads run, nor on the other samples."""
+    program, x = program_and_samples(name, 21, "gradient")
+    with cuda.OnDevice(program) as made:
+        wanted = made.explain(x, precision=precision)
+        for seed, (groups, blocks) in enumerate([(1, 2), (2, 1), (4, 1), (8, 1), (1, 3)]):
+            options = {"groups": groups, "blocks": blocks, "seed": seed, "precision": precision}
+            assert made.explain(x, **options).bits() == wanted.bits()
+        for first, count in [(0, 1), (3, 7), (13, 8)]:
+            some = made.explain(x[first : first + count], precision=precision)
+            for part, whole in zip(some, wanted, strict=True):
+                np.testing.assert_array_equal(part, whole[first : first + count])
+
+
+@pytest.mark.parametrize("sizes", [(1, 1), (7, 15), (8, 16), (9, 17), (300, 33)], ids=str)
+def test_three_products_of_tf32_are_as_good_as_float32(sizes: tuple[int, int]) -> None:
+    """Within 1e-6 of Σ|terms|: of a product about 2⁻²² is lost, of a sum 300 roundings at most."""
+    depth, columns = sizes
+    torch.manual_seed(0)
+    model = nn.Linear(depth, columns, bias=False)
+    x = np.random.default_rng(1).standard_normal((19, depth)).astype(np.float32)
+    found = cuda.explain(cuda.program_of(model, x, "gradient"), x, precision=1)
+    weights = model.weight.detach().double().numpy()
+    terms = np.abs(x.astype(np.float64)) @ np.abs(weights).T
+    assert (np.abs(found.output - x.astype(np.float64) @ weights.T) <= 1e-6 * terms).all()
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in ALL_CASES if isinstance(case, CellCase)], ids=lambda case: case.name
+)
+def test_deep_taylor_by_tf32(case: CellCase) -> None:
+    """Within four times the CPU's bound of the float64 reference."""
+    program = cuda.core_of(cuda.compiled_program(compiled(case, "deep_taylor")))
+    wanted = expected(case, "deep_taylor")
+    found = cuda.explain(program, inputs(case), wanted.target, precision=1)
+    unknown = wanted.uncertainty[np.arange(len(wanted.target)), wanted.target]
+    known = wanted.start > unknown
+    bound = RELATIVE + np.divide(unknown, wanted.start, out=np.zeros(len(known)), where=known)
+    error = norms(found.relevance - rows(wanted.relevance).reshape(found.relevance.shape))
+    assert (error[known] <= (4 * bound * norms(wanted.relevance))[known]).all()
+
+
+def test_what_it_does_not_run_is_refused() -> None:
+    model = nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 3))
+    x = torch.zeros(2, 4)
+    explainer = pyrel.Explainer(model, x, method="gradient", check=None, precision="bf16")
+    program = cuda.core_of(cuda.compiled_program(explainer))
+    with pytest.raises(ValueError, match="does not multiply in bfloat16"):
+        cuda.explain(program, x.numpy())
