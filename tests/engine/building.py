@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shlex
 import shutil
@@ -52,16 +53,22 @@ def kernel_commands() -> list[list[str]]:
 
 @cache
 def cross_compiled() -> Path:
-    """Build the check program for 64-bit ARM in build/, where the next run finds it again."""
+    """Build the check program for 64-bit ARM in build/, where the next run finds it again.
+
+    One process at a time: two that build in the same folder spoil the record of what is built.
+    """
     tool(f"{ARM}-g++")
     cmake, ninja = tool("cmake"), tool("ninja")
     folder = ROOT / "build" / ARM
-    run(
-        *(cmake, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}", "-S", ROOT, "-B", folder),
-        f"-DCMAKE_TOOLCHAIN_FILE={ROOT / 'tools' / ARM}.cmake",
-        *("-DPYREL_PYTHON=OFF", "-DPYREL_CHECK=ON", "-DPYREL_WERROR=ON"),
-    )
-    run(cmake, "--build", folder, timeout=300)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        run(
+            *(cmake, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}", "-S", ROOT, "-B", folder),
+            f"-DCMAKE_TOOLCHAIN_FILE={ROOT / 'tools' / ARM}.cmake",
+            *("-DPYREL_PYTHON=OFF", "-DPYREL_CHECK=ON", "-DPYREL_WERROR=ON"),
+        )
+        run(cmake, "--build", folder, timeout=900)  # minutes, where tests run beside it
     return folder / "check_kernels"
 
 
