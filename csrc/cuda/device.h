@@ -14,7 +14,7 @@
 #define PYREL_DEVICE __device__ __forceinline__
 // Before a loop whose arrays shall be registers.
 #define PYREL_UNROLL _Pragma("unroll")
-#define PYREL_KERNEL extern "C" __global__ void
+#define PYREL_KERNEL extern "C" __global__ __launch_bounds__(256) void
 
 namespace pyrel::cuda {
 
@@ -69,7 +69,8 @@ PYREL_DEVICE uint32_t to_tf32(float value) {
 // t + 4; b of depths t, t + 4 and column g; and sums of rows g, g, g + 8, g + 8 and columns 2t,
 // 2t + 1, 2t, 2t + 1.
 PYREL_DEVICE void multiply_tf32(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
+    asm volatile(
+        "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
         "{%8,%9}, {%0,%1,%2,%3};"
         : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));

@@ -2,6 +2,7 @@
 #include "hazards.h"
 
 #include <algorithm>
+#include <tuple>
 #include <utility>
 
 namespace pyrel::cuda {
@@ -20,7 +21,10 @@ bool same(const Touched& a, const Touched& b) {
 
 void sort_by_place(std::vector<OfRow>& all) {
     std::sort(all.begin(), all.end(), [](const OfRow& a, const OfRow& b) {
-        return std::pair(a.first.space, a.first.first) < std::pair(b.first.space, b.first.first);
+        const auto key = [](const Touched& each) {
+            return std::tuple(each.space, each.first, each.count, each.access, each.read_by_others);
+        };
+        return key(a.first) < key(b.first);
     });
 }
 
@@ -34,15 +38,42 @@ std::vector<OfRow> by_place(const std::vector<Touches>& rows) {
     return all;
 }
 
+// How far operands reach that begin before, of rows but one.
+class Reach {
+  public:
+    void add(int64_t end, size_t row) {
+        if (row != row_) {
+            if (end > end_) {
+                others_ = std::max(others_, end_);
+                end_ = end;
+                row_ = row;
+            } else {
+                others_ = std::max(others_, end);
+            }
+        } else {
+            end_ = std::max(end_, end);
+        }
+    }
+    int64_t of_others(size_t row) const { return row == row_ ? others_ : end_; }
+
+  private:
+    size_t row_ = 0;
+    int64_t end_ = 0, others_ = 0;
+};
+
 }  // namespace
 
 bool meet_each_other(const std::vector<Touches>& rows) {
+    Reach read, written;
     const std::vector<OfRow> all = by_place(rows);
-    for (size_t n = 0; n < all.size(); ++n)
-        for (size_t m = n + 1; m < all.size() && overlap(all[n].first, all[m].first); ++m)
-            if (all[n].second != all[m].second &&
-                (all[n].first.access != Access::read || all[m].first.access != Access::read))
-                return true;
+    for (size_t n = 0; n < all.size(); ++n) {
+        const auto& [here, row] = all[n];
+        if (n > 0 && all[n - 1].first.space != here.space) read = written = {};
+        const bool reads = here.access == Access::read;
+        if (written.of_others(row) > here.first) return true;
+        if (!reads && read.of_others(row) > here.first) return true;
+        (reads ? read : written).add(here.first + here.count, row);
+    }
     return false;
 }
 
@@ -55,7 +86,13 @@ bool same_or_apart(const std::vector<Touches>& rows) {
 }
 
 bool owns_results(const Touches& row) {
-    const std::vector<OfRow> all = by_place({row});
+    std::vector<OfRow> all = by_place({row});
+    // What is read again and again at one place is looked at once.
+    const auto equal = [](const OfRow& a, const OfRow& b) {
+        return same(a.first, b.first) && a.first.access == b.first.access &&
+               a.first.read_by_others == b.first.read_by_others;
+    };
+    all.erase(std::unique(all.begin(), all.end(), equal), all.end());
     for (size_t n = 0; n < all.size(); ++n)
         for (size_t m = n + 1; m < all.size() && overlap(all[n].first, all[m].first); ++m) {
             const Touched &a = all[n].first, &b = all[m].first;

@@ -86,6 +86,10 @@ class Maker {
                     "the CUDA engine runs no instruction that writes over what it reads");
             touched.push_back(std::move(visitor.found));
         }
+        // The CPU multiplies several rows before it writes the first.
+        if constexpr (std::is_same_v<Plain, Gemm>)
+            require(!meet_each_other(touched),
+                    "the CUDA engine runs no product whose rows read what others of it write");
         bool in_order = false;
         if constexpr (kByElement<Plain>)
             in_order = rows > 1 && meet_each_other(touched) && same_or_apart(touched);

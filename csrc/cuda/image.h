@@ -111,6 +111,9 @@ struct Verdict {
     int32_t element = -1;
 };
 
+// Not an Outcome: where the host has the targets it looks at them before.
+constexpr int32_t kNoClass = 100;
+
 enum class Precision : int32_t { float32, tf32x3 };
 
 // What a launch works on; pointers are the device's.

@@ -7,6 +7,7 @@
 #include <memory>
 #include <mutex>
 #include <stdexcept>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -25,7 +26,7 @@ constexpr int kMostGroups = 8;
 constexpr int kBlocksOfMultiprocessor = 1;  // the kernel takes the registers of one
 // Of what a run takes at most this is kept for the next one: allocating takes about as long as a
 // small batch does.
-constexpr int64_t kMostKept = int64_t{64} << 20;
+constexpr int64_t kMostKept = int64_t{1} << 30;
 
 // Of the device; it must be the thread's current one where this grows or ends.
 class Memory {
@@ -173,6 +174,7 @@ void check(const PyrelCudaBatch& batch, const Header& header) {
     require(batch.x && batch.output && batch.explained && batch.absorbed && batch.conservation &&
                 batch.amplification,
             "an array is missing");
+    require(batch.x != batch.relevance, "the relevance does not overwrite the input");
 }
 
 void report(PyrelCudaBatch& batch, Outcome outcome, int64_t sample, int32_t element) {
@@ -217,8 +219,11 @@ void run(Loaded& loaded, PyrelCudaBatch& batch) {
     loaded.keep(workspace);
     const auto bad = std::find_if(verdicts.begin(), verdicts.end(),
                                   [](const Verdict& verdict) { return verdict.outcome != 0; });
-    if (bad != verdicts.end())
-        report(batch, static_cast<Outcome>(bad->outcome), bad - verdicts.begin(), bad->element);
+    if (bad == verdicts.end()) return;
+    if (bad->outcome == kNoClass)
+        throw std::invalid_argument("the target of sample " +
+                                    std::to_string(bad - verdicts.begin()) + " is no class");
+    report(batch, static_cast<Outcome>(bad->outcome), bad - verdicts.begin(), bad->element);
 }
 
 Header header_of(const void* image, int64_t bytes) {
@@ -277,8 +282,10 @@ void pyrel_cuda_free(void* made) {
     auto* const loaded = static_cast<pyrel::cuda::Loaded*>(made);
     if (!loaded) return;
     char ignored[PYREL_CUDA_ERROR_BYTES];
-    pyrel::cuda::without_exceptions(ignored, [&] {
+    // Without its device the memory there is lost, and the host's is given back all the same.
+    const int made_there = pyrel::cuda::without_exceptions(ignored, [&] {
         const pyrel::cuda::OnDevice device(loaded->device);
         delete loaded;
     });
+    if (made_there != 0) pyrel::cuda::without_exceptions(ignored, [&] { delete loaded; });
 }

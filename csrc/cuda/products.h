@@ -92,7 +92,8 @@ PYREL_DEVICE void add_float32(float (&sums)[Groups][4], const Row& row, int grou
                               int depths, const float* weights, const Lane& lane) {
     for (int k = 0; k < depths; ++k) {
         const Four w = four_at(weights + (lane.outer * 4 + k % 4) * 4);
-        const float left[2] = {w.value[k < 4 ? 0 : 2], w.value[k < 4 ? 1 : 3]};
+        // Values are chosen, not places: a place that is not known is no register.
+        const float left[2] = {k < 4 ? w.value[0] : w.value[2], k < 4 ? w.value[1] : w.value[3]};
         PYREL_UNROLL
         for (int g = 0; g < Groups; ++g) PYREL_UNROLL
         for (int n = 0; n < 4; ++n)
@@ -102,7 +103,8 @@ PYREL_DEVICE void add_float32(float (&sums)[Groups][4], const Row& row, int grou
 }
 
 // The same by tensor cores. A number is the sum of two of eleven significant bits each, the second
-// of what the first has lost; the product of the second ones is below float32's rounding.
+// of what the first has lost; the product of the second ones is below float32's rounding. Numbers
+// that round to infinity, within 2⁻¹² of the largest float32, give NaN.
 template <int Groups>
 PYREL_DEVICE void add_tf32(float (&sums)[Groups][4], const Row& row, int group, int first,
                            int depths, const float* weights, const Lane& lane) {

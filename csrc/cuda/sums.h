@@ -172,11 +172,30 @@ PYREL_DEVICE void judge(const Walk& walk, const Part& part, int outcome, int64_t
     write(&verdict->element, static_cast<int32_t>(element));
 }
 
+// What is wrong with an element of the input; 0 if nothing is.
+PYREL_DEVICE int offence_of(const Walk& walk, const float* x, int i) {
+    const Launch& launch = walk.launch;
+    const float v = constant_at(x + i);
+    if (launch.check_finite && !(absolute(v) <= kLargestFloat)) return kInputNotFinite;
+    if (!launch.low) return 0;
+    const bool outside = v < constant_at(launch.low + i) || v > constant_at(launch.high + i);
+    return outside ? kInputOutOfBounds : 0;
+}
+
 // Nothing is absorbed yet, and the input is as a method needs it.
 PYREL_DEVICE void begin(const Walk& walk) {
     const Launch& launch = walk.launch;
-    const bool bounded = launch.low != nullptr;
+    const int size = walk.header.input_size;
+    const bool looks = launch.check_finite || launch.low;
     for_parts(walk, [&](const Part& part) {
+        const float* const x = launch.x + (walk.first + part.sample) * size;
+        int wrong = size;  // the first element that is
+        for (int i = part.number; looks && part.there && i < size && wrong == size; i += kParts)
+            if (offence_of(walk, x, i) != 0) wrong = i;
+        for (int mask = kParts / 2; mask > 0; mask /= 2) {
+            const int other = exchanged(wrong, mask);
+            wrong = other < wrong ? other : wrong;
+        }
         if (!part.there || !part.first()) return;
         write(walk.absorbed + part.sample, 0.0);
         write(walk.largest + part.sample, 0.0);
@@ -184,14 +203,7 @@ PYREL_DEVICE void begin(const Walk& walk) {
         Verdict* const verdict = launch.verdicts + walk.first + part.sample;
         write(&verdict->outcome, int32_t{0});
         write(&verdict->element, int32_t{-1});
-        const float* const x = launch.x + (walk.first + part.sample) * walk.header.input_size;
-        for (int i = 0; i < walk.header.input_size; ++i) {
-            const float v = constant_at(x + i);
-            const bool finite = absolute(v) <= kLargestFloat;
-            if (!finite && launch.check_finite) return judge(walk, part, kInputNotFinite, i);
-            if (bounded && !(v >= constant_at(launch.low + i) && v <= constant_at(launch.high + i)))
-                return judge(walk, part, kInputOutOfBounds, i);
-        }
+        if (wrong < size) judge(walk, part, offence_of(walk, x, wrong), wrong);
     });
 }
 
@@ -217,6 +229,10 @@ PYREL_DEVICE void seed(const Walk& walk, const Operation& op, const Step& step) 
             }
         }
         if (launch.target) target = constant_at(launch.target + sample);
+        if (target < 0 || target >= classes) {
+            judge(walk, part, kNoClass, 0);
+            target = 0;
+        }
         const float explained = at(source, part.group(), part.within(), target);
         if (op.start == Start::output) started = explained;
         if (op.start == Start::positive_output) started = 0.0f < explained ? explained : 0.0f;

@@ -15,10 +15,14 @@ from engine import cuda_emulated as cuda
 from engine.cases import ALL_CASES, Case, compiled, expected, inputs
 from engine.cells import CellCase
 from engine.checks import RELATIVE, norms, rows
+from engine.running import ARENA, INPUT, instruction
 from engine.zoo import ZOO, Exhibit
 from torch import nn
 
 import pyrel
+from pyrel.compiler.program.instructions import Gemm, Map, Seed
+from pyrel.compiler.program.program import Program
+from pyrel.methods.enums import Start
 
 FEW = 11  # a group of eight, and a part of one
 METHODS = ("deep_taylor", "lrp_epsilon")
@@ -154,6 +158,46 @@ def test_deep_taylor_by_tf32(case: CellCase) -> None:
     bound = RELATIVE + np.divide(unknown, wanted.start, out=np.zeros(len(known)), where=known)
     error = norms(found.relevance - rows(wanted.relevance).reshape(found.relevance.shape))
     assert (error[known] <= (4 * bound * norms(wanted.relevance))[known]).all()
+
+
+@pytest.mark.parametrize("target", [-1, 3, 1 << 40])
+def test_a_target_that_is_no_class_is_refused(target: int) -> None:
+    program, x = program_and_samples("recurrent", 9, "gradient")
+    targets = np.zeros(9, np.int64)
+    targets[4] = target
+    with pytest.raises(cuda.EmulationError, match="the target of sample 4 is no class"):
+        cuda.explain(program, x, targets)
+
+
+def without_denormals(values: Any) -> Any:
+    return np.where(np.abs(values) < np.finfo(np.float32).tiny, 0.0, values)
+
+
+def test_numbers_at_the_ends_have_the_bits_of_the_cpu() -> None:
+    """NaN within bounds that nobody checks, and infinity; denormals count as 0, kept or not."""
+    values = [np.nan, np.inf, -np.inf, 1e-40, -1e-40, 3e-39, 0.0, -0.0, 1.0, 3.4e38]
+    x = np.array([values, values[::-1]], np.float32)
+    for layer in (nn.ReLU(), nn.Hardtanh(), nn.LeakyReLU(0.5), nn.ReLU6(), nn.Identity()):
+        program = cuda.program_of(layer, np.ones_like(x), "gradient")
+        for bounds in ({}, {"low": -3.4e38, "high": 3.4e38}):
+            options: dict[str, Any] = {"check_finite": False, **bounds}
+            samples = np.where(np.isinf(x), np.nan, x) if bounds else x
+            found = cuda.explain(program, samples, **options)
+            wanted = cuda.explain_on_cpu(program, samples, **options)
+            for here, there in zip(found, wanted, strict=True):
+                np.testing.assert_array_equal(without_denormals(here), without_denormals(there))
+
+
+def test_rows_of_a_product_that_read_what_others_write_are_refused() -> None:
+    program = Program(input_size=4, classes=2, conserves=False, arena_size=8)
+    matrix = program.matrix(np.eye(2, dtype=np.float32))
+    program.instructions = (
+        instruction(Map(INPUT, 4, ARENA), [0], [0]),
+        instruction(Gemm(((ARENA, 2),), matrix, 2, ARENA), [0, 2], [2, 0]),
+        instruction(Seed(2, Start.one), [0], [4]),
+    )
+    with pytest.raises(ValueError, match="rows read what others of it write"):
+        cuda.explain(cuda.core_of(program), np.ones((2, 4), np.float32), relevance=False)
 
 
 def test_what_it_does_not_run_is_refused() -> None:
