@@ -6,13 +6,10 @@
 #include <cmath>
 #include <limits>
 
+#include "../shared/ends.h"
+
 namespace pyrel {
 namespace {
-
-// What rounding may make of Σ relevance + absorbed, of the most relevance that passed: thousands of
-// errors of float32 in a row, and far more than a few layers of bfloat16. Numbers near the ends of
-// the range of float32 lose more: R / d is 0 where d is infinite, or 1e38 times as large.
-constexpr double kLost = 1e-3, kLostInBf16 = 0.5;
 
 // Written without a branch in the loop, so that the compiler vectorises it. Comparisons with
 // NaN are false.
@@ -20,14 +17,6 @@ bool finite(const float* x, int64_t size) {
     int good = 1;
     for (int64_t i = 0; i < size; ++i) good &= std::fabs(x[i]) <= FLT_MAX;
     return good;
-}
-
-// The largest of Σ|relevance| put in, on the way and at the end, over the first.
-float amplification(double put_in, double on_the_way, double end) {
-    const double start = std::fabs(put_in);
-    if (start == 0.0) return 0.0f;
-    if (std::isnan(on_the_way) || std::isnan(end)) return std::numeric_limits<float>::quiet_NaN();
-    return static_cast<float>(std::max({start, on_the_way, end}) / start);
 }
 
 }  // namespace
@@ -57,24 +46,22 @@ Status finish(const Slab& slab) {
     const int64_t size = slab.code().input_size;
     for (int64_t s = 0; s < slab.size(); ++s) {
         const int64_t sample = slab.first() + s, result = slab.result(s);
-        const double put_in = slab.put_in()[s];
-        const double largest = slab.largest()[s];
-        batch.absorbed[result] = static_cast<float>(slab.absorbed()[s]);
-        batch.amplification[result] = amplification(put_in, largest, 0.0);
+        Ends ends{slab.put_in()[s], slab.absorbed()[s], slab.largest()[s]};
+        batch.absorbed[result] = static_cast<float>(ends.absorbed);
+        if (batch.relevance) {
+            const Totals totals = slab.kernels().totals(batch.relevance + result * size, size);
+            ends.sum = totals.sum;
+            ends.passed = totals.size;
+        }
+        batch.amplification[result] = amplification(ends);
         if (!batch.relevance) continue;
-        const float* relevance = batch.relevance + result * size;
-        const auto [sum, end] = slab.kernels().totals(relevance, size);
-        batch.conservation[result] = slab.code().conserves
-                                         ? static_cast<float>(sum - put_in)
-                                         : std::numeric_limits<float>::quiet_NaN();
-        batch.amplification[result] = amplification(put_in, largest, end);
+        const bool conserves = slab.code().conserves;
+        batch.conservation[result] = conserves ? static_cast<float>(ends.sum - ends.put_in)
+                                               : std::numeric_limits<float>::quiet_NaN();
         if (!batch.check_finite) continue;
-        if (!std::isfinite(sum) || (put_in != 0.0 && !std::isfinite(largest)))
-            return {Outcome::relevance_not_finite, sample, -1};
-        const double gap = sum + slab.absorbed()[s] - put_in;
-        const double passed = std::max({std::fabs(put_in), largest, end});
-        if (slab.code().conserves && !(std::fabs(gap) <= lost * passed))
-            return {Outcome::relevance_lost, sample, slab.way()};
+        const Outcome outcome = outcome_of(ends, conserves, lost);
+        if (outcome == Outcome::relevance_lost) return {outcome, sample, slab.way()};
+        if (outcome != Outcome::done) return {outcome, sample, -1};
     }
     return {};
 }

@@ -12,7 +12,7 @@ namespace pyrel {
 namespace {
 
 // Counts what instructions read and write of a sample's memory.
-struct Touched {
+struct Traffic {
     double floats = 0.0;
 
     void rows(const Rows& rows, int64_t columns, Access access) {
@@ -41,9 +41,9 @@ Engine::Engine(const Program& program, PackedMatrices& packed, int64_t most_pack
                 if (const auto* gemm = std::get_if<Gemm>(&each))
                     pack(*gemm, repeat->count, program, packed, most_packed);
     }
-    Touched touched;
-    for_each(code_->instructions, [&](const auto& i) { operands(*code_, i, touched); });
-    touched_bytes_ = touched.floats * sizeof(float);
+    Traffic traffic;
+    for_each(code_->instructions, [&](const auto& i) { operands(*code_, i, traffic); });
+    touched_bytes_ = traffic.floats * sizeof(float);
     gain_in_lanes_ = compare_with_lanes(kSlabSamples);
     gain_over_many_ = compare_with_lanes(std::max(kSlabSamples, most_apart(*this, 1)));
     if (gain_in_lanes_ > 1.0) stretches_ = find_stretches(*code_, kernels_);

@@ -11,40 +11,15 @@
 #include <system_error>
 #include <thread>
 
+#include "../shared/flush_denormals.h"
 #include "plan.h"
 #include "runner.h"
-
-#if defined(PYREL_X86)
-#include <xmmintrin.h>
-#endif
 
 namespace pyrel {
 namespace {
 
 // A thread is worth its start (tens of microseconds) from about this much work on.
 constexpr double kFlopsPerThread = 8e6;
-
-// Sets "denormals are zero" for this thread: they cost a hundred cycles each and carry nothing.
-// Restored on leaving.
-class FlushDenormals {
-  public:
-#if defined(PYREL_X86)
-    FlushDenormals() : saved_(_mm_getcsr()) { _mm_setcsr(saved_ | 0x8040u); }
-    ~FlushDenormals() { _mm_setcsr(saved_); }
-
-  private:
-    unsigned saved_;
-#elif defined(__aarch64__)
-    FlushDenormals() {
-        asm volatile("mrs %0, fpcr" : "=r"(saved_));
-        asm volatile("msr fpcr, %0" : : "r"(saved_ | (uint64_t{1} << 24)));
-    }
-    ~FlushDenormals() { asm volatile("msr fpcr, %0" : : "r"(saved_)); }
-
-  private:
-    uint64_t saved_;
-#endif
-};
 
 struct SharedState {
     std::atomic<int64_t> next{0};

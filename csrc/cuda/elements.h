@@ -23,7 +23,7 @@ PYREL_DEVICE float by_function(Function function, float x, float parameter) {
 
 PYREL_DEVICE void map(const Walk& walk, const Operation& op, const Step& step) {
     const bool reads = op.source.memory != Memory::none;
-    for_items(walk, step, step.in_order, op.columns, [&](const Item& item) {
+    for_items(walk, step, op.columns, [&](const Item& item) {
         const float v =
             reads ? at(row_of(walk, op.source, item.row), item.group, item.sample, item.column)
                   : 0.0f;
@@ -32,7 +32,7 @@ PYREL_DEVICE void map(const Walk& walk, const Operation& op, const Step& step) {
 }
 
 PYREL_DEVICE void activate(const Walk& walk, const Operation& op, const Step& step) {
-    for_items(walk, step, step.in_order, op.columns, [&](const Item& item) {
+    for_items(walk, step, op.columns, [&](const Item& item) {
         const float x = at(row_of(walk, op.source, item.row), item.group, item.sample, item.column);
         put(row_of(walk, op.out, item.row), item.group, item.sample, item.column,
             by_function<false>(op.function, x, op.parameter));
@@ -40,7 +40,7 @@ PYREL_DEVICE void activate(const Walk& walk, const Operation& op, const Step& st
 }
 
 PYREL_DEVICE void slopes(const Walk& walk, const Operation& op, const Step& step) {
-    for_items(walk, step, step.in_order, op.columns, [&](const Item& item) {
+    for_items(walk, step, op.columns, [&](const Item& item) {
         const Row out = row_of(walk, op.out, item.row);
         const float x = at(row_of(walk, op.value, item.row), item.group, item.sample, item.column);
         float v = at(row_of(walk, op.source, item.row), item.group, item.sample, item.column) *
@@ -51,14 +51,14 @@ PYREL_DEVICE void slopes(const Walk& walk, const Operation& op, const Step& step
 }
 
 PYREL_DEVICE void gather(const Walk& walk, const Operation& op, const Step& step) {
-    for_items(walk, step, step.in_order, op.indices, [&](const Item& item) {
+    for_items(walk, step, op.indices, [&](const Item& item) {
         const int32_t from = constant_at(walk.index + op.first_index + item.column);
         const float v = at(row_of(walk, op.source, item.row), item.group, item.sample, from);
         put(row_of(walk, op.out, item.row), item.group, item.sample, item.column, v);
     });
 }
 
-// Where several elements are added to one, a thread adds all of a sample, in their order.
+// Where several elements are added to one, a thread adds all of a row, in their order.
 PYREL_DEVICE void scatter(const Walk& walk, const Operation& op, const Step& step) {
     const auto add = [&](const Item& item, int i) {
         const Row out = row_of(walk, op.out, item.row);
@@ -67,15 +67,15 @@ PYREL_DEVICE void scatter(const Walk& walk, const Operation& op, const Step& ste
         put(out, item.group, item.sample, to, at(out, item.group, item.sample, to) + v);
     };
     if (op.repeated_index)
-        for_items(walk, step, true, 1, [&](const Item& item) {
+        for_items(walk, step, 1, [&](const Item& item) {
             for (int i = 0; i < op.indices; ++i) add(item, i);
         });
     else
-        for_items(walk, step, false, op.indices, [&](const Item& item) { add(item, item.column); });
+        for_items(walk, step, op.indices, [&](const Item& item) { add(item, item.column); });
 }
 
 PYREL_DEVICE void reduce(const Walk& walk, const Operation& op, const Step& step) {
-    for_items(walk, step, step.in_order, op.columns, [&](const Item& item) {
+    for_items(walk, step, op.columns, [&](const Item& item) {
         const Row source = row_of(walk, op.source, item.row), out = row_of(walk, op.out, item.row);
         float sum = op.accumulate ? at(out, item.group, item.sample, item.column) : 0.0f;
         for (int64_t i = 0; i < op.count; ++i)
@@ -100,7 +100,7 @@ PYREL_DEVICE float largest_of(const Walk& walk, const Operation& op, const Item&
 }
 
 PYREL_DEVICE void max_pool(const Walk& walk, const Operation& op, const Step& step) {
-    for_items(walk, step, step.in_order, op.columns, [&](const Item& item) {
+    for_items(walk, step, op.columns, [&](const Item& item) {
         put(row_of(walk, op.out, item.row), item.group, item.sample, item.column,
             largest_of(walk, op, item));
     });
@@ -108,7 +108,7 @@ PYREL_DEVICE void max_pool(const Walk& walk, const Operation& op, const Step& st
 
 // Relevance goes to the first of the largest values, or is shared out by what they are above 0.
 PYREL_DEVICE void pool_route(const Walk& walk, const Operation& op, const Step& step) {
-    for_items(walk, step, step.in_order, op.columns, [&](const Item& item) {
+    for_items(walk, step, op.columns, [&](const Item& item) {
         float left = at(row_of(walk, op.source, item.row), item.group, item.sample, item.column);
         float most = 0.0f, ratio = 0.0f;
         if (op.shares) {
@@ -136,7 +136,7 @@ PYREL_DEVICE void pool_route(const Walk& walk, const Operation& op, const Step& 
 
 PYREL_DEVICE void embed(const Walk& walk, const Operation& op, const Step& step) {
     const float last = static_cast<float>(op.table_rows - 1);
-    for_items(walk, step, step.in_order, op.columns, [&](const Item& item) {
+    for_items(walk, step, op.columns, [&](const Item& item) {
         const float id = at(row_of(walk, op.source, item.row), item.group, item.sample, 0);
         float v = id;
         if (!is_nan(id)) {

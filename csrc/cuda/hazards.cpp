@@ -19,22 +19,18 @@ bool same(const Touched& a, const Touched& b) {
     return a.space == b.space && a.first == b.first && a.count == b.count;
 }
 
-void sort_by_place(std::vector<OfRow>& all) {
-    std::sort(all.begin(), all.end(), [](const OfRow& a, const OfRow& b) {
-        const auto key = [](const Touched& each) {
-            return std::tuple(each.space, each.first, each.count, each.access, each.read_by_others);
-        };
-        return key(a.first) < key(b.first);
-    });
-}
-
 // What is read and written, in the order of memory.
 std::vector<OfRow> by_place(const std::vector<Touches>& rows) {
     std::vector<OfRow> all;
     for (size_t n = 0; n < rows.size(); ++n)
         for (const Touched& each : rows[n])
             if (each.space != Space::input) all.push_back({each, n});
-    sort_by_place(all);
+    std::sort(all.begin(), all.end(), [](const OfRow& a, const OfRow& b) {
+        const auto key = [](const Touched& each) {
+            return std::tuple(each.space, each.first, each.count, each.access, each.read_by_others);
+        };
+        return key(a.first) < key(b.first);
+    });
     return all;
 }
 
@@ -42,16 +38,14 @@ std::vector<OfRow> by_place(const std::vector<Touches>& rows) {
 class Reach {
   public:
     void add(int64_t end, size_t row) {
-        if (row != row_) {
-            if (end > end_) {
-                others_ = std::max(others_, end_);
-                end_ = end;
-                row_ = row;
-            } else {
-                others_ = std::max(others_, end);
-            }
-        } else {
+        if (row == row_) {
             end_ = std::max(end_, end);
+        } else if (end > end_) {
+            others_ = end_;
+            end_ = end;
+            row_ = row;
+        } else {
+            others_ = std::max(others_, end);
         }
     }
     int64_t of_others(size_t row) const { return row == row_ ? others_ : end_; }

@@ -101,10 +101,9 @@ struct Header {
     int32_t classes = 0;
     int32_t explains = 0;
     int32_t conserves = 0;
-    int32_t reserved = 0;
 };
 
-// What happened to a sample: numbers of Outcome in ../shared/batch.h, and the element that it is
+// What happened to a sample: an Outcome of ../shared/batch.h, and the element that it is of.
 // of.
 struct Verdict {
     int32_t outcome = 0;
@@ -133,10 +132,9 @@ struct Launch {
     float* arena = nullptr;          // blocks · groups · arena_size · kGroup floats
     double* scratch = nullptr;       // blocks · 3 · groups · kGroup: absorbed, largest, put in
     int64_t samples = 0;
-    int32_t groups = 0;  // of a slab
+    int32_t groups = 0;  // of a slab: 1, 2, 4 or 8
     int32_t check_finite = 1;
     Precision precision = Precision::float32;
-    double lost = 1e-3;  // see cpu/ends.cpp
 };
 
 }  // namespace pyrel::cuda

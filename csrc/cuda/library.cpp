@@ -212,7 +212,6 @@ void run(Loaded& loaded, PyrelCudaBatch& batch) {
     launch.verdicts = static_cast<Verdict*>(workspace.verdicts.get());
     launch.groups = division.groups;
     std::vector<Verdict> verdicts(static_cast<size_t>(batch.samples));
-    set_to_zero(launch.verdicts, division.verdict_bytes(), batch.stream);
     launch_walk(launch, loaded.header, static_cast<int>(division.blocks), batch.stream);
     copy_from_device(verdicts.data(), launch.verdicts, division.verdict_bytes(), batch.stream);
     synchronise(batch.stream);

@@ -78,16 +78,15 @@ struct Item {
 // Samples are innermost, so that neighbouring threads touch neighbouring floats of the arena. Where
 // rows touch the same elements, one thread takes a column of all of them, in their order.
 template <typename Take>
-PYREL_DEVICE void for_items(const Walk& walk, const Step& step, bool in_order, int64_t columns,
-                            Take&& take) {
-    const int64_t groups = walk.launch.groups, rows = in_order ? 1 : step.rows;
+PYREL_DEVICE void for_items(const Walk& walk, const Step& step, int64_t columns, Take&& take) {
+    const int64_t groups = walk.launch.groups, rows = step.in_order ? 1 : step.rows;
     for (int64_t i = thread(); i < rows * groups * columns * kGroup; i += threads()) {
         const int64_t rest = i / kGroup, column = rest % columns, beyond = rest / columns;
         Item item{static_cast<int>(beyond / groups), static_cast<int>(beyond % groups),
                   static_cast<int>(i % kGroup), static_cast<int>(column)};
         item.row += step.first_row;
         take(item);
-        for (int more = 1; in_order && more < step.rows; ++more) {
+        for (int more = 1; step.in_order && more < step.rows; ++more) {
             ++item.row;
             take(item);
         }

@@ -88,8 +88,8 @@ PYREL_DEVICE const float* weights_of(const Walk& walk, const Operation& op, int 
 // Adds up to eight depths of a segment in float32, one product after the other in the order of the
 // depths, as every engine does: so the bits are the CPU's.
 template <int Groups>
-PYREL_DEVICE void add_float32(float (&sums)[Groups][4], const Row& row, int group, int first,
-                              int depths, const float* weights, const Lane& lane) {
+PYREL_DEVICE void add_float32(float (&sums)[Groups][4], const Row& row, int first, int depths,
+                              const float* weights, const Lane& lane) {
     for (int k = 0; k < depths; ++k) {
         const Four w = four_at(weights + (lane.outer * 4 + k % 4) * 4);
         // Values are chosen, not places: a place that is not known is no register.
@@ -97,8 +97,7 @@ PYREL_DEVICE void add_float32(float (&sums)[Groups][4], const Row& row, int grou
         PYREL_UNROLL
         for (int g = 0; g < Groups; ++g) PYREL_UNROLL
         for (int n = 0; n < 4; ++n)
-            sums[g][n] =
-                fused(at(row, group + g, lane.sample(n), first + k), left[n / 2], sums[g][n]);
+            sums[g][n] = fused(at(row, g, lane.sample(n), first + k), left[n / 2], sums[g][n]);
     }
 }
 
@@ -106,8 +105,8 @@ PYREL_DEVICE void add_float32(float (&sums)[Groups][4], const Row& row, int grou
 // of what the first has lost; the product of the second ones is below float32's rounding. Numbers
 // that round to infinity, within 2⁻¹² of the largest float32, give NaN.
 template <int Groups>
-PYREL_DEVICE void add_tf32(float (&sums)[Groups][4], const Row& row, int group, int first,
-                           int depths, const float* weights, const Lane& lane) {
+PYREL_DEVICE void add_tf32(float (&sums)[Groups][4], const Row& row, int first, int depths,
+                           const float* weights, const Lane& lane) {
     const Four w = four_at(weights + (lane.outer * 4 + lane.inner) * 4);
     uint32_t high[4], low[4];
     PYREL_UNROLL
@@ -121,7 +120,7 @@ PYREL_DEVICE void add_tf32(float (&sums)[Groups][4], const Row& row, int group, 
         PYREL_UNROLL
         for (int n = 0; n < 2; ++n) {
             const int k = lane.inner + 4 * n;
-            const float x = k < depths ? at(row, group + g, lane.outer, first + k) : 0.0f;
+            const float x = k < depths ? at(row, g, lane.outer, first + k) : 0.0f;
             top[n] = to_tf32(x);
             rest[n] = to_tf32(x - float_of(top[n]));
         }
@@ -131,11 +130,14 @@ PYREL_DEVICE void add_tf32(float (&sums)[Groups][4], const Row& row, int group, 
     }
 }
 
-// Sixteen columns of one row, for so many groups of samples.
+PYREL_DEVICE int tiles_of(const Operation& op) {
+    return (op.columns + kTileColumns - 1) / kTileColumns;
+}
+
+// Sixteen columns of one row, for so many groups of samples: all of a slab.
 template <int Groups>
-PYREL_DEVICE void multiply_tile(const Walk& walk, const Operation& op, int row, int tile,
-                                int group) {
-    const int number = thread() % kWarp, tiles = (op.columns + kTileColumns - 1) / kTileColumns;
+PYREL_DEVICE void multiply_tile(const Walk& walk, const Operation& op, int row, int tile) {
+    const int number = thread() % kWarp, tiles = tiles_of(op);
     const Lane lane{number / 4, number % 4};
     float sums[Groups][4] = {};
     int block = 0;
@@ -146,9 +148,9 @@ PYREL_DEVICE void multiply_tile(const Walk& walk, const Operation& op, int row, 
             const int left = segment.depth - first, depths = left < kTileDepth ? left : kTileDepth;
             const float* const weights = weights_of(walk, op, tiles, block, tile);
             if (walk.launch.precision == Precision::tf32x3)
-                add_tf32<Groups>(sums, from, group, first, depths, weights, lane);
+                add_tf32<Groups>(sums, from, first, depths, weights, lane);
             else
-                add_float32<Groups>(sums, from, group, first, depths, weights, lane);
+                add_float32<Groups>(sums, from, first, depths, weights, lane);
         }
     }
     PYREL_UNROLL
@@ -157,38 +159,35 @@ PYREL_DEVICE void multiply_tile(const Walk& walk, const Operation& op, int row, 
         const int column = tile * kTileColumns + lane.column(n);
         // −0 of products that were flushed becomes 0, as on the CPU.
         if (column < op.columns)
-            finish(walk, op, {row, group + g, lane.sample(n), column}, sums[g][n] + 0.0f);
+            finish(walk, op, {row, g, lane.sample(n), column}, sums[g][n] + 0.0f);
     }
 }
 
-// A warp takes a tile of columns of one row for all groups of samples, eight of them at a time, so
-// that weights are read once for these.
+// A warp takes a tile of columns of one row for all groups of samples, so that weights are read
+// once for these.
 PYREL_DEVICE void multiply(const Walk& walk, const Operation& op, const Step& step) {
-    const int tiles = (op.columns + kTileColumns - 1) / kTileColumns;
+    const int tiles = tiles_of(op);
     for (int item = thread() / kWarp; item < step.rows * tiles; item += threads() / kWarp) {
         const int row = step.first_row + item / tiles, tile = item % tiles;
-        for (int group = 0; group < walk.launch.groups;) {
-            const int left = walk.launch.groups - group;
-            if (left >= 8) {
-                multiply_tile<8>(walk, op, row, tile, group);
-                group += 8;
-            } else if (left >= 4) {
-                multiply_tile<4>(walk, op, row, tile, group);
-                group += 4;
-            } else if (left >= 2) {
-                multiply_tile<2>(walk, op, row, tile, group);
-                group += 2;
-            } else {
-                multiply_tile<1>(walk, op, row, tile, group);
-                group += 1;
-            }
+        switch (walk.launch.groups) {
+            case 8:
+                multiply_tile<8>(walk, op, row, tile);
+                break;
+            case 4:
+                multiply_tile<4>(walk, op, row, tile);
+                break;
+            case 2:
+                multiply_tile<2>(walk, op, row, tile);
+                break;
+            default:
+                multiply_tile<1>(walk, op, row, tile);
         }
     }
 }
 
 // A product of two matrices of a sample: an element's products are added in the order of the depth.
 PYREL_DEVICE void multiply_values(const Walk& walk, const Operation& op, const Step& step) {
-    for_items(walk, step, false, int64_t{op.rows} * op.columns, [&](const Item& item) {
+    for_items(walk, step, int64_t{op.rows} * op.columns, [&](const Item& item) {
         const Row left = row_of(walk, op.source, item.row);
         const Row right = row_of(walk, op.value, item.row);
         const Row out = row_of(walk, op.out, item.row);

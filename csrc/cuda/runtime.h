@@ -41,7 +41,6 @@ void release(void* place) noexcept;
 // `synchronise`.
 void copy_to_device(void* to, const void* from, int64_t bytes, void* stream);
 void copy_from_device(void* to, const void* from, int64_t bytes, void* stream);
-void set_to_zero(void* place, int64_t bytes, void* stream);
 // Runs pyrel_walk; `header` is that of the launch's image.
 void launch_walk(const Launch& launch, const Header& header, int blocks, void* stream);
 void synchronise(void* stream);

@@ -61,10 +61,6 @@ void copy_from_device(void* to, const void* from, int64_t bytes, void* stream) {
           "cudaMemcpyAsync from the device");
 }
 
-void set_to_zero(void* place, int64_t bytes, void* stream) {
-    check(cudaMemsetAsync(place, 0, static_cast<size_t>(bytes), of(stream)), "cudaMemsetAsync");
-}
-
 void launch_walk(const Launch& launch, const Header&, int blocks, void* stream) {
     pyrel_walk<<<static_cast<unsigned>(blocks), kThreads, 0, of(stream)>>>(launch);
     check(cudaGetLastError(), "the launch of pyrel_walk");

@@ -7,13 +7,10 @@
 #include "../program/limits.h"
 #include "elements.h"
 
+// In the device's words, which elements.h has.
+#include "../shared/ends.h"
+
 namespace pyrel::cuda {
-
-constexpr float kLargestFloat = 3.402823466e+38f;
-
-// Numbers of Outcome in shared/batch.h.
-constexpr int kInputNotFinite = 1, kInputOutOfBounds = 2, kOutputNotFinite = 3,
-              kRelevanceNotFinite = 4, kRelevanceLost = 5;
 
 // The sample of a slab that a thread works on, and its part of the sums. A sample is always the
 // same threads', so what they keep of it needs no barrier.
@@ -165,21 +162,25 @@ PYREL_DEVICE void normalise_back(const Walk& walk, const Operation& op, const St
     });
 }
 
-PYREL_DEVICE void judge(const Walk& walk, const Part& part, int outcome, int64_t element) {
+PYREL_DEVICE void judge(const Walk& walk, const Part& part, int32_t outcome, int64_t element) {
     Verdict* const verdict = walk.launch.verdicts + walk.first + part.sample;
     if (read(&verdict->outcome) != 0) return;
-    write(&verdict->outcome, int32_t{outcome});
+    write(&verdict->outcome, outcome);
     write(&verdict->element, static_cast<int32_t>(element));
 }
 
-// What is wrong with an element of the input; 0 if nothing is.
-PYREL_DEVICE int offence_of(const Walk& walk, const float* x, int i) {
+PYREL_DEVICE void judge(const Walk& walk, const Part& part, Outcome outcome, int64_t element) {
+    judge(walk, part, static_cast<int32_t>(outcome), element);
+}
+
+// What is wrong with an element of the input.
+PYREL_DEVICE Outcome offence_of(const Walk& walk, const float* x, int i) {
     const Launch& launch = walk.launch;
     const float v = constant_at(x + i);
-    if (launch.check_finite && !(absolute(v) <= kLargestFloat)) return kInputNotFinite;
-    if (!launch.low) return 0;
+    if (launch.check_finite && !(absolute(v) <= FLT_MAX)) return Outcome::input_not_finite;
+    if (!launch.low) return Outcome::done;
     const bool outside = v < constant_at(launch.low + i) || v > constant_at(launch.high + i);
-    return outside ? kInputOutOfBounds : 0;
+    return outside ? Outcome::input_out_of_bounds : Outcome::done;
 }
 
 // Nothing is absorbed yet, and the input is as a method needs it.
@@ -191,7 +192,7 @@ PYREL_DEVICE void begin(const Walk& walk) {
         const float* const x = launch.x + (walk.first + part.sample) * size;
         int wrong = size;  // the first element that is
         for (int i = part.number; looks && part.there && i < size && wrong == size; i += kParts)
-            if (offence_of(walk, x, i) != 0) wrong = i;
+            if (offence_of(walk, x, i) != Outcome::done) wrong = i;
         for (int mask = kParts / 2; mask > 0; mask /= 2) {
             const int other = exchanged(wrong, mask);
             wrong = other < wrong ? other : wrong;
@@ -221,8 +222,8 @@ PYREL_DEVICE void seed(const Walk& walk, const Operation& op, const Step& step) 
         for (int c = 0; c < classes; ++c) {
             const float v = at(source, part.group(), part.within(), c);
             write(launch.output + sample * classes + c, v);
-            if (launch.check_finite && !(absolute(v) <= kLargestFloat))
-                judge(walk, part, kOutputNotFinite, c);
+            if (launch.check_finite && !(absolute(v) <= FLT_MAX))
+                judge(walk, part, Outcome::output_not_finite, c);
             if (c == 0 || best < v) {
                 best = v;
                 target = c;
@@ -243,47 +244,32 @@ PYREL_DEVICE void seed(const Walk& walk, const Operation& op, const Step& step) 
     });
 }
 
-// The largest of Σ|relevance| put in, on the way and at the end, over the first.
-PYREL_DEVICE float amplification(double put_in, double on_the_way, double end) {
-    const double start = fabs(put_in);
-    if (start == 0.0) return 0.0f;
-    if (on_the_way != on_the_way || end != end) return __builtin_nanf("");
-    double most = start < on_the_way ? on_the_way : start;
-    most = most < end ? end : most;
-    return static_cast<float>(most / start);
-}
-
-// What is known of each sample at its end, as in cpu/ends.cpp.
+// What is known of each sample at its end.
 PYREL_DEVICE void end(const Walk& walk) {
     const Launch& launch = walk.launch;
     const int64_t size = walk.header.input_size;
     for_parts(walk, [&](const Part& part) {
         const int64_t sample = walk.first + part.sample;
         const float* const relevance = launch.relevance + sample * size;
-        double sum = 0.0, passed = 0.0;
+        Ends ends{};
         if (launch.relevance) {
-            sum = sum_over(part, size, [&](int64_t i) { return double{read(relevance + i)}; });
-            passed = sum_over(part, size,
-                              [&](int64_t i) { return double{absolute(read(relevance + i))}; });
+            ends.sum = sum_over(part, size, [&](int64_t i) { return double{read(relevance + i)}; });
+            ends.passed = sum_over(
+                part, size, [&](int64_t i) { return double{absolute(read(relevance + i))}; });
         }
         if (!part.there || !part.first()) return;
-        const double put_in = read(walk.put_in + part.sample);
-        const double largest = read(walk.largest + part.sample);
-        const double absorbed = read(walk.absorbed + part.sample);
-        write(launch.absorbed + sample, static_cast<float>(absorbed));
-        write(launch.amplification + sample, amplification(put_in, largest, passed));
+        ends.put_in = read(walk.put_in + part.sample);
+        ends.absorbed = read(walk.absorbed + part.sample);
+        ends.largest = read(walk.largest + part.sample);
+        write(launch.absorbed + sample, static_cast<float>(ends.absorbed));
+        write(launch.amplification + sample, amplification(ends));
         if (!launch.relevance) return;
+        const bool conserves = walk.header.conserves;
         write(launch.conservation + sample,
-              walk.header.conserves ? static_cast<float>(sum - put_in) : __builtin_nanf(""));
+              conserves ? static_cast<float>(ends.sum - ends.put_in) : __builtin_nanf(""));
         if (!launch.check_finite) return;
-        const bool finite = fabs(sum) <= 1.7976931348623157e308;
-        if (!finite || (put_in != 0.0 && !(fabs(largest) <= 1.7976931348623157e308)))
-            return judge(walk, part, kRelevanceNotFinite, -1);
-        const double gap = sum + absorbed - put_in;
-        double most = fabs(put_in) < largest ? largest : fabs(put_in);
-        most = most < passed ? passed : most;
-        if (walk.header.conserves && !(fabs(gap) <= launch.lost * most))
-            judge(walk, part, kRelevanceLost, -1);
+        const Outcome outcome = outcome_of(ends, conserves, kLost);
+        if (outcome != Outcome::done) judge(walk, part, outcome, -1);
     });
 }
 

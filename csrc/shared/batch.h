@@ -45,4 +45,9 @@ struct Status {
     int64_t element = -1;  // within the sample; of lost relevance, which way back
 };
 
+// What rounding may make of Σ relevance + absorbed, of the most relevance that passed: thousands of
+// errors of float32 in a row, and far more than a few layers of bfloat16. Numbers near the ends of
+// the range of float32 lose more: R / d is 0 where d is infinite, or 1e38 times as large.
+constexpr double kLost = 1e-3, kLostInBf16 = 0.5;
+
 }  // namespace pyrel

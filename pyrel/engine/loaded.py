@@ -48,6 +48,13 @@ def bind(program: Program, isa: str, weights: Weights | None = None) -> _core.En
     ValueError
         An instruction reads or writes what is not the program's own, or a limit is too small.
     """
+    core = checked(program, weights)
+    packed = None if weights is None else weights.packed
+    return _core.Engine(core, isa, packed, program.limits.packed_bytes(program.matrices))
+
+
+def checked(program: Program, weights: Weights | None = None) -> _core.Program:
+    """Return a program as every engine takes it; options and errors are those of `bind`."""
     core = _core.Program(
         input_size=program.input_size,
         arena_size=program.arena_size,
@@ -67,8 +74,7 @@ def bind(program: Program, isa: str, weights: Weights | None = None) -> _core.En
         else:
             _add(core, program, item)
     core.finish()
-    packed = None if weights is None else weights.packed
-    return _core.Engine(core, isa, packed, program.limits.packed_bytes(program.matrices))
+    return core
 
 
 def bind_weights(pattern: Pattern, isa: str) -> Weights:

@@ -25,7 +25,6 @@ from engine.building import ROOT, run, tool
 
 import pyrel
 from pyrel import _core
-from pyrel.compiler.program.instructions import Repeat
 from pyrel.compiler.program.program import Program
 from pyrel.engine import loaded
 
@@ -98,7 +97,7 @@ class OnDevice:
     Parameters
     ----------
     program : Program
-        A finished one, see `core_of` and `program_of`.
+        A finished one, see `pyrel.engine.loaded.checked` and `program_of`.
     """
 
     def __init__(self, program: _core.Program) -> None:
@@ -219,7 +218,7 @@ def program_of(
 ) -> _core.Program:
     """Compile a model, for samples of the shape of those in ``x``, to the engine's program."""
     explainer = pyrel.Explainer(model, x[:2], method=method, low=low, high=high, check=None)
-    return core_of(compiled_program(explainer))
+    return loaded.checked(compiled_program(explainer))
 
 
 def compiled_program(explainer: Any) -> Program:
@@ -229,27 +228,6 @@ def compiled_program(explainer: Any) -> Program:
     compiled = source if hasattr(source, "program") else source.at(programs._inputs.steps)
     program: Program = compiled.program
     return program
-
-
-def core_of(program: Program) -> _core.Program:
-    """Return a program as the engines take it, which `pyrel.engine.loaded.bind` keeps none of."""
-    core = _core.Program(
-        input_size=program.input_size,
-        arena_size=program.arena_size,
-        classes=program.classes,
-        conserves=program.conserves,
-    )
-    loaded._add_constants(core, program)
-    for item in program.instructions:
-        if isinstance(item, Repeat):
-            core.begin_repeat(item.count)
-            for instruction in item.body:
-                loaded._add(core, program, instruction)
-            core.end_repeat()
-        else:
-            loaded._add(core, program, item)
-    core.finish()
-    return core
 
 
 @cache

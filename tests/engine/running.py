@@ -13,7 +13,7 @@ from pyrel._core import Outcome
 from pyrel.compiler.program.enums import Space
 from pyrel.compiler.program.instructions import Instruction, Seed, Template
 from pyrel.compiler.program.program import Program
-from pyrel.engine.loaded import bind
+from pyrel.engine.loaded import bind, checked
 from pyrel.methods.enums import Start
 
 Step = tuple[Template, Sequence[Sequence[int]]]
@@ -72,7 +72,7 @@ def measured(
     assert [each.tobytes() for each in apart] == [each.tobytes() for each in in_lanes]
     if isa == cuda_emulated.ISA:
         on_device = cuda_emulated.explain(
-            cuda_emulated.core_of(program), x, relevance=False, check_finite=check_finite
+            checked(program), x, relevance=False, check_finite=check_finite
         )
         named = (on_device.output, on_device.absorbed, on_device.amplification)
         assert [each.tobytes() for each in apart] == [each.tobytes() for each in named]

@@ -22,6 +22,7 @@ from torch import nn
 import pyrel
 from pyrel.compiler.program.instructions import Gemm, Map, Seed
 from pyrel.compiler.program.program import Program
+from pyrel.engine.loaded import checked
 from pyrel.methods.enums import Start
 
 FEW = 11  # a group of eight, and a part of one
@@ -31,7 +32,7 @@ METHODS = ("deep_taylor", "lrp_epsilon")
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("case", ALL_CASES, ids=lambda case: case.name)
 def test_cases_have_the_bits_of_the_cpu(case: Case | CellCase, method: str) -> None:
-    program = cuda.core_of(cuda.compiled_program(compiled(case, method)))
+    program = checked(cuda.compiled_program(compiled(case, method)))
     x = inputs(case, FEW)
     assert cuda.explain(program, x).bits() == cuda.explain_on_cpu(program, x).bits()
 
@@ -150,7 +151,7 @@ def test_three_products_of_tf32_are_as_good_as_float32(sizes: tuple[int, int]) -
 )
 def test_deep_taylor_by_tf32(case: CellCase) -> None:
     """Within four times the CPU's bound of the float64 reference."""
-    program = cuda.core_of(cuda.compiled_program(compiled(case, "deep_taylor")))
+    program = checked(cuda.compiled_program(compiled(case, "deep_taylor")))
     wanted = expected(case, "deep_taylor")
     found = cuda.explain(program, inputs(case), wanted.target, precision=1)
     unknown = wanted.uncertainty[np.arange(len(wanted.target)), wanted.target]
@@ -197,13 +198,13 @@ def test_rows_of_a_product_that_read_what_others_write_are_refused() -> None:
         instruction(Seed(2, Start.one), [0], [4]),
     )
     with pytest.raises(ValueError, match="rows read what others of it write"):
-        cuda.explain(cuda.core_of(program), np.ones((2, 4), np.float32), relevance=False)
+        cuda.explain(checked(program), np.ones((2, 4), np.float32), relevance=False)
 
 
 def test_what_it_does_not_run_is_refused() -> None:
     model = nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 3))
     x = torch.zeros(2, 4)
     explainer = pyrel.Explainer(model, x, method="gradient", check=None, precision="bf16")
-    program = cuda.core_of(cuda.compiled_program(explainer))
+    program = checked(cuda.compiled_program(explainer))
     with pytest.raises(ValueError, match="does not multiply in bfloat16"):
         cuda.explain(program, x.numpy())

@@ -12,11 +12,8 @@
 #include <utility>
 #include <vector>
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
 #include "fibers.h"
+#include "shared/flush_denormals.h"
 #include "tensor_core.h"
 #include "watched_memory.h"
 
@@ -61,36 +58,6 @@ struct Warp {
 
 // Thrown in fibers that wait, after an error in another one, so that their destructors run.
 struct Stopped {};
-
-// As a GPU does for code compiled with -ftz=true; the mode of the host comes back at the end.
-class FlushedDenormals {
-  public:
-    FlushedDenormals(const FlushedDenormals&) = delete;
-    FlushedDenormals& operator=(const FlushedDenormals&) = delete;
-#if defined(__x86_64__)
-    FlushedDenormals() : before_(_mm_getcsr()) {
-        _mm_setcsr(before_ | 0x8040u);  // results and operands
-    }
-    ~FlushedDenormals() {
-        // Flags of exceptions are the launch's; keep them out of the host's.
-        _mm_setcsr(before_);
-    }
-
-  private:
-    unsigned before_;
-#elif defined(__aarch64__)
-    FlushedDenormals() {
-        asm volatile("mrs %0, fpcr" : "=r"(before_));
-        asm volatile("msr fpcr, %0" ::"r"(before_ | (uint64_t{1} << 24)));
-    }
-    ~FlushedDenormals() { asm volatile("msr fpcr, %0" ::"r"(before_)); }
-
-  private:
-    uint64_t before_ = 0;
-#else
-#error "say here how this processor flushes denormals"
-#endif
-};
 
 class Emulator {
   public:
@@ -151,7 +118,7 @@ int Emulator::launch(const std::function<void()>& kernel, int blocks, int thread
     kernel_ = &kernel;
     int barriers = 0;
     {
-        const FlushedDenormals flushed;
+        const FlushDenormals flushed;  // as a GPU does for code compiled with -ftz=true
         for (int block = 0; block < blocks && !error_; ++block) {
             run_block(block);
             for (const Fiber& fiber : fibers_) barriers = std::max(barriers, fiber.barriers);

@@ -100,10 +100,6 @@ void copy_to_device(void* to, const void* from, int64_t bytes, void*) {
 void copy_from_device(void* to, const void* from, int64_t bytes, void*) {
     std::memcpy(to, from, static_cast<size_t>(bytes));
 }
-void set_to_zero(void* place, int64_t bytes, void*) {
-    std::memset(place, 0, static_cast<size_t>(bytes));
-}
-
 void launch_walk(const Launch& launch, const Header& header, int blocks, void*) {
     Emulation& device = emulation();
     const std::lock_guard lock(device.mutex);
