@@ -6,44 +6,61 @@
 
 #include <stdint.h>
 
+#include "team.h"
+
 #if defined(PYREL_CUDA_EMULATED)
 #include "emulator.h"
 #define PYREL_UNROLL
+#define PYREL_ROLLED
 #else
 
 #define PYREL_DEVICE __device__ __forceinline__
 // Before a loop whose arrays shall be registers.
 #define PYREL_UNROLL _Pragma("unroll")
-#define PYREL_KERNEL extern "C" __global__ __launch_bounds__(256) void
+// Before a loop whose body is long, and the same for all.
+#define PYREL_ROLLED _Pragma("unroll 1")
+// Of a kernel's argument that is read where it lies.
+#define PYREL_CONSTANT __grid_constant__
+#define PYREL_KERNEL extern "C" __global__ __launch_bounds__(256, 1) void
 
 namespace pyrel::cuda {
 
-PYREL_DEVICE int thread() { return static_cast<int>(threadIdx.x); }
-PYREL_DEVICE int threads() { return static_cast<int>(blockDim.x); }
-PYREL_DEVICE int block() { return static_cast<int>(blockIdx.x); }
-PYREL_DEVICE int blocks() { return static_cast<int>(gridDim.x); }
+PYREL_DEVICE Team team_of(int blocks) {
+    const auto x = static_cast<int>(blockIdx.x), size = static_cast<int>(blockDim.x);
+    return {x % blocks * size + static_cast<int>(threadIdx.x), blocks * size, x / blocks,
+            static_cast<int>(gridDim.x) / blocks};
+}
 
-// All threads of the block come here; what was written before is read behind it.
-PYREL_DEVICE void barrier() { __syncthreads(); }
+// All threads of a team of so many blocks come here; what was written before is read behind it.
+// Several blocks are a cluster of the launch. Its barrier releases and acquires, so that no block
+// reads what its first-level cache held of another one's memory before.
+PYREL_DEVICE void barrier(int blocks) {
+    if (blocks == 1) return __syncthreads();
+#if __CUDA_ARCH__ >= 900
+    asm volatile(
+        "barrier.cluster.arrive.release;\n\t"
+        "barrier.cluster.wait.acquire;" ::
+            : "memory");
+#endif
+}
 
-// Memory that threads of the block write: the arena, the relevance and results. Volatile reads
-// would keep the compiler from nothing that it needs, and L1 is the block's own.
+// Memory that threads write, the arena, the relevance and results, or that none does. Volatile
+// reads would keep the compiler from nothing that it needs.
 template <typename Value>
 PYREL_DEVICE Value read(const Value* place) {
+    __builtin_assume(__isGlobal(place));
     return *place;
 }
 template <typename Value>
 PYREL_DEVICE void write(Value* place, Value value) {
+    __builtin_assume(__isGlobal(place));
     *place = value;
 }
-// Memory that no thread writes: the image, the input. Four floats at a multiple of 16 bytes.
+// Memory that no thread writes. Four floats at a multiple of 16 bytes.
 template <typename Value>
 PYREL_DEVICE Value constant_at(const Value* place) {
     return __ldg(place);
 }
-struct alignas(16) Four {
-    float value[4];
-};
 PYREL_DEVICE Four four_at(const float* place) {
     const float4 v = __ldg(reinterpret_cast<const float4*>(place));
     return {{v.x, v.y, v.z, v.w}};
@@ -54,13 +71,22 @@ template <typename Value>
 PYREL_DEVICE Value exchanged(Value value, int mask) {
     return __shfl_xor_sync(0xffffffffu, value, mask);
 }
+// The value of a lane of this warp, of each the one that it asks for; all lanes come.
+PYREL_DEVICE float from_lane(float value, int lane) {
+    return __shfl_sync(0xffffffffu, value, lane);
+}
 
 PYREL_DEVICE float fused(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 
-// A float rounded to the eleven significant bits that tensor cores take; ties away from zero.
+// A float rounded to the eleven significant bits that tensor cores take. Ties go to even where that
+// is one instruction, and else away from zero.
 PYREL_DEVICE uint32_t to_tf32(float value) {
     uint32_t bits;
+#if __CUDA_ARCH__ >= 900
+    asm("cvt.rn.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));
+#else
     asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));
+#endif
     return bits;
 }
 

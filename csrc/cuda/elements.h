@@ -2,7 +2,7 @@
 // What is moved, and what is computed element by element. A part of walk.h.
 #pragma once
 
-#include "products.h"
+#include "epilogue.h"
 
 namespace pyrel::cuda {
 
@@ -27,7 +27,7 @@ PYREL_DEVICE void map(const Walk& walk, const Operation& op, const Step& step) {
         const float v =
             reads ? at(row_of(walk, op.source, item.row), item.group, item.sample, item.column)
                   : 0.0f;
-        finish(walk, op, item, v);
+        finish(walk, epilogue_of(walk, op, item.row), item, v);
     });
 }
 
@@ -52,7 +52,7 @@ PYREL_DEVICE void slopes(const Walk& walk, const Operation& op, const Step& step
 
 PYREL_DEVICE void gather(const Walk& walk, const Operation& op, const Step& step) {
     for_items(walk, step, op.indices, [&](const Item& item) {
-        const int32_t from = constant_at(walk.index + op.first_index + item.column);
+        const int32_t from = constant_at(walk.index() + op.first_index + item.column);
         const float v = at(row_of(walk, op.source, item.row), item.group, item.sample, from);
         put(row_of(walk, op.out, item.row), item.group, item.sample, item.column, v);
     });
@@ -62,7 +62,7 @@ PYREL_DEVICE void gather(const Walk& walk, const Operation& op, const Step& step
 PYREL_DEVICE void scatter(const Walk& walk, const Operation& op, const Step& step) {
     const auto add = [&](const Item& item, int i) {
         const Row out = row_of(walk, op.out, item.row);
-        const int32_t to = constant_at(walk.index + op.first_index + i);
+        const int32_t to = constant_at(walk.index() + op.first_index + i);
         const float v = at(row_of(walk, op.source, item.row), item.group, item.sample, i);
         put(out, item.group, item.sample, to, at(out, item.group, item.sample, to) + v);
     };
@@ -86,7 +86,7 @@ PYREL_DEVICE void reduce(const Walk& walk, const Operation& op, const Step& step
 
 // One element of one of a pool's values.
 PYREL_DEVICE float value_of(const Walk& walk, const Operation& op, const Item& item, int i) {
-    const Operand operand = walk.listed[op.first_listed + i].operand;
+    const Operand operand = walk.listed()[op.first_listed + i].operand;
     return at(row_of(walk, operand, item.row), item.group, item.sample, item.column);
 }
 
@@ -126,7 +126,7 @@ PYREL_DEVICE void pool_route(const Walk& walk, const Operation& op, const Step& 
                 v = smaller ? 0.0f : left;
                 left = smaller ? left : 0.0f;
             }
-            const Operand to = walk.listed[op.first_listed_out + i].operand;
+            const Operand to = walk.listed()[op.first_listed_out + i].operand;
             const Row out = row_of(walk, to, item.row);
             if (op.accumulate) v = v + at(out, item.group, item.sample, item.column);
             put(out, item.group, item.sample, item.column, v);
@@ -145,6 +145,25 @@ PYREL_DEVICE void embed(const Walk& walk, const Operation& op, const Step& step)
                             static_cast<int64_t>(within) * op.columns + item.column);
         }
         put(row_of(walk, op.out, item.row), item.group, item.sample, item.column, v);
+    });
+}
+
+// A product of two matrices of a sample: an element's products are added in the order of the depth.
+PYREL_DEVICE void multiply_values(const Walk& walk, const Operation& op, const Step& step) {
+    for_items(walk, step, op.rows * op.columns, [&](const Item& item) {
+        const Row left = row_of(walk, op.source, item.row);
+        const Row right = row_of(walk, op.value, item.row);
+        const Row out = row_of(walk, op.out, item.row);
+        const int64_t i = item.column / op.columns, j = item.column % op.columns;
+        const int64_t depth = op.depth;
+        float sum = op.accumulate ? at(out, item.group, item.sample, item.column) : 0.0f;
+        for (int64_t k = 0; k < depth; ++k) {
+            const int64_t l = op.left_transposed ? k * op.rows + i : i * depth + k;
+            const int64_t r = op.right_transposed ? j * depth + k : k * op.columns + j;
+            sum = fused(at(left, item.group, item.sample, l), at(right, item.group, item.sample, r),
+                        sum);
+        }
+        put(out, item.group, item.sample, item.column, sum);
     });
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "image.h"
 
+#include <algorithm>
 #include <cstring>
 #include <iterator>
 #include <type_traits>
@@ -98,6 +99,9 @@ class Maker {
                 touched[0].insert(touched[0].end(), touched[n].begin(), touched[n].end());
             touched.resize(1);
         }
+        if constexpr (kByElement<Plain> || kByResult<Plain> || std::is_same_v<Plain, Scatter>)
+            require(rows * elements_of(instruction) <= kMostItems,
+                    "the CUDA engine runs no instruction with so many elements");
         for (size_t n = 0; n < touched.size(); ++n) {
             ++unknown_;
             const bool joins =
@@ -130,7 +134,7 @@ class Maker {
     // How many elements for_items is given for a row.
     template <typename Plain>
     int32_t elements_of(const Plain& instruction) const {
-        if constexpr (std::is_same_v<Plain, Gather>)
+        if constexpr (std::is_same_v<Plain, Gather> || std::is_same_v<Plain, Scatter>)
             return small(std::ssize(instruction.index));
         else if constexpr (std::is_same_v<Plain, Matmul>)
             return small(instruction.rows * instruction.columns);
@@ -181,7 +185,10 @@ class Maker {
 
 std::vector<char> image_of(const Program& program) {
     require(program.finished(), "the program is not finished");
-    require(!program.code()->multiplies_bf16, "the CUDA engine does not multiply in bfloat16 yet");
+    const Code& code = *program.code();
+    require(!code.multiplies_bf16, "the CUDA engine does not multiply in bfloat16 yet");
+    require(std::max(code.arena_size, code.input_size) <= kMostFloats,
+            "the CUDA engine runs no program with so much memory a sample");
     return Maker(program).make();
 }
 

@@ -8,6 +8,12 @@
 
 #include "../program/operations.h"
 
+#if defined(__CUDACC__)
+#define PYREL_HOST_DEVICE __host__ __device__
+#else
+#define PYREL_HOST_DEVICE
+#endif
+
 namespace pyrel::cuda {
 
 // Samples lie side by side in groups of this many: element e of sample s of a slab is float
@@ -17,6 +23,8 @@ constexpr int kGroup = 8;
 constexpr int kTileColumns = 16;
 constexpr int kTileDepth = 8;
 constexpr int kWarp = 32;
+// Of a slab.
+constexpr int kMostGroups = 8;
 
 enum class Kind : int32_t {
     gemm,
@@ -49,6 +57,12 @@ struct Listed {
     Operand operand;
     int32_t depth = 0;
 };
+
+// Floats of a sample, so that those of a slab can be counted in 32 bits.
+constexpr int64_t kMostFloats = (int64_t{1} << 32) / (8 * kGroup) - 1;
+// Elements of an operation's rows, so that threads can count them for all samples of a slab in 32
+// bits.
+constexpr int64_t kMostItems = (int64_t{1} << 31) / (8 * kGroup) - 1;
 
 // An instruction; what a kind does not need is 0, −1 or none. Names are those of
 // ../program/instructions.h.
@@ -101,10 +115,16 @@ struct Header {
     int32_t classes = 0;
     int32_t explains = 0;
     int32_t conserves = 0;
+
+    bool operator==(const Header&) const = default;
 };
 
+// Of a run with relevance, or of one that stops at the outputs.
+PYREL_HOST_DEVICE inline int32_t steps_of(const Header& header, bool relevance) {
+    return relevance ? header.steps : header.seed + 1;
+}
+
 // What happened to a sample: an Outcome of ../shared/batch.h, and the element that it is of.
-// of.
 struct Verdict {
     int32_t outcome = 0;
     int32_t element = -1;
@@ -113,10 +133,13 @@ struct Verdict {
 // Not an Outcome: where the host has the targets it looks at them before.
 constexpr int32_t kNoClass = 100;
 
-enum class Precision : int32_t { float32, tf32x3 };
+// How products are formed: in float32 in the order of the CPU, or by tensor cores from numbers
+// rounded to TF32, three products or one.
+enum class Precision : int32_t { float32, tf32x3, tf32 };
 
 // What a launch works on; pointers are the device's.
 struct Launch {
+    Header header;  // the image's
     const char* image = nullptr;
     const float* x = nullptr;         // (samples, input_size)
     const int64_t* target = nullptr;  // (samples,) or null: the predicted class
@@ -132,9 +155,16 @@ struct Launch {
     float* arena = nullptr;          // blocks · groups · arena_size · kGroup floats
     double* scratch = nullptr;       // blocks · 3 · groups · kGroup: absorbed, largest, put in
     int64_t samples = 0;
+    // Those of a launch: one may walk all steps of all slabs, or one step after the other be a
+    // launch of its own. The step behind the last one is what ends a sample.
+    int64_t first_slab = 0, end_slab = 0;
+    int32_t first_step = 0, end_step = 0;
     int32_t groups = 0;  // of a slab: 1, 2, 4 or 8
+    int32_t team = 1;    // blocks that share a slab: a cluster where they meet at barriers
     int32_t check_finite = 1;
     Precision precision = Precision::float32;
+
+    bool operator==(const Launch&) const = default;
 };
 
 }  // namespace pyrel::cuda

@@ -22,8 +22,8 @@
 namespace pyrel::cuda {
 namespace {
 
-constexpr int kMostGroups = 8;
-constexpr int kBlocksOfMultiprocessor = 1;  // the kernel takes the registers of one
+constexpr int kMostBlocks = 8;
+constexpr int kWarps = kThreads / kWarp;  // of a block
 // Of what a run takes at most this is kept for the next one: allocating takes about as long as a
 // small batch does.
 constexpr int64_t kMostKept = int64_t{1} << 30;
@@ -64,18 +64,19 @@ class Memory {
 struct Division {
     int64_t samples = 0;
     int groups = 1;
-    int64_t blocks = 1;
+    int team = 1;
+    int64_t teams = 1;
 
     int64_t slabs() const { return (samples + groups * kGroup - 1) / (groups * kGroup); }
     int64_t arena_bytes(const Header& header) const {
-        return blocks * groups * header.arena_size * kGroup * int64_t{sizeof(float)};
+        return teams * groups * header.arena_size * kGroup * int64_t{sizeof(float)};
     }
-    int64_t scratch_bytes() const { return blocks * 3 * groups * kGroup * int64_t{sizeof(double)}; }
+    int64_t scratch_bytes() const { return teams * 3 * groups * kGroup * int64_t{sizeof(double)}; }
     int64_t verdict_bytes() const { return samples * int64_t{sizeof(Verdict)}; }
     // Divides so that about half as much memory is needed; false if there is no way.
     bool take_less() {
-        if (blocks > 1)
-            blocks /= 2;
+        if (teams > 1)
+            teams /= 2;
         else if (groups > 1)
             groups /= 2;
         else
@@ -87,6 +88,7 @@ struct Division {
 // What a run writes beside its results.
 struct Workspace {
     Memory arena, scratch, verdicts;
+    Graph graph;
 
     void reserve(const Division& division, const Header& header) {
         verdicts.reserve(division.verdict_bytes());
@@ -99,6 +101,8 @@ struct Workspace {
 // A program on a device.
 struct Loaded {
     Header header;
+    std::vector<int32_t> barriers;  // the steps that have one before them
+    int64_t most_tiles = 1;         // of a product, for one group of samples
     int device = 0;
     Memory image;
     std::mutex mutex;
@@ -117,29 +121,42 @@ struct Loaded {
 
 // Slabs of many samples read the weights seldom, but a multiprocessor without one does nothing.
 int chosen_groups(int64_t samples) {
-    const int64_t processors = multiprocessors();
+    const int64_t processors = teams_at_once(1);
     int groups = kMostGroups;
     while (groups > 1 && Division{samples, groups}.slabs() < processors) groups /= 2;
     return groups;
 }
 
-Division divided(const PyrelCudaBatch& batch, const Header& header) {
+// As many blocks as have something to multiply, as long as all slabs run at once.
+int chosen_team(const Division& division, int64_t most_tiles) {
+    int team = 1;
+    while (team < kMostBlocks && teams_at_once(2 * team) >= division.slabs() &&
+           2 * team * kWarps <= most_tiles * division.groups)
+        team *= 2;
+    return team;
+}
+
+Division divided(const PyrelCudaBatch& batch, const Loaded& loaded) {
     Division division;
     division.samples = batch.samples;
     division.groups = batch.groups > 0 ? batch.groups : chosen_groups(batch.samples);
-    const auto bytes = [&] { return division.arena_bytes(header) + division.scratch_bytes(); };
+    const auto bytes = [&] {
+        return division.arena_bytes(loaded.header) + division.scratch_bytes();
+    };
     const int64_t most = free_memory() / 2;
     while (bytes() > most && division.take_less()) {
     }
-    const int64_t asked =
-        batch.blocks > 0 ? batch.blocks : int64_t{kBlocksOfMultiprocessor} * multiprocessors();
+    division.team = batch.team > 0 ? batch.team : chosen_team(division, loaded.most_tiles);
+    const int64_t asked = batch.teams > 0 ? batch.teams : teams_at_once(division.team);
     const int64_t fitting = std::max<int64_t>(1, most / bytes());
-    division.blocks = std::min({asked, division.slabs(), fitting});
+    division.teams = std::min({asked, division.slabs(), fitting});
     return division;
 }
 
-Launch launch_of(const Loaded& loaded, const PyrelCudaBatch& batch) {
+Launch launch_of(const Loaded& loaded, const PyrelCudaBatch& batch, const Division& division,
+                 const Workspace& workspace) {
     Launch launch;
+    launch.header = loaded.header;
     launch.image = static_cast<const char*>(loaded.image.get());
     launch.x = batch.x;
     launch.target = batch.target;
@@ -154,7 +171,35 @@ Launch launch_of(const Loaded& loaded, const PyrelCudaBatch& batch) {
     launch.samples = batch.samples;
     launch.check_finite = batch.check_finite;
     launch.precision = static_cast<Precision>(batch.precision);
+    launch.arena = static_cast<float*>(workspace.arena.get());
+    launch.scratch = static_cast<double*>(workspace.scratch.get());
+    launch.verdicts = static_cast<Verdict*>(workspace.verdicts.get());
+    launch.groups = division.groups;
+    launch.team = division.team;
+    launch.end_slab = division.slabs();
+    launch.end_step = steps_of(loaded.header, batch.relevance) + 1;
     return launch;
+}
+
+// The same, divided at all barriers: for as many slabs as there are teams, then for the next ones.
+std::vector<Launch> by_steps(const Launch& whole, const Loaded& loaded, int64_t teams) {
+    std::vector<Launch> all;
+    for (int64_t slab = 0; slab < whole.end_slab; slab += teams) {
+        Launch launch = whole;
+        launch.first_slab = slab;
+        launch.end_slab = std::min(slab + teams, whole.end_slab);
+        const auto add = [&](int32_t end) {
+            launch.end_step = end;
+            all.push_back(launch);
+            launch.first_step = end;
+        };
+        const int32_t count = whole.end_step - 1;
+        for (const int32_t barrier : loaded.barriers)
+            if (barrier > 0 && barrier < count) add(barrier);
+        add(count);
+        add(count + 1);
+    }
+    return all;
 }
 
 void require(bool condition, const char* message) {
@@ -165,9 +210,13 @@ void check(const PyrelCudaBatch& batch, const Header& header) {
     const int groups = batch.groups;
     require(groups >= 0 && groups <= kMostGroups && (groups & (groups - 1)) == 0,
             "a slab has 1, 2, 4 or 8 groups of samples");
-    require(batch.blocks >= 0, "there is no negative number of blocks");
+    const int team = batch.team;
+    require(team >= 0 && team <= kMostBlocks && (team & (team - 1)) == 0,
+            "a team has 1, 2, 4 or 8 blocks");
+    require(batch.teams >= 0, "there is no negative number of teams");
     require(batch.samples >= 0, "there is no negative number of samples");
-    require(batch.precision == 0 || batch.precision == 1, "there is no such precision");
+    require(batch.precision >= 0 && batch.precision <= static_cast<int>(Precision::tf32),
+            "there is no such precision");
     require(!batch.low == !batch.high, "low and high come together");
     require(!batch.relevance || header.explains != 0,
             "a program that only computes outputs writes no relevance");
@@ -203,16 +252,18 @@ void run(Loaded& loaded, PyrelCudaBatch& batch) {
     check(batch, loaded.header);
     const OnDevice device(loaded.device);
     Workspace workspace = loaded.take();
-    Division division = divided(batch, loaded.header);
+    Division division = divided(batch, loaded);
+    require(batch.by_steps || teams_at_once(division.team) > 0,
+            "this device has no teams of so many blocks");
     if (!reserve(workspace, division, loaded.header))
         return report(batch, Outcome::out_of_memory, -1, -1);
-    Launch launch = launch_of(loaded, batch);
-    launch.arena = static_cast<float*>(workspace.arena.get());
-    launch.scratch = static_cast<double*>(workspace.scratch.get());
-    launch.verdicts = static_cast<Verdict*>(workspace.verdicts.get());
-    launch.groups = division.groups;
+    const Launch launch = launch_of(loaded, batch, division, workspace);
     std::vector<Verdict> verdicts(static_cast<size_t>(batch.samples));
-    launch_walk(launch, loaded.header, static_cast<int>(division.blocks), batch.stream);
+    const int teams = static_cast<int>(division.teams);
+    if (batch.by_steps)
+        workspace.graph.launch(by_steps(launch, loaded, teams), teams, batch.stream);
+    else
+        launch_walk(launch, teams, batch.stream);
     copy_from_device(verdicts.data(), launch.verdicts, division.verdict_bytes(), batch.stream);
     synchronise(batch.stream);
     loaded.keep(workspace);
@@ -235,12 +286,27 @@ Header header_of(const void* image, int64_t bytes) {
     return header;
 }
 
+// What the host needs of an image's steps.
+void look_at_steps(Loaded& loaded, const char* image) {
+    const auto* const steps = reinterpret_cast<const Step*>(image + loaded.header.steps_at);
+    const auto* const operations =
+        reinterpret_cast<const Operation*>(image + loaded.header.operations_at);
+    for (int32_t n = 0; n < loaded.header.steps; ++n) {
+        if (steps[n].barrier) loaded.barriers.push_back(n);
+        const Operation& op = operations[steps[n].operation];
+        if (op.kind != Kind::gemm) continue;
+        const int64_t tiles = (op.columns + kTileColumns - 1) / kTileColumns;
+        loaded.most_tiles = std::max(loaded.most_tiles, steps[n].rows * tiles);
+    }
+}
+
 std::unique_ptr<Loaded> load(const void* image, int64_t bytes, int device) {
     const Header header = header_of(image, bytes);
     const OnDevice current(device);
     auto loaded = std::make_unique<Loaded>();
     loaded->header = header;
     loaded->device = device;
+    look_at_steps(*loaded, static_cast<const char*>(image));
     loaded->image.reserve(bytes);
     // The host waits, as other streams may read the image.
     copy_to_device(loaded->image.get(), image, bytes, nullptr);

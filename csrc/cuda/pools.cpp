@@ -81,11 +81,12 @@ int32_t Pools::weights(const Gemm& gemm) {
     return found->second;
 }
 
-// Of lane 4g + t the weights of columns g, g + 8, g, g + 8 and depths t, t, t + 4, t + 4.
+// Of lane 4g + t the weights of columns g, g + 8, g, g + 8 and depths 2t, 2t, 2t + 1, 2t + 1. A
+// tensor core calls the last two depths t + 4; but it only multiplies equal ones.
 void Pools::add_fragment(const Matrix& matrix, int64_t depth, int64_t end, int64_t column) {
     for (int lane = 0; lane < kWarp; ++lane)
         for (int n = 0; n < 4; ++n) {
-            const int64_t k = depth + lane % 4 + (n < 2 ? 0 : 4);
+            const int64_t k = depth + lane % 4 * 2 + n / 2;
             const int64_t c = column + lane / 4 + (n % 2 == 0 ? 0 : 8);
             floats_.push_back(k < end && c < matrix.columns ? matrix.at(k, c) : 0.0f);
         }

@@ -1,207 +1,321 @@
 // SPDX-License-Identifier: Apache-2.0
-// Products, and what happens to a result before it is stored. A part of walk.h.
+// Products of rows and weights. A part of walk.h.
+//
+// A warp takes sixteen columns of a row for several groups of samples. What it reads comes from the
+// second-level cache, some hundred cycles away, and a sum has one order, so that the loads of the
+// next depths are made before the present ones are added (add_by_stages). Values lie in the arena
+// as the lanes take them, and so do weights in the image: nothing is staged in shared memory, and a
+// product needs no barrier of its own.
 #pragma once
 
-#include "memory.h"
-#include "one_lane.h"
-
-// The CPU's elementwise functions, of one float a thread.
-#define PYREL_INLINE PYREL_DEVICE
-#include "../shared/functions.h"
+#include "epilogue.h"
 
 namespace pyrel::cuda {
 
-// v += bias[n]; v = scale(v); v += out[row, n]; v = post(v); as cpu/rows.h, in the same order.
-PYREL_DEVICE void finish(const Walk& walk, const Operation& op, const Item& item, float v) {
-    const auto operand = [&](const Operand& of) {
-        return at(row_of(walk, of, item.row), item.group, item.sample, item.column);
-    };
-    const auto constant = [&](int32_t vector) { return constant_of(walk, vector, item.column); };
-    const Row out = row_of(walk, op.out, item.row);
-    if (op.bias >= 0) v = v + constant(op.bias);
-    switch (op.scale) {
-        case Scale::none:
-            break;
-        case Scale::vector:
-            v = v * constant(op.scale_vector);
-            break;
-        case Scale::operand:
-            v = v * operand(op.scale_operand);
-            break;
-        case Scale::operand_minus_vector:
-            v = v * (operand(op.scale_operand) - constant(op.scale_vector));
-            break;
-    }
-    if (op.accumulate) v = v + at(out, item.group, item.sample, item.column);
-    switch (op.post) {
-        case Post::none:
-            break;
-        case Post::relu:
-            v = relu(v);
-            break;
-        case Post::divide: {
-            const float d = operand(op.post_operand);
-            v = safe_divide(v, op.post_vector >= 0 ? d + constant(op.post_vector) : d);
-            break;
-        }
-        case Post::mask:
-            v = where_positive(operand(op.post_operand), v);
-            break;
-        case Post::guided:
-            v = where_positive(operand(op.post_operand), relu(v));
-            break;
-        case Post::square:
-            v = v * v;
-            break;
-        case Post::multiply:
-            v = v * operand(op.post_operand);
-            break;
-        case Post::divide_operand:
-            v = safe_divide(operand(op.post_operand), v);
-            break;
-        case Post::divide_stabilised: {
-            float d = operand(op.post_operand);
-            if (op.post_vector >= 0) d = d + constant(op.post_vector);
-            const float negative = where_positive(0.0f - d, op.epsilon);
-            v = v / (d + (op.epsilon - negative - negative));
-            break;
+// A segment of a product, as a lane reads it for the groups of a tile. Places are counted in 32
+// bits, so that few registers hold them; image.cpp has looked that these are enough. Loads are
+// under no condition of their own, which would part those that can wait together: in place of a
+// sample that is missing another one is read, and nobody reads what comes of it.
+template <int Groups>
+struct Segment {
+    const float* values;       // of the row's first element, of the first sample
+    uint32_t samples[Groups];  // where the lane's sample of each group is from there
+    uint32_t element;
+    int depth;
+    // Of eight depths and sixteen columns; `stride` floats further are those of the next depths.
+    // Lane 4g + t of a tensor core takes four: columns g, g + 8 of depth 2t, then of depth 2t + 1.
+    const float* weights;
+    uint32_t stride;
+
+    PYREL_DEVICE void point_to(const Row& row, int first_group, int sample) {
+        values = row.base;
+        element = static_cast<uint32_t>(row.element);
+        for (int g = 0; g < Groups; ++g) {
+            const int number = (first_group + g) * kGroup + sample;
+            const int64_t place = (first_group + g) * row.group + sample * row.sample;
+            samples[g] = number < row.samples ? static_cast<uint32_t>(place) : 0;
         }
     }
-    put(out, item.group, item.sample, item.column, v);
-}
-
-// Which of a tile's sums a lane holds; see multiply_tf32.
-struct Lane {
-    int outer, inner;  // lane / 4 and lane % 4
-
-    PYREL_DEVICE int column(int sum) const { return outer + (sum < 2 ? 0 : 8); }
-    PYREL_DEVICE int sample(int sum) const { return 2 * inner + sum % 2; }
+    PYREL_DEVICE const float* place(int g, int k) const {
+        return values + (samples[g] + static_cast<uint32_t>(k) * element);
+    }
+    PYREL_DEVICE float value_or_zero(int g, int k) const {
+        const float v = read(place(g, k < depth ? k : 0));
+        return k < depth ? v : 0.0f;
+    }
+    // Of two depths, the first one even.
+    PYREL_DEVICE Four weights_of(int column, int k) const {
+        const auto at = static_cast<uint32_t>(k);
+        return four_at(weights +
+                       (at / kTileDepth * stride + (column * 4 + at % kTileDepth / 2) * 4));
+    }
 };
 
-// The weights of eight depths and sixteen columns lie as the lanes of a tensor core take them: lane
-// by lane, four each.
-PYREL_DEVICE const float* weights_of(const Walk& walk, const Operation& op, int tiles, int block,
-                                     int tile) {
-    return walk.floats + op.weights + (int64_t{block} * tiles + tile) * kWarp * 4;
-}
-
-// Adds up to eight depths of a segment in float32, one product after the other in the order of the
-// depths, as every engine does: so the bits are the CPU's.
+// A segment as a warp multiplies it in float32: one product after the other in the order of the
+// depths, as every engine does, so that the bits are the CPU's. Lane 8q + s has of sample s the
+// columns 2q, 2q + 8, 2q + 1 and 2q + 9.
 template <int Groups>
-PYREL_DEVICE void add_float32(float (&sums)[Groups][4], const Row& row, int first, int depths,
-                              const float* weights, const Lane& lane) {
-    for (int k = 0; k < depths; ++k) {
-        const Four w = four_at(weights + (lane.outer * 4 + k % 4) * 4);
-        // Values are chosen, not places: a place that is not known is no register.
-        const float left[2] = {k < 4 ? w.value[0] : w.value[2], k < 4 ? w.value[1] : w.value[3]};
+struct InFloat32 {
+    static constexpr int kDepths = Groups <= 2 ? 4 : 2, kAhead = Groups % 4 == 0 ? 3 : 2;
+    struct Stage {
+        Four weights[kDepths / 2][2];
+        float values[kDepths][Groups];
+    };
+    Segment<Groups> segment;
+    int lane;
+
+    PYREL_DEVICE int sample() const { return lane % kGroup; }
+    PYREL_DEVICE void load_weights(Stage& stage, int first) const {
         PYREL_UNROLL
+        for (int d = 0; d < kDepths / 2; ++d) PYREL_UNROLL
+        for (int n = 0; n < 2; ++n)
+            stage.weights[d][n] = segment.weights_of(lane / kGroup * 2 + n, first + 2 * d);
+    }
+    template <int Element>
+    PYREL_DEVICE void load_values(Stage& stage, int first) const {
+        PYREL_UNROLL
+        for (int g = 0; g < Groups; ++g) {
+            const float* const place = segment.place(g, first);
+            PYREL_UNROLL
+            for (int d = 0; d < kDepths; ++d) stage.values[d][g] = read(place + d * Element);
+        }
+    }
+    PYREL_DEVICE void load_last_values(Stage& stage, int first) const {
+        PYREL_UNROLL
+        for (int d = 0; d < kDepths; ++d) PYREL_UNROLL
+        for (int g = 0; g < Groups; ++g) stage.values[d][g] = segment.value_or_zero(g, first + d);
+    }
+    PYREL_DEVICE void add(float (&sums)[Groups][4], const Stage& stage) const {
+        PYREL_UNROLL
+        for (int d = 0; d < kDepths; ++d) PYREL_UNROLL
         for (int g = 0; g < Groups; ++g) PYREL_UNROLL
         for (int n = 0; n < 4; ++n)
-            sums[g][n] = fused(at(row, g, lane.sample(n), first + k), left[n / 2], sums[g][n]);
+            sums[g][n] = fused(stage.values[d][g],
+                               stage.weights[d / 2][n / 2].value[d % 2 * 2 + n % 2], sums[g][n]);
+    }
+    // Of one of four numbers: its column, and its value.
+    PYREL_DEVICE int column(int number) const {
+        return lane / kGroup * 2 + number / 2 + number % 2 * 8;
+    }
+    PYREL_DEVICE float sum(const float (&own)[4], int number) const {
+        return number < 2 ? (number == 0 ? own[0] : own[1]) : (number == 2 ? own[2] : own[3]);
+    }
+};
+
+// A number of float32 as two of TF32, of eleven significant bits each; of one product the second
+// is not needed.
+struct Split {
+    uint32_t high, low;
+};
+
+template <int Products>
+PYREL_DEVICE Split split(float value) {
+    const uint32_t high = to_tf32(value);
+    return {high, Products == 1 ? 0u : to_tf32(value - float_of(high))};
+}
+
+// The same by tensor cores, of eight depths. With three products a number is the sum of two, the
+// second of what the first has lost; the product of the second ones is below float32's rounding.
+// Numbers that round to infinity, within 2⁻¹² of the largest float32, give NaN.
+template <int Groups, int Products>
+struct InTf32 {
+    static constexpr int kDepths = kTileDepth, kAhead = Groups == 8 ? 2 : 4;
+    struct Stage {
+        Four weights;
+        float values[Groups][2];
+    };
+    Segment<Groups> segment;
+    int lane;
+
+    PYREL_DEVICE int sample() const { return lane / 4; }
+    PYREL_DEVICE void load_weights(Stage& stage, int first) const {
+        stage.weights = segment.weights_of(lane / 4, first + lane % 4 * 2);
+    }
+    template <int Element>
+    PYREL_DEVICE void load_values(Stage& stage, int first) const {
+        PYREL_UNROLL
+        for (int g = 0; g < Groups; ++g) {
+            const float* const place = segment.place(g, first + lane % 4 * 2);
+            PYREL_UNROLL
+            for (int n = 0; n < 2; ++n) stage.values[g][n] = read(place + n * Element);
+        }
+    }
+    PYREL_DEVICE void load_last_values(Stage& stage, int first) const {
+        PYREL_UNROLL
+        for (int g = 0; g < Groups; ++g) PYREL_UNROLL
+        for (int n = 0; n < 2; ++n)
+            stage.values[g][n] = segment.value_or_zero(g, first + lane % 4 * 2 + n);
+    }
+    PYREL_DEVICE void add(float (&sums)[Groups][4], const Stage& stage) const {
+        uint32_t high[4], low[4];
+        PYREL_UNROLL
+        for (int n = 0; n < 4; ++n) {
+            const Split both = split<Products>(stage.weights.value[n]);
+            high[n] = both.high;
+            low[n] = both.low;
+        }
+        PYREL_UNROLL
+        for (int g = 0; g < Groups; ++g) {
+            const Split first = split<Products>(stage.values[g][0]);
+            const Split second = split<Products>(stage.values[g][1]);
+            const uint32_t top[2] = {first.high, second.high}, rest[2] = {first.low, second.low};
+            if constexpr (Products == 3) {
+                multiply_tf32(sums[g], low, top);
+                multiply_tf32(sums[g], high, rest);
+            }
+            multiply_tf32(sums[g], high, top);
+        }
+    }
+    // Lane 8q + s gets of sample s the columns q, q + 4, q + 8 and q + 12, so that lanes write side
+    // by side; the tensor cores leave sums of samples 2t and 2t + 1 in lane 4g + t.
+    PYREL_DEVICE int column(int number) const { return lane / kGroup + 4 * number; }
+    PYREL_DEVICE float sum(const float (&own)[4], int number) const {
+        const int sample = lane % kGroup, from = column(number) % 8 * 4 + sample / 2;
+        const float even = from_lane(number < 2 ? own[0] : own[2], from);
+        const float odd = from_lane(number < 2 ? own[1] : own[3], from);
+        return sample % 2 == 0 ? even : odd;
+    }
+};
+
+template <int Groups>
+using InThreeOfTf32 = InTf32<Groups, 3>;
+template <int Groups>
+using InOneOfTf32 = InTf32<Groups, 1>;
+
+// Each stage is loaded some stages before it is added; behind the last whole one the last is loaded
+// again. Of depths that fill no stage those that are missing count as 0.
+template <int Element, typename Way, int Groups>
+PYREL_DEVICE void add_by_stages(float (&sums)[Groups][4], const Way& way) {
+    const int whole = way.segment.depth / Way::kDepths, rest = way.segment.depth % Way::kDepths;
+    const auto load = [&](typename Way::Stage& stage, int number) {
+        const int first = (number < whole ? number : whole - 1) * Way::kDepths;
+        way.load_weights(stage, first);
+        way.template load_values<Element>(stage, first);
+    };
+    // By numbers that the compiler knows: stages[n] shall be registers.
+    typename Way::Stage stages[Way::kAhead];
+    if (whole > 0) {
+        PYREL_UNROLL
+        for (int n = 0; n < Way::kAhead; ++n) load(stages[n], n);
+        int first = 0;
+        PYREL_ROLLED
+        for (; first + Way::kAhead <= whole; first += Way::kAhead) {
+            PYREL_UNROLL
+            for (int n = 0; n < Way::kAhead; ++n) {
+                way.add(sums, stages[n]);
+                load(stages[n], first + n + Way::kAhead);
+            }
+        }
+        PYREL_UNROLL
+        for (int n = 0; n < Way::kAhead - 1; ++n)
+            if (first + n < whole) way.add(sums, stages[n]);
+    }
+    if (rest > 0) {
+        way.load_weights(stages[0], whole * Way::kDepths);
+        way.load_last_values(stages[0], whole * Way::kDepths);
+        way.add(sums, stages[0]);
     }
 }
 
-// The same by tensor cores. A number is the sum of two of eleven significant bits each, the second
-// of what the first has lost; the product of the second ones is below float32's rounding. Numbers
-// that round to infinity, within 2⁻¹² of the largest float32, give NaN.
-template <int Groups>
-PYREL_DEVICE void add_tf32(float (&sums)[Groups][4], const Row& row, int first, int depths,
-                           const float* weights, const Lane& lane) {
-    const Four w = four_at(weights + (lane.outer * 4 + lane.inner) * 4);
-    uint32_t high[4], low[4];
-    PYREL_UNROLL
-    for (int n = 0; n < 4; ++n) {
-        high[n] = to_tf32(w.value[n]);
-        low[n] = to_tf32(w.value[n] - float_of(high[n]));
-    }
-    PYREL_UNROLL
-    for (int g = 0; g < Groups; ++g) {
-        uint32_t top[2], rest[2];
-        PYREL_UNROLL
-        for (int n = 0; n < 2; ++n) {
-            const int k = lane.inner + 4 * n;
-            const float x = k < depths ? at(row, g, lane.outer, first + k) : 0.0f;
-            top[n] = to_tf32(x);
-            rest[n] = to_tf32(x - float_of(top[n]));
-        }
-        multiply_tf32(sums[g], low, top);
-        multiply_tf32(sums[g], high, rest);
-        multiply_tf32(sums[g], high, top);
-    }
+// Neighbouring elements lie at distances that the compiler knows, so that loads share an address.
+template <typename Way, int Groups>
+PYREL_DEVICE void add(float (&sums)[Groups][4], const Way& way) {
+    if (way.segment.element == kGroup)
+        add_by_stages<kGroup>(sums, way);
+    else
+        add_by_stages<1>(sums, way);
 }
 
 PYREL_DEVICE int tiles_of(const Operation& op) {
     return (op.columns + kTileColumns - 1) / kTileColumns;
 }
 
-// Sixteen columns of one row, for so many groups of samples: all of a slab.
-template <int Groups>
-PYREL_DEVICE void multiply_tile(const Walk& walk, const Operation& op, int row, int tile) {
-    const int number = thread() % kWarp, tiles = tiles_of(op);
-    const Lane lane{number / 4, number % 4};
+// What a warp computes: sixteen columns of a row, for some groups of samples.
+struct Tile {
+    int row, number, first_group;
+};
+
+template <typename Way, int Groups>
+PYREL_DEVICE void store(const Walk& walk, const Operation& op, const Tile& tile, const Way& way,
+                        const float (&sums)[Groups][4]) {
+    const Epilogue epilogue = epilogue_of(walk, op, tile.row);
+    PYREL_ROLLED
+    for (int g = 0; g < Groups; ++g) {
+        float own[4] = {};
+        // Values are chosen, not places: a place that is not known is no register.
+        PYREL_UNROLL
+        for (int other = 0; other < Groups; ++other) PYREL_UNROLL
+        for (int n = 0; n < 4; ++n) own[n] = other == g ? sums[other][n] : own[n];
+        PYREL_ROLLED
+        for (int n = 0; n < 4; ++n) {
+            const float sum = way.sum(own, n);
+            const int column = tile.number * kTileColumns + way.column(n);
+            // −0 of products that were flushed becomes 0, as on the CPU.
+            if (column < op.columns)
+                finish(walk, epilogue, {tile.row, tile.first_group + g, way.lane % kGroup, column},
+                       sum + 0.0f);
+        }
+    }
+}
+
+template <template <int> typename Way, int Groups>
+PYREL_DEVICE void multiply_tile(const Walk& walk, const Operation& op, const Tile& tile) {
+    Way<Groups> way{};
+    way.lane = walk.team.thread % kWarp;
+    Segment<Groups>& segment = way.segment;
+    segment.stride = static_cast<uint32_t>(tiles_of(op) * kWarp * 4);
+    segment.weights = walk.floats() + op.weights + int64_t{tile.number} * kWarp * 4;
     float sums[Groups][4] = {};
-    int block = 0;
     for (int s = 0; s < op.listed; ++s) {
-        const Listed segment = walk.listed[op.first_listed + s];
-        const Row from = row_of(walk, segment.operand, row);
-        for (int first = 0; first < segment.depth; first += kTileDepth, ++block) {
-            const int left = segment.depth - first, depths = left < kTileDepth ? left : kTileDepth;
-            const float* const weights = weights_of(walk, op, tiles, block, tile);
-            if (walk.launch.precision == Precision::tf32x3)
-                add_tf32<Groups>(sums, from, first, depths, weights, lane);
-            else
-                add_float32<Groups>(sums, from, first, depths, weights, lane);
-        }
+        const Listed listed = walk.listed()[op.first_listed + s];
+        segment.point_to(row_of(walk, listed.operand, tile.row), tile.first_group, way.sample());
+        segment.depth = listed.depth;
+        add(sums, way);
+        segment.weights += (segment.depth + kTileDepth - 1) / kTileDepth * segment.stride;
     }
-    PYREL_UNROLL
-    for (int g = 0; g < Groups; ++g) PYREL_UNROLL
-    for (int n = 0; n < 4; ++n) {
-        const int column = tile * kTileColumns + lane.column(n);
-        // −0 of products that were flushed becomes 0, as on the CPU.
-        if (column < op.columns)
-            finish(walk, op, {row, g, lane.sample(n), column}, sums[g][n] + 0.0f);
+    store(walk, op, tile, way, sums);
+}
+
+// All tiles of a step, each of as many parts of the slab as its groups make.
+template <template <int> typename Way, int Groups>
+PYREL_DEVICE void multiply_tiles(const Walk& walk, const Operation& op, const Step& step) {
+    const int tiles = tiles_of(op), parts = walk.launch.groups / Groups;
+    for (int item = walk.team.thread / kWarp; item < step.rows * tiles * parts;
+         item += walk.team.threads / kWarp) {
+        const int rest = item / parts;
+        multiply_tile<Way, Groups>(
+            walk, op, {step.first_row + rest / tiles, rest % tiles, item % parts * Groups});
     }
 }
 
-// A warp takes a tile of columns of one row for all groups of samples, so that weights are read
-// once for these.
+// Weights are read once for all groups that a warp takes; but where there are fewer tiles than
+// warps, several share the groups.
+template <template <int> typename Way>
+PYREL_DEVICE void multiply_by(const Walk& walk, const Operation& op, const Step& step) {
+    const int warps = walk.team.threads / kWarp;
+    int items = step.rows * tiles_of(op), groups = walk.launch.groups;
+    for (; groups > 1 && items < warps; groups /= 2) items *= 2;
+    switch (groups) {
+        case 8:
+            return multiply_tiles<Way, 8>(walk, op, step);
+        case 4:
+            return multiply_tiles<Way, 4>(walk, op, step);
+        case 2:
+            return multiply_tiles<Way, 2>(walk, op, step);
+        default:
+            return multiply_tiles<Way, 1>(walk, op, step);
+    }
+}
+
 PYREL_DEVICE void multiply(const Walk& walk, const Operation& op, const Step& step) {
-    const int tiles = tiles_of(op);
-    for (int item = thread() / kWarp; item < step.rows * tiles; item += threads() / kWarp) {
-        const int row = step.first_row + item / tiles, tile = item % tiles;
-        switch (walk.launch.groups) {
-            case 8:
-                multiply_tile<8>(walk, op, row, tile);
-                break;
-            case 4:
-                multiply_tile<4>(walk, op, row, tile);
-                break;
-            case 2:
-                multiply_tile<2>(walk, op, row, tile);
-                break;
-            default:
-                multiply_tile<1>(walk, op, row, tile);
-        }
+    switch (walk.launch.precision) {
+        case Precision::float32:
+            return multiply_by<InFloat32>(walk, op, step);
+        case Precision::tf32x3:
+            return multiply_by<InThreeOfTf32>(walk, op, step);
+        case Precision::tf32:
+            return multiply_by<InOneOfTf32>(walk, op, step);
     }
-}
-
-// A product of two matrices of a sample: an element's products are added in the order of the depth.
-PYREL_DEVICE void multiply_values(const Walk& walk, const Operation& op, const Step& step) {
-    for_items(walk, step, int64_t{op.rows} * op.columns, [&](const Item& item) {
-        const Row left = row_of(walk, op.source, item.row);
-        const Row right = row_of(walk, op.value, item.row);
-        const Row out = row_of(walk, op.out, item.row);
-        const int64_t i = item.column / op.columns, j = item.column % op.columns;
-        const int64_t depth = op.depth;
-        float sum = op.accumulate ? at(out, item.group, item.sample, item.column) : 0.0f;
-        for (int64_t k = 0; k < depth; ++k) {
-            const int64_t l = op.left_transposed ? k * op.rows + i : i * depth + k;
-            const int64_t r = op.right_transposed ? j * depth + k : k * op.columns + j;
-            sum = fused(at(left, item.group, item.sample, l), at(right, item.group, item.sample, r),
-                        sum);
-        }
-        put(out, item.group, item.sample, item.column, sum);
-    });
 }
 
 }  // namespace pyrel::cuda

@@ -5,8 +5,10 @@
 
 #include <stdint.h>
 
+#include <memory>
 #include <new>
 #include <stdexcept>
+#include <vector>
 
 #include "image.h"
 
@@ -41,11 +43,27 @@ void release(void* place) noexcept;
 // `synchronise`.
 void copy_to_device(void* to, const void* from, int64_t bytes, void* stream);
 void copy_from_device(void* to, const void* from, int64_t bytes, void* stream);
-// Runs pyrel_walk; `header` is that of the launch's image.
-void launch_walk(const Launch& launch, const Header& header, int blocks, void* stream);
+// Runs pyrel_walk by so many teams of blocks.
+void launch_walk(const Launch& launch, int teams, void* stream);
 void synchronise(void* stream);
 
-int multiprocessors();
+// Launches that follow each other, none of which has a barrier. They are kept as one graph, which
+// the same launches need not be made of again.
+class Graph {
+  public:
+    Graph();
+    Graph(Graph&&) noexcept;
+    Graph& operator=(Graph&&) noexcept;
+    ~Graph();
+    void launch(const std::vector<Launch>& all, int teams, void* stream);
+
+  private:
+    struct Made;
+    std::unique_ptr<Made> made_;
+};
+
+// How many teams of so many blocks run at once; 0 where the device has no clusters so large.
+int teams_at_once(int blocks);
 int64_t free_memory();
 
 constexpr int kThreads = 256;  // of a block of pyrel_walk

@@ -2,6 +2,7 @@
 #include <cuda_runtime_api.h>
 
 #include <string>
+#include <utility>
 
 #include "runtime.h"
 #include "walk.h"
@@ -24,6 +25,52 @@ int current() {
     int device = 0;
     check(cudaGetDevice(&device), "cudaGetDevice");
     return device;
+}
+
+int attribute(cudaDeviceAttr which) {
+    int value = 0;
+    check(cudaDeviceGetAttribute(&value, which, current()), "cudaDeviceGetAttribute");
+    return value;
+}
+
+// Of a launch by teams of blocks that are clusters.
+struct Configuration {
+    cudaLaunchConfig_t config{};
+    cudaLaunchAttribute cluster{};
+
+    Configuration(int teams, int blocks, void* stream) {
+        config.gridDim = dim3(static_cast<unsigned>(teams * blocks));
+        config.blockDim = dim3(kThreads);
+        config.stream = of(stream);
+        cluster.id = cudaLaunchAttributeClusterDimension;
+        cluster.val.clusterDim.x = static_cast<unsigned>(blocks);
+        cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+        config.attrs = &cluster;
+        config.numAttrs = blocks > 1 ? 1 : 0;
+    }
+    Configuration(const Configuration&) = delete;
+    Configuration& operator=(const Configuration&) = delete;
+};
+
+// Of launches on a stream of their own, which only captures.
+cudaGraphExec_t captured(const std::vector<Launch>& all, int teams) {
+    cudaStream_t stream = nullptr;
+    check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+    cudaGraph_t graph = nullptr;
+    cudaGraphExec_t made = nullptr;
+    cudaError_t error = cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal);
+    for (const Launch& launch : all) {
+        if (error != cudaSuccess) break;
+        pyrel_walk<<<static_cast<unsigned>(teams * launch.team), kThreads, 0, stream>>>(launch);
+        error = cudaGetLastError();
+    }
+    const cudaError_t ended = cudaStreamEndCapture(stream, &graph);
+    if (error == cudaSuccess) error = ended;
+    if (error == cudaSuccess) error = cudaGraphInstantiate(&made, graph, 0);
+    if (graph) cudaGraphDestroy(graph);
+    cudaStreamDestroy(stream);
+    check(error, "capturing the launches of pyrel_walk");
+    return made;
 }
 
 }  // namespace
@@ -61,19 +108,48 @@ void copy_from_device(void* to, const void* from, int64_t bytes, void* stream) {
           "cudaMemcpyAsync from the device");
 }
 
-void launch_walk(const Launch& launch, const Header&, int blocks, void* stream) {
-    pyrel_walk<<<static_cast<unsigned>(blocks), kThreads, 0, of(stream)>>>(launch);
-    check(cudaGetLastError(), "the launch of pyrel_walk");
+void launch_walk(const Launch& launch, int teams, void* stream) {
+    const Configuration made(teams, launch.team, stream);
+    check(cudaLaunchKernelEx(&made.config, pyrel_walk, launch), "the launch of pyrel_walk");
+}
+
+struct Graph::Made {
+    std::vector<Launch> of;
+    int teams = 0;
+    cudaGraphExec_t graph = nullptr;
+
+    ~Made() {
+        if (graph && cudaGraphExecDestroy(graph) != cudaSuccess) cudaGetLastError();
+    }
+};
+
+Graph::Graph() = default;
+Graph::Graph(Graph&&) noexcept = default;
+Graph& Graph::operator=(Graph&&) noexcept = default;
+Graph::~Graph() = default;
+
+void Graph::launch(const std::vector<Launch>& all, int teams, void* stream) {
+    if (!made_ || made_->teams != teams || made_->of != all) {
+        auto made = std::make_unique<Made>();
+        made->of = all;
+        made->teams = teams;
+        made->graph = captured(all, teams);
+        made_ = std::move(made);
+    }
+    check(cudaGraphLaunch(made_->graph, of(stream)), "cudaGraphLaunch");
 }
 
 void synchronise(void* stream) {
     check(cudaStreamSynchronize(of(stream)), "cudaStreamSynchronize");
 }
 
-int multiprocessors() {
+int teams_at_once(int blocks) {
+    if (blocks == 1) return attribute(cudaDevAttrMultiProcessorCount);
+    if (attribute(cudaDevAttrComputeCapabilityMajor) < 9) return 0;
     int count = 0;
-    check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, current()),
-          "cudaDeviceGetAttribute");
+    const Configuration made(1, blocks, nullptr);
+    check(cudaOccupancyMaxActiveClusters(&count, pyrel_walk, &made.config),
+          "cudaOccupancyMaxActiveClusters");
     return count;
 }
 

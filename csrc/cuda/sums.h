@@ -6,6 +6,7 @@
 
 #include "../program/limits.h"
 #include "elements.h"
+#include "products.h"
 
 // In the device's words, which elements.h has.
 #include "../shared/ends.h"
@@ -27,11 +28,11 @@ struct Part {
 // Each sample that the thread takes part in: take(part). All threads of a warp come equally often.
 template <typename Take>
 PYREL_DEVICE void for_parts(const Walk& walk, Take&& take) {
-    const int at_once = threads() / kParts, all = walk.launch.groups * kGroup;
+    const int at_once = walk.team.threads / kParts, all = walk.launch.groups * kGroup;
     for (int begin = 0; begin < all; begin += at_once) {
-        const int sample = begin + thread() / kParts;
+        const int sample = begin + walk.team.thread / kParts;
         const bool there = sample < walk.samples;
-        take(Part{there ? sample : 0, thread() % kParts, there});
+        take(Part{there ? sample : 0, walk.team.thread % kParts, there});
     }
 }
 
@@ -186,7 +187,7 @@ PYREL_DEVICE Outcome offence_of(const Walk& walk, const float* x, int i) {
 // Nothing is absorbed yet, and the input is as a method needs it.
 PYREL_DEVICE void begin(const Walk& walk) {
     const Launch& launch = walk.launch;
-    const int size = walk.header.input_size;
+    const int size = walk.launch.header.input_size;
     const bool looks = launch.check_finite || launch.low;
     for_parts(walk, [&](const Part& part) {
         const float* const x = launch.x + (walk.first + part.sample) * size;
@@ -211,7 +212,7 @@ PYREL_DEVICE void begin(const Walk& walk) {
 // One thread of a sample writes its outputs, chooses the target and starts relevance there.
 PYREL_DEVICE void seed(const Walk& walk, const Operation& op, const Step& step) {
     const Launch& launch = walk.launch;
-    const int classes = walk.header.classes;
+    const int classes = walk.launch.header.classes;
     const Row source = row_of(walk, op.source, step.first_row);
     const Row out = row_of(walk, op.out, step.first_row);
     for_parts(walk, [&](const Part& part) {
@@ -247,7 +248,7 @@ PYREL_DEVICE void seed(const Walk& walk, const Operation& op, const Step& step) 
 // What is known of each sample at its end.
 PYREL_DEVICE void end(const Walk& walk) {
     const Launch& launch = walk.launch;
-    const int64_t size = walk.header.input_size;
+    const int64_t size = walk.launch.header.input_size;
     for_parts(walk, [&](const Part& part) {
         const int64_t sample = walk.first + part.sample;
         const float* const relevance = launch.relevance + sample * size;
@@ -264,7 +265,7 @@ PYREL_DEVICE void end(const Walk& walk) {
         write(launch.absorbed + sample, static_cast<float>(ends.absorbed));
         write(launch.amplification + sample, amplification(ends));
         if (!launch.relevance) return;
-        const bool conserves = walk.header.conserves;
+        const bool conserves = walk.launch.header.conserves;
         write(launch.conservation + sample,
               conserves ? static_cast<float>(ends.sum - ends.put_in) : __builtin_nanf(""));
         if (!launch.check_finite) return;

@@ -28,7 +28,7 @@ from pyrel import _core
 from pyrel.compiler.program.program import Program
 from pyrel.engine import loaded
 
-INTERFACE = 1
+INTERFACE = 2
 ERROR_BYTES = 512
 FOLDERS = ("csrc/cuda", "csrc/program", "csrc/shared", "tests/native/cuda")
 SOURCES = (
@@ -119,7 +119,9 @@ class OnDevice:
         high: Any = None,
         relevance: bool = True,
         groups: int = 1,
-        blocks: int = 1,
+        team: int = 1,
+        teams: int = 1,
+        by_steps: bool = False,
         precision: int = 0,
         seed: int = 0,
         dropped_barrier: int = -1,
@@ -134,10 +136,13 @@ class OnDevice:
         low, high : array, shape (input size,), or any that broadcasts to a sample, optional
         relevance : bool
             False to compute outputs alone.
-        groups, blocks : int
-            Of eight samples in a slab, and slabs at once; 0 lets the library choose.
+        groups, team, teams : int
+            Of eight samples in a slab, blocks that share one, and such teams at once; 0 lets the
+            library choose.
+        by_steps : bool
+            Whether the steps between two barriers are launches of their own.
         precision : int
-            0 for float32, 1 for three products of TF32.
+            0 for float32, 1 for three products of TF32, 2 for one.
         seed : int
             Of the order in which threads run.
         dropped_barrier : int
@@ -152,7 +157,8 @@ class OnDevice:
         held = [_targets(target), *(_bound(each, values) for each in (low, high))]
         batch = _Batch(len(values), _address(values), *map(_address, (*held, *results)))
         batch.check_finite, batch.precision = check_finite, precision
-        batch.groups, batch.blocks = groups, blocks
+        batch.groups, batch.team, batch.teams = groups, team, teams
+        batch.by_steps = by_steps
         with _LOCK:
             library().pyrel_cuda_emulate(seed, dropped_barrier)
             call("pyrel_cuda_run", self._handle, ctypes.byref(batch))
@@ -172,9 +178,23 @@ def barriers() -> int:
     return int(library().pyrel_cuda_barriers())
 
 
-def division() -> tuple[int, int]:
-    """Return the groups of a slab and the blocks of the last launch."""
-    return int(library().pyrel_cuda_groups()), int(library().pyrel_cuda_blocks())
+class Division(NamedTuple):
+    """How a run divided its samples: groups of a slab, blocks of a team, teams at once."""
+
+    groups: int
+    team: int
+    teams: int
+
+
+def division() -> Division:
+    """Return how the last run divided its samples."""
+    made = library()
+    return Division(made.pyrel_cuda_groups(), made.pyrel_cuda_team(), made.pyrel_cuda_teams())
+
+
+def launches() -> int:
+    """Return how many launches the last run took."""
+    return int(library().pyrel_cuda_launches())
 
 
 def used_memory() -> int:
@@ -280,8 +300,8 @@ class _Batch(ctypes.Structure):
     _fields_ = (
         ("samples", ctypes.c_int64),
         *((name, ctypes.c_void_p) for name in ("x", "target", "low", "high", *Arrays._fields)),
-        *((name, ctypes.c_int32) for name in ("check_finite", "precision", "groups", "blocks")),
-        *((name, ctypes.c_int32) for name in ("outcome", "element")),
+        *((name, ctypes.c_int32) for name in ("check_finite", "precision", "groups")),
+        *((name, ctypes.c_int32) for name in ("team", "teams", "by_steps", "outcome", "element")),
         ("sample", ctypes.c_int64),
         ("stream", ctypes.c_void_p),
     )

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The CUDA library's host side, on a device that is emulated: how it divides, and what it refuses.
 
-The emulated device has four multiprocessors.
+The emulated device has eight multiprocessors.
 """
 
 from __future__ import annotations
@@ -34,22 +34,51 @@ def samples(count: int) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("count", "groups", "blocks"),
+    ("count", "groups", "team", "teams"),
     # A slab for each multiprocessor, then larger ones.
-    [(1, 1, 1), (33, 1, 4), (64, 2, 4), (90, 2, 4), (150, 4, 4), (200, 8, 4), (900, 8, 4)],
+    [(1, 1, 1, 1), (33, 1, 1, 5), (64, 1, 1, 8), (90, 1, 1, 8), (400, 4, 1, 8), (900, 8, 1, 8)],
 )
-def test_divides_samples_by_itself(program: Any, count: int, groups: int, blocks: int) -> None:
+def test_divides_samples_by_itself(
+    program: Any, count: int, groups: int, team: int, teams: int
+) -> None:
     x = samples(count)
-    found = cuda.explain(program, x, groups=0, blocks=0)
-    assert cuda.division() == (groups, blocks)
+    found = explained_by_choice(program, x)
+    assert cuda.division() == (groups, team, teams)
     assert found.bits() == cuda.explain_on_cpu(program, x).bits()
 
 
-@pytest.mark.parametrize(("groups", "blocks"), [(1, 1), (1, 3), (2, 2), (8, 1)])
-def test_divides_samples_as_it_is_asked(program: Any, groups: int, blocks: int) -> None:
+@pytest.mark.parametrize(
+    ("count", "groups", "team", "teams"),
+    # Of 300 columns each group of samples has nineteen tiles, and a block has eight warps.
+    [(8, 1, 2, 1), (30, 1, 2, 4), (33, 1, 1, 5), (90, 1, 1, 8)],
+)
+def test_blocks_share_slabs_where_there_are_few(
+    count: int, groups: int, team: int, teams: int
+) -> None:
+    x = samples(count)
+    program = cuda.program_of(torch.nn.Linear(SIZE, 300), x, "gradient")
+    found = explained_by_choice(program, x)
+    assert cuda.division() == (groups, team, teams)
+    assert found.bits() == cuda.explain_on_cpu(program, x).bits()
+
+
+def explained_by_choice(program: Any, x: Any) -> cuda.Arrays:
+    """Explain with all that divides the samples left to the library."""
+    return cuda.explain(program, x, groups=0, team=0, teams=0)
+
+
+@pytest.mark.parametrize("by_steps", [False, True])
+@pytest.mark.parametrize(("groups", "team", "teams"), [(1, 1, 1), (1, 2, 3), (2, 4, 2), (8, 8, 1)])
+def test_divides_samples_as_it_is_asked(
+    program: Any, groups: int, team: int, teams: int, by_steps: bool
+) -> None:
     x, target = samples(70), np.arange(70) % 3
-    found = cuda.explain(program, x, target, groups=groups, blocks=blocks)
-    assert cuda.division() == (groups, min(blocks, -(-70 // (8 * groups))))
+    options = {"groups": groups, "team": team, "teams": teams, "by_steps": by_steps}
+    found = cuda.explain(program, x, target, **options)
+    slabs = -(-70 // (8 * groups))
+    teams = min(teams, slabs)
+    assert cuda.division() == (groups, team, teams)
+    assert (cuda.launches() > slabs // teams) == by_steps
     assert found.bits() == cuda.explain_on_cpu(program, x, target).bits()
 
 
@@ -63,34 +92,35 @@ def test_outputs_alone(program: Any) -> None:
 
 def test_takes_half_of_what_is_unused(program: Any) -> None:
     x = samples(900)
-    whole = cuda.explain(program, x, groups=0, blocks=0)
+    whole = explained_by_choice(program, x)
     with cuda.OnDevice(program) as made:
         loaded = cuda.used_memory()
-        made.explain(x, groups=8, blocks=1)
+        made.explain(x, groups=8)
         block = cuda.used_memory() - loaded - len(x) * VERDICT_BYTES
     with cuda.memory(loaded + 6 * block, 1 << 30):
-        assert cuda.explain(program, x, groups=0, blocks=0).bits() == whole.bits()
-    assert cuda.division() == (8, 3)
+        assert explained_by_choice(program, x).bits() == whole.bits()
+    assert cuda.division() == (8, 1, 3)
     with cuda.memory(loaded + block // 2, 1 << 30):
-        assert cuda.explain(program, x, groups=0, blocks=0).bits() == whole.bits()
-    assert cuda.division() == (2, 1)
+        assert explained_by_choice(program, x).bits() == whole.bits()
+    assert cuda.division() == (2, 1, 1)
 
 
 def test_runs_fewer_slabs_where_the_device_is_full(program: Any) -> None:
     x = samples(300)
-    whole, divisions = cuda.explain(program, x, groups=0, blocks=0), set()
+    whole, divisions = explained_by_choice(program, x), set()
     given = 1 << 20
     while True:
         with cuda.memory(1 << 30, given):
             try:
-                found = cuda.explain(program, x, groups=0, blocks=0)
+                found = explained_by_choice(program, x)
             except cuda.RefusedError as refused:
                 assert refused.outcome == _core.Outcome.out_of_memory
                 break
         assert found.bits() == whole.bits()
         divisions.add(cuda.division())
         given = given * 9 // 10
-    assert divisions >= {(8, 4), (8, 2), (8, 1), (4, 1), (2, 1), (1, 1)}
+    wanted = {(4, 8), (4, 4), (4, 2), (4, 1), (2, 1), (1, 1)}
+    assert {(each.groups, each.teams) for each in divisions} >= wanted
     with cuda.memory(1 << 30, 64), pytest.raises(cuda.EmulationError, match="no memory left"):
         cuda.explain(program, x)
     assert cuda.used_memory() == 0
@@ -113,9 +143,9 @@ def test_reports_the_first_sample_that_is_wrong(program: Any, where: int) -> Non
     x = samples(22)
     x[where, 3] = np.nan
     x[21, 4] = np.inf
-    for blocks in (1, 3):
+    for teams in (1, 3):
         with pytest.raises(cuda.RefusedError) as refused:
-            cuda.explain(program, x, blocks=blocks)
+            cuda.explain(program, x, teams=teams)
         found = refused.value
         wanted = (_core.Outcome.input_not_finite, where, 3)
         assert (found.outcome, found.sample, found.element) == wanted
@@ -127,8 +157,10 @@ def test_reports_the_first_sample_that_is_wrong(program: Any, where: int) -> Non
         ({"groups": 3}, "1, 2, 4 or 8 groups"),
         ({"groups": 16}, "1, 2, 4 or 8 groups"),
         ({"groups": -1}, "1, 2, 4 or 8 groups"),
-        ({"blocks": -1}, "no negative number of blocks"),
-        ({"precision": 2}, "no such precision"),
+        ({"teams": -1}, "no negative number of teams"),
+        ({"team": 3}, "1, 2, 4 or 8 blocks"),
+        ({"team": 16}, "1, 2, 4 or 8 blocks"),
+        ({"precision": 3}, "no such precision"),
         ({"low": 0.0}, "low and high come together"),
     ],
 )

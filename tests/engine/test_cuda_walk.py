@@ -117,16 +117,42 @@ def test_every_barrier_is_needed(name: str) -> None:
                     made.explain(x, groups=2, seed=seed, dropped_barrier=number)
 
 
-@pytest.mark.parametrize("precision", [0, 1])
+def test_blocks_of_a_team_wait_for_each_other() -> None:
+    """Without a barrier there is a race, or what was to be ordered happens to be one thread's."""
+    program, x = program_and_samples("recurrent", 16, "lrp_epsilon")
+    with cuda.OnDevice(program) as made:
+        wanted = made.explain(x, groups=2, team=4).bits()
+        count, found = cuda.barriers(), 0
+        for number in range(count):
+            try:
+                assert made.explain(x, groups=2, team=4, dropped_barrier=number).bits() == wanted
+            except cuda.EmulationError as error:
+                assert "since their last common barrier" in str(error)
+                found += 1
+    assert found > 0.9 * count
+
+
+DIVISIONS = (
+    {"groups": 1, "teams": 2},
+    {"groups": 2, "team": 2},
+    {"groups": 4, "team": 4, "by_steps": True},
+    {"groups": 8, "by_steps": True},
+    {"groups": 1, "team": 8},
+    {"groups": 1, "team": 2, "teams": 2, "by_steps": True},
+    {"groups": 1, "teams": 3},
+)
+
+
+@pytest.mark.parametrize("precision", [0, 1, 2])
 @pytest.mark.parametrize("name", MODELS)
 def test_bits_do_not_depend_on_the_division(name: str, precision: int) -> None:
     """Nor on the order in which threads run, nor on the other samples."""
     program, x = program_and_samples(name, 21, "gradient")
     with cuda.OnDevice(program) as made:
         wanted = made.explain(x, precision=precision)
-        for seed, (groups, blocks) in enumerate([(1, 2), (2, 1), (4, 1), (8, 1), (1, 3)]):
-            options = {"groups": groups, "blocks": blocks, "seed": seed, "precision": precision}
-            assert made.explain(x, **options).bits() == wanted.bits()
+        for seed, division in enumerate(DIVISIONS):
+            found = made.explain(x, **division, seed=seed, precision=precision)
+            assert found.bits() == wanted.bits(), division
         for first, count in [(0, 1), (3, 7), (13, 8)]:
             some = made.explain(x[first : first + count], precision=precision)
             for part, whole in zip(some, wanted, strict=True):

@@ -258,6 +258,15 @@ void check_divergence() {
     expect_error("two masks", [] { exchanged(1, thread() == 0 ? 1 : 2); },
                  {"divergent warp", "mask 1", "mask 2"});
     expect_error("a mask out of the warp", [] { exchanged(1, 32); }, {"mask 32"});
+    expect_error("a lane out of the warp", [] { from_lane(1.0f, 32); }, {"lane 32"});
+    expect_error("two collectives of values",
+                 [] {
+                     if (thread() == 0)
+                         from_lane(1.0f, 0);
+                     else
+                         exchanged(1.0f, 1);
+                 },
+                 {"divergent warp", "from_lane", "exchanged"});
     expect_error("a thread ends before a barrier",
                  [] {
                      if (thread() != 8) barrier();

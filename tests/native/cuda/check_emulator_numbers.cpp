@@ -27,6 +27,11 @@ void check_exchanged() {
                 wrong += exchanged(me * 1e-9, mask) != other * 1e-9;
                 wrong += exchanged(int64_t{me} << 40, mask) != int64_t{other} << 40;
             }
+            for (int shift = 0; shift < 32; ++shift) {
+                const int lane = (7 * me + shift) % 32;
+                wrong += from_lane(static_cast<float>(me), lane) !=
+                         static_cast<float>(me / 32 * 32 + lane);
+            }
             int sum = me;
             for (int mask = 1; mask < 32; mask *= 2) sum += exchanged(sum, mask);
             wrong += sum != me / 32 * 32 * 32 + 496;

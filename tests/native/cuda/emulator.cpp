@@ -23,7 +23,7 @@ Here here;
 
 namespace {
 
-constexpr int kMostThreads = 1024;  // of a block, on all GPUs
+constexpr int kMostThreads = 2048;  // of a team of blocks
 
 enum class State { fresh, runs, at_barrier, at_collective, finished };
 
@@ -36,15 +36,16 @@ struct Fiber {
 
 // What lanes have to agree on.
 struct Collective {
-    bool multiplies = false;
+    enum Kind { exchanges, takes, multiplies } kind = exchanges;
     int bytes = 0;
     int mask = 0;
 
     bool operator==(const Collective&) const = default;
     std::string name() const {
-        return multiplies ? "multiply_tf32"
-                          : "exchanged with " + std::to_string(bytes) + " bytes and mask " +
-                                std::to_string(mask);
+        if (kind == multiplies) return "multiply_tf32";
+        if (kind == takes) return "from_lane";
+        return "exchanged with " + std::to_string(bytes) + " bytes and mask " +
+               std::to_string(mask);
     }
 };
 
@@ -53,6 +54,7 @@ struct Warp {
     int waiting = 0;
     std::array<bool, kLanes> came{};
     uint64_t bits[kLanes] = {};
+    int from[kLanes] = {};
     Fragments fragments[kLanes] = {};
 };
 
@@ -104,7 +106,7 @@ int Emulator::launch(const std::function<void()>& kernel, int blocks, int thread
     if (!kernel || blocks < 1 || threads < kLanes || threads > kMostThreads ||
         threads % kLanes != 0) {
         throw std::invalid_argument(
-            "a launch takes a kernel, blocks, and 32 to 1024 threads in "
+            "a launch takes a kernel, blocks, and 32 to 2048 threads in "
             "warps of 32");
     }
     stacks_.reserve(threads);
@@ -287,12 +289,12 @@ Warp& Emulator::wait_at_collective(const Collective& collective, Give give) {
         suspend(State::at_collective);
         return warp;
     }
-    if (collective.multiplies) {
+    if (collective.kind == Collective::multiplies) {
         multiply_fragments(warp.fragments);
     } else {
         uint64_t given[kLanes];
         std::copy(std::begin(warp.bits), std::end(warp.bits), given);
-        for (int i = 0; i < kLanes; ++i) warp.bits[i] = given[i ^ collective.mask];
+        for (int i = 0; i < kLanes; ++i) warp.bits[i] = given[warp.from[i]];
     }
     warp.waiting = 0;
     warp.came = {};
@@ -341,15 +343,33 @@ uint64_t exchange(uint64_t bits, int bytes, int mask) {
                                  " exchanges with mask " + std::to_string(mask) +
                                  ", which leads out of its warp");
     }
-    const Warp& warp = emulator.wait_at_collective(
-        {false, bytes, mask}, [bits](Warp& given, int lane) { given.bits[lane] = bits; });
+    const Warp& warp = emulator.wait_at_collective({Collective::exchanges, bytes, mask},
+                                                   [bits, mask](Warp& given, int lane) {
+                                                       given.bits[lane] = bits;
+                                                       given.from[lane] = lane ^ mask;
+                                                   });
+    return warp.bits[here.thread % kLanes];
+}
+
+uint64_t take(uint64_t bits, int from) {
+    expect_launch();
+    if (from < 0 || from >= kLanes) {
+        throw std::runtime_error(thread_of_block(here.thread, here.block) + " takes from lane " +
+                                 std::to_string(from) + ", which its warp has not");
+    }
+    const Warp& warp =
+        emulator.wait_at_collective({Collective::takes, 0, 0}, [bits, from](Warp& given, int lane) {
+            given.bits[lane] = bits;
+            given.from[lane] = from;
+        });
     return warp.bits[here.thread % kLanes];
 }
 
 void multiply(float* sum, const uint32_t* a, const uint32_t* b) {
     expect_launch();
-    emulator.wait_at_collective(
-        {true, 0, 0}, [sum, a, b](Warp& given, int lane) { given.fragments[lane] = {sum, a, b}; });
+    emulator.wait_at_collective({Collective::multiplies, 0, 0}, [sum, a, b](Warp& given, int lane) {
+        given.fragments[lane] = {sum, a, b};
+    });
 }
 
 }  // namespace pyrel::cuda::emulated

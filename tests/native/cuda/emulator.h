@@ -17,11 +17,14 @@
 #include <type_traits>
 #include <vector>
 
+#include "cuda/team.h"
+
 #if defined(__x86_64__) && !defined(__FMA__)
 #error "compile with -mfma: fused() has to be one instruction"
 #endif
 
 #define PYREL_DEVICE inline
+#define PYREL_CONSTANT
 #define PYREL_KERNEL extern "C" void
 
 namespace pyrel::cuda {
@@ -65,6 +68,7 @@ void check_write(const void* place, int bytes, int alignment);
 void check_constant(const void* place, int bytes, int alignment);
 void wait_at_barrier();
 uint64_t exchange(uint64_t bits, int bytes, int mask);
+uint64_t take(uint64_t bits, int lane);
 void multiply(float* sum, const uint32_t* a, const uint32_t* b);
 
 }  // namespace emulated
@@ -75,6 +79,11 @@ inline int block() { return emulated::here.block; }
 inline int blocks() { return emulated::here.blocks; }
 
 inline void barrier() { emulated::wait_at_barrier(); }
+
+// The blocks of a team are one here, of all their threads. So what one block would read of another
+// without a barrier of the whole team is a race.
+inline Team team_of(int) { return {thread(), threads(), block(), blocks()}; }
+inline void barrier(int) { barrier(); }
 
 template <typename Value>
 inline Value read(const Value* place) {
@@ -97,9 +106,6 @@ inline Value constant_at(const Value* place) {
     return *place;
 }
 
-struct alignas(16) Four {
-    float value[4];
-};
 inline Four four_at(const float* place) {
     emulated::check_constant(place, sizeof(Four), alignof(Four));
     return {{place[0], place[1], place[2], place[3]}};
@@ -114,6 +120,10 @@ inline Value exchanged(Value value, int mask) {
     bits = emulated::exchange(bits, sizeof value, mask);
     std::memcpy(&value, &bits, sizeof value);
     return value;
+}
+inline float from_lane(float value, int lane) {
+    const uint64_t bits = emulated::take(std::bit_cast<uint32_t>(value), lane);
+    return std::bit_cast<float>(static_cast<uint32_t>(bits));
 }
 
 inline float fused(float a, float b, float c) { return std::fma(a, b, c); }

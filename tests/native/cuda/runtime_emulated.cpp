@@ -15,7 +15,7 @@ namespace pyrel::cuda {
 namespace {
 
 constexpr int kDevices = 1;
-constexpr int kMultiprocessors = 4;
+constexpr int kMultiprocessors = 8;
 constexpr int64_t kBytes = int64_t{1} << 30;
 
 // What the tests choose, and what the last launch came to.
@@ -25,7 +25,7 @@ struct Emulation {
     int64_t said = kBytes, given = kBytes;  // bytes that seem to be unused, and that there are
     std::map<void*, int64_t> allocated;
     int64_t used = 0;
-    int barriers = 0, blocks = 0, groups = 0;
+    int barriers = 0, teams = 0, team = 0, groups = 0, launches = 0;
 };
 
 Emulation& emulation() {
@@ -34,9 +34,10 @@ Emulation& emulation() {
 }
 
 // Of the arrays of a launch, in their exact sizes: what was allocated may be larger.
-std::vector<emulated::Region> regions_of(const Launch& launch, const Header& header, int blocks) {
+std::vector<emulated::Region> regions_of(const Launch& launch, int teams) {
+    const Header& header = launch.header;
     const int64_t n = launch.samples, size = header.input_size, real = sizeof(float);
-    const int64_t lanes = int64_t{blocks} * launch.groups * kGroup;
+    const int64_t lanes = int64_t{teams} * launch.groups * kGroup;
     std::vector<emulated::Region> regions;
     const auto add = [&](const void* base, int64_t bytes, bool writable, const char* name) {
         if (base) regions.push_back({base, bytes, writable, name});
@@ -61,6 +62,23 @@ std::vector<emulated::Region> regions_of(const Launch& launch, const Header& hea
 // NaN in every float and double: what is read before it is written shows in the results.
 void spoil(const emulated::Region& region) {
     std::memset(const_cast<void*>(region.base), 0xff, static_cast<size_t>(region.bytes));
+}
+
+// One launch after the other, over what the ones before left.
+void run_all(const std::vector<Launch>& all, int teams) {
+    Emulation& device = emulation();
+    const std::lock_guard lock(device.mutex);
+    const std::vector<emulated::Region> regions = regions_of(all.front(), teams);
+    for (const emulated::Region& region : regions)
+        if (region.base == all.front().arena || region.base == all.front().scratch) spoil(region);
+    emulated::set_regions(regions);
+    device.teams = teams;
+    device.team = all.front().team;
+    device.groups = all.front().groups;
+    device.launches = static_cast<int>(all.size());
+    for (const Launch& launch : all)
+        device.barriers = emulated::launch([&] { pyrel_walk(launch); }, teams,
+                                           kThreads * launch.team, device.options);
 }
 
 }  // namespace
@@ -100,22 +118,21 @@ void copy_to_device(void* to, const void* from, int64_t bytes, void*) {
 void copy_from_device(void* to, const void* from, int64_t bytes, void*) {
     std::memcpy(to, from, static_cast<size_t>(bytes));
 }
-void launch_walk(const Launch& launch, const Header& header, int blocks, void*) {
-    Emulation& device = emulation();
-    const std::lock_guard lock(device.mutex);
-    const std::vector<emulated::Region> regions = regions_of(launch, header, blocks);
-    for (const emulated::Region& region : regions)
-        if (region.base == launch.arena || region.base == launch.scratch) spoil(region);
-    emulated::set_regions(regions);
-    device.blocks = blocks;
-    device.groups = launch.groups;
-    device.barriers =
-        emulated::launch([&] { pyrel_walk(launch); }, blocks, kThreads, device.options);
-}
+
+void launch_walk(const Launch& launch, int teams, void*) { run_all({launch}, teams); }
+
+struct Graph::Made {};
+
+Graph::Graph() = default;
+Graph::Graph(Graph&&) noexcept = default;
+Graph& Graph::operator=(Graph&&) noexcept = default;
+Graph::~Graph() = default;
+
+void Graph::launch(const std::vector<Launch>& all, int teams, void*) { run_all(all, teams); }
 
 void synchronise(void*) {}
 
-int multiprocessors() { return kMultiprocessors; }
+int teams_at_once(int blocks) { return kMultiprocessors / blocks; }
 
 int64_t free_memory() {
     Emulation& device = emulation();
@@ -143,9 +160,12 @@ void pyrel_cuda_memory(int64_t said, int64_t given) {
     device.given = given < 0 ? pyrel::cuda::kBytes : given;
 }
 
-// Of the last launch: the barriers that a block came to, its blocks and the groups of a slab.
+// Of the last run: the barriers that a block of its last launch came to, its launches, their teams,
+// the blocks of a team and the groups of a slab.
 int32_t pyrel_cuda_barriers() { return pyrel::cuda::emulation().barriers; }
-int32_t pyrel_cuda_blocks() { return pyrel::cuda::emulation().blocks; }
+int32_t pyrel_cuda_launches() { return pyrel::cuda::emulation().launches; }
+int32_t pyrel_cuda_teams() { return pyrel::cuda::emulation().teams; }
+int32_t pyrel_cuda_team() { return pyrel::cuda::emulation().team; }
 int32_t pyrel_cuda_groups() { return pyrel::cuda::emulation().groups; }
 // What is allocated now.
 int64_t pyrel_cuda_used() { return pyrel::cuda::emulation().used; }
