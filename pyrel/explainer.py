@@ -16,13 +16,13 @@ from pyrel.compiler.capture.examples import Given
 from pyrel.compiler.capture.long_loops import forget_short
 from pyrel.compiler.capture.outputs import Output, checked_output
 from pyrel.compiler.program.file_limits import Limits
-from pyrel.engine import arrays
 from pyrel.engine import config as runtime
 from pyrel.engine.arrays import Array
 from pyrel.engine.asked import Asked
 from pyrel.engine.attribute import Attributing
 from pyrel.engine.checked import NOTHING
 from pyrel.engine.compiled_model import limits_of
+from pyrel.engine.devices import checked_device
 from pyrel.engine.inputs import RAISE
 from pyrel.engine.outputs import CLASSIFICATION
 from pyrel.engine.precision import check_precision
@@ -95,6 +95,12 @@ class Explainer(Attributing):
         outputs and, for gradient methods, torch autograd's gradient; with "all" also whether
         relevance is conserved, where the method claims that. See `checked` for what was compared;
         None compares nothing.
+    device : str, torch.device or None
+        What explains. "cpu", or a CUDA device, as "cuda" (torch's current one) or "cuda:1": arrays
+        and CPU tensors are copied there, by chunks, and results come back as such. None for the
+        CPU, but tensors on a CUDA device are explained there where pyrel was built with CUDA (see
+        `pyrel.show_config`) and the precision is float32; else they are copied to the CPU, and
+        results back. The CUDA engine has only run in emulation, and not on a GPU yet.
     **options
         Arguments of the method, where it is given by name; such as ``squared=False``.
 
@@ -127,6 +133,8 @@ class Explainer(Attributing):
     ValueError, TypeError
         If an argument is wrong; the message names it. Of an ``output`` that the model does not
         return, it lists what there is.
+    RuntimeError
+        If ``device`` is of CUDA, and this pyrel was built without it, or there is no driver.
 
     Examples
     --------
@@ -158,10 +166,11 @@ class Explainer(Attributing):
         check_finite: bool = True,
         precision: str = "float32",
         check: str | None = "outputs",
+        device: str | torch.device | None = None,
         **options: Any,
     ) -> None:
-        isa = runtime.isa()
-        precision = check_precision(precision, isa)
+        isa, device = runtime.isa(), checked_device(device)
+        precision = check_precision(precision, isa, device)
         lengths, check_finite = flag("lengths", lengths), flag("check_finite", check_finite)
         check_option(check)
         chosen = methods.get(method, _own_options(), **options)
@@ -169,7 +178,7 @@ class Explainer(Attributing):
         source = captured(model, example, lengths, output)
         checks = check_finite, single(out_of_range), check_task(single(task))
         wanted = Wanted(low, high, lengths, *checks, checked_constant(constant))
-        asked = Asked(model, source, example, output, chosen, precision, isa, wanted, check)
+        asked = Asked(model, source, example, output, chosen, precision, isa, wanted, check, device)
         try:
             self._compile(asked)
         except SelfCheckError:
@@ -179,7 +188,7 @@ class Explainer(Attributing):
 
     def _compile(self, asked: Asked) -> None:
         inputs, compiled, padding = asked.prepared()
-        self._take(asked.method, inputs, NOTHING, compiled, asked.isa)
+        self._take(asked.method, inputs, NOTHING, compiled, asked.isa, asked.device)
         self.checked = asked.compared(self._programs, inputs, padding)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -191,7 +200,8 @@ class Explainer(Attributing):
         compiled = self._compiled()
         data = dump_program(self.method, self.inputs, compiled, self.checked)
         method = None if is_named(self.method) else self.method
-        return _unpickled, (type(self), data, method, asdict(limits_of(compiled)))
+        limits = asdict(limits_of(compiled))
+        return _unpickled, (type(self), data, method, limits, self._device)
 
     def __call__(
         self,
@@ -221,7 +231,8 @@ class Explainer(Attributing):
             0. Results are those of the sequences alone, bit for bit. Needs an explainer made with
             ``lengths=True``.
         out : float32 ndarray or CPU Tensor of the shape of ``x``, or structure, optional
-            Where to write the relevance; a memory map too.
+            Where to write the relevance; a memory map too. For a tensor that is explained on its
+            CUDA device without copies to the host, a tensor there.
         progress : callable, optional
             Called on the way with two numbers: how many runs of a sample through the model are
             done, and how many there are in all; one for each sample, or, of methods that explain by
@@ -247,12 +258,10 @@ class Explainer(Attributing):
         self.outputs.check_asked(target, self.classes)
         lengths = self._checked_lengths(batch, lengths)
         told = check_progress(progress)
-        found, relevance = self._explained(batch, target, lengths, out, told)
-        results = self.outputs.shaped(found)
+        found, amplification = self._explained(batch, target, lengths, out, told)
         if self.method.conserves:
-            self._stability.check(results.amplification)
-        given_back = arrays.conversion(batch)
-        return Explanation(relevance, *[given_back(column) for column in results[1:]])
+            self._stability.check(amplification)
+        return Explanation(*found)
 
     def forward(self, x: Given, *, lengths: Any = None) -> Array:
         """Compute the raw outputs alone, as the explained ones: bit for bit ``self(x).output``.
@@ -280,17 +289,19 @@ class Explainer(Attributing):
         True
         """
         batch = self.inputs.batch(x)
-        results = self._run(batch, None, self._checked_lengths(batch, lengths), None)
-        given: Array = arrays.like(self.outputs.shaped(results).output, batch)
-        return given
+        return self._outputs(batch, self._checked_lengths(batch, lengths))
 
 
 def _unpickled(
-    cls: type[Explainer], data: bytes, method: methods.Method | None, limits: dict[str, Any]
+    cls: type[Explainer],
+    data: bytes,
+    method: methods.Method | None,
+    limits: dict[str, Any],
+    device: str | None = None,
 ) -> Explainer:
     explainer = cls.__new__(cls)
-    isa, source = runtime.isa(), "a pickled explainer"
-    explainer._take(*load_program(data, isa, source, Limits(**limits), method), isa)
+    isa, source, device = runtime.isa(), "a pickled explainer", checked_device(device)
+    explainer._take(*load_program(data, isa, source, Limits(**limits), method), isa, device)
     return explainer
 
 

@@ -15,6 +15,7 @@ from pyrel.compiler.capture.identity import IncomparableError, state_of, state_o
 from pyrel.compiler.capture.outputs import Output, checked_output
 from pyrel.engine import captures
 from pyrel.engine import config as runtime
+from pyrel.engine.devices import checked_device
 from pyrel.engine.prepare import Captured, Model
 from pyrel.engine.progress import Told
 from pyrel.engine.several import refuse_arrays
@@ -35,6 +36,7 @@ def explain(
     lengths: Any = None,
     output: Output = None,
     progress: Told | None = None,
+    device: str | torch.device | None = None,
     **options: Any,
 ) -> Explanation:
     """Explain a batch in one call.
@@ -58,6 +60,8 @@ def explain(
         Which tensor of what the model returns is explained; see `Explainer`.
     progress : callable, optional
         Told how far the call is; see `Explainer.__call__`.
+    device : str, torch.device or None
+        What explains; see `Explainer`.
     **options
         ``low``, ``high``, ``constant``, ``task``, ``out_of_range``, ``check_finite`` and the
         method's own, as `Explainer` takes them.
@@ -83,7 +87,8 @@ def explain(
     refuse_arrays("x", x)
     method = single(method)
     options = {name: single(value) for name, value in options.items()}
-    options["lengths"], output = lengths is not None, checked_output(output)
+    options |= {"lengths": lengths is not None, "device": checked_device(device)}
+    output = checked_output(output)
     explainer = _explainer(model, x, method, output, options)
     return explainer(x, target, lengths=lengths, progress=progress)
 

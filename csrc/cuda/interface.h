@@ -12,7 +12,7 @@
 extern "C" {
 #endif
 
-// A batch in the device's memory; see shared/batch.h, and Launch in image.h.
+// A batch; see shared/batch.h, and Launch in image.h.
 struct PyrelCudaBatch {
     int64_t samples;
     const float* x;
@@ -35,15 +35,25 @@ struct PyrelCudaBatch {
     int32_t outcome;
     int32_t element;
     int64_t sample;
-    void* stream;  // a cudaStream_t
+    void* stream;  // a cudaStream_t; of a batch in the device's memory
+    // Of one in the host's memory: samples that go to the device at once, 0 chooses; and how many
+    // samples are explained.
+    int64_t chunk;
+    int64_t done;
 };
 
 // PYREL_CUDA_INTERFACE of the library that is loaded.
 int pyrel_cuda_interface();
+// How many devices there are.
+int pyrel_cuda_devices(int* count, char* error);
 // Keeps a copy of an image (image.h) on a device; `made` is given to the others.
 int pyrel_cuda_load(const void* image, int64_t bytes, int device, void** made, char* error);
-// Explains a batch and waits for it.
+// Explains a batch in the device's memory and waits for it.
 int pyrel_cuda_run(void* made, struct PyrelCudaBatch* batch, char* error);
+// Explains the first samples of a batch in the host's memory, as many as take some tenths of a
+// second, and says in `done` how many these are; nothing is left running on the device. Their
+// targets are classes.
+int pyrel_cuda_run_from_host(void* made, struct PyrelCudaBatch* batch, char* error);
 void pyrel_cuda_free(void* made);
 
 #if defined(__cplusplus)

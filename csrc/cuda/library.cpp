@@ -5,60 +5,24 @@
 #include <cstring>
 #include <exception>
 #include <memory>
-#include <mutex>
 #include <stdexcept>
 #include <string>
-#include <utility>
 #include <vector>
-
-#include "../shared/batch.h"
-#include "runtime.h"
 
 // All else in the library is hidden.
 #pragma GCC visibility push(default)
 #include "interface.h"
 #pragma GCC visibility pop
 
+#include "loaded.h"
+
 namespace pyrel::cuda {
 namespace {
 
 constexpr int kMostBlocks = 8;
 constexpr int kWarps = kThreads / kWarp;  // of a block
-// Of what a run takes at most this is kept for the next one: allocating takes about as long as a
-// small batch does.
-constexpr int64_t kMostKept = int64_t{1} << 30;
 
-// Of the device; it must be the thread's current one where this grows or ends.
-class Memory {
-  public:
-    Memory() = default;
-    Memory(Memory&& other) noexcept { *this = std::move(other); }
-    Memory& operator=(Memory&& other) noexcept {
-        std::swap(place_, other.place_);
-        std::swap(bytes_, other.bytes_);
-        return *this;
-    }
-    ~Memory() { clear(); }
-
-    // Of at least so many bytes, whatever they hold.
-    void reserve(int64_t bytes) {
-        if (bytes <= bytes_) return;
-        clear();
-        place_ = allocate(bytes);
-        bytes_ = bytes;
-    }
-    void clear() noexcept {
-        if (place_) release(place_);
-        place_ = nullptr;
-        bytes_ = 0;
-    }
-    void* get() const { return place_; }
-    int64_t bytes() const { return bytes_; }
-
-  private:
-    void* place_ = nullptr;
-    int64_t bytes_ = 0;
-};
+}  // namespace
 
 // How the samples of a batch are divided; their results have the same bits whatever it is.
 struct Division {
@@ -85,39 +49,13 @@ struct Division {
     }
 };
 
-// What a run writes beside its results.
-struct Workspace {
-    Memory arena, scratch, verdicts;
-    Graph graph;
+void Workspace::reserve(const Division& division, const Header& header) {
+    verdicts.reserve(division.verdict_bytes());
+    scratch.reserve(division.scratch_bytes());
+    arena.reserve(division.arena_bytes(header));
+}
 
-    void reserve(const Division& division, const Header& header) {
-        verdicts.reserve(division.verdict_bytes());
-        scratch.reserve(division.scratch_bytes());
-        arena.reserve(division.arena_bytes(header));
-    }
-    int64_t bytes() const { return arena.bytes() + scratch.bytes() + verdicts.bytes(); }
-};
-
-// A program on a device.
-struct Loaded {
-    Header header;
-    std::vector<int32_t> barriers;  // the steps that have one before them
-    int64_t most_tiles = 1;         // of a product, for one group of samples
-    int device = 0;
-    Memory image;
-    std::mutex mutex;
-    Workspace kept;  // by the mutex; each run has one alone
-
-    Workspace take() {
-        const std::lock_guard lock(mutex);
-        return std::exchange(kept, Workspace());
-    }
-    void keep(Workspace& used) {
-        if (used.bytes() > kMostKept) return;
-        const std::lock_guard lock(mutex);
-        std::swap(kept, used);
-    }
-};
+namespace {
 
 // Slabs of many samples read the weights seldom, but a multiprocessor without one does nothing.
 int chosen_groups(int64_t samples) {
@@ -226,12 +164,6 @@ void check(const PyrelCudaBatch& batch, const Header& header) {
     require(batch.x != batch.relevance, "the relevance does not overwrite the input");
 }
 
-void report(PyrelCudaBatch& batch, Outcome outcome, int64_t sample, int32_t element) {
-    batch.outcome = static_cast<int32_t>(outcome);
-    batch.sample = sample;
-    batch.element = element;
-}
-
 // Makes a workspace large enough, for fewer blocks where the device is full; false if even one of
 // few samples has no place.
 bool reserve(Workspace& workspace, Division& division, const Header& header) {
@@ -246,34 +178,56 @@ bool reserve(Workspace& workspace, Division& division, const Header& header) {
     }
 }
 
-void run(Loaded& loaded, PyrelCudaBatch& batch) {
-    report(batch, Outcome::done, -1, -1);
-    if (batch.samples == 0) return;
+}  // namespace
+
+void report(PyrelCudaBatch& batch, Outcome outcome, int64_t sample, int32_t element) {
+    batch.outcome = static_cast<int32_t>(outcome);
+    batch.sample = sample;
+    batch.element = element;
+}
+
+bool report_first(PyrelCudaBatch& batch, const Verdict* verdicts, int64_t samples, int64_t first) {
+    const Verdict* const end = verdicts + samples;
+    const Verdict* const bad = std::find_if(
+        verdicts, end, [](const Verdict& verdict) { return verdict.outcome != 0; });
+    if (bad == end) return false;
+    const int64_t sample = first + (bad - verdicts);
+    if (bad->outcome == kNoClass)
+        throw std::invalid_argument("the target of sample " + std::to_string(sample) +
+                                    " is no class");
+    report(batch, static_cast<Outcome>(bad->outcome), sample, bad->element);
+    return true;
+}
+
+bool launch(const Loaded& loaded, const PyrelCudaBatch& batch, Workspace& workspace) {
     check(batch, loaded.header);
-    const OnDevice device(loaded.device);
-    Workspace workspace = loaded.take();
     Division division = divided(batch, loaded);
     require(batch.by_steps || teams_at_once(division.team) > 0,
             "this device has no teams of so many blocks");
-    if (!reserve(workspace, division, loaded.header))
-        return report(batch, Outcome::out_of_memory, -1, -1);
+    if (!reserve(workspace, division, loaded.header)) return false;
     const Launch launch = launch_of(loaded, batch, division, workspace);
-    std::vector<Verdict> verdicts(static_cast<size_t>(batch.samples));
     const int teams = static_cast<int>(division.teams);
     if (batch.by_steps)
         workspace.graph.launch(by_steps(launch, loaded, teams), teams, batch.stream);
     else
         launch_walk(launch, teams, batch.stream);
-    copy_from_device(verdicts.data(), launch.verdicts, division.verdict_bytes(), batch.stream);
+    return true;
+}
+
+namespace {
+
+void run(Loaded& loaded, PyrelCudaBatch& batch) {
+    report(batch, Outcome::done, -1, -1);
+    if (batch.samples == 0) return;
+    const OnDevice device(loaded.device);
+    Workspace workspace = loaded.take();
+    if (!launch(loaded, batch, workspace)) return report(batch, Outcome::out_of_memory, -1, -1);
+    std::vector<Verdict> verdicts(static_cast<size_t>(batch.samples));
+    copy_from_device(verdicts.data(), workspace.verdicts.get(),
+                     batch.samples * int64_t{sizeof(Verdict)}, batch.stream);
     synchronise(batch.stream);
     loaded.keep(workspace);
-    const auto bad = std::find_if(verdicts.begin(), verdicts.end(),
-                                  [](const Verdict& verdict) { return verdict.outcome != 0; });
-    if (bad == verdicts.end()) return;
-    if (bad->outcome == kNoClass)
-        throw std::invalid_argument("the target of sample " +
-                                    std::to_string(bad - verdicts.begin()) + " is no class");
-    report(batch, static_cast<Outcome>(bad->outcome), bad - verdicts.begin(), bad->element);
+    report_first(batch, verdicts.data(), batch.samples, 0);
 }
 
 Header header_of(const void* image, int64_t bytes) {
@@ -333,6 +287,10 @@ int without_exceptions(char* error, Work&& work) {
 
 int pyrel_cuda_interface() { return PYREL_CUDA_INTERFACE; }
 
+int pyrel_cuda_devices(int* count, char* error) {
+    return pyrel::cuda::without_exceptions(error, [&] { *count = pyrel::cuda::devices(); });
+}
+
 int pyrel_cuda_load(const void* image, int64_t bytes, int device, void** made, char* error) {
     return pyrel::cuda::without_exceptions(
         error, [&] { *made = pyrel::cuda::load(image, bytes, device).release(); });
@@ -341,6 +299,12 @@ int pyrel_cuda_load(const void* image, int64_t bytes, int device, void** made, c
 int pyrel_cuda_run(void* made, PyrelCudaBatch* batch, char* error) {
     return pyrel::cuda::without_exceptions(
         error, [&] { pyrel::cuda::run(*static_cast<pyrel::cuda::Loaded*>(made), *batch); });
+}
+
+int pyrel_cuda_run_from_host(void* made, PyrelCudaBatch* batch, char* error) {
+    return pyrel::cuda::without_exceptions(error, [&] {
+        pyrel::cuda::run_from_host(*static_cast<pyrel::cuda::Loaded*>(made), *batch);
+    });
 }
 
 void pyrel_cuda_free(void* made) {

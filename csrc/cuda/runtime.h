@@ -24,6 +24,9 @@ struct DeviceFull : std::bad_alloc {
     const char* what() const noexcept override { return "the device has no memory left"; }
 };
 
+// How many devices there are.
+int devices();
+
 // Makes a device the calling thread's, and afterwards that which was; everything below is of it.
 class OnDevice {
   public:
@@ -39,6 +42,12 @@ class OnDevice {
 // Throws DeviceFull, or DeviceError.
 void* allocate(int64_t bytes);
 void release(void* place) noexcept;
+// Of the host's memory, that copies run from and to beside what else runs. Throws alike.
+void* allocate_pinned(int64_t bytes);
+void release_pinned(void* place) noexcept;
+// A stream that waits for no other one.
+void* make_stream();
+void release_stream(void* stream) noexcept;
 // In the order of a stream, which is a cudaStream_t. The host's memory may be given back after
 // `synchronise`.
 void copy_to_device(void* to, const void* from, int64_t bytes, void* stream);

@@ -75,6 +75,12 @@ cudaGraphExec_t captured(const std::vector<Launch>& all, int teams) {
 
 }  // namespace
 
+int devices() {
+    int count = 0;
+    check(cudaGetDeviceCount(&count), "cudaGetDeviceCount");
+    return count;
+}
+
 OnDevice::OnDevice(int device) : before_(current()) {
     check(cudaSetDevice(device), "cudaSetDevice");
 }
@@ -96,6 +102,31 @@ void* allocate(int64_t bytes) {
 
 void release(void* place) noexcept {
     if (cudaFree(place) != cudaSuccess) cudaGetLastError();
+}
+
+void* allocate_pinned(int64_t bytes) {
+    void* place = nullptr;
+    const cudaError_t error = cudaMallocHost(&place, static_cast<size_t>(bytes));
+    if (error == cudaErrorMemoryAllocation) {
+        cudaGetLastError();
+        throw DeviceFull();
+    }
+    check(error, "cudaMallocHost");
+    return place;
+}
+
+void release_pinned(void* place) noexcept {
+    if (cudaFreeHost(place) != cudaSuccess) cudaGetLastError();
+}
+
+void* make_stream() {
+    cudaStream_t stream = nullptr;
+    check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+    return stream;
+}
+
+void release_stream(void* stream) noexcept {
+    if (cudaStreamDestroy(of(stream)) != cudaSuccess) cudaGetLastError();
 }
 
 void copy_to_device(void* to, const void* from, int64_t bytes, void* stream) {

@@ -91,6 +91,10 @@ void bind_program(py::module_& module) {
         .def("end_repeat", &Program::end_repeat, py::call_guard<py::gil_scoped_release>())
         .def("finish", &Program::finish, py::call_guard<py::gil_scoped_release>(),
              "End the building; an engine binds a program only then.")
+        .def_property_readonly("explains", [](const Program& p) { return p.code()->explains; })
+        .def_property_readonly("flops", [](const Program& p) { return p.code()->flops; })
+        .def_property_readonly("multiplies_bf16",
+                               [](const Program& p) { return p.code()->multiplies_bf16; })
         .def_property_readonly("matrices", [](const Program& p) { return p.matrices().size(); })
         .def_property_readonly("vectors", [](const Program& p) { return p.code()->vectors.size(); })
         .def_property_readonly("tables", [](const Program& p) { return p.code()->tables.size(); });

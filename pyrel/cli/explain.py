@@ -46,6 +46,7 @@ def explain(
     low: options.Low = None,
     high: options.High = None,
     key: options.Key = None,
+    device: options.Device = None,
     save_program: options.SaveProgram = None,
     limit_factor: options.LimitFactor = 1.0,
     trust: options.Trust = False,
@@ -80,7 +81,7 @@ def explain(
     steps = None if lengths is None else read_array(lengths)
     with unchanged(model) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-        chosen = _Chosen(method, low, high, lengths is not None, patterns, output)
+        chosen = _Chosen(method, low, high, lengths is not None, patterns, output, device)
         explainer = _explainer(model, chosen, trust, limit_factor)
     if save_program is not None:
         explainer.save(save_program)
@@ -148,6 +149,7 @@ class _Chosen:
     lengths: bool
     patterns: Path | None
     output: str | None
+    device: str | None
 
     def options(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
         """Return arguments of an Explainer; by default the range is that of the model's data."""
@@ -156,6 +158,7 @@ class _Chosen:
             "low": metadata.get("low") if self.low is None else self.low,
             "high": metadata.get("high") if self.high is None else self.high,
             "lengths": self.lengths,
+            "device": self.device,
         }
         if self.patterns is not None:
             from pyrel.patterns import Patterns
@@ -170,7 +173,7 @@ class _Chosen:
         patterns = ""
         if self.patterns is not None:
             patterns = hashlib.sha256(self.patterns.read_bytes()).hexdigest()
-        return [self.low, self.high, self.lengths, patterns, self.output]
+        return [self.low, self.high, self.lengths, patterns, self.output, self.device]
 
 
 def _explainer(path: Path, chosen: _Chosen, trust: bool, limit_factor: float) -> Explainer:
@@ -198,7 +201,7 @@ def _explainer(path: Path, chosen: _Chosen, trust: bool, limit_factor: float) ->
                 f"{path} is a compiled program, which has its method and range: leave out "
                 f"{', '.join(names)}, or give the model that it was made of"
             )
-        explainer = Explainer.load(path, limits=limits)
+        explainer = Explainer.load(path, limits=limits, device=chosen.device)
         if chosen.lengths and not explainer.inputs.lengths:
             raise ValueError(
                 f"{path} is a compiled program that takes no lengths: leave out --lengths"

@@ -92,6 +92,15 @@ Key: TypeAlias = Annotated[
         metavar="NAME", help="Name of the array in INPUT.npz.", show_default="the only one"
     ),
 ]
+Device: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="What explains: cpu, cuda or one of several GPUs, as cuda:1. GPUs need a pyrel "
+        "built with CUDA.",
+        show_default="cpu",
+    ),
+]
 SaveProgram: TypeAlias = Annotated[
     Path | None,
     typer.Option(

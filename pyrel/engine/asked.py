@@ -32,6 +32,7 @@ class Asked(NamedTuple):
     isa: str
     wanted: Wanted
     check: str | None
+    device: str | None
 
     def prepared(self) -> Prepared:
         """Compile what was captured."""

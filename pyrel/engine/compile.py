@@ -61,7 +61,7 @@ class Compiler:
     ) -> None:
         self.outputs = outputs
         self._capture, self._method = capture, method
-        self._inputs, self._precision = inputs, precision
+        self._inputs, self.precision = inputs, precision
         self._keep_forward = outputs.follow_steps and goes_back_again(method)
         self._lock = RenewedLock()
         self._sought = False
@@ -168,7 +168,7 @@ class Compiler:
         domain = self._inputs.domain(steps)
         own = steps == self._inputs.steps
         graph = self._graph(steps)
-        given = graph, self._method, domain, self._precision
+        given = graph, self._method, domain, self.precision
         ids, keep = self._inputs.moves_ids, self._keep_forward
         return compile_graph(*given, moves_ids=ids, check_sites=own, keep_forward=keep)
 
@@ -180,7 +180,7 @@ class Compiler:
         graphs = {n: self._tried(n) for n in TRIED}
         try:
             patterns, _ = patterns_of(
-                *(graphs, self._method, self._precision),
+                *(graphs, self._method, self.precision),
                 moves_ids=self._inputs.moves_ids,
                 keep_forward=self._keep_forward,
             )

@@ -52,6 +52,11 @@ class Patterns:
     patterns: Mapping[str, Pattern]
 
     @property
+    def least(self) -> int:
+        """The fewest steps that they write programs for."""
+        return self.program.least
+
+    @property
     def program(self) -> Pattern:
         """The pattern of the program that explains."""
         return self.patterns[EXPLAIN]
@@ -115,7 +120,7 @@ class AnySteps:
         return self.patterns.first.sizes(steps)[0], self.patterns.program.sizes(steps)[1]
 
     def _check(self, steps: int) -> None:
-        least = self.patterns.program.least
+        least = self.patterns.least
         if steps < least or (self.most is not None and steps > self.most):
             fewest = min(self.few, default=least)
             to = " or more" if self.most is None else f" to {self.most}"

@@ -6,19 +6,24 @@ from __future__ import annotations
 import operator
 import os
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
+
+import torch
 
 from pyrel.compiler.lowering.rule_table import as_text
 from pyrel.compiler.program.file_limits import Limits
-from pyrel.engine import arrays
+from pyrel.engine import arrays, devices
 from pyrel.engine import config as runtime
-from pyrel.engine.arrays import Batch
+from pyrel.engine.arrays import Array, Batch, Float32s
 from pyrel.engine.batch import explain_all, explain_by_length
 from pyrel.engine.compile import Compiler
 from pyrel.engine.compiled import AnySteps, Compiled
+from pyrel.engine.cuda import tensors
+from pyrel.engine.devices import CPU, checked_device
 from pyrel.engine.each_step import explain_each_step, is_each_step, steps_of_outputs
 from pyrel.engine.inputs import CLIP, Inputs
 from pyrel.engine.outputs import Outputs
+from pyrel.engine.precision import refused_precision
 from pyrel.engine.program_file import read_program, write_program
 from pyrel.engine.programs import Programs, Replanned, Source
 from pyrel.engine.progress import Told
@@ -38,9 +43,19 @@ class CompiledModel:
     any_steps: bool
     classes: int
 
-    def _take(self, method: Method, inputs: Inputs, checked: str, source: Source, isa: str) -> None:
-        self._isa = isa
-        self._programs = Programs(source, method, inputs, isa)
+    def _take(
+        self,
+        method: Method,
+        inputs: Inputs,
+        checked: str,
+        source: Source,
+        isa: str,
+        device: str | None,
+    ) -> None:
+        self._isa, self._device = isa, device
+        self._programs = Programs(source, method, inputs, isa, device or CPU)
+        if device not in (None, CPU) and self._programs.multiply_bf16:
+            raise ValueError(refused_precision("bf16", str(device)))
         self._stability = StabilityWarning()
         self.method = method
         self.inputs, self.outputs = inputs, source.outputs
@@ -55,10 +70,11 @@ class CompiledModel:
         clipped = ", clipped to its range" if self.inputs.out_of_range == CLIP else ""
         takes = f"input {self.inputs}{lengths}{clipped}"
         only = f", {self.inputs.only}" if self.inputs.only else ""
+        runs = f"instruction set {self._isa}" if self._programs.device == CPU else self._device
         return (
             f"Explainer({self.method}, {takes}, {self.outputs.text(self.classes)}, "
             f"checked: {self.checked}, "
-            f"instruction set {self._isa}{only})"
+            f"{runs}{only})"
         )
 
     def __str__(self) -> str:
@@ -113,7 +129,13 @@ class CompiledModel:
         write_program(Path(path), self.method, self.inputs, self._compiled(), self.checked)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, limits: Limits | None = None) -> Self:
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        limits: Limits | None = None,
+        device: str | torch.device | None = None,
+    ) -> Self:
         """Read an explainer that `save` wrote.
 
         Nothing in the file is executed as code, and the engine checks every instruction before it
@@ -126,6 +148,8 @@ class CompiledModel:
         limits : Limits, optional
             How large the program may be; ``pyrel.Limits()`` by default. For a file that you trust,
             ``pyrel.Limits().times(10)`` allows ten times as much of everything.
+        device : str, torch.device or None
+            What explains: as of `pyrel.Explainer`. A file is the same for all.
 
         Returns
         -------
@@ -138,14 +162,15 @@ class CompiledModel:
             If the file cannot be read.
         ValueError
             If it is truncated, changed, foreign, of a newer pyrel, or larger than the limits allow;
-            the message names the file, and the limit.
+            the message names the file, and the limit. Or if there is no such device.
         """
         if limits is not None and not isinstance(limits, Limits):
             kind = type(limits).__name__
             raise TypeError(f"limits: wanted pyrel.Limits, as pyrel.Limits().times(10), got {kind}")
+        device = checked_device(device)
         explainer = cls.__new__(cls)
         isa = runtime.isa()
-        explainer._take(*read_program(Path(path), isa, limits or Limits()), isa)
+        explainer._take(*read_program(Path(path), isa, limits or Limits()), isa, device)
         return explainer
 
     def _checked_lengths(self, x: Batch, lengths: Any) -> Any:
@@ -161,35 +186,61 @@ class CompiledModel:
     def _steps_of(self, x: Batch) -> int:
         return arrays.steps_of(x) if self.any_steps else self.inputs.steps
 
+    def _programs_for(self, x: Batch) -> Programs:
+        """Return the programs for the device that explains a batch."""
+        return self._programs.on(devices.chosen(self._device, x, self._programs))
+
+    def _outputs(self, x: Batch, lengths: Any) -> Array:
+        """Run a batch forward; outputs have the type and the device of the batch."""
+        programs, steps = self._programs_for(x), self._steps_of(x)
+        if tensors.stay(programs, x, steps, None, lengths):
+            given = programs, self.inputs, cast(torch.Tensor, x), steps
+            found = tensors.explain(*given, None, None, None, relevance=False)
+            return cast(Array, found.output)
+        results = self._run(programs, x, None, lengths, None)
+        return arrays.like(self.outputs.shaped(results).output, x)
+
     def _run(
-        self, x: Batch, target: Any, lengths: Any, relevance: Any, told: Told | None = None
+        self,
+        programs: Programs,
+        x: Batch,
+        target: Any,
+        lengths: Any,
+        relevance: Any,
+        told: Told | None = None,
     ) -> Results:
         """Explain a batch, or run it forward where there is no place for relevance."""
         if lengths is None:
             steps = self._steps_of(x)
-            return explain_all(self._programs, self.inputs, x, target, steps, relevance, told)
-        return explain_by_length(self._programs, self.inputs, x, target, lengths, relevance, told)
+            return explain_all(programs, self.inputs, x, target, steps, relevance, told)
+        return explain_by_length(programs, self.inputs, x, target, lengths, relevance, told)
 
     def _explained(
         self, x: Batch, target: Any, lengths: Any, out: Any, told: Told | None
-    ) -> tuple[Results, Any]:
+    ) -> tuple[Any, Float32s]:
         """Explain a batch, or each step of its outputs, into ``out`` if it is given.
 
-        Returns the relevance as a user gets it, beside the results.
+        Returns the fields of an explanation as a user gets them, and the amplification.
         """
+        programs, steps = self._programs_for(x), self._steps_of(x)
+        if tensors.stay(programs, x, steps, target, lengths, out):
+            given = programs, self.inputs, cast(torch.Tensor, x), steps
+            found = tensors.explain(*given, target, out, told)
+            return found, tensors.on_host(found.amplification)
         each = is_each_step(target)
-        steps = self._steps_of(x)
         before = x.shape[:1]
         if each:
-            shape, axis = steps_of_outputs(self._programs, self.inputs, steps)
+            shape, axis = steps_of_outputs(programs, self.inputs, steps)
             before = x.shape[0], shape[axis]
         places = arrays.Places.of(out, x, before)
         if each:
-            given = x, lengths, steps, places.relevance, told
-            results = explain_each_step(self._programs, self.inputs, *given)
+            asked = x, lengths, steps, places.relevance, told
+            results = explain_each_step(programs, self.inputs, *asked)
         else:
-            results = self._run(x, target, lengths, places.relevance, told)
-        return results, places.given_back()
+            results = self._run(programs, x, target, lengths, places.relevance, told)
+        given_back = arrays.conversion(x)
+        columns = [given_back(column) for column in self.outputs.shaped(results)[1:]]
+        return (places.given_back(), *columns), results.amplification
 
     def _table_of_rules(self) -> str:
         """Show the rule of each node, where the model was compiled here."""

@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 from pyrel import _core
+from pyrel.engine.cuda.library import devices
 from pyrel.methods.options import single
 
 _threads: int | None = None
@@ -70,7 +71,8 @@ def show_config() -> dict[str, Any]:
     -------
     dict
         ``version``, ``compiler``, ``isa`` (the instruction set in use), ``available_isas`` (slowest
-        first), ``num_threads``, ``cuda`` (whether the CUDA engine is there).
+        first), ``num_threads``, ``cuda`` (whether there is a library for CUDA, which loads, and a
+        device that its driver finds).
 
     Examples
     --------
@@ -83,5 +85,5 @@ def show_config() -> dict[str, Any]:
         "isa": isa(),
         "available_isas": _core.instruction_sets(),
         "num_threads": num_threads(),
-        "cuda": False,
+        "cuda": devices() > 0,
     }

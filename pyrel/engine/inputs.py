@@ -139,6 +139,11 @@ class Inputs:
         """Return a graph in which constant inputs get nothing."""
         return graph
 
+    @property
+    def clips(self) -> bool:
+        """Whether finite values out of range are explained as the nearest ones inside."""
+        return self.out_of_range == CLIP
+
     def check_out_of_range(self) -> None:
         """Refuse what is no way to deal with values out of range, or none with these inputs.
 

@@ -17,10 +17,11 @@ from pyrel import _core
 from pyrel.compiler.program.instructions import Float32s, Gemm
 from pyrel.compiler.program.program import Program
 from pyrel.engine.compiled import Compiled
+from pyrel.engine.engines import Engine
 
 
-def kept_packed(compiled: Compiled, engines: Mapping[str, _core.Engine]) -> Compiled:
-    """Return the programs that these engines are bound to, without matrices of their own."""
+def kept_packed(compiled: Compiled, engines: Mapping[str, Engine]) -> Compiled:
+    """Return the programs that these engines are bound to, without matrices of the model's."""
     programs = {
         name: replace(program, matrices=PackedMatrices(program, engines[name]), _interned={})
         for name, program in compiled.programs.items()
@@ -31,7 +32,8 @@ def kept_packed(compiled: Compiled, engines: Mapping[str, _core.Engine]) -> Comp
 class PackedMatrices(Sequence[Float32s]):
     """The matrices of a program that an engine holds; each is unpacked anew when it is asked for.
 
-    Those that the engine holds rounded to bfloat16 only are copied, and kept.
+    Those that the engine holds rounded to bfloat16 only are copied, and kept; and all those that a
+    device holds.
 
     Parameters
     ----------
@@ -41,14 +43,15 @@ class PackedMatrices(Sequence[Float32s]):
         Bound to it.
     """
 
-    def __init__(self, program: Program, engine: _core.Engine) -> None:
+    def __init__(self, program: Program, engine: Engine) -> None:
+        self._engine = engine if isinstance(engine, _core.Engine) else None
         templates = [each.template for each in program.every_instruction()]
         packed = {t.matrix for t in templates if isinstance(t, Gemm) and not t.bf16}
-        self._engine, self._count = engine, len(program.matrices)
+        self._count = len(program.matrices)
         self._own = {
             number: np.array(matrix)  # what it is a view of may change
             for number, matrix in enumerate(program.matrices)
-            if number not in packed
+            if self._engine is None or number not in packed
         }
 
     @property
@@ -71,4 +74,6 @@ class PackedMatrices(Sequence[Float32s]):
         if isinstance(index, slice):
             return [self[number] for number in range(self._count)[index]]
         number = range(self._count)[index]
-        return self._own[number] if number in self._own else self._engine.matrix(number)
+        if self._engine is None or number in self._own:
+            return self._own[number]
+        return self._engine.matrix(number)

@@ -65,14 +65,24 @@ def classes_of_float32(
     return classes
 
 
-def check_precision(precision: str, isa: str) -> str:
-    """Refuse a precision that is unknown, or that the instruction set cannot compute.
+def check_precision(precision: str, isa: str, device: str | None = None) -> str:
+    """Refuse a precision that is unknown, or that the instruction set or device cannot compute.
 
     Returns it, as Python's str.
     """
     precision = word("precision", precision, *PRECISIONS)
+    if precision != "float32" and device not in (None, "cpu"):
+        raise ValueError(refused_precision(precision, str(device)))
     if precision != "float32" and not _core.has_bf16(isa):
         raise ValueError(
             f"precision: {precision!r} needs products of bfloat16 (avx512_bf16), and {isa} has none"
         )
     return precision
+
+
+def refused_precision(precision: str, device: str) -> str:
+    """Say that a CUDA device does not compute in a precision."""
+    return (
+        f"precision: {precision!r} is for the CPU, and products on {device} are in float32; wanted "
+        "precision='float32', or device='cpu'"
+    )

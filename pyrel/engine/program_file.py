@@ -194,12 +194,12 @@ def _check(
     if isinstance(compiled, Compiled):
         programs = {inputs.steps: compiled}
     else:
-        least = compiled.patterns.program.least
+        least = compiled.patterns.least
         programs = {**compiled.few, least: compiled.patterns.at(least)}
         if compiled.sizes(inputs.steps)[0] != math.prod(inputs.shape):
             raise ValueError(f"samples of shape {inputs.shape} do not fit its program")
     for steps, each in programs.items():
-        if any(getattr(i.template, "bf16", False) for i in each.program.every_instruction()):
+        if each.program.multiplies_bf16:
             check_precision("bf16", isa)
         shape = inputs.of_steps(steps)
         if math.prod(shape) != each.first.input_size:

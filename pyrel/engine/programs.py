@@ -1,19 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The programs of an explainer by number of steps, packed for an instruction set."""
+"""The programs of an explainer by number of steps, bound to an instruction set or a device."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from functools import cached_property
+from typing import Self, TypeAlias
 
-from pyrel import _core
 from pyrel.compiler.capture.forks import RenewedLock
 from pyrel.compiler.program.step_pattern import Pattern
 from pyrel.engine.arrays import Float32s
 from pyrel.engine.compile import Compiler
 from pyrel.engine.compiled import AnySteps, Compiled
+from pyrel.engine.cuda.engine import CudaEngine
+from pyrel.engine.devices import CPU
+from pyrel.engine.engines import Engine
 from pyrel.engine.inputs import Inputs
 from pyrel.engine.kept_packed import kept_packed
 from pyrel.engine.loaded import Weights, bind, bind_weights
@@ -24,7 +27,7 @@ from pyrel.methods import Method
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """Programs packed for an instruction set, and what a call checks its samples against.
+    """Programs bound to an engine, and what a call checks its samples against.
 
     Attributes
     ----------
@@ -41,7 +44,7 @@ class Loaded:
         How many each program has, by name.
     """
 
-    programs: Mapping[str, _core.Engine]
+    programs: Mapping[str, Engine]
     plan: Plan
     shape: tuple[int, ...]
     classes: int
@@ -50,7 +53,7 @@ class Loaded:
     outputs: Mapping[str, int]
 
     @property
-    def core(self) -> _core.Engine:
+    def core(self) -> Engine:
         """The program that explains."""
         return self.programs[EXPLAIN]
 
@@ -61,23 +64,29 @@ class Loaded:
         return sum(self.programs[name].flops for name in parts if name in self.programs)
 
 
-def load(compiled: Compiled, method: Method, inputs: Inputs, steps: int, isa: str) -> Loaded:
-    """Pack programs for an instruction set; the errors are those of `plan_of`."""
+def load(
+    compiled: Compiled, method: Method, inputs: Inputs, steps: int, isa: str, device: str = CPU
+) -> Loaded:
+    """Bind programs as `pack` does; the errors are those of `plan_of`, too."""
     outputs = {name: program.classes for name, program in compiled.programs.items()}
     plan = plan_of(method, outputs, inputs, steps)
-    programs = pack(compiled, isa)
+    programs = pack(compiled, isa, device)
     low, high = inputs.bounds(steps) or (None, None)
     shape, classes = inputs.of_steps(steps), compiled.program.classes
     return Loaded(programs, plan, shape, classes, low, high, outputs)
 
 
-def pack(compiled: Compiled, isa: str) -> dict[str, _core.Engine]:
-    """Bind programs to an instruction set, by name."""
+def pack(compiled: Compiled, isa: str, device: str = CPU) -> dict[str, Engine]:
+    """Bind programs, by name, to an instruction set, or to a CUDA device."""
     patterns = compiled.patterns.patterns if compiled.patterns is not None else {}
-    return {
-        name: bind(program, isa, _packed(patterns.get(name), isa))
-        for name, program in compiled.programs.items()
-    }
+    bound: dict[str, Engine] = {}
+    for name, program in compiled.programs.items():
+        weights = _packed(patterns.get(name), isa)
+        if device == CPU:
+            bound[name] = bind(program, isa, weights)
+        else:
+            bound[name] = CudaEngine(program, device, weights)
+    return bound
 
 
 def _packed(pattern: Pattern | None, isa: str) -> Weights | None:
@@ -102,10 +111,16 @@ class Programs:
     inputs : Inputs
     isa : str
         Name of the instruction set.
+    device : str
+        Where they run.
     """
 
-    def __init__(self, source: Source, method: Method, inputs: Inputs, isa: str) -> None:
+    def __init__(
+        self, source: Source, method: Method, inputs: Inputs, isa: str, device: str = CPU
+    ) -> None:
         self.source, self._method, self._inputs, self._isa = source, method, inputs, isa
+        self.device = device
+        self._elsewhere: dict[str, Self] = {}
         self._kept: dict[int, Loaded] = {}
         self._used: dict[int, int] = {}
         self._clock = itertools.count()
@@ -128,6 +143,28 @@ class Programs:
         self._used[steps] = next(self._clock)
         return loaded
 
+    def on(self, device: str) -> Self:
+        """Return the same programs for a device; the same ones every time."""
+        if device == self.device:
+            return self
+        with self._lock:
+            if device not in self._elsewhere:
+                self._elsewhere[device] = self._moved(device)
+            return self._elsewhere[device]
+
+    def _moved(self, device: str) -> Self:
+        return type(self)(self.source, self._method, self._inputs, self._isa, device)
+
+    @cached_property
+    def multiply_bf16(self) -> bool:
+        """Whether there are products of bfloat16, which only the CPU's engine has."""
+        source = self.source
+        if isinstance(source, Compiler):
+            return source.precision != "float32"
+        compiled = source if isinstance(source, Compiled) else source.at(source.patterns.least)
+        programs = compiled.programs.values()
+        return any(program.multiplies_bf16 for program in programs)
+
     def classes_at(self, steps: int) -> int:
         """Return the number of outputs for a number of steps; errors as of `at`."""
         if isinstance(self.source, Compiled):
@@ -138,7 +175,7 @@ class Programs:
 
     def _load(self, steps: int) -> Loaded:
         compiled = self.source if isinstance(self.source, Compiled) else self.source.at(steps)
-        loaded = load(compiled, self._method, self._inputs, steps, self._isa)
+        loaded = load(compiled, self._method, self._inputs, steps, self._isa, self.device)
         if isinstance(self.source, Compiled) and compiled.patterns is None:
             self.source = kept_packed(compiled, loaded.programs)
         while self._kept and sum(self._kept) + steps > _KEPT_STEPS:
@@ -159,8 +196,11 @@ class Replanned(Programs):
     """
 
     def __init__(self, programs: Programs, method: Method) -> None:
-        super().__init__(programs.source, method, programs._inputs, programs._isa)
+        super().__init__(programs.source, method, programs._inputs, programs._isa, programs.device)
         self._of = programs
+
+    def _moved(self, device: str) -> Self:
+        return type(self)(self._of.on(device), self._method)
 
     def _load(self, steps: int) -> Loaded:
         loaded = self._of.at(steps)

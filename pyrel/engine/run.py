@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
-from pyrel._core import Outcome, Status
+import numpy as np
+
+from pyrel._core import Outcome
 from pyrel.engine import config as runtime
 from pyrel.engine.arrays import Batch, Float32s, Int64s, Rows
+from pyrel.engine.engines import Status
 from pyrel.engine.inputs import Inputs
 from pyrel.engine.plans.base import BACK, EXPLAIN, IMAGE
 from pyrel.engine.programs import Loaded
@@ -119,8 +122,8 @@ class Run:
             number = int(samples.in_batch()[status.sample])
             if status.outcome == Outcome.relevance_lost:
                 result = (first + status.sample) * ways_back + status.element
-                raise _lost(number, results, result)
-            raise self._failure(name, status, number, values)
+                raise lost(number, results.conservation[result], results.absorbed[result])
+            raise self.failure(name, status, number, values[status.sample])
 
     def _of_ids(self) -> str:
         """Say what else it may be that torch refuses as well."""
@@ -131,8 +134,11 @@ class Run:
             "padding alone, or more than its steps) or a position lies outside"
         )
 
-    def _failure(self, program: str, status: Status, number: int, values: Float32s) -> Exception:
-        """Say in words why the engine refused ``values``: because of ``x[number]``."""
+    def failure(self, program: str, status: Status, number: int, sample: Float32s) -> Exception:
+        """Say in words why the engine refused samples: because of x[number], which is ``sample``.
+
+        Not of lost relevance; see `lost`.
+        """
         if status.outcome == Outcome.out_of_memory:
             size = self._loaded.programs[program].arena_size * 4
             return MemoryError(f"no memory for {size} bytes per sample")
@@ -149,7 +155,7 @@ class Run:
             )
         name, within, is_id = self._inputs.place(status.element, self._loaded.shape)
         where = f"{name}[{', '.join(map(str, [number, *within]))}]"
-        value = values[status.sample].reshape(-1)[status.element]
+        value = sample.reshape(-1)[status.element]
         if status.outcome == Outcome.input_not_finite:
             return ValueError(
                 f"{name}: wanted finite float32 values, got {where} = {value}; "
@@ -168,9 +174,9 @@ class Run:
         )
 
 
-def _lost(number: int, results: Results, result: int) -> ValueError:
+def lost(number: int, conservation: np.float32, absorbed: np.float32) -> ValueError:
     """Say by how much a relevance of ``x[number]`` misses what was put in."""
-    gap = abs(float(results.conservation[result] + results.absorbed[result]))
+    gap = abs(float(conservation + absorbed))
     return ValueError(
         f"the relevance of x[{number}] is not conserved: ΣR + absorbed is {gap:.3g} off what was "
         "put in. The computation comes near the ends of float32's range: a share R / z is 0 where "

@@ -27,11 +27,11 @@ import pyrel
 from pyrel import _core
 from pyrel.compiler.program.program import Program
 from pyrel.engine import loaded
+from pyrel.engine.cuda.library import ERROR_BYTES, Batch, Library
 
-INTERFACE = 2
-ERROR_BYTES = 512
 FOLDERS = ("csrc/cuda", "csrc/program", "csrc/shared", "tests/native/cuda")
 SOURCES = (
+    "csrc/cuda/from_host.cpp",
     "csrc/cuda/library.cpp",
     "tests/native/cuda/runtime_emulated.cpp",
     "tests/native/cuda/emulator.cpp",
@@ -155,7 +155,7 @@ class OnDevice:
         """
         values, results = _floats(x), Arrays.places(x, self._classes, relevance)
         held = [_targets(target), *(_bound(each, values) for each in (low, high))]
-        batch = _Batch(len(values), _address(values), *map(_address, (*held, *results)))
+        batch = Batch(len(values), _address(values), *map(_address, (*held, *results)))
         batch.check_finite, batch.precision = check_finite, precision
         batch.groups, batch.team, batch.teams = groups, team, teams
         batch.by_steps = by_steps
@@ -200,6 +200,16 @@ def launches() -> int:
 def used_memory() -> int:
     """Return how many bytes of the device are allocated."""
     return int(library().pyrel_cuda_used())
+
+
+@contextmanager
+def devices(count: int) -> Iterator[None]:
+    """Let there be so many devices, which share their memory; less than 0 for no driver."""
+    library().pyrel_cuda_set_devices(count)
+    try:
+        yield
+    finally:
+        library().pyrel_cuda_set_devices(1)
 
 
 @contextmanager
@@ -255,25 +265,19 @@ def library() -> ctypes.CDLL:
     """Load the library, which is built where its sources changed."""
     if platform.machine() != "x86_64":
         pytest.skip("the emulator is for x86-64")
-    made = ctypes.CDLL(str(_built()))
-    text, handle = ctypes.c_char_p, ctypes.c_void_p
-    made.pyrel_cuda_load.argtypes = [
-        *(text, ctypes.c_int64, ctypes.c_int),
-        *(ctypes.POINTER(handle), text),
-    ]
-    made.pyrel_cuda_run.argtypes = [handle, ctypes.POINTER(_Batch), text]
-    made.pyrel_cuda_free.argtypes = [handle]
-    made.pyrel_cuda_free.restype = None
+    made: ctypes.CDLL = Library(built()).functions
     made.pyrel_cuda_emulate.argtypes = [ctypes.c_uint64, ctypes.c_int32]
     made.pyrel_cuda_emulate.restype = None
     made.pyrel_cuda_memory.argtypes = [ctypes.c_int64, ctypes.c_int64]
     made.pyrel_cuda_memory.restype = None
-    made.pyrel_cuda_used.restype = ctypes.c_int64
-    assert made.pyrel_cuda_interface() == INTERFACE
+    made.pyrel_cuda_used.restype = made.pyrel_cuda_runs.restype = ctypes.c_int64
+    made.pyrel_cuda_stream.restype = ctypes.c_void_p
+    made.pyrel_cuda_set_devices.restype = None
     return made
 
 
-def _built() -> Path:
+@cache
+def built() -> Path:
     """Build the library once for these sources; of several processes one does, others wait."""
     compiler = tool("g++")
     state = hashlib.sha256(repr((compiler, FLAGS, SOURCES)).encode())
@@ -292,19 +296,6 @@ def _built() -> Path:
             run(compiler, *FLAGS, "-o", unfinished, *SOURCES, timeout=600)
             unfinished.rename(path)
     return path
-
-
-class _Batch(ctypes.Structure):
-    """PyrelCudaBatch of csrc/cuda/interface.h."""
-
-    _fields_ = (
-        ("samples", ctypes.c_int64),
-        *((name, ctypes.c_void_p) for name in ("x", "target", "low", "high", *Arrays._fields)),
-        *((name, ctypes.c_int32) for name in ("check_finite", "precision", "groups")),
-        *((name, ctypes.c_int32) for name in ("team", "teams", "by_steps", "outcome", "element")),
-        ("sample", ctypes.c_int64),
-        ("stream", ctypes.c_void_p),
-    )
 
 
 class _Sizes(NamedTuple):

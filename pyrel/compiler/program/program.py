@@ -90,6 +90,11 @@ class Program:
 
         return program_text(self)
 
+    @property
+    def multiplies_bf16(self) -> bool:
+        """Whether it has products of bfloat16."""
+        return any(getattr(each.template, "bf16", False) for each in self.every_instruction())
+
     def every_instruction(self) -> Iterator[Instruction]:
         """Yield all instructions in order, those in the body of a `Repeat` once."""
         for item in self.instructions:

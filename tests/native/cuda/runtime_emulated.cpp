@@ -3,6 +3,7 @@
 // divided among its multiprocessors can be tried with few.
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <mutex>
 #include <string>
@@ -14,7 +15,6 @@
 namespace pyrel::cuda {
 namespace {
 
-constexpr int kDevices = 1;
 constexpr int kMultiprocessors = 8;
 constexpr int64_t kBytes = int64_t{1} << 30;
 
@@ -26,6 +26,13 @@ struct Emulation {
     std::map<void*, int64_t> allocated;
     int64_t used = 0;
     int barriers = 0, teams = 0, team = 0, groups = 0, launches = 0;
+    int devices = 1;  // less than 0: there is no driver
+    std::map<void*, int64_t> pinned;
+    // What waits in each stream that was made; it runs when somebody waits for it, and so as late
+    // as a device may run it.
+    std::map<void*, std::vector<std::function<void()>>> streams;
+    int64_t runs = 0;
+    void* stream = nullptr;  // of the last launch
 };
 
 Emulation& emulation() {
@@ -64,8 +71,19 @@ void spoil(const emulated::Region& region) {
     std::memset(const_cast<void*>(region.base), 0xff, static_cast<size_t>(region.bytes));
 }
 
+// Does something in the order of a stream; at once in those of torch.
+void in_order(void* stream, std::function<void()> work) {
+    Emulation& device = emulation();
+    {
+        const std::lock_guard lock(device.mutex);
+        const auto found = device.streams.find(stream);
+        if (found != device.streams.end()) return found->second.push_back(std::move(work));
+    }
+    work();
+}
+
 // One launch after the other, over what the ones before left.
-void run_all(const std::vector<Launch>& all, int teams) {
+void run_all(const std::vector<Launch>& all, int teams, void* stream) {
     Emulation& device = emulation();
     const std::lock_guard lock(device.mutex);
     const std::vector<emulated::Region> regions = regions_of(all.front(), teams);
@@ -76,6 +94,8 @@ void run_all(const std::vector<Launch>& all, int teams) {
     device.team = all.front().team;
     device.groups = all.front().groups;
     device.launches = static_cast<int>(all.size());
+    device.stream = stream;
+    ++device.runs;
     for (const Launch& launch : all)
         device.barriers = emulated::launch([&] { pyrel_walk(launch); }, teams,
                                            kThreads * launch.team, device.options);
@@ -83,8 +103,14 @@ void run_all(const std::vector<Launch>& all, int teams) {
 
 }  // namespace
 
+int devices() {
+    if (emulation().devices < 0)
+        throw DeviceError("cudaGetDeviceCount: cudaErrorInsufficientDriver (no driver)");
+    return emulation().devices;
+}
+
 OnDevice::OnDevice(int device) {
-    if (device < 0 || device >= kDevices)
+    if (device < 0 || device >= devices())
         throw DeviceError("the emulator has no device " + std::to_string(device));
 }
 OnDevice::~OnDevice() = default;
@@ -112,15 +138,6 @@ void release(void* place) noexcept {
     std::free(place);
 }
 
-void copy_to_device(void* to, const void* from, int64_t bytes, void*) {
-    std::memcpy(to, from, static_cast<size_t>(bytes));
-}
-void copy_from_device(void* to, const void* from, int64_t bytes, void*) {
-    std::memcpy(to, from, static_cast<size_t>(bytes));
-}
-
-void launch_walk(const Launch& launch, int teams, void*) { run_all({launch}, teams); }
-
 struct Graph::Made {};
 
 Graph::Graph() = default;
@@ -128,9 +145,64 @@ Graph::Graph(Graph&&) noexcept = default;
 Graph& Graph::operator=(Graph&&) noexcept = default;
 Graph::~Graph() = default;
 
-void Graph::launch(const std::vector<Launch>& all, int teams, void*) { run_all(all, teams); }
+void Graph::launch(const std::vector<Launch>& all, int teams, void* stream) {
+    in_order(stream, [=] { run_all(all, teams, stream); });
+}
 
-void synchronise(void*) {}
+void* allocate_pinned(int64_t bytes) {
+    void* const place = std::malloc(static_cast<size_t>(bytes));
+    if (!place) throw DeviceFull();
+    std::memset(place, 0xff, static_cast<size_t>(bytes));
+    Emulation& device = emulation();
+    const std::lock_guard lock(device.mutex);
+    device.pinned[place] = bytes;
+    return place;
+}
+
+void release_pinned(void* place) noexcept {
+    Emulation& device = emulation();
+    const std::lock_guard lock(device.mutex);
+    if (device.pinned.erase(place) == 0) std::abort();  // given back twice
+    std::free(place);
+}
+
+void* make_stream() {
+    auto* const stream = new char;
+    Emulation& device = emulation();
+    const std::lock_guard lock(device.mutex);
+    device.streams[stream];
+    return stream;
+}
+
+void release_stream(void* stream) noexcept {
+    Emulation& device = emulation();
+    const std::lock_guard lock(device.mutex);
+    const auto found = device.streams.find(stream);
+    if (found == device.streams.end() || !found->second.empty()) std::abort();
+    device.streams.erase(found);
+    delete static_cast<char*>(stream);
+}
+
+void copy_to_device(void* to, const void* from, int64_t bytes, void* stream) {
+    in_order(stream, [=] { std::memcpy(to, from, static_cast<size_t>(bytes)); });
+}
+void copy_from_device(void* to, const void* from, int64_t bytes, void* stream) {
+    in_order(stream, [=] { std::memcpy(to, from, static_cast<size_t>(bytes)); });
+}
+void launch_walk(const Launch& launch, int teams, void* stream) {
+    in_order(stream, [=] { run_all({launch}, teams, stream); });
+}
+
+void synchronise(void* stream) {
+    std::vector<std::function<void()>> waiting;
+    {
+        Emulation& device = emulation();
+        const std::lock_guard lock(device.mutex);
+        const auto found = device.streams.find(stream);
+        if (found != device.streams.end()) waiting.swap(found->second);
+    }
+    for (const auto& work : waiting) work();
+}
 
 int teams_at_once(int blocks) { return kMultiprocessors / blocks; }
 
@@ -169,6 +241,16 @@ int32_t pyrel_cuda_team() { return pyrel::cuda::emulation().team; }
 int32_t pyrel_cuda_groups() { return pyrel::cuda::emulation().groups; }
 // What is allocated now.
 int64_t pyrel_cuda_used() { return pyrel::cuda::emulation().used; }
+// How many blocks of pinned memory, and streams, there are now.
+int32_t pyrel_cuda_held() {
+    const pyrel::cuda::Emulation& device = pyrel::cuda::emulation();
+    return static_cast<int32_t>(device.pinned.size() + device.streams.size());
+}
+// How many runs there were, and the stream of the last one.
+int64_t pyrel_cuda_runs() { return pyrel::cuda::emulation().runs; }
+void* pyrel_cuda_stream() { return pyrel::cuda::emulation().stream; }
+// How many devices there are, all in the same memory; less than 0 for no driver.
+void pyrel_cuda_set_devices(int32_t count) { pyrel::cuda::emulation().devices = count; }
 
 }  // extern "C"
 #pragma GCC visibility pop

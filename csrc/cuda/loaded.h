@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+// A program on a device, and the memory that its runs take. Whatever owns memory grows and ends
+// while its device is the thread's current one.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include "../shared/batch.h"
+#include "interface.h"
+#include "runtime.h"
+
+namespace pyrel::cuda {
+
+// Of what runs take at most this is kept for the next one: allocating takes about as long as a
+// small batch does.
+constexpr int64_t kMostKept = int64_t{1} << 30;
+
+template <void* (*take)(int64_t), void (*give_back)(void*) noexcept>
+class Block {
+  public:
+    Block() = default;
+    Block(Block&& other) noexcept { *this = std::move(other); }
+    Block& operator=(Block&& other) noexcept {
+        std::swap(place_, other.place_);
+        std::swap(bytes_, other.bytes_);
+        return *this;
+    }
+    ~Block() { clear(); }
+
+    // Of at least so many bytes, whatever they hold.
+    void reserve(int64_t bytes) {
+        if (bytes <= bytes_) return;
+        clear();
+        place_ = take(bytes);
+        bytes_ = bytes;
+    }
+    void clear() noexcept {
+        if (place_) give_back(place_);
+        place_ = nullptr;
+        bytes_ = 0;
+    }
+    void* get() const { return place_; }
+    char* bytes_at(int64_t at) const { return static_cast<char*>(place_) + at; }
+    int64_t bytes() const { return bytes_; }
+
+  private:
+    void* place_ = nullptr;
+    int64_t bytes_ = 0;
+};
+
+using DeviceMemory = Block<allocate, release>;
+using PinnedMemory = Block<allocate_pinned, release_pinned>;
+
+// Made when it is first asked for.
+class Stream {
+  public:
+    Stream() = default;
+    Stream(Stream&& other) noexcept { *this = std::move(other); }
+    Stream& operator=(Stream&& other) noexcept {
+        std::swap(stream_, other.stream_);
+        return *this;
+    }
+    ~Stream() {
+        if (stream_) release_stream(stream_);
+    }
+    void* get() {
+        if (!stream_) stream_ = make_stream();
+        return stream_;
+    }
+
+  private:
+    void* stream_ = nullptr;
+};
+
+struct Division;  // library.cpp
+
+// What a run writes beside its results.
+struct Workspace {
+    DeviceMemory arena, scratch, verdicts;
+    Graph graph;
+
+    void reserve(const Division& division, const Header& header);
+    int64_t bytes() const { return arena.bytes() + scratch.bytes() + verdicts.bytes(); }
+};
+
+// What a chunk of the host's samples goes through (from_host.cpp).
+struct Lane {
+    Stream stream;
+    PinnedMemory host_in, host_out;
+    DeviceMemory in, out;
+    Workspace workspace;
+
+    int64_t bytes() const { return in.bytes() + out.bytes() + workspace.bytes(); }
+    // All but the stream.
+    void clear() {
+        host_in.clear();
+        host_out.clear();
+        in.clear();
+        out.clear();
+        workspace = Workspace();
+    }
+};
+
+using Lanes = std::array<Lane, 2>;  // one computes while the other one copies
+
+// A program on a device.
+struct Loaded {
+    Header header;
+    std::vector<int32_t> barriers;  // the steps that have one before them
+    int64_t most_tiles = 1;         // of a product, for one group of samples
+    int device = 0;
+    DeviceMemory image;
+    std::mutex mutex;
+    Workspace kept;  // by the mutex, as the lanes; each run has one alone
+    Lanes kept_lanes;
+
+    Workspace take() {
+        const std::lock_guard lock(mutex);
+        return std::exchange(kept, Workspace());
+    }
+    void keep(Workspace& used) {
+        if (used.bytes() > kMostKept) return;
+        const std::lock_guard lock(mutex);
+        std::swap(kept, used);
+    }
+    Lanes take_lanes() {
+        const std::lock_guard lock(mutex);
+        return std::exchange(kept_lanes, Lanes());
+    }
+    void keep(Lanes& used) {
+        if (used[0].bytes() + used[1].bytes() > kMostKept) return;
+        const std::lock_guard lock(mutex);
+        std::swap(kept_lanes, used);
+    }
+};
+
+// Starts a batch in the memory of the thread's device, on the batch's stream, and leaves what it
+// finds of each sample in `workspace.verdicts`; false if even few samples at once have no place.
+bool launch(const Loaded& loaded, const PyrelCudaBatch& batch, Workspace& workspace);
+void report(PyrelCudaBatch& batch, Outcome outcome, int64_t sample, int32_t element);
+// Reports the first of so many samples, from `first` on, that something is wrong with; false if
+// there is none.
+bool report_first(PyrelCudaBatch& batch, const Verdict* verdicts, int64_t samples, int64_t first);
+// Explains samples in the host's memory, as pyrel_cuda_run_from_host does.
+void run_from_host(Loaded& loaded, PyrelCudaBatch& batch);
+
+}  // namespace pyrel::cuda

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A program on a CUDA device."""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pyrel import _core
+from pyrel._core import Outcome
+from pyrel.compiler.program.program import Program
+from pyrel.engine.arrays import Float32s, Int64s
+from pyrel.engine.cuda.library import Batch, library
+from pyrel.engine.devices import number_of
+from pyrel.engine.loaded import Weights, checked
+from pyrel.engine.precision import refused_precision
+
+
+class CudaStatus(NamedTuple):
+    """How a run ended, and where it failed; as `pyrel._core.Status`."""
+
+    outcome: Outcome
+    sample: int
+    element: int
+
+
+class CudaEngine:
+    """A program that a device holds, with what Python uses of `pyrel._core.Engine`.
+
+    It is freed there with this object. Several threads may call at once.
+
+    Parameters
+    ----------
+    program : Program
+    device : str
+        Such as "cuda:0".
+    weights : Weights, optional
+        Of a pattern that the program is written by, which are then not copied on the host.
+
+    Attributes
+    ----------
+    device : str
+    classes, arena_size : int
+    explains : bool
+    flops : float
+    keeps_forward : bool
+        No: it explains one target after a forward pass.
+
+    Raises
+    ------
+    ValueError
+        If the program has products of bfloat16, or the device cannot run it.
+    CudaError
+        If there is no such device, or it has no memory for the program.
+    """
+
+    keeps_forward = False
+    chunk = 0  # samples of the host that go to the device at once; 0 lets the library choose
+
+    def __init__(self, program: Program, device: str, weights: Weights | None = None) -> None:
+        core = checked(program, weights)
+        if core.multiplies_bf16:
+            raise ValueError(refused_precision("bf16", device))
+        self.device = device
+        self.classes, self.arena_size = program.classes, program.arena_size
+        self._input_size = program.input_size
+        self.explains, self.flops = core.explains, core.flops
+        self._library = library()
+        self._handle = self._library.load(_core.cuda_image(core), number_of(device))
+        weakref.finalize(self, self._library.free, self._handle)
+
+    def run(
+        self,
+        x: Float32s,
+        target: Int64s | None,
+        low: Float32s | None,
+        high: Float32s | None,
+        check_finite: bool,
+        threads: int,
+        relevance: Float32s | None,
+        output: Float32s,
+        explained: Int64s,
+        absorbed: Float32s,
+        conservation: Float32s,
+        amplification: Float32s,
+        first: int = 0,
+        ways_back: int = 1,
+    ) -> CudaStatus:
+        """Explain samples of the host, which are those from ``first`` on of the other arrays.
+
+        As `pyrel._core.Engine.run`; ``threads`` changes nothing.
+
+        Raises
+        ------
+        ValueError
+            If an array has another size than the program asks for, or a target is no class.
+        CudaError
+            If the device fails.
+        """
+        if ways_back != 1:
+            raise ValueError("the way back writes over what the forward pass leaves it")
+        results = relevance, output, explained, absorbed, conservation, amplification
+        self._check(x, target, (low, high), results, first)
+        done = 0
+        while True:  # between two calls Python looks at signals
+            batch = Batch(len(x) - done, _address(x, done))
+            batch.target = _address(target, first + done)
+            batch.low, batch.high = _address(low, 0), _address(high, 0)
+            batch.check_finite, batch.chunk = check_finite, self.chunk
+            _put_results(batch, [_address(each, first + done) for each in results])
+            status = self._run("pyrel_cuda_run_from_host", batch)
+            if status.outcome != Outcome.done:
+                return status._replace(sample=max(status.sample + done, -1))
+            done += int(batch.done)
+            if done >= len(x):
+                return status
+
+    def run_there(self, batch: Batch) -> CudaStatus:
+        """Explain a batch in the device's memory, on its stream, and wait for it."""
+        return self._run("pyrel_cuda_run", batch)
+
+    def _run(self, name: str, batch: Batch) -> CudaStatus:
+        self._library.call(name, self._handle, ctypes.byref(batch))
+        return CudaStatus(Outcome(batch.outcome), int(batch.sample), int(batch.element))
+
+    def _check(
+        self,
+        x: Float32s,
+        target: Int64s | None,
+        bounds: tuple[Float32s | None, Float32s | None],
+        results: tuple[Any, ...],
+        first: int,
+    ) -> None:
+        """Refuse what the library would read or write beyond its end, and targets of no class."""
+        n, size = len(x), self._input_size
+        relevance, output, explained, *columns = results
+        if relevance is not None and not self.explains:
+            raise ValueError("a program that only computes outputs writes no relevance")
+        floats = [(x, n * size), *((each, size) for each in bounds)]
+        floats += [(relevance, (first + n) * size), (output, (first + n) * self.classes)]
+        floats += [(each, first + n) for each in columns]
+        integers = [(each, first + n) for each in (target, explained)]
+        if (
+            first < 0
+            or x.size != n * size
+            or not all(_holds(each, np.float32, count) for each, count in floats)
+            or not all(_holds(each, np.int64, count) for each, count in integers)
+        ):
+            raise ValueError("the arrays do not have the sizes that the program asks for")
+        if target is not None:
+            own = target[first : first + n]
+            if own.size and not (own.min() >= 0 and own.max() < self.classes):
+                raise ValueError("a target is no class")
+
+
+def _put_results(batch: Batch, addresses: list[int | None]) -> None:
+    (
+        batch.relevance,
+        batch.output,
+        batch.explained,
+        batch.absorbed,
+        batch.conservation,
+        batch.amplification,
+    ) = addresses
+
+
+def _holds(array: Any, dtype: Any, count: int) -> bool:
+    return array is None or (
+        array.dtype == dtype and array.flags.c_contiguous and array.size >= count
+    )
+
+
+def _address(array: Any, sample: int) -> int | None:
+    """Return where a sample of an array begins."""
+    if array is None:
+        return None
+    stride = array.strides[0] if len(array) else 0
+    return int(array.ctypes.data) + sample * stride
