@@ -48,6 +48,10 @@ def part_of_extra(extra: str, part: str, *packages: str) -> Iterator[None]:
 NO_RULE = "no rule for this operator"
 
 
+class CudaError(RuntimeError):
+    """CUDA was asked for and is not there, or failed; the message has its words."""
+
+
 class ModulePath(str):
     """Path of a module in a model, and beside it a line of the model's code.
 

@@ -15,14 +15,14 @@ import typer
 from typer.models import OptionInfo
 
 from pyrel.cli.stopping import Stopped
-from pyrel.errors import MissingPackageError, UnsupportedModelError
+from pyrel.errors import CudaError, MissingPackageError, UnsupportedModelError
 from pyrel.files.foreign import shown
 
 REFUSED, INTERRUPTED = 1, 130
 _LONGEST = 4000  # characters of a message
 
 # Raised for what the machine or the model does not have, wherever they come from.
-_ALWAYS = (OSError, MemoryError, UnsupportedModelError, MissingPackageError)
+_ALWAYS = (OSError, MemoryError, UnsupportedModelError, MissingPackageError, CudaError)
 # Raised by pyrel's checks of what it is given, and by Python and libraries where pyrel is wrong.
 _WHERE_CHECKED = (ValueError, TypeError, ArithmeticError)
 

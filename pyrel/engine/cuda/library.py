@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pyrel import _core
+from pyrel.errors import CudaError
 
 VARIABLE = "PYREL_CUDA_LIBRARY"
 INTERFACE = 2
@@ -34,10 +35,6 @@ class Batch(ctypes.Structure):
         ("stream", ctypes.c_void_p),
         *((name, ctypes.c_int64) for name in ("chunk", "done")),
     )
-
-
-class CudaError(RuntimeError):
-    """CUDA is not there, or failed; the message has its words."""
 
 
 class Library:

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lets pyrel find the emulated CUDA library, and compares what it explains with the CPU's AVX2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from engine import cuda_emulated
+from engine.sequences import assert_same
+
+import pyrel
+from pyrel import _core
+from pyrel.engine.cuda import library
+
+CUDA = "cuda:0"
+
+
+@pytest.fixture
+def emulated(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let pyrel load the emulated library, and check that nothing of a test stays on the device."""
+    if cuda_emulated.ISA not in _core.instruction_sets():
+        pytest.skip(f"this machine does not run {cuda_emulated.ISA}")
+    cuda_emulated.library()  # skips where there is no emulator
+    monkeypatch.setenv("PYREL_ISA", cuda_emulated.ISA)
+    monkeypatch.setenv(library.VARIABLE, str(cuda_emulated.built()))
+    yield
+
+
+def launches() -> int:
+    """Return how many launches the device has had."""
+    return int(cuda_emulated.library().pyrel_cuda_launches())
+
+
+def on_both(model: Any, example: Any, method: Any, **options: Any) -> tuple[Any, Any]:
+    """Compile for the device, and for the CPU."""
+    there, here = (
+        pyrel.Explainer(model, example, method, device=device, **options)
+        for device in ("cuda", "cpu")
+    )
+    return there, here
+
+
+def assert_alike(pair: tuple[Any, Any], x: Any, *given: Any, **named: Any) -> Any:
+    """Explain by both, see that the device ran, and compare all bits; return the explanation."""
+    there, here = pair
+    before = launches()
+    found = there(x, *given, **named)
+    assert launches() > before
+    before = launches()
+    wanted = here(x, *given, **named)
+    assert launches() == before
+    assert_same(found, wanted)
+    return found
