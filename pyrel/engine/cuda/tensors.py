@@ -83,7 +83,7 @@ def explain(
     engine = cast(CudaEngine, loaded.core)
     place = _place(out, x) if relevance else None
     bounds = [
-        None if each is None else torch.from_numpy(each).to(x.device)
+        None if each is None else torch.tensor(each, device=x.device)
         for each in (loaded.low, loaded.high)
     ]
     values = _clipped(inputs, _converted(x), *bounds)
@@ -125,7 +125,7 @@ def _targets(target: Any, outputs: Outputs, loaded: Loaded, x: Tensor) -> Tensor
             return target.detach().to(torch.int64).contiguous()
     # Whatever is wrong with others is said there.
     numbers = outputs.numbers(target, n, classes)
-    return None if numbers is None else torch.from_numpy(numbers).to(x.device)
+    return None if numbers is None else torch.tensor(numbers, device=x.device)
 
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
