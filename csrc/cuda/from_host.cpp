@@ -20,7 +20,7 @@ constexpr std::chrono::milliseconds kLongest{200};
 // An array of the batch; null if it is not there.
 struct Array {
     char* host = nullptr;
-    int64_t bytes = 0;  // of a sample
+    int64_t bytes = 0;    // of a sample
     bool shared = false;  // by all samples
 };
 
@@ -56,12 +56,9 @@ class FromHost {
         const int64_t size = loaded.header.input_size;
         in_ = {array_of(batch.x, size), array_of(batch.target, 1), array_of(batch.low, size, true),
                array_of(batch.high, size, true)};
-        out_ = {array_of(batch.relevance, size),
-                array_of(batch.output, loaded.header.classes),
-                array_of(batch.explained, 1),
-                array_of(batch.absorbed, 1),
-                array_of(batch.conservation, 1),
-                array_of(batch.amplification, 1)};
+        out_ = {array_of(batch.relevance, size), array_of(batch.output, loaded.header.classes),
+                array_of(batch.explained, 1),    array_of(batch.absorbed, 1),
+                array_of(batch.conservation, 1), array_of(batch.amplification, 1)};
         chunk_ = std::min(batch.samples, batch.chunk > 0 ? batch.chunk : chosen_chunk());
     }
     // What is still on its way reads and writes the lanes' memory.
@@ -189,8 +186,8 @@ class FromHost {
         return chunk;
     }
 
-    // Waits for the chunk in a lane, if there is one, and hands its results on, or reports its first
-    // sample that is refused.
+    // Waits for the chunk in a lane, if there is one, and hands its results on, or reports its
+    // first sample that is refused.
     void collect(size_t number) {
         const Running chunk = running_[number];
         if (chunk.samples == 0) return;

@@ -188,8 +188,8 @@ void report(PyrelCudaBatch& batch, Outcome outcome, int64_t sample, int32_t elem
 
 bool report_first(PyrelCudaBatch& batch, const Verdict* verdicts, int64_t samples, int64_t first) {
     const Verdict* const end = verdicts + samples;
-    const Verdict* const bad = std::find_if(
-        verdicts, end, [](const Verdict& verdict) { return verdict.outcome != 0; });
+    const Verdict* const bad =
+        std::find_if(verdicts, end, [](const Verdict& verdict) { return verdict.outcome != 0; });
     if (bad == end) return false;
     const int64_t sample = first + (bad - verdicts);
     if (bad->outcome == kNoClass)

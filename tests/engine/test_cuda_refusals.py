@@ -19,14 +19,15 @@ from engine.building import run, tool
 from engine.on_cuda import emulated, launches, on_both
 from engine.test_cuda_device import layers, samples
 from engine.test_forks import in_child
+from typer.testing import CliRunner
 
 import pyrel
 from pyrel import _core
+from pyrel.cli.commands import app
 from pyrel.engine import config
 from pyrel.engine.cuda import library
 from pyrel.engine.cuda.engine import CudaEngine
 from pyrel.errors import CudaError
-from pyrel.files.arrays import open_array
 
 __all__ = ["emulated"]
 
@@ -160,7 +161,7 @@ def test_values_and_targets_have_the_words_of_the_cpu() -> None:
 @pytest.mark.usefixtures("emulated")
 def test_arrays_that_do_not_fit() -> None:
     explainer = pyrel.Explainer(layers(), samples(2), "lrp_epsilon", device="cuda", check=None)
-    engine = explainer._programs.at(0 if not explainer.any_steps else 5).core
+    engine = explainer._programs.at(explainer.inputs.steps).core
     assert isinstance(engine, CudaEngine)
     x = samples(4)
     floats = [np.zeros(4, np.float32) for _ in range(3)]
@@ -206,8 +207,6 @@ def test_ctrl_c_between_two_calls_of_the_library(monkeypatch: pytest.MonkeyPatch
     x = samples(3000)
     explainer = pyrel.Explainer(layers(), x[:2], "lrp_epsilon", device="cuda", check=None)
     wanted = explainer(x[:9])
-    code = explainer._programs
-    assert code.device == "cuda:0"
     before = launches()
     signal.setitimer(signal.ITIMER_REAL, 0.05)
     old = signal.signal(signal.SIGALRM, signal.default_int_handler)
@@ -228,17 +227,16 @@ def test_the_command(tmp_path: Path) -> None:
     pyrel.Explainer(layers(), x[:2], "lrp_epsilon", check=None).save(tmp_path / "p.program")
 
     def command(device: str, out: str) -> Any:
-        given = [sys.executable, "-m", "pyrel", "explain", "p.program", "x.npy"]
-        return subprocess.run(
-            [*given, "--out", out, "--device", device],
-            cwd=tmp_path, env=os.environ, capture_output=True, text=True,
-        )  # fmt: skip
+        files = [str(tmp_path / name) for name in ("p.program", "x.npy", out)]
+        return CliRunner().invoke(
+            app, ["explain", *files[:2], "--out", files[2], "--device", device]
+        )
 
-    assert command("cuda", "there.npz").returncode == 0
-    assert command("cpu", "here.npz").returncode == 0
-    with open_array(tmp_path / "there.npz", "relevance") as there:
-        assert there.shape == x.shape
+    before = launches()
+    assert command("cuda", "there.npz").exit_code == 0
+    assert launches() > before
+    assert command("cpu", "here.npz").exit_code == 0
     assert (tmp_path / "there.npz").read_bytes() == (tmp_path / "here.npz").read_bytes()
     refused = command("cuda:7", "none.npz")
-    assert (refused.returncode, refused.stdout) == (1, "")
+    assert (refused.exit_code, refused.stdout) == (1, "")
     assert "cuda:7: there is 1 device" in refused.stderr

@@ -140,7 +140,7 @@ def test_an_unknown_option_is_named_with_those_that_there_are() -> None:
     with pytest.raises(
         TypeError,
         match="^epsilon: neither options of gradient .autograd. nor of Explainer .low, high, "
-        "lengths, constant, output, task, out_of_range, check_finite, precision, check.$",
+        "lengths, constant, output, task, out_of_range, check_finite, precision, check, device.$",
     ):
         pyrel.Explainer(MODEL, Z, "gradient", epsilon=1e-3)
 
