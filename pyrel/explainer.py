@@ -96,11 +96,9 @@ class Explainer(Attributing):
         relevance is conserved, where the method claims that. See `checked` for what was compared;
         None compares nothing.
     device : str, torch.device or None
-        What explains. "cpu", or a CUDA device, as "cuda" (torch's current one) or "cuda:1": arrays
-        and CPU tensors are copied there, by chunks, and results come back as such. None for the
-        CPU, but tensors on a CUDA device are explained there where pyrel was built with CUDA (see
-        `pyrel.show_config`) and the precision is float32; else they are copied to the CPU, and
-        results back. The CUDA engine has only run in emulation, and not on a GPU yet.
+        What explains: "cpu", "cuda" or "cuda:1"; what lies elsewhere is copied there by chunks, and
+        results back. None for the CPU, but of tensors on a CUDA device that device, if pyrel was
+        built with CUDA and ``precision`` is "float32". It has not run on a GPU yet.
     **options
         Arguments of the method, where it is given by name; such as ``squared=False``.
 
@@ -134,7 +132,7 @@ class Explainer(Attributing):
         If an argument is wrong; the message names it. Of an ``output`` that the model does not
         return, it lists what there is.
     RuntimeError
-        If ``device`` is of CUDA, and this pyrel was built without it, or there is no driver.
+        If ``device`` is of CUDA, which this pyrel was built without, or there is no driver.
 
     Examples
     --------
@@ -231,8 +229,8 @@ class Explainer(Attributing):
             0. Results are those of the sequences alone, bit for bit. Needs an explainer made with
             ``lengths=True``.
         out : float32 ndarray or CPU Tensor of the shape of ``x``, or structure, optional
-            Where to write the relevance; a memory map too. For a tensor that is explained on its
-            CUDA device without copies to the host, a tensor there.
+            Where to write the relevance; a memory map too. Of tensors explained where they lie, on
+            a CUDA device, a tensor there.
         progress : callable, optional
             Called on the way with two numbers: how many runs of a sample through the model are
             done, and how many there are in all; one for each sample, or, of methods that explain by

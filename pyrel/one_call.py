@@ -55,13 +55,11 @@ def explain(
     method : str or Method
     target : int or integers of shape (n,), or of several dimensions, optional
     lengths : integers of shape (n,), optional
-        How many steps each sequence has; see `Explainer`.
+        How many steps each sequence has.
     output : str, int or callable, optional
         Which tensor of what the model returns is explained; see `Explainer`.
-    progress : callable, optional
-        Told how far the call is; see `Explainer.__call__`.
-    device : str, torch.device or None
-        What explains; see `Explainer`.
+    progress, device : optional
+        Told how far the call is, and what explains; see `Explainer.__call__` and `Explainer`.
     **options
         ``low``, ``high``, ``constant``, ``task``, ``out_of_range``, ``check_finite`` and the
         method's own, as `Explainer` takes them.
@@ -85,11 +83,9 @@ def explain(
     torch.Size([5, 3])
     """
     refuse_arrays("x", x)
-    method = single(method)
     options = {name: single(value) for name, value in options.items()}
     options |= {"lengths": lengths is not None, "device": checked_device(device)}
-    output = checked_output(output)
-    explainer = _explainer(model, x, method, output, options)
+    explainer = _explainer(model, x, single(method), checked_output(output), options)
     return explainer(x, target, lengths=lengths, progress=progress)
 
 
