@@ -30,7 +30,7 @@ def emulated(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def launches() -> int:
     """Return how many launches the device has had."""
-    return int(cuda_emulated.library().pyrel_cuda_launches())
+    return int(cuda_emulated.library().pyrel_cuda_runs())
 
 
 def on_both(model: Any, example: Any, method: Any, **options: Any) -> tuple[Any, Any]:
