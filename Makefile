@@ -15,8 +15,10 @@ endif
 PINS := requirements/build.txt requirements/runtime.txt requirements/cli.txt requirements/report.txt
 TOOL_PINS := requirements/test.txt requirements/lint.txt requirements/docs.txt
 ORACLES := requirements/oracles.txt
+CUDA_PINS := requirements/cuda.txt
 READY := .venv/.packages-installed
 TOOLS := .venv/.tools-installed
+CUDA_TOOLS := .venv/.cuda-tools-installed
 BUILT := .venv/.pyrel-installed
 # Its name says how the compiler is asked, so that another answer builds again.
 FLAGS := .venv/.werror-$(or $(PYREL_WERROR),OFF)
@@ -26,13 +28,14 @@ CXX_SOURCES = $(shell find csrc tests/native -name '*.h' -o -name '*.cpp' -o -na
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test docs fuzz lint lint-python lint-stub lint-cpp lint-docs build clean same-python
+.PHONY: help demo test docs fuzz cuda lint lint-python lint-stub lint-cpp lint-docs build clean same-python
 
 help:
 	@echo 'make demo    train two recurrent cells on shipped digits, explain and judge them, write report.html'
 	@echo 'make test    run all tests, on all processors (eight at most)'
 	@echo 'make docs    write the API reference to build/api'
 	@echo 'make fuzz    load and run changed files for FUZZ_SECONDS (60) with the address and undefined behaviour sanitizers'
+	@echo 'make cuda    compile the CUDA library by nvcc, for each GPU, and check its machine code; needs no GPU'
 	@echo 'make lint    run ruff, mypy, stubtest, clang-format and the checks of links, licence lines and the table of operators'
 	@echo 'make build   install pyrel for development; compiles the extension again after a change in csrc/'
 	@echo 'make clean   remove .venv, build/ and caches'
@@ -63,6 +66,12 @@ $(FUZZ_CORE): $(BUILT) $(ENGINE)
 	  -Dpybind11_DIR=$$($(RUN) -m pybind11 --cmakedir) -DCMAKE_BUILD_TYPE=Release >build/fuzz.log 2>&1 || { cat build/fuzz.log; exit 1; }
 	.venv/bin/cmake --build build/fuzz
 	@touch $@
+
+# CUDA_OPTIONS are those of the tool, as in CUDA_OPTIONS="--sass-to build/sass".
+CUDA_OPTIONS :=
+
+cuda: $(CUDA_TOOLS)
+	$(RUN) tools/check_cuda_code.py $(CUDA_OPTIONS)
 
 lint: lint-python lint-stub lint-cpp lint-docs
 
@@ -101,6 +110,10 @@ $(READY): $(PINS) | $(READY_CHECK)
 $(TOOLS): $(READY) $(TOOL_PINS) $(ORACLES)
 	$(RUN) -m pip install $(TOOL_PINS:%=--requirement=%)
 	$(RUN) -m pip install --no-deps --requirement=$(ORACLES)
+	@touch $@
+
+$(CUDA_TOOLS): $(READY) $(CUDA_PINS)
+	$(RUN) -m pip install --requirement=$(CUDA_PINS)
 	@touch $@
 
 $(FLAGS): | $(READY)
