@@ -16,16 +16,15 @@ from pyrel.compiler.capture.examples import Given
 from pyrel.compiler.capture.long_loops import forget_short
 from pyrel.compiler.capture.outputs import Output, checked_output
 from pyrel.compiler.program.file_limits import Limits
-from pyrel.engine import config as runtime
 from pyrel.engine.arrays import Array
 from pyrel.engine.asked import Asked
 from pyrel.engine.attribute import Attributing
 from pyrel.engine.checked import NOTHING
 from pyrel.engine.compiled_model import limits_of
-from pyrel.engine.devices import checked_device
+from pyrel.engine.devices import bound
 from pyrel.engine.inputs import RAISE
 from pyrel.engine.outputs import CLASSIFICATION
-from pyrel.engine.precision import check_precision
+from pyrel.engine.precision import TENSOR_CORES
 from pyrel.engine.prepare import Model, Wanted, captured, check_task
 from pyrel.engine.program_file import dump_program, is_named, load_program
 from pyrel.engine.progress import Told, check_progress
@@ -81,14 +80,14 @@ class Explainer(Attributing):
     check_finite : bool
         Refuse NaN and infinity in inputs and outputs, and relevance that overflows or is lost near
         the ends of float32's range.
-    precision : {"float32", "bf16", "bf16_all"}
+    precision : {"float32", "tf32x3", "tf32", "bf16", "bf16_all"}
         "bf16" forms the products of relevance from numbers rounded to bfloat16 (8 significant
         bits), summed in float32; outputs and class stay those of float32. "bf16_all" forms all
         products so, which suits deep_taylor only: gradients change where a ReLU flips. Where no
-        target is given, forward passes in float32 decide the class of some samples, and of all
-        whose two largest outputs are close by the errors that those show; with 64 samples or fewer
-        all are decided so, which costs more than "bf16" does. ``output`` stays what was shared out.
-        Both need a processor with products of bfloat16.
+        target is given, forward passes in float32 decide the class of up to 64 samples, and of all
+        whose two largest outputs are close by the errors that those show; ``output`` stays what was
+        shared out. Both need a processor with products of bfloat16, or a CUDA device. Tensor cores
+        of such a device form products of float32 by three of TF32, as exact ("tf32x3"), or by one.
     check : {"outputs", "all", None}
         Compare what was compiled with the model, on two samples of the example and on two made of
         its elements in another order (and of another number of steps, where any may be taken): the
@@ -98,7 +97,7 @@ class Explainer(Attributing):
     device : str, torch.device or None
         What explains: "cpu", "cuda" or "cuda:1"; what lies elsewhere is copied there by chunks, and
         results back. None for the CPU, but of tensors on a CUDA device that device, if pyrel was
-        built with CUDA and ``precision`` is "float32". It has not run on a GPU yet.
+        built with CUDA. It has not run on a GPU yet.
     **options
         Arguments of the method, where it is given by name; such as ``squared=False``.
 
@@ -167,8 +166,7 @@ class Explainer(Attributing):
         device: str | torch.device | None = None,
         **options: Any,
     ) -> None:
-        isa, device = runtime.isa(), checked_device(device)
-        precision = check_precision(precision, isa, device)
+        binding = bound(device, precision)
         lengths, check_finite = flag("lengths", lengths), flag("check_finite", check_finite)
         check_option(check)
         chosen = methods.get(method, _own_options(), **options)
@@ -176,7 +174,7 @@ class Explainer(Attributing):
         source = captured(model, example, lengths, output)
         checks = check_finite, single(out_of_range), check_task(single(task))
         wanted = Wanted(low, high, lengths, *checks, checked_constant(constant))
-        asked = Asked(model, source, example, output, chosen, precision, isa, wanted, check, device)
+        asked = Asked(model, source, example, output, chosen, binding, wanted, check)
         try:
             self._compile(asked)
         except SelfCheckError:
@@ -186,7 +184,7 @@ class Explainer(Attributing):
 
     def _compile(self, asked: Asked) -> None:
         inputs, compiled, padding = asked.prepared()
-        self._take(asked.method, inputs, NOTHING, compiled, asked.isa, asked.device)
+        self._take(asked.method, inputs, NOTHING, compiled, asked.binding)
         self.checked = asked.compared(self._programs, inputs, padding)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -199,7 +197,9 @@ class Explainer(Attributing):
         data = dump_program(self.method, self.inputs, compiled, self.checked)
         method = None if is_named(self.method) else self.method
         limits = asdict(limits_of(compiled))
-        return _unpickled, (type(self), data, method, limits, self._device)
+        device, precision = self._binding.device, self._binding.precision
+        precision = precision if precision in TENSOR_CORES else "float32"
+        return _unpickled, (type(self), data, method, limits, device, precision)
 
     def __call__(
         self,
@@ -296,10 +296,11 @@ def _unpickled(
     method: methods.Method | None,
     limits: dict[str, Any],
     device: str | None = None,
+    precision: str = "float32",
 ) -> Explainer:
     explainer = cls.__new__(cls)
-    isa, source, device = runtime.isa(), "a pickled explainer", checked_device(device)
-    explainer._take(*load_program(data, isa, source, Limits(**limits), method), isa, device)
+    source, binding = "a pickled explainer", bound(device, precision)
+    explainer._take(*load_program(data, binding, source, Limits(**limits), method), binding)
     return explainer
 
 

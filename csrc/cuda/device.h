@@ -90,6 +90,13 @@ PYREL_DEVICE uint32_t to_tf32(float value) {
     return bits;
 }
 
+// A float rounded to the eight significant bits of bfloat16, which TF32 has; ties to even.
+PYREL_DEVICE uint32_t to_bf16(float value) {
+    uint16_t bits;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+    return uint32_t{bits} << 16;
+}
+
 // sum += a · b of 16×8 and 8×8 numbers, over all lanes of the warp (PTX ISA, mma.m16n8k8). With
 // g = lane / 4 and t = lane % 4 a lane holds a of rows g, g + 8, g, g + 8 and depths t, t, t + 4,
 // t + 4; b of depths t, t + 4 and column g; and sums of rows g, g, g + 8, g + 8 and columns 2t,

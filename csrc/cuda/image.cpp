@@ -153,6 +153,7 @@ class Maker {
         header.classes = small(code_.classes);
         header.explains = code_.explains;
         header.conserves = code_.conserves;
+        header.multiplies_bf16 = code_.multiplies_bf16;
         std::vector<char> image(static_cast<size_t>(rounded_up(sizeof header, 16)));
         const auto append = [&](const auto& values) {
             const int64_t at = std::ssize(image);
@@ -186,7 +187,6 @@ class Maker {
 std::vector<char> image_of(const Program& program) {
     require(program.finished(), "the program is not finished");
     const Code& code = *program.code();
-    require(!code.multiplies_bf16, "the CUDA engine does not multiply in bfloat16 yet");
     require(std::max(code.arena_size, code.input_size) <= kMostFloats,
             "the CUDA engine runs no program with so much memory a sample");
     return Maker(program).make();

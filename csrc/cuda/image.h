@@ -76,6 +76,7 @@ struct Operation {
     Share share = Share::weighted;
     Start start = Start::one;
     int32_t accumulate = 0;
+    int32_t in_bf16 = 0;   // a product of numbers that are rounded to bfloat16
     int32_t shares = 0;    // of a pool's relevance
     int32_t detached = 0;  // of a normalisation's way back
     float parameter = 0.0f;
@@ -115,6 +116,7 @@ struct Header {
     int32_t classes = 0;
     int32_t explains = 0;
     int32_t conserves = 0;
+    int32_t multiplies_bf16 = 0;
 
     bool operator==(const Header&) const = default;
 };
@@ -133,8 +135,8 @@ struct Verdict {
 // Not an Outcome: where the host has the targets it looks at them before.
 constexpr int32_t kNoClass = 100;
 
-// How products are formed: in float32 in the order of the CPU, or by tensor cores from numbers
-// rounded to TF32, three products or one.
+// How products are formed that are not of bfloat16: in float32 in the order of the CPU, or by
+// tensor cores from numbers rounded to TF32, three products or one.
 enum class Precision : int32_t { float32, tf32x3, tf32 };
 
 // What a launch works on; pointers are the device's.
@@ -163,6 +165,7 @@ struct Launch {
     int32_t team = 1;    // blocks that share a slab: a cluster where they meet at barriers
     int32_t check_finite = 1;
     Precision precision = Precision::float32;
+    double lost = 0.0;  // the share of conserved relevance that rounding may lose
 
     bool operator==(const Launch&) const = default;
 };

@@ -26,7 +26,7 @@ struct PyrelCudaBatch {
     float* conservation;
     float* amplification;
     int32_t check_finite;
-    int32_t precision;  // 0 float32 with the CPU's bits, 1 three products of TF32, 2 one product
+    int32_t precision;  // of products but those of bfloat16: a Precision of image.h
     int32_t groups;     // of eight samples in a slab; 0 chooses
     int32_t team;       // of blocks that share a slab: 1, 2, 4 or 8; 0 chooses
     int32_t teams;      // at once; 0 chooses

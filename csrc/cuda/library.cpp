@@ -109,6 +109,9 @@ Launch launch_of(const Loaded& loaded, const PyrelCudaBatch& batch, const Divisi
     launch.samples = batch.samples;
     launch.check_finite = batch.check_finite;
     launch.precision = static_cast<Precision>(batch.precision);
+    // Numbers of TF32 lose less than those of bfloat16, and more than the bound of float32 allows.
+    const bool coarse = loaded.header.multiplies_bf16 || launch.precision == Precision::tf32;
+    launch.lost = coarse ? kLostInBf16 : kLost;
     launch.arena = static_cast<float*>(workspace.arena.get());
     launch.scratch = static_cast<double*>(workspace.scratch.get());
     launch.verdicts = static_cast<Verdict*>(workspace.verdicts.get());

@@ -36,6 +36,7 @@ Operation operation_of(const Gemm& i, Pools& pools) {
     op.listed = small(std::ssize(i.segments));
     op.first_listed = pools.segments(i);
     op.weights = pools.weights(i);
+    op.in_bf16 = i.bf16;
     op.out = pools.operand(i.out);
     set_epilogue(op, i.epilogue, pools);
     return op;

@@ -102,23 +102,28 @@ struct InFloat32 {
     }
 };
 
-// A number of float32 as two of TF32, of eleven significant bits each; of one product the second
-// is not needed.
+// What a product of two numbers is made of: three products of TF32, or one, or one of bfloat16.
+enum class Of { three_tf32, one_tf32, one_bf16 };
+
+// A number as two of TF32, of eleven significant bits each; of one product the second is not
+// needed.
 struct Split {
     uint32_t high, low;
 };
 
-template <int Products>
+template <Of of>
 PYREL_DEVICE Split split(float value) {
+    if constexpr (of == Of::one_bf16) return {to_bf16(value), 0u};
     const uint32_t high = to_tf32(value);
-    return {high, Products == 1 ? 0u : to_tf32(value - float_of(high))};
+    return {high, of == Of::three_tf32 ? to_tf32(value - float_of(high)) : 0u};
 }
 
 // The same by tensor cores, of eight depths. With three products a number is the sum of two, the
 // second of what the first has lost; the product of the second ones is below float32's rounding.
-// Numbers that round to infinity, within 2⁻¹² of the largest float32, give NaN.
-template <int Groups, int Products>
-struct InTf32 {
+// Numbers that round to infinity, within 2⁻¹² of the largest float32, give NaN. Numbers of bfloat16
+// are numbers of TF32, too: their products are exact, and nothing else has to lie otherwise.
+template <int Groups, Of of>
+struct ByTensorCores {
     static constexpr int kDepths = kTileDepth, kAhead = Groups == 8 ? 2 : 4;
     struct Stage {
         Four weights;
@@ -150,16 +155,16 @@ struct InTf32 {
         uint32_t high[4], low[4];
         PYREL_UNROLL
         for (int n = 0; n < 4; ++n) {
-            const Split both = split<Products>(stage.weights.value[n]);
+            const Split both = split<of>(stage.weights.value[n]);
             high[n] = both.high;
             low[n] = both.low;
         }
         PYREL_UNROLL
         for (int g = 0; g < Groups; ++g) {
-            const Split first = split<Products>(stage.values[g][0]);
-            const Split second = split<Products>(stage.values[g][1]);
+            const Split first = split<of>(stage.values[g][0]);
+            const Split second = split<of>(stage.values[g][1]);
             const uint32_t top[2] = {first.high, second.high}, rest[2] = {first.low, second.low};
-            if constexpr (Products == 3) {
+            if constexpr (of == Of::three_tf32) {
                 multiply_tf32(sums[g], low, top);
                 multiply_tf32(sums[g], high, rest);
             }
@@ -178,9 +183,11 @@ struct InTf32 {
 };
 
 template <int Groups>
-using InThreeOfTf32 = InTf32<Groups, 3>;
+using InThreeOfTf32 = ByTensorCores<Groups, Of::three_tf32>;
 template <int Groups>
-using InOneOfTf32 = InTf32<Groups, 1>;
+using InOneOfTf32 = ByTensorCores<Groups, Of::one_tf32>;
+template <int Groups>
+using InOneOfBf16 = ByTensorCores<Groups, Of::one_bf16>;
 
 // Each stage is loaded some stages before it is added; behind the last whole one the last is loaded
 // again. Of depths that fill no stage those that are missing count as 0.
@@ -308,6 +315,7 @@ PYREL_DEVICE void multiply_by(const Walk& walk, const Operation& op, const Step&
 }
 
 PYREL_DEVICE void multiply(const Walk& walk, const Operation& op, const Step& step) {
+    if (op.in_bf16) return multiply_by<InOneOfBf16>(walk, op, step);
     switch (walk.launch.precision) {
         case Precision::float32:
             return multiply_by<InFloat32>(walk, op, step);

@@ -269,7 +269,7 @@ PYREL_DEVICE void end(const Walk& walk) {
         write(launch.conservation + sample,
               conserves ? static_cast<float>(ends.sum - ends.put_in) : __builtin_nanf(""));
         if (!launch.check_finite) return;
-        const Outcome outcome = outcome_of(ends, conserves, kLost);
+        const Outcome outcome = outcome_of(ends, conserves, launch.lost);
         if (outcome != Outcome::done) judge(walk, part, outcome, -1);
     });
 }

@@ -13,7 +13,9 @@ from pyrel.compiler.graph.nodes import Graph
 from pyrel.engine.checked import NOTHING
 from pyrel.engine.compile import Compiler
 from pyrel.engine.compiled import Compiled
+from pyrel.engine.devices import Binding
 from pyrel.engine.inputs import Inputs
+from pyrel.engine.precision import of_programs
 from pyrel.engine.prepare import Model, Prepared, Wanted, prepare, reference_of
 from pyrel.engine.programs import Programs
 from pyrel.engine.self_check import SelfCheck
@@ -28,15 +30,15 @@ class Asked(NamedTuple):
     example: Any
     output: Output
     method: Method
-    precision: str
-    isa: str
+    binding: Binding
     wanted: Wanted
     check: str | None
-    device: str | None
 
     def prepared(self) -> Prepared:
         """Compile what was captured."""
-        return prepare(self.source, self.example, self.method, self.precision, self.wanted)
+        return prepare(
+            self.source, self.example, self.method, of_programs(self.binding.precision), self.wanted
+        )
 
     def compared(self, programs: Programs, inputs: Inputs, padding: int | None) -> str:
         """Compare programs with the model, where that is asked for; those of a short loop anyway.
@@ -53,6 +55,13 @@ class Asked(NamedTuple):
         with exporting:  # no other thread exports the model, or switches its mode, meanwhile
             ids = bool(inputs.vocabulary)
             reference = reference_of(self.model, self.source, ids, self.output)
-            parts = self.method, inputs, programs, self.precision, check or "outputs", padding
+            parts = (
+                self.method,
+                inputs,
+                programs,
+                self.binding.precision,
+                check or "outputs",
+                padding,
+            )
             checked = SelfCheck(reference, *parts).run(self.example, steps)
         return NOTHING if check is None else str(checked)

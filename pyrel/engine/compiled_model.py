@@ -13,23 +13,23 @@ import torch
 from pyrel.compiler.lowering.rule_table import as_text
 from pyrel.compiler.program.file_limits import Limits
 from pyrel.engine import arrays, devices
-from pyrel.engine import config as runtime
 from pyrel.engine.arrays import Array, Batch, Float32s
 from pyrel.engine.batch import explain_all, explain_by_length
 from pyrel.engine.compile import Compiler
 from pyrel.engine.compiled import AnySteps, Compiled
 from pyrel.engine.cuda import tensors
-from pyrel.engine.devices import CPU, checked_device
+from pyrel.engine.devices import CPU, Binding, bound
 from pyrel.engine.each_step import explain_each_step, is_each_step, steps_of_outputs
 from pyrel.engine.inputs import CLIP, Inputs
 from pyrel.engine.outputs import Outputs
-from pyrel.engine.precision import refused_precision
+from pyrel.engine.precision import OF_FLOAT32
 from pyrel.engine.program_file import read_program, write_program
 from pyrel.engine.programs import Programs, Replanned, Source
 from pyrel.engine.progress import Told
 from pyrel.engine.results import Results
 from pyrel.engine.stability import StabilityWarning
 from pyrel.methods import Method
+from pyrel.methods.options import word
 
 
 class CompiledModel:
@@ -49,13 +49,10 @@ class CompiledModel:
         inputs: Inputs,
         checked: str,
         source: Source,
-        isa: str,
-        device: str | None,
+        binding: Binding,
     ) -> None:
-        self._isa, self._device = isa, device
-        self._programs = Programs(source, method, inputs, isa, device or CPU)
-        if device not in (None, CPU) and self._programs.multiply_bf16:
-            raise ValueError(refused_precision("bf16", str(device)))
+        self._binding = binding
+        self._programs = Programs(source, method, inputs, binding)
         self._stability = StabilityWarning()
         self.method = method
         self.inputs, self.outputs = inputs, source.outputs
@@ -70,7 +67,11 @@ class CompiledModel:
         clipped = ", clipped to its range" if self.inputs.out_of_range == CLIP else ""
         takes = f"input {self.inputs}{lengths}{clipped}"
         only = f", {self.inputs.only}" if self.inputs.only else ""
-        runs = f"instruction set {self._isa}" if self._programs.device == CPU else self._device
+        runs = f"instruction set {self._binding.isa}"
+        if self._programs.device != CPU:
+            precision = self._binding.precision
+            products = "" if precision == "float32" else f", products of {precision}"
+            runs = f"{self._programs.device}{products}"
         return (
             f"Explainer({self.method}, {takes}, {self.outputs.text(self.classes)}, "
             f"checked: {self.checked}, "
@@ -135,6 +136,7 @@ class CompiledModel:
         *,
         limits: Limits | None = None,
         device: str | torch.device | None = None,
+        precision: str = "float32",
     ) -> Self:
         """Read an explainer that `save` wrote.
 
@@ -150,6 +152,9 @@ class CompiledModel:
             ``pyrel.Limits().times(10)`` allows ten times as much of everything.
         device : str, torch.device or None
             What explains: as of `pyrel.Explainer`. A file is the same for all.
+        precision : {"float32", "tf32x3", "tf32"}
+            How a CUDA device forms products of float32: as of `pyrel.Explainer`. Those of bfloat16
+            are in the file.
 
         Returns
         -------
@@ -167,10 +172,10 @@ class CompiledModel:
         if limits is not None and not isinstance(limits, Limits):
             kind = type(limits).__name__
             raise TypeError(f"limits: wanted pyrel.Limits, as pyrel.Limits().times(10), got {kind}")
-        device = checked_device(device)
+        precision = word("precision", precision, *OF_FLOAT32)  # what else there is, the file has
+        binding = bound(device, precision)
         explainer = cls.__new__(cls)
-        isa = runtime.isa()
-        explainer._take(*read_program(Path(path), isa, limits or Limits()), isa, device)
+        explainer._take(*read_program(Path(path), binding, limits or Limits()), binding)
         return explainer
 
     def _checked_lengths(self, x: Batch, lengths: Any) -> Any:
@@ -188,7 +193,7 @@ class CompiledModel:
 
     def _programs_for(self, x: Batch) -> Programs:
         """Return the programs for the device that explains a batch."""
-        return self._programs.on(devices.chosen(self._device, x, self._programs))
+        return self._programs.on(devices.chosen(self._binding.device, x))
 
     def _outputs(self, x: Batch, lengths: Any) -> Array:
         """Run a batch forward; outputs have the type and the device of the batch."""

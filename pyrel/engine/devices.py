@@ -3,15 +3,52 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import torch
 
+from pyrel.engine import config as runtime
 from pyrel.engine.arrays import Batch, Rows
 from pyrel.engine.cuda.library import devices, library
+from pyrel.engine.precision import check_precision
 
 CPU = "cpu"
 _WANTED = "device: wanted None, 'cpu', 'cuda' or one of several such as 'cuda:1'"
+
+
+class Binding(NamedTuple):
+    """What programs are bound to.
+
+    Attributes
+    ----------
+    isa : str
+        An instruction set of the CPU.
+    device : str or None
+        As `checked_device` returns it; None for the CPU, but of tensors that lie on a CUDA device.
+    precision : str
+        How a CUDA device forms products that are not of bfloat16.
+    """
+
+    isa: str
+    device: str | None = None
+    precision: str = "float32"
+
+    @property
+    def place(self) -> str:
+        """The device that the programs run on where no tensor says otherwise."""
+        return self.device or CPU
+
+
+def bound(device: Any, precision: str) -> Binding:
+    """Check what a user asks for, with the instruction set that new explainers use.
+
+    Raises
+    ------
+    ValueError, TypeError, CudaError
+        As of `checked_device` and `check_precision`.
+    """
+    isa, checked = runtime.isa(), checked_device(device)
+    return Binding(isa, checked, check_precision(precision, isa, checked))
 
 
 def lies_on(x: Any) -> str:
@@ -62,15 +99,7 @@ def checked_device(given: Any) -> str | None:
     return f"cuda:{number}"
 
 
-class Bound(Protocol):
-    """Programs that run on the CPU, and perhaps on a device."""
-
-    @property
-    def multiply_bf16(self) -> bool:
-        """Whether they have products of bfloat16, which no device has."""
-
-
-def chosen(asked: str | None, x: Batch, programs: Bound) -> str:
+def chosen(asked: str | None, x: Batch) -> str:
     """Return the device that explains a batch.
 
     Parameters
@@ -78,7 +107,6 @@ def chosen(asked: str | None, x: Batch, programs: Bound) -> str:
     asked : str or None
         As `checked_device` returns it. None for the device of the batch, if the engine can use it.
     x : array, tensor or rows of several
-    programs : Programs
 
     Raises
     ------
@@ -89,9 +117,7 @@ def chosen(asked: str | None, x: Batch, programs: Bound) -> str:
     there = [each for each in lying if each.startswith("cuda")]
     if asked is None:
         own = there[0] if there else CPU
-        if own == CPU or number_of(own) >= devices() or programs.multiply_bf16:
-            return CPU
-        return own
+        return own if own != CPU and number_of(own) < devices() else CPU
     other = [each for each in there if each != asked]
     if other:
         raise ValueError(

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which products are of bfloat16, and which class is that of float32 where outputs are of such.
+"""How products are formed, and which class is that of float32 where outputs are of bfloat16.
 
 With "bf16" these are the products of relevance, denominators too; with "bf16_all" those of the
-forward pass as well. Sums are always in float32.
+forward pass as well. Sums are always in float32. The tensor cores of a CUDA device also form
+products from numbers of TF32, of 11 significant bits: three of them are as exact as float32
+("tf32x3"), one is not ("tf32").
 """
 
 from __future__ import annotations
@@ -15,7 +17,10 @@ from pyrel import _core
 from pyrel.engine.arrays import Float32s, Int64s
 from pyrel.methods.options import word
 
-PRECISIONS = ("float32", "bf16", "bf16_all")
+TENSOR_CORES = ("tf32x3", "tf32")  # of float32, on a CUDA device
+_BFLOAT16 = ("bf16", "bf16_all")
+OF_FLOAT32 = ("float32", *TENSOR_CORES)
+PRECISIONS = (*OF_FLOAT32, *_BFLOAT16)
 
 _PROBES = 64
 _AT_ONCE = 1024  # samples that are copied to be looked at again
@@ -71,18 +76,29 @@ def check_precision(precision: str, isa: str, device: str | None = None) -> str:
     Returns it, as Python's str.
     """
     precision = word("precision", precision, *PRECISIONS)
-    if precision != "float32" and device not in (None, "cpu"):
-        raise ValueError(refused_precision(precision, str(device)))
-    if precision != "float32" and not _core.has_bf16(isa):
+    on_device = device is not None and device != "cpu"
+    if precision in TENSOR_CORES and not on_device:
+        raise ValueError(
+            f"precision: {precision!r} is computed by the tensor cores of a GPU; give "
+            "device='cuda', or precision='float32'"
+        )
+    if precision in _BFLOAT16 and not on_device and not _core.has_bf16(isa):
         raise ValueError(
             f"precision: {precision!r} needs products of bfloat16 (avx512_bf16), and {isa} has none"
         )
     return precision
 
 
-def refused_precision(precision: str, device: str) -> str:
-    """Say that a CUDA device does not compute in a precision."""
-    return (
-        f"precision: {precision!r} is for the CPU, and products on {device} are in float32; wanted "
-        "precision='float32', or device='cpu'"
-    )
+def of_programs(precision: str) -> str:
+    """Return what programs are compiled for: they are the same for all that is not of bfloat16."""
+    return precision if precision in _BFLOAT16 else "float32"
+
+
+def on_device(precision: str, multiplies_bf16: bool) -> int:
+    """Return the number of a precision in the CUDA library (Precision of csrc/cuda/image.h).
+
+    Beside products of bfloat16, those of float32 are formed by tensor cores as well.
+    """
+    if precision not in TENSOR_CORES:
+        precision = "tf32x3" if multiplies_bf16 else "float32"
+    return OF_FLOAT32.index(precision)

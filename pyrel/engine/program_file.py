@@ -32,6 +32,7 @@ from pyrel.compiler.program.tensors import (
 )
 from pyrel.engine.checked import NOTHING
 from pyrel.engine.compiled import AnySteps, Compiled, Patterns
+from pyrel.engine.devices import Binding
 from pyrel.engine.inputs import Inputs
 from pyrel.engine.outputs import Outputs, check_stored
 from pyrel.engine.plans.base import BACK, DECIDE, EMBED, EXPLAIN, IMAGE
@@ -144,8 +145,8 @@ def _described(prefix: str, compiled: Compiled, named: Arrays) -> dict[str, Any]
     return content
 
 
-def read_program(path: Path, isa: str, limits: Limits | None = None) -> _Content:
-    """Read a file of `write_program` for use with an instruction set.
+def read_program(path: Path, binding: Binding, limits: Limits | None = None) -> _Content:
+    """Read a file of `write_program`, of which the programs are to be bound so.
 
     Nothing in the file is executed before the engine has checked all of it, within the limits.
 
@@ -157,12 +158,12 @@ def read_program(path: Path, isa: str, limits: Limits | None = None) -> _Content
         It is truncated, changed, foreign, of a newer pyrel, or holds no program that can run; the
         message names the file.
     """
-    return load_program(read_whole(path), isa, path, limits or Limits())
+    return load_program(read_whole(path), binding, path, limits or Limits())
 
 
 def load_program(
     data: bytes,
-    isa: str,
+    binding: Binding,
     source: Path | str,
     limits: Limits,
     method: methods.Method | None = None,
@@ -179,7 +180,7 @@ def load_program(
     with parsing(source, refusal):
         parts = _parts(tensors, content, method, limits)
         chosen, inputs, _, compiled = parts
-        _check(chosen, inputs, compiled, isa, limits)
+        _check(chosen, inputs, compiled, binding, limits)
     return parts
 
 
@@ -187,7 +188,7 @@ def _check(
     method: methods.Method,
     inputs: Inputs,
     compiled: Compiled | AnySteps,
-    isa: str,
+    binding: Binding,
     limits: Limits,
 ) -> None:
     """Let the engine look at the programs; those of patterns at the first number of steps."""
@@ -200,12 +201,12 @@ def _check(
             raise ValueError(f"samples of shape {inputs.shape} do not fit its program")
     for steps, each in programs.items():
         if each.program.multiplies_bf16:
-            check_precision("bf16", isa)
+            check_precision("bf16", binding.isa, binding.device)
         shape = inputs.of_steps(steps)
         if math.prod(shape) != each.first.input_size:
             raise ValueError(f"samples of shape {shape} do not fit its program")
         _check_sizes(each)
-        engines = pack(each, isa)
+        engines = pack(each, binding)
         limits.check("outputs", each.program.classes, "outputs")
         compiled.outputs.of(each.program.classes)
         back = {name: name == EXPLAIN and method.backward for name in engines}

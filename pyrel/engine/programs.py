@@ -6,7 +6,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Self, TypeAlias
 
 from pyrel.compiler.capture.forks import RenewedLock
@@ -15,7 +14,7 @@ from pyrel.engine.arrays import Float32s
 from pyrel.engine.compile import Compiler
 from pyrel.engine.compiled import AnySteps, Compiled
 from pyrel.engine.cuda.engine import CudaEngine
-from pyrel.engine.devices import CPU
+from pyrel.engine.devices import CPU, Binding
 from pyrel.engine.engines import Engine
 from pyrel.engine.inputs import Inputs
 from pyrel.engine.kept_packed import kept_packed
@@ -65,27 +64,27 @@ class Loaded:
 
 
 def load(
-    compiled: Compiled, method: Method, inputs: Inputs, steps: int, isa: str, device: str = CPU
+    compiled: Compiled, method: Method, inputs: Inputs, steps: int, binding: Binding
 ) -> Loaded:
     """Bind programs as `pack` does; the errors are those of `plan_of`, too."""
     outputs = {name: program.classes for name, program in compiled.programs.items()}
     plan = plan_of(method, outputs, inputs, steps)
-    programs = pack(compiled, isa, device)
+    programs = pack(compiled, binding)
     low, high = inputs.bounds(steps) or (None, None)
     shape, classes = inputs.of_steps(steps), compiled.program.classes
     return Loaded(programs, plan, shape, classes, low, high, outputs)
 
 
-def pack(compiled: Compiled, isa: str, device: str = CPU) -> dict[str, Engine]:
+def pack(compiled: Compiled, binding: Binding) -> dict[str, Engine]:
     """Bind programs, by name, to an instruction set, or to a CUDA device."""
     patterns = compiled.patterns.patterns if compiled.patterns is not None else {}
     bound: dict[str, Engine] = {}
     for name, program in compiled.programs.items():
-        weights = _packed(patterns.get(name), isa)
-        if device == CPU:
-            bound[name] = bind(program, isa, weights)
+        weights = _packed(patterns.get(name), binding.isa)
+        if binding.place == CPU:
+            bound[name] = bind(program, binding.isa, weights)
         else:
-            bound[name] = CudaEngine(program, device, weights)
+            bound[name] = CudaEngine(program, binding.place, weights, binding.precision)
     return bound
 
 
@@ -109,17 +108,13 @@ class Programs:
         What is compiled, or compiles; a `Compiled` is for the number of steps of the example alone.
     method : Method
     inputs : Inputs
-    isa : str
-        Name of the instruction set.
-    device : str
-        Where they run.
+    binding : Binding
+        What they are bound to.
     """
 
-    def __init__(
-        self, source: Source, method: Method, inputs: Inputs, isa: str, device: str = CPU
-    ) -> None:
-        self.source, self._method, self._inputs, self._isa = source, method, inputs, isa
-        self.device = device
+    def __init__(self, source: Source, method: Method, inputs: Inputs, binding: Binding) -> None:
+        self.source, self._method, self._inputs = source, method, inputs
+        self._binding = binding
         self._elsewhere: dict[str, Self] = {}
         self._kept: dict[int, Loaded] = {}
         self._used: dict[int, int] = {}
@@ -143,6 +138,11 @@ class Programs:
         self._used[steps] = next(self._clock)
         return loaded
 
+    @property
+    def device(self) -> str:
+        """Where they run."""
+        return self._binding.place
+
     def on(self, device: str) -> Self:
         """Return the same programs for a device; the same ones every time."""
         if device == self.device:
@@ -153,17 +153,8 @@ class Programs:
             return self._elsewhere[device]
 
     def _moved(self, device: str) -> Self:
-        return type(self)(self.source, self._method, self._inputs, self._isa, device)
-
-    @cached_property
-    def multiply_bf16(self) -> bool:
-        """Whether there are products of bfloat16, which only the CPU's engine has."""
-        source = self.source
-        if isinstance(source, Compiler):
-            return source.precision != "float32"
-        compiled = source if isinstance(source, Compiled) else source.at(source.patterns.least)
-        programs = compiled.programs.values()
-        return any(program.multiplies_bf16 for program in programs)
+        binding = self._binding._replace(device=device)
+        return type(self)(self.source, self._method, self._inputs, binding)
 
     def classes_at(self, steps: int) -> int:
         """Return the number of outputs for a number of steps; errors as of `at`."""
@@ -175,7 +166,7 @@ class Programs:
 
     def _load(self, steps: int) -> Loaded:
         compiled = self.source if isinstance(self.source, Compiled) else self.source.at(steps)
-        loaded = load(compiled, self._method, self._inputs, steps, self._isa, self.device)
+        loaded = load(compiled, self._method, self._inputs, steps, self._binding)
         if isinstance(self.source, Compiled) and compiled.patterns is None:
             self.source = kept_packed(compiled, loaded.programs)
         while self._kept and sum(self._kept) + steps > _KEPT_STEPS:
@@ -196,7 +187,7 @@ class Replanned(Programs):
     """
 
     def __init__(self, programs: Programs, method: Method) -> None:
-        super().__init__(programs.source, method, programs._inputs, programs._isa, programs.device)
+        super().__init__(programs.source, method, programs._inputs, programs._binding)
         self._of = programs
 
     def _moved(self, device: str) -> Self:

@@ -43,5 +43,9 @@ class Roundoff:
 
 
 FLOAT32 = Roundoff(2.0**-24, 2.0**-24, RELATIVE)
-# Of products of numbers that are rounded to 8 digits, summed in float32.
-BFLOAT16 = Roundoff(2.0**-9, 2.0**-24, LAMBDA * 2.0**-9)
+# Of products of numbers that are rounded to 11 digits, summed in float32; three of them, of a
+# number and of what it has lost, leave out what is below 22.
+TF32 = Roundoff(2.0**-11, 2.0**-24, LAMBDA * 2.0**-12)
+THREE_OF_TF32 = Roundoff(2.0**-22, 2.0**-24, RELATIVE)
+# Of numbers that are rounded to 8 digits.
+BFLOAT16 = Roundoff(2.0**-8, 2.0**-24, LAMBDA * 2.0**-9)

@@ -22,7 +22,7 @@ from pyrel.engine.model_reference import Reference
 from pyrel.engine.model_run import Answer
 from pyrel.engine.programs import Programs
 from pyrel.engine.results import Results
-from pyrel.engine.rounding import BFLOAT16, FLOAT32, TINY, Roundoff
+from pyrel.engine.rounding import BFLOAT16, FLOAT32, TF32, THREE_OF_TF32, TINY, Roundoff
 from pyrel.engine.run import Run
 from pyrel.engine.several import SeveralInputs
 from pyrel.errors import SelfCheckError, UnsupportedModelError
@@ -160,7 +160,9 @@ class SelfCheck:
 
     def _roundoff(self, coarse: str) -> Roundoff:
         """Return that on the way to what is compared, which this and "bf16_all" make coarser."""
-        return BFLOAT16 if self.precision in (coarse, "bf16_all") else FLOAT32
+        if self.precision in (coarse, "bf16_all"):
+            return BFLOAT16
+        return {"tf32": TF32, "tf32x3": THREE_OF_TF32}.get(self.precision, FLOAT32)
 
     @property
     def _counts(self) -> bool:

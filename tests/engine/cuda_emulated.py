@@ -161,7 +161,10 @@ class OnDevice:
         batch.by_steps = by_steps
         with _LOCK:
             library().pyrel_cuda_emulate(seed, dropped_barrier)
-            call("pyrel_cuda_run", self._handle, ctypes.byref(batch))
+            try:
+                call("pyrel_cuda_run", self._handle, ctypes.byref(batch))
+            finally:
+                library().pyrel_cuda_emulate(0, -1)
         if batch.outcome:
             raise RefusedError(_core.Outcome(batch.outcome), batch.sample, batch.element)
         return results

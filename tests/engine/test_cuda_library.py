@@ -121,7 +121,10 @@ def test_runs_fewer_slabs_where_the_device_is_full(program: Any) -> None:
         given = given * 9 // 10
     wanted = {(4, 8), (4, 4), (4, 2), (4, 1), (2, 1), (1, 1)}
     assert {(each.groups, each.teams) for each in divisions} >= wanted
-    with cuda.memory(1 << 30, held + 64), pytest.raises(cuda.EmulationError, match="no memory left"):
+    with (
+        cuda.memory(1 << 30, held + 64),
+        pytest.raises(cuda.EmulationError, match="no memory left"),
+    ):
         cuda.explain(program, x)
     assert cuda.used_memory() == held
 

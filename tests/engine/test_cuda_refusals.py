@@ -116,20 +116,18 @@ def test_importing_and_explaining_on_the_cpu_load_no_library() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("device", [None, "cpu"])
+@pytest.mark.parametrize("precision", ["tf32x3", "tf32"])
+def test_precisions_of_tensor_cores_need_a_device(precision: str, device: Any) -> None:
+    with pytest.raises(ValueError, match=f"precision: '{precision}' .* give device='cuda'"):
+        pyrel.Explainer(layers(), samples(2), precision=precision, device=device)
+
+
 @pytest.mark.usefixtures("emulated")
-@pytest.mark.parametrize("precision", ["bf16", "bf16_all"])
-def test_precisions(precision: str) -> None:
-    with pytest.raises(ValueError, match=f"precision: '{precision}' is for the CPU, .* on cuda:0"):
-        pyrel.Explainer(layers(), samples(2), precision=precision, device="cuda")
-
-
-@pytest.mark.skipif(not _core.has_bf16(config.isa()), reason="no products of bfloat16 here")
-def test_a_saved_program_of_bfloat16(emulated: None, monkeypatch: Any, tmp_path: Path) -> None:
-    monkeypatch.setenv("PYREL_ISA", _core.instruction_sets()[-1])
-    explainer = pyrel.Explainer(layers(), samples(2), "lrp_epsilon", precision="bf16")
-    explainer.save(tmp_path / "program")
-    with pytest.raises(ValueError, match="precision: 'bf16' is for the CPU, .* on cuda:0"):
-        pyrel.Explainer.load(tmp_path / "program", device="cuda")
+def test_a_file_has_its_products_of_bfloat16(tmp_path: Path) -> None:
+    pyrel.Explainer(layers(), samples(2)).save(tmp_path / "program")
+    with pytest.raises(ValueError, match='wanted "float32" or "tf32x3" or "tf32", got'):
+        pyrel.Explainer.load(tmp_path / "program", device="cuda", precision="bf16")
 
 
 @pytest.mark.usefixtures("emulated")

@@ -225,12 +225,3 @@ def test_rows_of_a_product_that_read_what_others_write_are_refused() -> None:
     )
     with pytest.raises(ValueError, match="rows read what others of it write"):
         cuda.explain(checked(program), np.ones((2, 4), np.float32), relevance=False)
-
-
-def test_what_it_does_not_run_is_refused() -> None:
-    model = nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 3))
-    x = torch.zeros(2, 4)
-    explainer = pyrel.Explainer(model, x, method="gradient", check=None, precision="bf16")
-    program = checked(cuda.compiled_program(explainer))
-    with pytest.raises(ValueError, match="does not multiply in bfloat16"):
-        cuda.explain(program, x.numpy())

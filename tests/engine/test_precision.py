@@ -21,7 +21,7 @@ from pyrel.compiler.graph.nodes import Graph, Linear
 from pyrel.engine import captures
 from pyrel.engine import config as runtime
 
-U = 2.0**-9  # unit roundoff of bfloat16: 8 significant bits, to the nearest
+U = 2.0**-8  # unit roundoff of bfloat16: 8 significant bits, to the nearest
 FLOAT32 = 1e-5  # what float32 adds at most, as for the other tests
 
 bf16 = pytest.mark.skipif(

@@ -32,6 +32,7 @@ from pyrel.compiler.program.instructions import (
 )
 from pyrel.compiler.program.program import Program
 from pyrel.engine.compiled import Compiled
+from pyrel.engine.devices import Binding
 from pyrel.engine.inputs import Inputs
 from pyrel.engine.loaded import Weights, bind
 from pyrel.engine.program_file import read_program, write_program
@@ -136,7 +137,7 @@ def test_repeats_and_tables_are_kept_in_files(tmp_path: Path) -> None:
     own.table(np.ones((3, 2)))
     x = np.random.default_rng(1).standard_normal((7, steps * WIDTH)).astype(np.float32)
     write_program(file, methods.Gradient(), Inputs((steps, WIDTH)), Compiled({"explain": own}))
-    *_, compiled = read_program(file, ISAS[-1])
+    *_, compiled = read_program(file, Binding(ISAS[-1]))
     np.testing.assert_array_equal(
         outputs(bind(compiled.program, ISAS[-1]), x), outputs(bind(own, ISAS[-1]), x)
     )

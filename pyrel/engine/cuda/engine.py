@@ -16,7 +16,7 @@ from pyrel.engine.arrays import Float32s, Int64s
 from pyrel.engine.cuda.library import Batch, library
 from pyrel.engine.devices import number_of
 from pyrel.engine.loaded import Weights, checked
-from pyrel.engine.precision import refused_precision
+from pyrel.engine.precision import on_device
 
 
 class CudaStatus(NamedTuple):
@@ -39,6 +39,8 @@ class CudaEngine:
         Such as "cuda:0".
     weights : Weights, optional
         Of a pattern that the program is written by, which are then not copied on the host.
+    precision : str
+        How products are formed that are not of bfloat16, see `pyrel.engine.precision`.
 
     Attributes
     ----------
@@ -52,7 +54,7 @@ class CudaEngine:
     Raises
     ------
     ValueError
-        If the program has products of bfloat16, or the device cannot run it.
+        If the device cannot run the program.
     CudaError
         If there is no such device, or it has no memory for the program.
     """
@@ -60,11 +62,16 @@ class CudaEngine:
     keeps_forward = False
     chunk = 0  # samples of the host that go to the device at once; 0 lets the library choose
 
-    def __init__(self, program: Program, device: str, weights: Weights | None = None) -> None:
+    def __init__(
+        self,
+        program: Program,
+        device: str,
+        weights: Weights | None = None,
+        precision: str = "float32",
+    ) -> None:
         core = checked(program, weights)
-        if core.multiplies_bf16:
-            raise ValueError(refused_precision("bf16", device))
         self.device = device
+        self._precision = on_device(precision, core.multiplies_bf16)
         self.classes, self.arena_size = program.classes, program.arena_size
         self._input_size = program.input_size
         self.explains, self.flops = core.explains, core.flops
@@ -123,6 +130,7 @@ class CudaEngine:
         return self._run("pyrel_cuda_run", batch)
 
     def _run(self, name: str, batch: Batch) -> CudaStatus:
+        batch.precision = self._precision
         self._library.call(name, self._handle, ctypes.byref(batch))
         return CudaStatus(Outcome(batch.outcome), int(batch.sample), int(batch.element))
 

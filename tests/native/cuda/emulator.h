@@ -138,6 +138,12 @@ inline uint32_t to_tf32(float value) {
     return (bits + 0x1000u) & ~0x1fffu;
 }
 
+inline uint32_t to_bf16(float value) {
+    const uint32_t bits = bits_of(value);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return 0x7fff0000u;  // as cvt.rn.bf16 makes it
+    return (bits + 0x7fffu + (bits >> 16 & 1)) & 0xffff0000u;
+}
+
 inline void multiply_tf32(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
     emulated::multiply(sum, a, b);
 }
