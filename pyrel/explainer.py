@@ -92,8 +92,7 @@ class Explainer(Attributing):
         Compare what was compiled with the model, on two samples of the example and on two made of
         its elements in another order (and of another number of steps, where any may be taken): the
         outputs and, for gradient methods, torch autograd's gradient; with "all" also whether
-        relevance is conserved, where the method claims that. See `checked` for what was compared;
-        None compares nothing.
+        relevance is conserved, where the method claims that. None compares nothing; see `checked`.
     device : str, torch.device or None
         What explains: "cpu", "cuda" or "cuda:1"; what lies elsewhere is copied there by chunks, and
         results back. None for the CPU, but of tensors on a CUDA device that device, if pyrel was
