@@ -275,7 +275,7 @@ def library() -> ctypes.CDLL:
     made.pyrel_cuda_memory.restype = None
     made.pyrel_cuda_used.restype = made.pyrel_cuda_runs.restype = ctypes.c_int64
     made.pyrel_cuda_stream.restype = ctypes.c_void_p
-    made.pyrel_cuda_set_devices.restype = None
+    made.pyrel_cuda_set_devices.restype = made.pyrel_cuda_drop_wait.restype = None
     return made
 
 

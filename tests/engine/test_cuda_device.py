@@ -82,6 +82,37 @@ def test_chunks_do_not_show(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None
     assert_alike(pair, x, np.arange(41) % 3)
 
 
+def test_every_wait_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it results are read before they are there; all memory is NaN at first."""
+    monkeypatch.setattr(CudaEngine, "chunk", 8)
+    x, emulator = samples(40), cuda_emulated.library()
+
+    def explained(dropped: int) -> Any:
+        explainer = pyrel.Explainer(layers(), x[:2], "gradient", device="cuda", check=None)
+        emulator.pyrel_cuda_drop_wait(dropped)
+        try:
+            return explainer(x)
+        finally:
+            del explainer
+            gc.collect()
+
+    def is_right(dropped: int) -> bool:
+        try:
+            assert_same(explained(dropped), wanted)
+        except (AssertionError, ValueError):  # other results, or a verdict that is none
+            return False
+        return True
+
+    try:
+        wanted = explained(-1)
+        count = emulator.pyrel_cuda_waits()
+        assert count == 5  # one for each chunk
+        assert not any(is_right(dropped) for dropped in range(count))
+        assert is_right(-1)
+    finally:
+        emulator.pyrel_cuda_drop_wait(-1)
+
+
 def test_takes_smaller_chunks_where_the_device_is_full(tmp_path: Path) -> None:
     x, parts, refused = samples(70), set(), 0
     made_once = pyrel.Explainer(layers(), x[:2], "lrp_epsilon", device="cpu", check=None)
