@@ -52,7 +52,7 @@ Array array_of(T* host, int64_t elements, bool shared = false) {
 class FromHost {
   public:
     FromHost(Loaded& loaded, PyrelCudaBatch& batch)
-        : loaded_(loaded), batch_(batch), lanes_(loaded.take_lanes()) {
+        : loaded_(loaded), batch_(batch), lanes_(loaded.lanes.take()) {
         const int64_t size = loaded.header.input_size;
         in_ = {array_of(batch.x, size), array_of(batch.target, 1), array_of(batch.low, size, true),
                array_of(batch.high, size, true)};
@@ -81,7 +81,7 @@ class FromHost {
                  std::chrono::steady_clock::now() - begin < kLongest);
         for (size_t i = 0; i < lanes_.size(); ++i)
             if (good()) collect((turn_ + i) % lanes_.size());
-        if (good()) loaded_.keep(lanes_);
+        if (good()) loaded_.lanes.keep(lanes_);
     }
 
   private:
@@ -93,7 +93,7 @@ class FromHost {
     // rest is for arenas.
     int64_t chosen_chunk() const {
         const int64_t bytes = layout_of(in_, 1).end + layout_of(out_, 1).end;
-        const int64_t filling = int64_t{kGroup} * teams_at_once(1);
+        const int64_t filling = int64_t{kGroup} * loaded_.teams_of(1);
         const int64_t fitting = (free_memory() + lanes_[0].bytes() + lanes_[1].bytes()) / 8 / bytes;
         const int64_t chosen = std::min(std::max(kChunkBytes / bytes, filling), fitting);
         return std::max<int64_t>(1, chosen / kGroup) * kGroup;
@@ -109,7 +109,7 @@ class FromHost {
                 if (!good()) return;
                 lanes_[i].clear();
             }
-            loaded_.take();
+            loaded_.workspace.take();
             turn_ = 0;
             if (used_ > 1)
                 used_ = 1;
@@ -197,12 +197,13 @@ class FromHost {
         const auto out = layout_of(out_, chunk.samples);
         const auto* const verdicts =
             reinterpret_cast<const Verdict*>(lane.host_out.bytes_at(out.end));
-        if (report_first(batch_, verdicts, chunk.samples, chunk.first)) return;
+        // Of a sample that lost relevance a message tells how much.
         for (size_t i = 0; i < out_.size(); ++i) {
             if (!out_[i].host) continue;
             std::memcpy(out_[i].host + chunk.first * out_[i].bytes,
                         lane.host_out.bytes_at(out.at[i]), static_cast<size_t>(out.bytes[i]));
         }
+        if (report_first(batch_, verdicts, chunk.samples, chunk.first)) return;
         batch_.done += chunk.samples;
     }
 

@@ -154,8 +154,8 @@ struct Launch {
     float* conservation = nullptr;   // (samples,)
     float* amplification = nullptr;  // (samples,)
     Verdict* verdicts = nullptr;     // (samples,)
-    float* arena = nullptr;          // blocks · groups · arena_size · kGroup floats
-    double* scratch = nullptr;       // blocks · 3 · groups · kGroup: absorbed, largest, put in
+    float* arena = nullptr;          // teams · groups · arena_size · kGroup floats
+    double* scratch = nullptr;       // teams · 3 · groups · kGroup: absorbed, largest, put in
     int64_t samples = 0;
     // Those of a launch: one may walk all steps of all slabs, or one step after the other be a
     // launch of its own. The step behind the last one is what ends a sample.

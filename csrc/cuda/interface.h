@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The plain C interface of the CUDA library, which is loaded at run time. A function that can fail
-// returns 0, or 1 with a message in `error`, which holds kErrorBytes.
+// returns 0, or 1 with a message in `error`, which holds PYREL_CUDA_ERROR_BYTES.
 #pragma once
 
 #include <stdint.h>

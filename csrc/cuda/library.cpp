@@ -58,18 +58,18 @@ void Workspace::reserve(const Division& division, const Header& header) {
 namespace {
 
 // Slabs of many samples read the weights seldom, but a multiprocessor without one does nothing.
-int chosen_groups(int64_t samples) {
-    const int64_t processors = teams_at_once(1);
+int chosen_groups(int64_t samples, const Loaded& loaded) {
+    const int64_t processors = loaded.teams_of(1);
     int groups = kMostGroups;
     while (groups > 1 && Division{samples, groups}.slabs() < processors) groups /= 2;
     return groups;
 }
 
 // As many blocks as have something to multiply, as long as all slabs run at once.
-int chosen_team(const Division& division, int64_t most_tiles) {
+int chosen_team(const Division& division, const Loaded& loaded) {
     int team = 1;
-    while (team < kMostBlocks && teams_at_once(2 * team) >= division.slabs() &&
-           2 * team * kWarps <= most_tiles * division.groups)
+    while (team < kMostBlocks && loaded.teams_of(2 * team) >= division.slabs() &&
+           2 * team * kWarps <= loaded.most_tiles * division.groups)
         team *= 2;
     return team;
 }
@@ -77,15 +77,16 @@ int chosen_team(const Division& division, int64_t most_tiles) {
 Division divided(const PyrelCudaBatch& batch, const Loaded& loaded) {
     Division division;
     division.samples = batch.samples;
-    division.groups = batch.groups > 0 ? batch.groups : chosen_groups(batch.samples);
+    division.groups = batch.groups > 0 ? batch.groups : chosen_groups(batch.samples, loaded);
     const auto bytes = [&] {
         return division.arena_bytes(loaded.header) + division.scratch_bytes();
     };
     const int64_t most = free_memory() / 2;
     while (bytes() > most && division.take_less()) {
     }
-    division.team = batch.team > 0 ? batch.team : chosen_team(division, loaded.most_tiles);
-    const int64_t asked = batch.teams > 0 ? batch.teams : teams_at_once(division.team);
+    division.team = batch.team > 0 ? batch.team : chosen_team(division, loaded);
+    const int64_t asked =
+        batch.teams > 0 ? batch.teams : std::max(1, loaded.teams_of(division.team));
     const int64_t fitting = std::max<int64_t>(1, most / bytes());
     division.teams = std::min({asked, division.slabs(), fitting});
     return division;
@@ -205,7 +206,7 @@ bool report_first(PyrelCudaBatch& batch, const Verdict* verdicts, int64_t sample
 bool launch(const Loaded& loaded, const PyrelCudaBatch& batch, Workspace& workspace) {
     check(batch, loaded.header);
     Division division = divided(batch, loaded);
-    require(batch.by_steps || teams_at_once(division.team) > 0,
+    require(batch.by_steps || loaded.teams_of(division.team) > 0,
             "this device has no teams of so many blocks");
     if (!reserve(workspace, division, loaded.header)) return false;
     const Launch launch = launch_of(loaded, batch, division, workspace);
@@ -223,13 +224,22 @@ void run(Loaded& loaded, PyrelCudaBatch& batch) {
     report(batch, Outcome::done, -1, -1);
     if (batch.samples == 0) return;
     const OnDevice device(loaded.device);
-    Workspace workspace = loaded.take();
-    if (!launch(loaded, batch, workspace)) return report(batch, Outcome::out_of_memory, -1, -1);
     std::vector<Verdict> verdicts(static_cast<size_t>(batch.samples));
-    copy_from_device(verdicts.data(), workspace.verdicts.get(),
-                     batch.samples * int64_t{sizeof(Verdict)}, batch.stream);
+    Workspace workspace = loaded.workspace.take();
+    try {
+        if (!launch(loaded, batch, workspace)) return report(batch, Outcome::out_of_memory, -1, -1);
+        copy_from_device(verdicts.data(), workspace.verdicts.get(),
+                         batch.samples * int64_t{sizeof(Verdict)}, batch.stream);
+    } catch (...) {
+        // What has begun works in the memory that is given back now.
+        try {
+            synchronise(batch.stream);
+        } catch (const DeviceError&) {  // the first error says more
+        }
+        throw;
+    }
     synchronise(batch.stream);
-    loaded.keep(workspace);
+    loaded.workspace.keep(workspace);
     report_first(batch, verdicts.data(), batch.samples, 0);
 }
 
@@ -264,6 +274,7 @@ std::unique_ptr<Loaded> load(const void* image, int64_t bytes, int device) {
     loaded->header = header;
     loaded->device = device;
     look_at_steps(*loaded, static_cast<const char*>(image));
+    for (size_t n = 0; n < loaded->teams.size(); ++n) loaded->teams[n] = teams_at_once(1 << n);
     loaded->image.reserve(bytes);
     // The host waits, as other streams may read the image.
     copy_to_device(loaded->image.get(), image, bytes, nullptr);

@@ -4,6 +4,8 @@
 #pragma once
 
 #include <array>
+#include <atomic>
+#include <bit>
 #include <cstdint>
 #include <mutex>
 #include <utility>
@@ -15,8 +17,8 @@
 
 namespace pyrel::cuda {
 
-// Of what runs take at most this is kept for the next one: allocating takes about as long as a
-// small batch does.
+// Of what the runs of all programs take at most this is kept for the next ones: allocating takes
+// about as long as a small batch does. An explainer of sequences has a program for each length.
 constexpr int64_t kMostKept = int64_t{1} << 30;
 
 template <void* (*take)(int64_t), void (*give_back)(void*) noexcept>
@@ -105,7 +107,37 @@ struct Lane {
     }
 };
 
-using Lanes = std::array<Lane, 2>;  // one computes while the other one copies
+struct Lanes : std::array<Lane, 2> {  // one computes while the other one copies
+    int64_t bytes() const { return (*this)[0].bytes() + (*this)[1].bytes(); }
+};
+
+// Of the device's memory, what all programs keep.
+inline std::atomic<int64_t> all_kept{0};
+
+// What a run leaves the next one of its program, by a mutex.
+template <typename Memory>
+class Kept {
+  public:
+    ~Kept() { all_kept -= memory_.bytes(); }
+    Memory take() {
+        const std::lock_guard lock(mutex_);
+        all_kept -= memory_.bytes();
+        return std::exchange(memory_, Memory());
+    }
+    // In `used` is afterwards what is not kept.
+    void keep(Memory& used) {
+        const std::lock_guard lock(mutex_);
+        const int64_t more = used.bytes() - memory_.bytes();
+        if (all_kept.fetch_add(more) + more > kMostKept)
+            all_kept -= more;
+        else
+            std::swap(memory_, used);
+    }
+
+  private:
+    std::mutex mutex_;
+    Memory memory_;
+};
 
 // A program on a device.
 struct Loaded {
@@ -113,28 +145,13 @@ struct Loaded {
     std::vector<int32_t> barriers;  // the steps that have one before them
     int64_t most_tiles = 1;         // of a product, for one group of samples
     int device = 0;
+    std::array<int, 4> teams{};  // of 1, 2, 4 and 8 blocks, that run at once on the device
     DeviceMemory image;
-    std::mutex mutex;
-    Workspace kept;  // by the mutex, as the lanes; each run has one alone
-    Lanes kept_lanes;
+    Kept<Workspace> workspace;
+    Kept<Lanes> lanes;
 
-    Workspace take() {
-        const std::lock_guard lock(mutex);
-        return std::exchange(kept, Workspace());
-    }
-    void keep(Workspace& used) {
-        if (used.bytes() > kMostKept) return;
-        const std::lock_guard lock(mutex);
-        std::swap(kept, used);
-    }
-    Lanes take_lanes() {
-        const std::lock_guard lock(mutex);
-        return std::exchange(kept_lanes, Lanes());
-    }
-    void keep(Lanes& used) {
-        if (used[0].bytes() + used[1].bytes() > kMostKept) return;
-        const std::lock_guard lock(mutex);
-        std::swap(kept_lanes, used);
+    int teams_of(int blocks) const {
+        return teams[static_cast<size_t>(std::countr_zero(static_cast<unsigned>(blocks)))];
     }
 };
 

@@ -37,6 +37,7 @@ class OnDevice {
 
   private:
     int before_ = 0;
+    bool changed_ = false;
 };
 
 // Throws DeviceFull, or DeviceError.

@@ -58,13 +58,18 @@ cudaGraphExec_t captured(const std::vector<Launch>& all, int teams) {
     check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
     cudaGraph_t graph = nullptr;
     cudaGraphExec_t made = nullptr;
-    cudaError_t error = cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal);
+    // A kernel that was never used is loaded now, which a capture may not do.
+    cudaFuncAttributes attributes;
+    cudaError_t error = cudaFuncGetAttributes(&attributes, pyrel_walk);
+    if (error == cudaSuccess)
+        error = cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal);
+    const bool captures = error == cudaSuccess;
     for (const Launch& launch : all) {
         if (error != cudaSuccess) break;
         pyrel_walk<<<static_cast<unsigned>(teams * launch.team), kThreads, 0, stream>>>(launch);
         error = cudaGetLastError();
     }
-    const cudaError_t ended = cudaStreamEndCapture(stream, &graph);
+    const cudaError_t ended = captures ? cudaStreamEndCapture(stream, &graph) : cudaSuccess;
     if (error == cudaSuccess) error = ended;
     if (error == cudaSuccess) error = cudaGraphInstantiate(&made, graph, 0);
     if (graph) cudaGraphDestroy(graph);
@@ -81,12 +86,13 @@ int devices() {
     return count;
 }
 
-OnDevice::OnDevice(int device) : before_(current()) {
-    check(cudaSetDevice(device), "cudaSetDevice");
+// Choosing a device makes its context, so none is chosen that is already.
+OnDevice::OnDevice(int device) : before_(current()), changed_(before_ != device) {
+    if (changed_) check(cudaSetDevice(device), "cudaSetDevice");
 }
 
 OnDevice::~OnDevice() {
-    if (cudaSetDevice(before_) != cudaSuccess) cudaGetLastError();
+    if (changed_ && cudaSetDevice(before_) != cudaSuccess) cudaGetLastError();
 }
 
 void* allocate(int64_t bytes) {

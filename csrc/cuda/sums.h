@@ -270,7 +270,9 @@ PYREL_DEVICE void end(const Walk& walk) {
               conserves ? static_cast<float>(ends.sum - ends.put_in) : __builtin_nanf(""));
         if (!launch.check_finite) return;
         const Outcome outcome = outcome_of(ends, conserves, launch.lost);
-        if (outcome != Outcome::done) judge(walk, part, outcome, -1);
+        // Of lost relevance which way back, and there is one alone.
+        const int64_t element = outcome == Outcome::relevance_lost ? 0 : -1;
+        if (outcome != Outcome::done) judge(walk, part, outcome, element);
     });
 }
 

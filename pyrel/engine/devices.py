@@ -9,7 +9,7 @@ import torch
 
 from pyrel.engine import config as runtime
 from pyrel.engine.arrays import Batch, Rows
-from pyrel.engine.cuda.library import devices, library
+from pyrel.engine.cuda.library import is_built, library
 from pyrel.engine.precision import check_precision
 
 CPU = "cpu"
@@ -86,6 +86,8 @@ def checked_device(given: Any) -> str | None:
         device = torch.device(given)
     except RuntimeError:
         raise ValueError(f"{_WANTED}; got {str(given)!r}") from None
+    if isinstance(given, str) and str(device) != given:  # torch keeps a number's last eight bits
+        raise ValueError(f"{_WANTED}; got {given!r}")
     if device.type == CPU:
         return CPU
     if device.type != "cuda":
@@ -105,7 +107,8 @@ def chosen(asked: str | None, x: Batch) -> str:
     Parameters
     ----------
     asked : str or None
-        As `checked_device` returns it. None for the device of the batch, if the engine can use it.
+        As `checked_device` returns it. None for the device of the batch, if pyrel was built with
+        CUDA; whatever is wrong with the library then is an error of the call.
     x : array, tensor or rows of several
 
     Raises
@@ -117,7 +120,7 @@ def chosen(asked: str | None, x: Batch) -> str:
     there = [each for each in lying if each.startswith("cuda")]
     if asked is None:
         own = there[0] if there else CPU
-        return own if own != CPU and number_of(own) < devices() else CPU
+        return own if is_built() else CPU
     other = [each for each in there if each != asked]
     if other:
         raise ValueError(

@@ -57,6 +57,12 @@ class Loaded:
         return self.programs[EXPLAIN]
 
     @property
+    def bytes_on_device(self) -> int:
+        """How much of a CUDA device's memory the programs take."""
+        engines = self.programs.values()
+        return sum(each.image_bytes for each in engines if isinstance(each, CudaEngine))
+
+    @property
     def flops(self) -> float:
         """Floating-point operations of the products for one sample, of all parts of a model."""
         parts = (EXPLAIN, IMAGE, BACK)
@@ -94,7 +100,9 @@ def _packed(pattern: Pattern | None, isa: str) -> Weights | None:
 
 Source: TypeAlias = Compiled | Compiler | AnySteps
 
-_KEPT_STEPS = 1 << 15  # of all programs of an explainer that are kept; each takes some kilobytes
+# Of all programs of an explainer that are kept. On the CPU a step takes some kilobytes; on a device
+# each program has the weights again.
+_KEPT_STEPS, _KEPT_BYTES = 1 << 15, 1 << 30
 
 
 class Programs:
@@ -169,11 +177,16 @@ class Programs:
         loaded = load(compiled, self._method, self._inputs, steps, self._binding)
         if isinstance(self.source, Compiled) and compiled.patterns is None:
             self.source = kept_packed(compiled, loaded.programs)
-        while self._kept and sum(self._kept) + steps > _KEPT_STEPS:
+        while self._kept and self._is_full(steps, loaded):
             oldest = min(self._kept, key=lambda each: self._used.get(each, -1))
             del self._kept[oldest]
         self._kept[steps] = loaded
         return loaded
+
+    def _is_full(self, steps: int, loaded: Loaded) -> bool:
+        """Whether others have to go before a program for some steps is kept."""
+        there = sum(each.bytes_on_device for each in (*self._kept.values(), loaded))
+        return sum(self._kept) + steps > _KEPT_STEPS or there > _KEPT_BYTES
 
 
 class Replanned(Programs):

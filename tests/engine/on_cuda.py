@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,7 +26,12 @@ def emulated(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     cuda_emulated.library()  # skips where there is no emulator
     monkeypatch.setenv("PYREL_ISA", cuda_emulated.ISA)
     monkeypatch.setenv(library.VARIABLE, str(cuda_emulated.built()))
+    gc.collect()
+    used, held = cuda_emulated.used_memory(), cuda_emulated.library().pyrel_cuda_held()
     yield
+    gc.collect()
+    assert cuda_emulated.used_memory() == used
+    assert cuda_emulated.library().pyrel_cuda_held() == held
 
 
 def launches() -> int:

@@ -20,6 +20,7 @@ from engine.several_models import N, T, WithStatic
 from torch import nn
 
 import pyrel
+from pyrel.engine import programs
 from pyrel.engine.cuda.engine import CudaEngine
 
 __all__ = ["emulated"]
@@ -269,3 +270,15 @@ def test_a_program_is_freed_with_its_explainer() -> None:
     gc.collect()
     assert cuda_emulated.used_memory() == used
     assert cuda_emulated.library().pyrel_cuda_held() == held
+
+
+def test_programs_of_many_lengths_take_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has the weights on the device, so that the oldest ones go."""
+    x = batch(Last, 2, 20)
+    explainer = pyrel.Explainer(made(Last), x[:, :2], "gradient", device="cuda", check=None)
+    explainer(x)
+    one = explainer._programs.at(20).bytes_on_device
+    monkeypatch.setattr(programs, "_KEPT_BYTES", 3 * one)
+    wanted = [explainer(x[:, :steps]) for steps in range(2, 21)]
+    assert explainer._programs._kept.keys() == {18, 19, 20}
+    assert_same(explainer(x[:, :2]), wanted[0])

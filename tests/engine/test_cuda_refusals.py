@@ -44,6 +44,8 @@ __all__ = ["emulated"]
         (0, TypeError, "got int"),
         (True, TypeError, "got bool"),
         (["cuda"], TypeError, "got list"),
+        ("cuda:200", ValueError, "got 'cuda:200'"),
+        ("cuda:256", ValueError, "got 'cuda:256'"),
         ("cuda:3", ValueError, "device: cuda:3: there is 1 device"),
         (torch.device("cuda", 1), ValueError, "device: cuda:1: there is 1 device"),
     ],
@@ -206,8 +208,8 @@ def test_ctrl_c_between_two_calls_of_the_library(monkeypatch: pytest.MonkeyPatch
     explainer = pyrel.Explainer(layers(), x[:2], "lrp_epsilon", device="cuda", check=None)
     wanted = explainer(x[:9])
     before = launches()
-    signal.setitimer(signal.ITIMER_REAL, 0.05)
     old = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
     try:
         with pytest.raises(KeyboardInterrupt):
             explainer(x)

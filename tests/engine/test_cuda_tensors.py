@@ -79,15 +79,22 @@ def test_a_plain_call_stays_there(there: list[str]) -> None:
 
 def test_other_types_and_orders_are_converted_there(there: list[str]) -> None:
     explainer, x = compiled(layers(), samples(2)), torch.from_numpy(samples(24))
-    for given in (x.double(), x.half(), x[::3], x.T.contiguous().T, x.requires_grad_()):
-        wanted = on_cpu(explainer, given.detach().float().contiguous())
+    for given in (
+        x.double(),
+        x.half(),
+        x[::3],
+        x.T.contiguous().T,
+        torch._neg_view(x),
+        x.requires_grad_(),
+    ):
+        wanted = on_cpu(explainer, given.detach().float().resolve_neg().contiguous())
         assert_same(explainer(given), wanted)
-    assert there == ["run_there"] * 5
+    assert there == ["run_there"] * 6
     tokens = compiled(made(Tokens), batch(Tokens, 2, 4))
     ids = torch.from_numpy(batch(Tokens, 3, 4))
     assert_same(tokens(ids), on_cpu(tokens, ids))
     assert_same(tokens(ids.to(torch.int16)), on_cpu(tokens, ids))
-    assert there == ["run_there"] * 7
+    assert there == ["run_there"] * 8
 
 
 def test_out_is_written_in_place(there: list[str]) -> None:
@@ -184,13 +191,13 @@ def test_overflow_and_lost_relevance_have_the_words_of_the_cpu(there: list[str])
     sigmoid[0].weight.data[:] = torch.tensor([[-85.0, -1.0]])
     explainer = compiled(sigmoid, np.ones((2, 2), np.float32), "lrp_epsilon")
     x = np.float32([[0.1, 0.1], [1.0, 1.0]])
-    outcomes = []
-    for given in (x, torch.from_numpy(x)):
-        try:
-            outcomes.append(explainer(given).conservation.tolist())
-        except ValueError as error:
-            outcomes.append(str(error))
-    assert outcomes[0] == outcomes[1]
+    by_host = pyrel.Explainer(sigmoid, x, "lrp_epsilon", device="cuda", check=None)
+    said = []
+    for each, given in ((explainer, x), (explainer, torch.from_numpy(x)), (by_host, x)):
+        with pytest.raises(ValueError, match=r"relevance of x\[1\] is not conserved") as error:
+            each(given)
+        said.append(str(error.value))
+    assert said[0] == said[1] == said[2]
 
 
 def test_devices_of_tensors_and_of_explainers(
@@ -210,8 +217,11 @@ def test_devices_of_tensors_and_of_explainers(
     there.clear()
     assert_same(own(x), cpu(x.numpy()))
     assert there == ["run_there"]
-    # Without the library tensors there are explained on the CPU, as ever.
     monkeypatch.setenv("PYREL_CUDA_LIBRARY", "/nowhere")
+    with pytest.raises(RuntimeError, match="names /nowhere, and there is no such file"):
+        compiled(model, samples(2))(x)
+    # A pyrel without CUDA explains tensors there on the CPU, as ever.
+    monkeypatch.delenv("PYREL_CUDA_LIBRARY")
     before = launches()
     assert_same(compiled(model, samples(2))(x), cpu(x.numpy()))
     assert launches() == before

@@ -45,7 +45,7 @@ class CudaEngine:
     Attributes
     ----------
     device : str
-    classes, arena_size : int
+    classes, arena_size, image_bytes : int
     explains : bool
     flops : float
     keeps_forward : bool
@@ -76,8 +76,11 @@ class CudaEngine:
         self._input_size = program.input_size
         self.explains, self.flops = core.explains, core.flops
         self._library = library()
-        self._handle = self._library.load(_core.cuda_image(core), number_of(device))
-        weakref.finalize(self, self._library.free, self._handle)
+        image = _core.cuda_image(core)
+        self.image_bytes = len(image)
+        self._handle = self._library.load(image, number_of(device))
+        freed = weakref.finalize(self, self._library.free, self._handle)
+        freed.atexit = False  # a daemon thread may still run it then; the process's end frees all
 
     def run(
         self,
@@ -120,7 +123,7 @@ class CudaEngine:
             _put_results(batch, [_address(each, first + done) for each in results])
             status = self._run("pyrel_cuda_run_from_host", batch)
             if status.outcome != Outcome.done:
-                return status._replace(sample=max(status.sample + done, -1))
+                return status._replace(sample=status.sample + done if status.sample >= 0 else -1)
             done += int(batch.done)
             if done >= len(x):
                 return status

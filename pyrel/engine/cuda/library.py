@@ -115,6 +115,15 @@ class Library:
         made.pyrel_cuda_free.restype = None
 
 
+def is_built() -> bool:
+    """Whether there is a library beside the extension, or the environment names one."""
+    return bool(os.environ.get(VARIABLE, "").strip()) or _beside().is_file()
+
+
+def _beside() -> Path:
+    return Path(_core.__file__).parent / "libpyrel_cuda.so"
+
+
 def library() -> Library:
     """Return the library: that beside the extension, or the one that the environment names.
 
@@ -124,7 +133,7 @@ def library() -> Library:
         If there is none, or it cannot be loaded.
     """
     given = os.environ.get(VARIABLE, "").strip()
-    path = Path(given) if given else Path(_core.__file__).parent / "libpyrel_cuda.so"
+    path = Path(given) if given else _beside()
     if not path.is_file():
         why = f"{VARIABLE} names {given}, and there is no such file"
         raise CudaError(

@@ -40,7 +40,7 @@ def stay(
     """Whether a call is one that `explain` is for."""
     if not isinstance(x, Tensor) or programs.device == devices.CPU or lengths is not None:
         return False
-    if devices.lies_on(x) != programs.device or len(x) == 0 or is_each_step(target):
+    if devices.lies_on(x) != programs.device or is_each_step(target):
         return False
     if out is not None and devices.lies_on(out) != programs.device:
         return False  # such an ``out`` lies on the CPU, or is refused
@@ -104,7 +104,7 @@ def explain(
 
 def _converted(x: Tensor) -> Tensor:
     """Return samples as the device reads them; the tensor itself where they lie so."""
-    return x.detach().to(torch.float32).contiguous()
+    return x.detach().to(torch.float32).resolve_neg().contiguous()
 
 
 def _clipped(inputs: Inputs, values: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
@@ -122,7 +122,7 @@ def _targets(target: Any, outputs: Outputs, loaded: Loaded, x: Tensor) -> Tensor
     if isinstance(target, Tensor) and devices.lies_on(target) == devices.lies_on(x):
         plain = target.shape == (n,) and target.dtype in _INTEGERS and outputs.dimensions == 1
         if plain and not bool(((target < 0) | (target >= classes)).any()):
-            return target.detach().to(torch.int64).contiguous()
+            return target.detach().to(torch.int64).resolve_neg().contiguous()
     # Whatever is wrong with others is said there.
     numbers = outputs.numbers(target, n, classes)
     return None if numbers is None else torch.tensor(numbers, device=x.device)
@@ -141,7 +141,7 @@ def _place(out: Tensor | None, x: Tensor) -> Tensor:
     if out.dtype != torch.float32 or out.shape != x.shape:
         wanted, dtype = f"float32 of shape {tuple(x.shape)}", str(out.dtype).removeprefix("torch.")
         raise ValueError(f"out: wanted {wanted}, got {dtype} {tuple(out.shape)}")
-    if not out.is_contiguous():
+    if not out.is_contiguous() or out.is_neg():
         raise ValueError("out: wanted a writable, contiguous, aligned array")
     first, end = _extent(out)
     x_first, x_end = _extent(x)
