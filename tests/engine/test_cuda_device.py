@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from engine import cuda_emulated
-from engine.on_cuda import CUDA, assert_alike, emulated, launches, on_both
+from engine.on_cuda import CUDA, assert_alike, by_emulator, emulated, launches, on_both
 from engine.sequences import Last, Tokens, assert_same, batch, made
 from engine.several_models import N, T, WithStatic
 from torch import nn
@@ -71,6 +71,7 @@ def test_the_self_check_runs_there() -> None:
     assert repr(explainer).endswith(f"{CUDA})")
 
 
+@by_emulator
 @pytest.mark.parametrize("chunk", [1, 7, 8, 16, 40, 41, 1000])
 def test_chunks_do_not_show(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CudaEngine, "chunk", chunk)

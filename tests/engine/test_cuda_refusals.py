@@ -16,7 +16,7 @@ import pytest
 import torch
 from engine import cuda_emulated
 from engine.building import run, tool
-from engine.on_cuda import emulated, launches, on_both
+from engine.on_cuda import by_emulator, emulated, launches, on_both
 from engine.test_cuda_device import layers, samples
 from engine.test_forks import in_child
 from typer.testing import CliRunner
@@ -200,6 +200,7 @@ def test_a_forked_child_is_told() -> None:
     assert explainer(x).relevance.shape == x.shape
 
 
+@by_emulator
 @pytest.mark.usefixtures("emulated")
 def test_ctrl_c_between_two_calls_of_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     """The library works for tenths of a second; then Python's handler of signals has its turn."""
