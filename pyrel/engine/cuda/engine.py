@@ -46,6 +46,8 @@ class CudaEngine:
     ----------
     device : str
     classes, arena_size, image_bytes : int
+    bounds : tuple of Tensor or None
+        Those of the input on the device, kept by who copies them there.
     explains : bool
     flops : float
     keeps_forward : bool
@@ -60,6 +62,7 @@ class CudaEngine:
     """
 
     keeps_forward = False
+    bounds: tuple[Any, Any] | None = None
     chunk = 0  # samples of the host that go to the device at once; 0 lets the library choose
 
     def __init__(

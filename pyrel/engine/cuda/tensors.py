@@ -82,10 +82,7 @@ def explain(
     loaded, outputs = programs.at(steps), programs.source.outputs
     engine = cast(CudaEngine, loaded.core)
     place = _place(out, x) if relevance else None
-    bounds = [
-        None if each is None else torch.tensor(each, device=x.device)
-        for each in (loaded.low, loaded.high)
-    ]
+    bounds = _bounds(loaded, engine, x.device)
     values = _clipped(inputs, _converted(x), *bounds)
     targets = _targets(target, outputs, loaded, x)
     results = _results(place, loaded.classes, x)
@@ -100,6 +97,21 @@ def explain(
         raise run.failure(EXPLAIN, status, status.sample, on_host(values[status.sample]))
     run.advance(len(x))
     return _shaped(outputs, results)
+
+
+def _bounds(
+    loaded: Loaded, engine: CudaEngine, device: torch.device
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return the bounds of the input on the device; they are copied there once."""
+    if engine.bounds is None:
+        low, high = (
+            None if each is None else torch.tensor(each, device=device)
+            for each in (loaded.low, loaded.high)
+        )
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)  # later calls may be on other streams
+        engine.bounds = low, high
+    return engine.bounds
 
 
 def _converted(x: Tensor) -> Tensor:
