@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "loaded.h"
+#include "step_by_step.h"
 
 namespace pyrel::cuda {
 namespace {
@@ -192,7 +193,11 @@ class FromHost {
         const Running chunk = running_[number];
         if (chunk.samples == 0) return;
         Lane& lane = lanes_[number];
-        synchronise(lane.stream.get());
+        try {
+            synchronise(lane.stream.get());
+        } catch (const DeviceError& error) {
+            throw within_launch(error, lane.workspace);
+        }
         running_[number] = {};
         const auto out = layout_of(out_, chunk.samples);
         const auto* const verdicts =

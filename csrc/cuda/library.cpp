@@ -15,6 +15,7 @@
 #pragma GCC visibility pop
 
 #include "loaded.h"
+#include "step_by_step.h"
 
 namespace pyrel::cuda {
 namespace {
@@ -74,14 +75,14 @@ int chosen_team(const Division& division, const Loaded& loaded) {
     return team;
 }
 
-Division divided(const PyrelCudaBatch& batch, const Loaded& loaded) {
+Division divided(const PyrelCudaBatch& batch, const Loaded& loaded, const Workspace& workspace) {
     Division division;
     division.samples = batch.samples;
     division.groups = batch.groups > 0 ? batch.groups : chosen_groups(batch.samples, loaded);
     const auto bytes = [&] {
         return division.arena_bytes(loaded.header) + division.scratch_bytes();
     };
-    const int64_t most = free_memory() / 2;
+    const int64_t most = (free_memory() + workspace.bytes()) / 2;
     while (bytes() > most && division.take_less()) {
     }
     division.team = batch.team > 0 ? batch.team : chosen_team(division, loaded);
@@ -121,27 +122,6 @@ Launch launch_of(const Loaded& loaded, const PyrelCudaBatch& batch, const Divisi
     launch.end_slab = division.slabs();
     launch.end_step = steps_of(loaded.header, batch.relevance) + 1;
     return launch;
-}
-
-// The same, divided at all barriers: for as many slabs as there are teams, then for the next ones.
-std::vector<Launch> by_steps(const Launch& whole, const Loaded& loaded, int64_t teams) {
-    std::vector<Launch> all;
-    for (int64_t slab = 0; slab < whole.end_slab; slab += teams) {
-        Launch launch = whole;
-        launch.first_slab = slab;
-        launch.end_slab = std::min(slab + teams, whole.end_slab);
-        const auto add = [&](int32_t end) {
-            launch.end_step = end;
-            all.push_back(launch);
-            launch.first_step = end;
-        };
-        const int32_t count = whole.end_step - 1;
-        for (const int32_t barrier : loaded.barriers)
-            if (barrier > 0 && barrier < count) add(barrier);
-        add(count);
-        add(count + 1);
-    }
-    return all;
 }
 
 void require(bool condition, const char* message) {
@@ -205,20 +185,33 @@ bool report_first(PyrelCudaBatch& batch, const Verdict* verdicts, int64_t sample
 
 bool launch(const Loaded& loaded, const PyrelCudaBatch& batch, Workspace& workspace) {
     check(batch, loaded.header);
-    Division division = divided(batch, loaded);
+    Division division = divided(batch, loaded, workspace);
     require(batch.by_steps || loaded.teams_of(division.team) > 0,
             "this device has no teams of so many blocks");
     if (!reserve(workspace, division, loaded.header)) return false;
     const Launch launch = launch_of(loaded, batch, division, workspace);
     const int teams = static_cast<int>(division.teams);
-    if (batch.by_steps)
-        workspace.graph.launch(by_steps(launch, loaded, teams), teams, batch.stream);
+    workspace.samples = batch.samples;
+    workspace.team = division.team;
+    workspace.teams = teams;
+    if (is_blocking())
+        run_step_by_step(launch, loaded, teams, batch.stream);
+    else if (batch.by_steps)
+        workspace.graph.launch(divided_at_barriers(launch, loaded, teams), teams, batch.stream);
     else
         launch_walk(launch, teams, batch.stream);
     return true;
 }
 
 namespace {
+
+// For what has begun, and works in memory that is given back after an error.
+void wait_quietly(void* stream) {
+    try {
+        synchronise(stream);
+    } catch (const DeviceError&) {  // the first error says more
+    }
+}
 
 void run(Loaded& loaded, PyrelCudaBatch& batch) {
     report(batch, Outcome::done, -1, -1);
@@ -230,15 +223,14 @@ void run(Loaded& loaded, PyrelCudaBatch& batch) {
         if (!launch(loaded, batch, workspace)) return report(batch, Outcome::out_of_memory, -1, -1);
         copy_from_device(verdicts.data(), workspace.verdicts.get(),
                          batch.samples * int64_t{sizeof(Verdict)}, batch.stream);
+        synchronise(batch.stream);
+    } catch (const DeviceError& error) {
+        wait_quietly(batch.stream);
+        throw within_launch(error, workspace);
     } catch (...) {
-        // What has begun works in the memory that is given back now.
-        try {
-            synchronise(batch.stream);
-        } catch (const DeviceError&) {  // the first error says more
-        }
+        wait_quietly(batch.stream);
         throw;
     }
-    synchronise(batch.stream);
     loaded.workspace.keep(workspace);
     report_first(batch, verdicts.data(), batch.samples, 0);
 }
@@ -260,6 +252,7 @@ void look_at_steps(Loaded& loaded, const char* image) {
         reinterpret_cast<const Operation*>(image + loaded.header.operations_at);
     for (int32_t n = 0; n < loaded.header.steps; ++n) {
         if (steps[n].barrier) loaded.barriers.push_back(n);
+        loaded.kinds.push_back(operations[steps[n].operation].kind);
         const Operation& op = operations[steps[n].operation];
         if (op.kind != Kind::gemm) continue;
         const int64_t tiles = (op.columns + kTileColumns - 1) / kTileColumns;

@@ -84,6 +84,7 @@ struct Division;  // library.cpp
 struct Workspace {
     DeviceMemory arena, scratch, verdicts;
     Graph graph;
+    int64_t samples = 0, team = 0, teams = 0;  // of the last launch
 
     void reserve(const Division& division, const Header& header);
     int64_t bytes() const { return arena.bytes() + scratch.bytes() + verdicts.bytes(); }
@@ -143,6 +144,7 @@ class Kept {
 struct Loaded {
     Header header;
     std::vector<int32_t> barriers;  // the steps that have one before them
+    std::vector<Kind> kinds;        // of all steps
     int64_t most_tiles = 1;         // of a product, for one group of samples
     int device = 0;
     std::array<int, 4> teams{};  // of 1, 2, 4 and 8 blocks, that run at once on the device

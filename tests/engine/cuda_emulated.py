@@ -33,6 +33,7 @@ FOLDERS = ("csrc/cuda", "csrc/program", "csrc/shared", "tests/native/cuda")
 SOURCES = (
     "csrc/cuda/from_host.cpp",
     "csrc/cuda/library.cpp",
+    "csrc/cuda/step_by_step.cpp",
     "tests/native/cuda/runtime_emulated.cpp",
     "tests/native/cuda/emulator.cpp",
 )
@@ -280,7 +281,8 @@ def library() -> ctypes.CDLL:
     made.pyrel_cuda_memory.restype = None
     made.pyrel_cuda_used.restype = made.pyrel_cuda_runs.restype = ctypes.c_int64
     made.pyrel_cuda_stream.restype = ctypes.c_void_p
-    made.pyrel_cuda_set_devices.restype = made.pyrel_cuda_drop_wait.restype = None
+    for name in ("set_devices", "drop_wait", "fail_launch"):
+        getattr(made, f"pyrel_cuda_{name}").restype = None
     return made
 
 

@@ -213,3 +213,34 @@ def test_a_dropped_barrier_is_a_race(program: Any) -> None:
     for number in range(cuda.barriers()):
         with pytest.raises(cuda.EmulationError, match="since their last common barrier"):
             cuda.explain(program, x, dropped_barrier=number)
+
+
+def test_an_error_of_the_device_names_the_launch(program: Any) -> None:
+    cuda.library().pyrel_cuda_fail_launch(0)
+    words = (
+        "cudaErrorIllegalAddress, in a walk of 40 samples by 3 teams of 2 blocks; with "
+        "CUDA_LAUNCH_BLOCKING=1 the error names the instruction"
+    )
+    with pytest.raises(cuda.EmulationError, match=words):
+        cuda.explain(program, samples(40), team=2, teams=3)
+
+
+def test_launches_that_block_name_the_instruction(
+    program: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bits stay: an instruction is a launch, and the results' end is one."""
+    x = samples(40)
+    wanted = cuda.explain(program, x).bits()
+    monkeypatch.setenv("CUDA_LAUNCH_BLOCKING", "1")
+    with cuda.OnDevice(program) as made:
+        before = cuda.library().pyrel_cuda_runs()
+        assert made.explain(x, teams=5, team=2).bits() == wanted
+        count = cuda.library().pyrel_cuda_runs() - before
+        named = []
+        for number in range(count):
+            cuda.library().pyrel_cuda_fail_launch(number)
+            with pytest.raises(cuda.EmulationError, match=f", in step {number}, ") as error:
+                made.explain(x, teams=5, team=2)
+            named.append(str(error.value).rsplit(", ", 1)[1])
+    kinds = {"Gemm", "Seed", "the end of the samples"}
+    assert kinds <= set(named) and named[0] == "Gemm" and named[-1] == "the end of the samples"

@@ -32,6 +32,7 @@ struct Emulation {
     // as a device may run it.
     std::map<void*, std::vector<std::function<void()>>> streams;
     int64_t runs = 0;
+    int failing_launch = -1;           // counted down to 0, at which one fails
     int waits = 0, dropped_wait = -1;  // on streams that were made
     void* stream = nullptr;            // of the last launch
 };
@@ -89,7 +90,9 @@ void run_all(const std::vector<Launch>& all, int teams, void* stream) {
     const std::lock_guard lock(device.mutex);
     const std::vector<emulated::Region> regions = regions_of(all.front(), teams);
     for (const emulated::Region& region : regions)
-        if (region.base == all.front().arena || region.base == all.front().scratch) spoil(region);
+        if (all.front().first_step == 0 &&
+            (region.base == all.front().arena || region.base == all.front().scratch))
+            spoil(region);
     emulated::set_regions(regions);
     device.teams = teams;
     device.team = all.front().team;
@@ -97,9 +100,12 @@ void run_all(const std::vector<Launch>& all, int teams, void* stream) {
     device.launches = static_cast<int>(all.size());
     device.stream = stream;
     ++device.runs;
-    for (const Launch& launch : all)
+    for (const Launch& launch : all) {
+        if (device.failing_launch >= 0 && device.failing_launch-- == 0)
+            throw DeviceError("cudaErrorIllegalAddress");
         device.barriers = emulated::launch([&] { pyrel_walk(launch); }, teams,
                                            kThreads * launch.team, device.options);
+    }
 }
 
 }  // namespace
@@ -252,6 +258,8 @@ int32_t pyrel_cuda_held() {
 // How many runs there were, and the stream of the last one.
 int64_t pyrel_cuda_runs() { return pyrel::cuda::emulation().runs; }
 void* pyrel_cuda_stream() { return pyrel::cuda::emulation().stream; }
+// Lets a later launch fail, the one of this number from 0 on; -1: none.
+void pyrel_cuda_fail_launch(int32_t number) { pyrel::cuda::emulation().failing_launch = number; }
 // Counts waits for streams that were made from 0 on, and lets one of them do nothing; -1: none.
 void pyrel_cuda_drop_wait(int32_t number) {
     pyrel::cuda::emulation().waits = 0;
