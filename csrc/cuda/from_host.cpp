@@ -55,11 +55,13 @@ class FromHost {
     FromHost(Loaded& loaded, PyrelCudaBatch& batch)
         : loaded_(loaded), batch_(batch), lanes_(loaded.lanes.take()) {
         const int64_t size = loaded.header.input_size;
-        in_ = {array_of(batch.x, size), array_of(batch.target, 1), array_of(batch.low, size, true),
-               array_of(batch.high, size, true)};
-        out_ = {array_of(batch.relevance, size), array_of(batch.output, loaded.header.classes),
-                array_of(batch.explained, 1),    array_of(batch.absorbed, 1),
-                array_of(batch.conservation, 1), array_of(batch.amplification, 1)};
+        const int64_t ways = batch.ways;
+        in_ = {array_of(batch.x, size), array_of(batch.target, ways),
+               array_of(batch.low, size, true), array_of(batch.high, size, true)};
+        out_ = {
+            array_of(batch.relevance, size * ways), array_of(batch.output, loaded.header.classes),
+            array_of(batch.explained, ways),        array_of(batch.absorbed, ways),
+            array_of(batch.conservation, ways),     array_of(batch.amplification, ways)};
         chunk_ = std::min(batch.samples, batch.chunk > 0 ? batch.chunk : chosen_chunk());
     }
     // What is still on its way reads and writes the lanes' memory.

@@ -6,6 +6,7 @@
 #include <iterator>
 #include <type_traits>
 
+#include "../program/way_back.h"
 #include "hazards.h"
 #include "make_image.h"
 #include "operations.h"
@@ -154,6 +155,7 @@ class Maker {
         header.explains = code_.explains;
         header.conserves = code_.conserves;
         header.multiplies_bf16 = code_.multiplies_bf16;
+        header.keeps_forward = way_back_of(code_).keeps_forward;
         std::vector<char> image(static_cast<size_t>(rounded_up(sizeof header, 16)));
         const auto append = [&](const auto& values) {
             const int64_t at = std::ssize(image);

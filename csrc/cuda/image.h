@@ -117,6 +117,7 @@ struct Header {
     int32_t explains = 0;
     int32_t conserves = 0;
     int32_t multiplies_bf16 = 0;
+    int32_t keeps_forward = 0;  // a sample may go back several times after one forward pass
 
     bool operator==(const Header&) const = default;
 };
@@ -144,23 +145,25 @@ struct Launch {
     Header header;  // the image's
     const char* image = nullptr;
     const float* x = nullptr;         // (samples, input_size)
-    const int64_t* target = nullptr;  // (samples,) or null: the predicted class
+    const int64_t* target = nullptr;  // (samples, ways) or null: the predicted class
     const float* low = nullptr;       // (input_size,) or null
     const float* high = nullptr;
-    float* relevance = nullptr;      // (samples, input_size), or null for the outputs alone
-    float* output = nullptr;         // (samples, classes)
-    int64_t* explained = nullptr;    // (samples,)
-    float* absorbed = nullptr;       // (samples,)
-    float* conservation = nullptr;   // (samples,)
-    float* amplification = nullptr;  // (samples,)
-    Verdict* verdicts = nullptr;     // (samples,)
-    float* arena = nullptr;          // teams · groups · arena_size · kGroup floats
-    double* scratch = nullptr;       // teams · 3 · groups · kGroup: absorbed, largest, put in
+    float* relevance = nullptr;    // (samples, ways, input_size), or null for outputs alone
+    float* output = nullptr;       // (samples, classes)
+    int64_t* explained = nullptr;  // (samples, ways), as the three of floats
+    float* absorbed = nullptr;
+    float* conservation = nullptr;
+    float* amplification = nullptr;
+    Verdict* verdicts = nullptr;  // (samples,)
+    float* arena = nullptr;       // teams · groups · arena_size · kGroup floats
+    double* scratch = nullptr;    // teams · 3 · groups · kGroup: absorbed, largest, put in
     int64_t samples = 0;
     // Those of a launch: one may walk all steps of all slabs, or one step after the other be a
     // launch of its own. The step behind the last one is what ends a sample.
     int64_t first_slab = 0, end_slab = 0;
     int32_t first_step = 0, end_step = 0;
+    // Of the ways back of each sample; all but the first begin at the seed.
+    int32_t ways = 1, first_way = 0, end_way = 1;
     int32_t groups = 0;  // of a slab: 1, 2, 4 or 8
     int32_t team = 1;    // blocks that share a slab: a cluster where they meet at barriers
     int32_t check_finite = 1;

@@ -5,7 +5,7 @@
 
 #include <stdint.h>
 
-#define PYREL_CUDA_INTERFACE 2
+#define PYREL_CUDA_INTERFACE 3
 #define PYREL_CUDA_ERROR_BYTES 512
 
 #if defined(__cplusplus)
@@ -30,6 +30,7 @@ struct PyrelCudaBatch {
     int32_t groups;     // of eight samples in a slab; 0 chooses
     int32_t team;       // of blocks that share a slab: 1, 2, 4 or 8; 0 chooses
     int32_t teams;      // at once; 0 chooses
+    int32_t ways;       // back, of each sample after one forward pass; see shared/batch.h
     int32_t by_steps;   // a launch for all that lies between two barriers, instead of one in all
     // The first sample that something is wrong with: an Outcome of shared/batch.h, 0 if none is.
     int32_t outcome;

@@ -121,6 +121,7 @@ Launch launch_of(const Loaded& loaded, const PyrelCudaBatch& batch, const Divisi
     launch.team = division.team;
     launch.end_slab = division.slabs();
     launch.end_step = steps_of(loaded.header, batch.relevance) + 1;
+    launch.ways = launch.end_way = batch.ways;
     return launch;
 }
 
@@ -139,6 +140,10 @@ void check(const PyrelCudaBatch& batch, const Header& header) {
     require(batch.samples >= 0, "there is no negative number of samples");
     require(batch.precision >= 0 && batch.precision <= static_cast<int>(Precision::tf32),
             "there is no such precision");
+    require(batch.ways >= 1 && batch.ways * int64_t{header.input_size} <= kMostFloats,
+            "a sample goes back at least once, and has no room for so many ways");
+    require(batch.ways == 1 || (batch.relevance && batch.target && header.keeps_forward),
+            "several ways back need relevance, targets, and a program that keeps its forward pass");
     require(!batch.low == !batch.high, "low and high come together");
     require(!batch.relevance || header.explains != 0,
             "a program that only computes outputs writes no relevance");

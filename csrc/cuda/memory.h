@@ -16,6 +16,7 @@ struct Walk {
     double* largest;
     double* put_in;
     int64_t first;    // sample of the launch
+    int32_t way;      // back
     int32_t samples;  // of the slab; the groups' others are missing
 
     template <typename Value>
@@ -42,15 +43,23 @@ struct Row {
     int32_t samples;  // that there are
 };
 
+// Where what a sample of the slab gets from this way back belongs.
+PYREL_DEVICE int64_t result_of(const Walk& walk, int sample) {
+    return (walk.first + sample) * walk.launch.ways + walk.way;
+}
+
 PYREL_DEVICE Row row_of(const Walk& walk, const Operand& operand, int row) {
     const int64_t offset = constant_at(walk.offsets() + operand.first + row);
     if (operand.memory == Memory::arena)
         return {walk.arena + offset * kGroup, int64_t{walk.launch.header.arena_size} * kGroup, 1,
                 kGroup, walk.launch.groups * kGroup};
     const int64_t size = walk.launch.header.input_size;
-    float* const base =
-        operand.memory == Memory::input ? const_cast<float*>(walk.launch.x) : walk.launch.relevance;
-    return {base + walk.first * size + offset, size * kGroup, size, 1, walk.samples};
+    if (operand.memory == Memory::input)
+        return {const_cast<float*>(walk.launch.x) + walk.first * size + offset, size * kGroup, size,
+                1, walk.samples};
+    const int64_t apart = walk.launch.ways * size;
+    return {walk.launch.relevance + result_of(walk, 0) * size + offset, apart * kGroup, apart, 1,
+            walk.samples};
 }
 
 PYREL_DEVICE float* place_of(const Row& row, int group, int sample, int64_t element) {

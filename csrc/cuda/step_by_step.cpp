@@ -30,10 +30,15 @@ std::vector<Launch> divided_at(const Launch& whole, const std::vector<int32_t>& 
             all.push_back(launch);
             launch.first_step = end;
         };
-        for (const int32_t step : at)
-            if (step > 0 && step < count) add(step);
-        add(count);
-        add(count + 1);
+        for (int32_t way = 0; way < whole.ways; ++way) {
+            launch.first_way = way;
+            launch.end_way = way + 1;
+            launch.first_step = way == 0 ? 0 : launch.header.seed;
+            for (const int32_t step : at)
+                if (step > launch.first_step && step < count) add(step);
+            add(count);
+            add(count + 1);
+        }
     }
     return all;
 }

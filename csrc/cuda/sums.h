@@ -184,7 +184,17 @@ PYREL_DEVICE Outcome offence_of(const Walk& walk, const float* x, int i) {
     return outside ? Outcome::input_out_of_bounds : Outcome::done;
 }
 
-// Nothing is absorbed yet, and the input is as a method needs it.
+// Nothing is absorbed yet on this way back.
+PYREL_DEVICE void begin_way(const Walk& walk) {
+    for_parts(walk, [&](const Part& part) {
+        if (!part.there || !part.first()) return;
+        write(walk.absorbed + part.sample, 0.0);
+        write(walk.largest + part.sample, 0.0);
+        write(walk.put_in + part.sample, 0.0);
+    });
+}
+
+// The input is as a method needs it.
 PYREL_DEVICE void begin(const Walk& walk) {
     const Launch& launch = walk.launch;
     const int size = walk.launch.header.input_size;
@@ -199,9 +209,6 @@ PYREL_DEVICE void begin(const Walk& walk) {
             wrong = other < wrong ? other : wrong;
         }
         if (!part.there || !part.first()) return;
-        write(walk.absorbed + part.sample, 0.0);
-        write(walk.largest + part.sample, 0.0);
-        write(walk.put_in + part.sample, 0.0);
         Verdict* const verdict = launch.verdicts + walk.first + part.sample;
         write(&verdict->outcome, int32_t{0});
         write(&verdict->element, int32_t{-1});
@@ -217,12 +224,12 @@ PYREL_DEVICE void seed(const Walk& walk, const Operation& op, const Step& step) 
     const Row out = row_of(walk, op.out, step.first_row);
     for_parts(walk, [&](const Part& part) {
         if (!part.there || !part.first()) return;
-        const int64_t sample = walk.first + part.sample;
+        const int64_t sample = walk.first + part.sample, result = result_of(walk, part.sample);
         int64_t target = 0;
         float best = 0.0f, started = 1.0f;
         for (int c = 0; c < classes; ++c) {
             const float v = at(source, part.group(), part.within(), c);
-            write(launch.output + sample * classes + c, v);
+            if (walk.way == 0) write(launch.output + sample * classes + c, v);
             if (launch.check_finite && !(absolute(v) <= FLT_MAX))
                 judge(walk, part, Outcome::output_not_finite, c);
             if (c == 0 || best < v) {
@@ -230,7 +237,7 @@ PYREL_DEVICE void seed(const Walk& walk, const Operation& op, const Step& step) 
                 target = c;
             }
         }
-        if (launch.target) target = constant_at(launch.target + sample);
+        if (launch.target) target = constant_at(launch.target + result);
         if (target < 0 || target >= classes) {
             judge(walk, part, kNoClass, 0);
             target = 0;
@@ -238,7 +245,7 @@ PYREL_DEVICE void seed(const Walk& walk, const Operation& op, const Step& step) 
         const float explained = at(source, part.group(), part.within(), target);
         if (op.start == Start::output) started = explained;
         if (op.start == Start::positive_output) started = 0.0f < explained ? explained : 0.0f;
-        write(launch.explained + sample, target);
+        write(launch.explained + result, target);
         write(walk.put_in + part.sample, double{started});
         for (int c = 0; c < classes; ++c)
             put(out, part.group(), part.within(), c, c == target ? started : 0.0f);
@@ -250,8 +257,8 @@ PYREL_DEVICE void end(const Walk& walk) {
     const Launch& launch = walk.launch;
     const int64_t size = walk.launch.header.input_size;
     for_parts(walk, [&](const Part& part) {
-        const int64_t sample = walk.first + part.sample;
-        const float* const relevance = launch.relevance + sample * size;
+        const int64_t result = result_of(walk, part.sample);
+        const float* const relevance = launch.relevance + result * size;
         Ends ends{};
         if (launch.relevance) {
             ends.sum = sum_over(part, size, [&](int64_t i) { return double{read(relevance + i)}; });
@@ -262,16 +269,15 @@ PYREL_DEVICE void end(const Walk& walk) {
         ends.put_in = read(walk.put_in + part.sample);
         ends.absorbed = read(walk.absorbed + part.sample);
         ends.largest = read(walk.largest + part.sample);
-        write(launch.absorbed + sample, static_cast<float>(ends.absorbed));
-        write(launch.amplification + sample, amplification(ends));
+        write(launch.absorbed + result, static_cast<float>(ends.absorbed));
+        write(launch.amplification + result, amplification(ends));
         if (!launch.relevance) return;
         const bool conserves = walk.launch.header.conserves;
-        write(launch.conservation + sample,
+        write(launch.conservation + result,
               conserves ? static_cast<float>(ends.sum - ends.put_in) : __builtin_nanf(""));
         if (!launch.check_finite) return;
         const Outcome outcome = outcome_of(ends, conserves, launch.lost);
-        // Of lost relevance which way back, and there is one alone.
-        const int64_t element = outcome == Outcome::relevance_lost ? 0 : -1;
+        const int64_t element = outcome == Outcome::relevance_lost ? walk.way : -1;
         if (outcome != Outcome::done) judge(walk, part, outcome, element);
     });
 }

@@ -57,7 +57,25 @@ PYREL_DEVICE Walk walk_of(const Launch& launch) {
             scratch + slab,
             scratch + 2 * slab,
             0,
+            0,
             0};
+}
+
+// One way through the steps of a slab: all of them, or back alone for another target, or such of
+// them as a launch of its own walks.
+PYREL_DEVICE void walk_way(const Walk& walk, int first, int count) {
+    const Launch& launch = walk.launch;
+    if (first == (walk.way == 0 ? 0 : launch.header.seed)) begin_way(walk);
+    for (int n = first; n < count && n < launch.end_step; ++n) {
+        const Step step = walk.steps()[n];
+        if (step.barrier && n > first) barrier(launch.team);
+        run(walk, walk.operations()[step.operation], step);
+    }
+    if (launch.end_step <= count) return;
+    // Before the relevance is summed, and before the next way or slab writes over the arena: all
+    // that is kept of a sample beside it is the same threads'.
+    if (first < count) barrier(launch.team);
+    end(walk);
 }
 
 }  // namespace pyrel::cuda
@@ -73,15 +91,9 @@ PYREL_KERNEL pyrel_walk(const PYREL_CONSTANT pyrel::cuda::Launch launch) {
         const int64_t left = launch.samples - walk.first;
         walk.samples = static_cast<int32_t>(left < samples ? left : samples);
         if (launch.first_step == 0) begin(walk);
-        for (int n = launch.first_step; n < count && n < launch.end_step; ++n) {
-            const Step step = walk.steps()[n];
-            if (step.barrier && n > launch.first_step) barrier(launch.team);
-            run(walk, walk.operations()[step.operation], step);
+        for (walk.way = launch.first_way; walk.way < launch.end_way; ++walk.way) {
+            const bool goes_on = walk.way == launch.first_way;
+            walk_way(walk, goes_on ? launch.first_step : launch.header.seed, count);
         }
-        if (launch.end_step <= count) continue;
-        // Before the relevance is summed, and before the next slab writes over the arena: all that
-        // is kept of a sample beside it is the same threads'.
-        if (launch.first_step < count) barrier(launch.team);
-        end(walk);
     }
 }

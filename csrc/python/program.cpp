@@ -3,6 +3,7 @@
 #include <optional>
 #include <utility>
 
+#include "../program/way_back.h"
 #include "bindings.h"
 #include "fields.h"
 
@@ -93,6 +94,8 @@ void bind_program(py::module_& module) {
              "End the building; an engine binds a program only then.")
         .def_property_readonly("explains", [](const Program& p) { return p.code()->explains; })
         .def_property_readonly("flops", [](const Program& p) { return p.code()->flops; })
+        .def_property_readonly(
+            "keeps_forward", [](const Program& p) { return way_back_of(*p.code()).keeps_forward; })
         .def_property_readonly("multiplies_bf16",
                                [](const Program& p) { return p.code()->multiplies_bf16; })
         .def_property_readonly("matrices", [](const Program& p) { return p.matrices().size(); })

@@ -162,7 +162,7 @@ class OnDevice:
         batch = Batch(len(values), _address(values), *map(_address, (*held, *results)))
         batch.check_finite, batch.precision = check_finite, precision
         batch.groups, batch.team, batch.teams = groups, team, teams
-        batch.by_steps = by_steps
+        batch.by_steps, batch.ways = by_steps, 1
         with _LOCK:
             library().pyrel_cuda_emulate(seed, dropped_barrier)
             try:

@@ -51,7 +51,7 @@ class CudaEngine:
     explains : bool
     flops : float
     keeps_forward : bool
-        No: it explains one target after a forward pass.
+        Whether a sample may go back for several targets after one forward pass.
 
     Raises
     ------
@@ -61,7 +61,6 @@ class CudaEngine:
         If there is no such device, or it has no memory for the program.
     """
 
-    keeps_forward = False
     bounds: tuple[Any, Any] | None = None
     chunk = 0  # samples of the host that go to the device at once; 0 lets the library choose
 
@@ -78,6 +77,7 @@ class CudaEngine:
         self.classes, self.arena_size = program.classes, program.arena_size
         self._input_size = program.input_size
         self.explains, self.flops = core.explains, core.flops
+        self.keeps_forward = core.keeps_forward
         self._library = library()
         image = _core.cuda_image(core)
         self.image_bytes = len(image)
@@ -113,17 +113,19 @@ class CudaEngine:
         CudaError
             If the device fails.
         """
-        if ways_back != 1:
+        if ways_back != 1 and not self.keeps_forward:
             raise ValueError("the way back writes over what the forward pass leaves it")
         results = relevance, output, explained, absorbed, conservation, amplification
-        self._check(x, target, (low, high), results, first)
+        self._check(x, target, (low, high), results, first, ways_back)
+        of_ways = [ways_back if each is not output else 1 for each in results]
         done = 0
         while True:  # between two calls Python looks at signals
             batch = Batch(len(x) - done, _address(x, done))
-            batch.target = _address(target, first + done)
+            batch.target = _address(target, (first + done) * ways_back)
             batch.low, batch.high = _address(low, 0), _address(high, 0)
-            batch.check_finite, batch.chunk = check_finite, self.chunk
-            _put_results(batch, [_address(each, first + done) for each in results])
+            batch.check_finite, batch.chunk, batch.ways = check_finite, self.chunk, ways_back
+            pairs = zip(results, of_ways, strict=True)
+            _put_results(batch, [_address(each, (first + done) * ways) for each, ways in pairs])
             status = self._run("pyrel_cuda_run_from_host", batch)
             if status.outcome != Outcome.done:
                 return status._replace(sample=status.sample + done if status.sample >= 0 else -1)
@@ -133,6 +135,7 @@ class CudaEngine:
 
     def run_there(self, batch: Batch) -> CudaStatus:
         """Explain a batch in the device's memory, on its stream, and wait for it."""
+        batch.ways = 1
         return self._run("pyrel_cuda_run", batch)
 
     def _run(self, name: str, batch: Batch) -> CudaStatus:
@@ -147,16 +150,18 @@ class CudaEngine:
         bounds: tuple[Float32s | None, Float32s | None],
         results: tuple[Any, ...],
         first: int,
+        ways: int,
     ) -> None:
         """Refuse what the library would read or write beyond its end, and targets of no class."""
         n, size = len(x), self._input_size
+        end = (first + n) * ways
         relevance, output, explained, *columns = results
         if relevance is not None and not self.explains:
             raise ValueError("a program that only computes outputs writes no relevance")
         floats = [(x, n * size), *((each, size) for each in bounds)]
-        floats += [(relevance, (first + n) * size), (output, (first + n) * self.classes)]
-        floats += [(each, first + n) for each in columns]
-        integers = [(each, first + n) for each in (target, explained)]
+        floats += [(relevance, end * size), (output, (first + n) * self.classes)]
+        floats += [(each, end) for each in columns]
+        integers = [(each, end) for each in (target, explained)]
         if (
             first < 0
             or x.size != n * size
@@ -165,7 +170,7 @@ class CudaEngine:
         ):
             raise ValueError("the arrays do not have the sizes that the program asks for")
         if target is not None:
-            own = target[first : first + n]
+            own = target.reshape(-1)[first * ways : end]
             if own.size and not (own.min() >= 0 and own.max() < self.classes):
                 raise ValueError("a target is no class")
 

@@ -53,15 +53,16 @@ std::vector<emulated::Region> regions_of(const Launch& launch, int teams) {
     };
     add(launch.image, header.bytes, false, "the image");
     add(launch.x, n * size * real, false, "x");
-    add(launch.target, n * int64_t{sizeof(int64_t)}, false, "the targets");
+    add(launch.target, n * launch.ways * int64_t{sizeof(int64_t)}, false, "the targets");
     add(launch.low, size * real, false, "low");
     add(launch.high, size * real, false, "high");
-    add(launch.relevance, n * size * real, true, "the relevance");
+    add(launch.relevance, n * launch.ways * size * real, true, "the relevance");
     add(launch.output, n * header.classes * real, true, "the outputs");
-    add(launch.explained, n * int64_t{sizeof(int64_t)}, true, "the explained classes");
-    add(launch.absorbed, n * real, true, "what is absorbed");
-    add(launch.conservation, n * real, true, "the conservation");
-    add(launch.amplification, n * real, true, "the amplification");
+    add(launch.explained, n * launch.ways * int64_t{sizeof(int64_t)}, true,
+        "the explained classes");
+    add(launch.absorbed, n * launch.ways * real, true, "what is absorbed");
+    add(launch.conservation, n * launch.ways * real, true, "the conservation");
+    add(launch.amplification, n * launch.ways * real, true, "the amplification");
     add(launch.verdicts, n * int64_t{sizeof(Verdict)}, true, "the verdicts");
     add(launch.arena, lanes * header.arena_size * real, true, "the arena");
     add(launch.scratch, lanes * 3 * int64_t{sizeof(double)}, true, "the scratch");
