@@ -21,7 +21,7 @@ TOOLS := .venv/.tools-installed
 CUDA_TOOLS := .venv/.cuda-tools-installed
 BUILT := .venv/.pyrel-installed
 # Its name says how the compiler is asked, so that another answer builds again.
-FLAGS := .venv/.werror-$(or $(PYREL_WERROR),OFF)
+FLAGS := .venv/.werror-$(or $(PYREL_WERROR),OFF)-cuda-$(or $(PYREL_CUDA),OFF)
 RUN := .venv/bin/python
 ENGINE := CMakeLists.txt pyproject.toml $(wildcard csrc/*.* csrc/*/*.* tests/native/*.*)
 CXX_SOURCES = $(shell find csrc tests/native -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')

@@ -140,6 +140,6 @@ def test_the_summary(emulated: tuple[Path, str]) -> None:
     text = emulated[1]
     assert "EMULATED" in text
     for stage in ("versions", "agreement", "timing"):
-        assert re.search(rf"^{stage}: passed, \d+ of \d+ s$", text, re.MULTILINE)
+        assert re.search(rf"^{stage}: passed, \d+ of \d+ s, EMULATED$", text, re.MULTILINE)
     assert "Deep-2, deep_taylor, batch 9" in text
     assert "WRONG" not in text

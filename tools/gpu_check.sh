@@ -5,7 +5,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 
 # Each stage with the seconds after which it is stopped.
-STAGES=(versions:10 build:130 probes:25 agreement:80 timing:160 sanitizer:60 tests:45 ncu:25)
+STAGES=(versions:30 build:130 probes:25 agreement:60 timing:160 sanitizer:60 tests:45 ncu:25)
 WHEELS=build/gpu-wheels TOOLS=build/gpu-tools SITE=build/gpu-site
 LARGEST=64 # MiB of wheels
 TESTS=(tests/engine/test_cuda_device.py tests/engine/test_cuda_tensors.py tests/engine/test_cuda_refusals.py
@@ -16,8 +16,9 @@ help() {
 usage: tools/gpu_check.sh [--emulated] [--out DIR] [--prepare] [--list] [STAGE...]
 
 Runs all stages, or those that are named. Each has a time limit of its own, and none stops the
-others, except that nothing runs without a device. Results go to DIR ($OUT, or build/gpu-check) as
-lines of JSON, with a log of each stage; a summary is printed at the end.
+others, except that nothing runs without a device. Results go to DIR ($OUT, or build/gpu-check, or
+with --emulated build/gpu-check-emulated) as lines of JSON, with a log of each stage; a summary is
+printed at the end. With --emulated all limits are three times as long.
 
   versions   what there is
   build      pyrel for this device's architecture, without a network, into build/gpu-site
@@ -28,7 +29,8 @@ lines of JSON, with a log of each stage; a summary is printed at the end.
   tests      the tests of device= on the device
   ncu        three launches under Nsight Compute
 
-  --emulated  use the emulated library, tiny sizes and torch on the CPU; needs `make build`
+  --emulated  use the emulated library, tiny sizes and torch on the CPU; needs
+              `make build .venv/.tools-installed`
   --prepare   download the wheels that the build needs, for Python 3.12, into build/gpu-wheels
   --list      print the stages and their limits in seconds
 
@@ -107,7 +109,7 @@ run_stage() {
   esac
 }
 
-EMULATED=${EMULATED:-} OUT=${OUT:-build/gpu-check} inside='' chosen=()
+EMULATED=${EMULATED:-} OUT=${OUT:-} inside='' chosen=()
 preparing='' listing=''
 while (($#)); do
   case $1 in
@@ -124,6 +126,7 @@ done
 [[ $listing ]] && { printf '%s\n' "${STAGES[@]/:/ }"; exit; }
 if [[ $EMULATED ]]; then PYTHON=${PYTHON:-.venv/bin/python}; else PYTHON=${PYTHON:-python3}; fi
 FLAGS=(${EMULATED:+--emulated})
+OUT=${OUT:-build/gpu-check${EMULATED:+-emulated}} # what is emulated never lies among results of a GPU
 export EMULATED OUT PYTHON
 [[ $preparing ]] && { prepare; exit; }
 [[ $EMULATED ]] || export PATH="$PATH:/usr/local/cuda/bin" PYTHONPATH="$PWD/$SITE:$PWD/$TOOLS"
@@ -134,13 +137,15 @@ failed=0
 for stage in "${STAGES[@]}"; do
   name=${stage%:*} limit=${stage#*:}
   ((${#chosen[@]} == 0)) || [[ " ${chosen[*]} " == *" $name "* ]] || continue
+  [[ $EMULATED ]] && limit=$((3 * limit))
   echo "== $name (at most $limit s)"
   rm -f "$OUT/$name.jsonl" # that of another stage stays
   begin=$SECONDS status=0
   timeout --kill-after=5 "$limit" bash tools/gpu_check.sh --inside "$name" >"$OUT/$name.log" 2>&1 || status=$?
-  printf '{"stage": "%s", "status": %d, "seconds": %d, "limit": %d}\n' "$name" "$status" $((SECONDS - begin)) "$limit" >>"$OUT/stages.jsonl"
+  printf '{"stage": "%s", "status": %d, "seconds": %d, "limit": %d, "emulated": %s}\n' "$name" "$status" $((SECONDS - begin)) "$limit" "$([[ $EMULATED ]] && echo true || echo false)" >>"$OUT/stages.jsonl"
   ((status == 0)) && continue
   failed=1
+  ((status == 124 || status == 137)) && echo "$name: stopped at its limit of $limit s"
   tail -n 5 "$OUT/$name.log"
   [[ $name != versions ]] || exit 1 # nothing can be measured
 done

@@ -75,7 +75,7 @@ def test_several_devices_and_none() -> None:
             pyrel.Explainer(layers(), samples(2), device="cuda")
         assert config.show_config()["cuda"] is False
     with cuda_emulated.devices(-1):
-        with pytest.raises(CudaError, match="CUDA: cudaGetDeviceCount: .*no driver"):
+        with pytest.raises(CudaError, match="no NVIDIA driver, or one too old: CUDA: "):
             pyrel.Explainer(layers(), samples(2), device="cuda")
         assert config.show_config()["cuda"] is False
 

@@ -48,7 +48,8 @@ def stages(folder: Path) -> Iterator[str]:
     last = {row["stage"]: row for row in read(folder, "stages")}
     for row in last.values():
         result = ended.get(row["status"], f"FAILED ({row['status']})")
-        yield f"{row['stage']}: {result}, {row['seconds']} of {row['limit']} s"
+        where = ", EMULATED" if row["emulated"] else ""
+        yield f"{row['stage']}: {result}, {row['seconds']} of {row['limit']} s{where}"
     for row in read(folder, "sanitizer"):
         yield f"{row['tool']}: {ended.get(row['status'], 'FAILED')}"
 
@@ -75,7 +76,8 @@ def agreement(folder: Path) -> Iterator[str]:
         same = f"{sum(bits)} of {len(bits)}" if bits else None
         right = f"{sum(bool(row['right']) for row in own)} of {len(own)}"
         lines.append([*key, right, same, max(differences, default=None)])
-    yield from table(lines)
+    if rows:
+        yield from table(lines)
     for row in rows:
         if not row["right"]:
             why = row["failure"] or row["note"] or f"{row['difference']}, allowed {row['allowed']}"

@@ -31,7 +31,10 @@ def version_of(program: str) -> str | None:
         return None
     option = ["--query-gpu=driver_version", "--format=csv,noheader"]
     given = option if program == "nvidia-smi" else ["--version"]
-    done = subprocess.run([program, *given], capture_output=True, text=True, timeout=8)
+    try:
+        done = subprocess.run([program, *given], capture_output=True, text=True, timeout=4)
+    except subprocess.TimeoutExpired:
+        return "does not answer"
     lines = [line.strip() for line in done.stdout.splitlines() if any(c.isdigit() for c in line)]
     return next(
         (line for line in lines if "release" in line or "ersion" in line), (lines or [""])[0]

@@ -88,7 +88,13 @@ class Library:
     def devices(self) -> int:
         """Return how many devices there are; CudaError if the driver is missing or too old."""
         count = ctypes.c_int()
-        self.call("pyrel_cuda_devices", ctypes.byref(count))
+        try:
+            self.call("pyrel_cuda_devices", ctypes.byref(count))
+        except CudaError as error:
+            if "cudaErrorInsufficientDriver" not in str(error):
+                raise
+            # CUDA has one word for both, and its text speaks of the second alone.
+            raise CudaError(f"there is no NVIDIA driver, or one too old: {error}") from None
         return count.value
 
     def load(self, image: bytes, device: int) -> ctypes.c_void_p:
