@@ -195,11 +195,7 @@ class FromHost {
         const Running chunk = running_[number];
         if (chunk.samples == 0) return;
         Lane& lane = lanes_[number];
-        try {
-            synchronise(lane.stream.get());
-        } catch (const DeviceError& error) {
-            throw within_launch(error, lane.workspace);
-        }
+        name_walk_in_errors(lane.workspace, [&] { synchronise(lane.stream.get()); });
         running_[number] = {};
         const auto out = layout_of(out_, chunk.samples);
         const auto* const verdicts =

@@ -93,6 +93,11 @@ struct Operation {
     int32_t left_transposed = 0, right_transposed = 0;
 };
 
+// Of a product, for a row.
+PYREL_HOST_DEVICE inline int32_t tiles_of(const Operation& op) {
+    return (op.columns + kTileColumns - 1) / kTileColumns;
+}
+
 // Rows of an operation that run at once. Behind a barrier, where they touch what others wrote since
 // the last one, or write what others read.
 struct Step {

@@ -199,12 +199,16 @@ bool launch(const Loaded& loaded, const PyrelCudaBatch& batch, Workspace& worksp
     workspace.samples = batch.samples;
     workspace.team = division.team;
     workspace.teams = teams;
-    if (is_blocking())
+    if (is_blocking()) {
         run_step_by_step(launch, loaded, teams, batch.stream);
-    else if (batch.by_steps)
-        workspace.graph.launch(divided_at_barriers(launch, loaded, teams), teams, batch.stream);
-    else
-        launch_walk(launch, teams, batch.stream);
+        return true;
+    }
+    name_walk_in_errors(workspace, [&] {
+        if (batch.by_steps)
+            workspace.graph.launch(divided_at_barriers(launch, loaded, teams), teams, batch.stream);
+        else
+            launch_walk(launch, teams, batch.stream);
+    });
     return true;
 }
 
@@ -228,10 +232,7 @@ void run(Loaded& loaded, PyrelCudaBatch& batch) {
         if (!launch(loaded, batch, workspace)) return report(batch, Outcome::out_of_memory, -1, -1);
         copy_from_device(verdicts.data(), workspace.verdicts.get(),
                          batch.samples * int64_t{sizeof(Verdict)}, batch.stream);
-        synchronise(batch.stream);
-    } catch (const DeviceError& error) {
-        wait_quietly(batch.stream);
-        throw within_launch(error, workspace);
+        name_walk_in_errors(workspace, [&] { synchronise(batch.stream); });
     } catch (...) {
         wait_quietly(batch.stream);
         throw;
@@ -257,11 +258,10 @@ void look_at_steps(Loaded& loaded, const char* image) {
         reinterpret_cast<const Operation*>(image + loaded.header.operations_at);
     for (int32_t n = 0; n < loaded.header.steps; ++n) {
         if (steps[n].barrier) loaded.barriers.push_back(n);
-        loaded.kinds.push_back(operations[steps[n].operation].kind);
         const Operation& op = operations[steps[n].operation];
+        loaded.kinds.push_back(op.kind);
         if (op.kind != Kind::gemm) continue;
-        const int64_t tiles = (op.columns + kTileColumns - 1) / kTileColumns;
-        loaded.most_tiles = std::max(loaded.most_tiles, steps[n].rows * tiles);
+        loaded.most_tiles = std::max(loaded.most_tiles, int64_t{steps[n].rows} * tiles_of(op));
     }
 }
 

@@ -233,10 +233,6 @@ PYREL_DEVICE void add(float (&sums)[Groups][4], const Way& way) {
         add_by_stages<1>(sums, way);
 }
 
-PYREL_DEVICE int tiles_of(const Operation& op) {
-    return (op.columns + kTileColumns - 1) / kTileColumns;
-}
-
 // What a warp computes: sixteen columns of a row, for some groups of samples.
 struct Tile {
     int row, number, first_group;

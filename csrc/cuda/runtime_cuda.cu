@@ -19,6 +19,14 @@ void check(cudaError_t error, const char* call) {
                       cudaGetErrorString(error) + ")");
 }
 
+void check_memory(cudaError_t error, const char* call) {
+    if (error == cudaErrorMemoryAllocation) {
+        cudaGetLastError();
+        throw DeviceFull();
+    }
+    check(error, call);
+}
+
 cudaStream_t of(void* stream) { return static_cast<cudaStream_t>(stream); }
 
 int current() {
@@ -54,8 +62,7 @@ struct Configuration {
 
 // Of launches on a stream of their own, which only captures.
 cudaGraphExec_t captured(const std::vector<Launch>& all, int teams) {
-    cudaStream_t stream = nullptr;
-    check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+    const cudaStream_t stream = of(make_stream());
     cudaGraph_t graph = nullptr;
     cudaGraphExec_t made = nullptr;
     // A kernel that was never used is loaded now, which a capture may not do.
@@ -73,7 +80,7 @@ cudaGraphExec_t captured(const std::vector<Launch>& all, int teams) {
     if (error == cudaSuccess) error = ended;
     if (error == cudaSuccess) error = cudaGraphInstantiate(&made, graph, 0);
     if (graph) cudaGraphDestroy(graph);
-    cudaStreamDestroy(stream);
+    release_stream(stream);
     check(error, "capturing the launches of pyrel_walk");
     return made;
 }
@@ -97,12 +104,7 @@ OnDevice::~OnDevice() {
 
 void* allocate(int64_t bytes) {
     void* place = nullptr;
-    const cudaError_t error = cudaMalloc(&place, static_cast<size_t>(bytes));
-    if (error == cudaErrorMemoryAllocation) {
-        cudaGetLastError();
-        throw DeviceFull();
-    }
-    check(error, "cudaMalloc");
+    check_memory(cudaMalloc(&place, static_cast<size_t>(bytes)), "cudaMalloc");
     return place;
 }
 
@@ -112,12 +114,7 @@ void release(void* place) noexcept {
 
 void* allocate_pinned(int64_t bytes) {
     void* place = nullptr;
-    const cudaError_t error = cudaMallocHost(&place, static_cast<size_t>(bytes));
-    if (error == cudaErrorMemoryAllocation) {
-        cudaGetLastError();
-        throw DeviceFull();
-    }
-    check(error, "cudaMallocHost");
+    check_memory(cudaMallocHost(&place, static_cast<size_t>(bytes)), "cudaMallocHost");
     return place;
 }
 

@@ -72,11 +72,10 @@ void run_step_by_step(const Launch& whole, const Loaded& loaded, int teams, void
     }
 }
 
-DeviceError within_launch(const DeviceError& error, const Workspace& workspace) {
-    const std::string words = error.what();
-    if (words.find(", in step ") != std::string::npos) return error;
-    return DeviceError(words + ", in a walk of " + std::to_string(workspace.samples) +
-                       " samples by " + std::to_string(workspace.teams) + " teams of " +
+DeviceError within_walk(const DeviceError& error, const Workspace& workspace) {
+    return DeviceError(std::string(error.what()) + ", in a walk of " +
+                       std::to_string(workspace.samples) + " samples by " +
+                       std::to_string(workspace.teams) + " teams of " +
                        std::to_string(workspace.team) + " blocks; with " + kVariable +
                        "=1 the error names the instruction");
 }

@@ -20,6 +20,16 @@ bool is_blocking();
 void run_step_by_step(const Launch& whole, const Loaded& loaded, int teams, void* stream);
 
 // The same error with what was launched.
-DeviceError within_launch(const DeviceError& error, const Workspace& workspace);
+DeviceError within_walk(const DeviceError& error, const Workspace& workspace);
+
+// Does something of the last walk, so that an error of the device names the walk.
+template <typename Work>
+void name_walk_in_errors(const Workspace& workspace, Work&& work) {
+    try {
+        work();
+    } catch (const DeviceError& error) {
+        throw within_walk(error, workspace);
+    }
+}
 
 }  // namespace pyrel::cuda

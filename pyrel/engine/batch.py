@@ -10,7 +10,7 @@ import numpy as np
 
 from pyrel.engine import arrays
 from pyrel.engine.arrays import Batch, Float32s, Int64s
-from pyrel.engine.inputs import CLIP, Inputs
+from pyrel.engine.inputs import Inputs
 from pyrel.engine.outputs import Places
 from pyrel.engine.programs import Loaded, Programs
 from pyrel.engine.progress import Progress, Told
@@ -38,7 +38,7 @@ def explain_all(
     results = Results.places(relevance, n, loaded.classes)
     progress = None if told is None else progress_of(told, [(n, loaded)])
     run = Run(x, loaded, inputs, progress)
-    parted = told is not None or inputs.out_of_range == CLIP  # which copies
+    parted = told is not None or inputs.clips  # which copies
     for first, values in arrays.pieces(x, parted=parted):
         run.explain(values, targets, results, first)
     return results

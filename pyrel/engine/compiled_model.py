@@ -20,7 +20,7 @@ from pyrel.engine.compiled import AnySteps, Compiled
 from pyrel.engine.cuda import tensors
 from pyrel.engine.devices import CPU, Binding, bound
 from pyrel.engine.each_step import explain_each_step, is_each_step, steps_of_outputs
-from pyrel.engine.inputs import CLIP, Inputs
+from pyrel.engine.inputs import Inputs
 from pyrel.engine.outputs import Outputs
 from pyrel.engine.precision import OF_FLOAT32
 from pyrel.engine.program_file import read_program, write_program
@@ -64,7 +64,7 @@ class CompiledModel:
     def __repr__(self) -> str:
         """Show method, shapes and instruction set, and why there is one number of steps only."""
         lengths = ", with lengths" if self.inputs.lengths else ""
-        clipped = ", clipped to its range" if self.inputs.out_of_range == CLIP else ""
+        clipped = ", clipped to its range" if self.inputs.clips else ""
         takes = f"input {self.inputs}{lengths}{clipped}"
         only = f", {self.inputs.only}" if self.inputs.only else ""
         runs = f"instruction set {self._binding.isa}"

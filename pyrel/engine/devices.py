@@ -119,8 +119,7 @@ def chosen(asked: str | None, x: Batch) -> str:
     lying = [lies_on(each) for each in (x.inputs if isinstance(x, Rows) else [x])]
     there = [each for each in lying if each.startswith("cuda")]
     if asked is None:
-        own = there[0] if there else CPU
-        return own if is_built() else CPU
+        return there[0] if there and is_built() else CPU
     other = [each for each in there if each != asked]
     if other:
         raise ValueError(

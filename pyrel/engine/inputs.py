@@ -154,13 +154,13 @@ class Inputs:
         """
         if self.out_of_range not in (RAISE, CLIP):
             raise ValueError(f"out_of_range: wanted 'raise' or 'clip', got {self.out_of_range!r}")
-        if self.out_of_range == CLIP and not self.is_bounded:
+        if self.clips and not self.is_bounded:
             why = "token ids have no nearest" if self.are_ids else "it needs low and high"
             raise ValueError(f"out_of_range: there is nothing to clip to; {why}")
 
     def inside(self, values: Float32s, low: Float32s | None, high: Float32s | None) -> Float32s:
         """Return samples with finite values clipped to flat bounds, where that was asked for."""
-        if self.out_of_range != CLIP or low is None or high is None:
+        if not self.clips or low is None or high is None:
             return values
         flat = values.reshape(len(values), -1)
         clipped = np.clip(flat, low, high)

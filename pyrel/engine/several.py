@@ -17,7 +17,7 @@ from pyrel.compiler.graph.nodes import Graph
 from pyrel.compiler.passes.hold import hold
 from pyrel.engine import arrays
 from pyrel.engine.arrays import Array, Float32s, Int64s, Rows
-from pyrel.engine.inputs import CLIP, Inputs
+from pyrel.engine.inputs import Inputs
 
 Mask = npt.NDArray[np.bool_]
 
@@ -116,7 +116,7 @@ class SeveralInputs(Inputs):
 
     def inside(self, values: Float32s, low: Float32s | None, high: Float32s | None) -> Float32s:
         """Return rows whose finite floats are clipped to bounds, where that was asked for."""
-        if self.out_of_range != CLIP or low is None or high is None:
+        if not self.clips or low is None or high is None:
             return values
         floats = self.layout.of_size(values.shape[1]).is_float
         clipped = np.clip(values, low, high)
