@@ -106,6 +106,9 @@ struct Step {
     int32_t rows = 0;
     int16_t barrier = 0;
     int16_t in_order = 0;  // rows touch the same elements: a thread takes its column of all rows
+    // Products from that one on that read the same rows: a warp takes a tile of one after the
+    // other.
+    int32_t products = 1;
 };
 
 // The beginning of an image. Each `*_at` is the byte, from the beginning of the image, at which an

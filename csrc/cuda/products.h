@@ -279,15 +279,19 @@ PYREL_DEVICE void multiply_tile(const Walk& walk, const Operation& op, const Til
     store(walk, op, tile, way, sums);
 }
 
-// All tiles of a step, each of as many parts of the slab as its groups make.
+// All tiles of a step, each of as many parts of the slab as its groups make. Of several products
+// that read the same rows a warp takes the same tile, one after the other: the rows come from the
+// second-level cache for the first one, and what the others add to is in the first-level cache.
 template <template <int> typename Way, int Groups>
 PYREL_DEVICE void multiply_tiles(const Walk& walk, const Operation& op, const Step& step) {
     const int tiles = tiles_of(op), parts = walk.launch.groups / Groups;
     for (int item = walk.team.thread / kWarp; item < step.rows * tiles * parts;
          item += walk.team.threads / kWarp) {
         const int rest = item / parts;
-        multiply_tile<Way, Groups>(
-            walk, op, {step.first_row + rest / tiles, rest % tiles, item % parts * Groups});
+        const Tile tile{step.first_row + rest / tiles, rest % tiles, item % parts * Groups};
+        PYREL_ROLLED
+        for (int n = 0; n < step.products; ++n)
+            multiply_tile<Way, Groups>(walk, walk.operations()[step.operation + n], tile);
     }
 }
 

@@ -20,7 +20,7 @@ from engine.zoo import ZOO, Exhibit
 from torch import nn
 
 import pyrel
-from pyrel.compiler.program.instructions import Gemm, Map, Seed
+from pyrel.compiler.program.instructions import Epilogue, Gemm, Map, Seed
 from pyrel.compiler.program.program import Program
 from pyrel.engine.loaded import checked
 from pyrel.methods.enums import Start
@@ -213,6 +213,38 @@ def test_numbers_at_the_ends_have_the_bits_of_the_cpu() -> None:
             wanted = cuda.explain_on_cpu(program, samples, **options)
             for here, there in zip(found, wanted, strict=True):
                 np.testing.assert_array_equal(without_denormals(here), without_denormals(there))
+
+
+@pytest.mark.parametrize(
+    ("sources", "outs", "barriers"),
+    [((0, 0), (4, 4), 3), ((0, 2), (4, 4), 4), ((0, 4), (4, 8), 4), ((0, 0), (4, 5), 4)],
+    ids=("the same", "other rows", "its result", "half of its result"),
+)
+def test_products_of_the_same_rows_need_no_barrier(
+    sources: tuple[int, int], outs: tuple[int, int], barriers: int
+) -> None:
+    """Each of their numbers is one thread's; but where one reads what the other one writes.
+
+    The other barriers are before the first product, before the seed and before the end.
+    """
+    program = Program(input_size=4, classes=2, conserves=False, arena_size=14)
+    matrices = [program.matrix(np.array(rows, np.float32)) for rows in ([[1, 2], [3, 4]],) * 2]
+    epilogues = (Epilogue(), Epilogue(accumulate=True))
+    program.instructions = (
+        instruction(Map(INPUT, 4, ARENA), [0], [0]),
+        instruction(Map(None, 4, ARENA), [4, 8]),
+        *(
+            instruction(Gemm(((ARENA, 2),), matrix, 2, ARENA, epilogue), [source], [out])
+            for matrix, epilogue, source, out in zip(
+                matrices, epilogues, sources, outs, strict=True
+            )
+        ),
+        instruction(Seed(2, Start.one), [outs[1]], [12]),
+    )
+    made, x = checked(program), np.arange(8, dtype=np.float32).reshape(2, 4)
+    found = cuda.explain(made, x, relevance=False)
+    assert found.bits() == cuda.explain_on_cpu(made, x, relevance=False).bits()
+    assert cuda.barriers() == barriers
 
 
 def test_rows_of_a_product_that_read_what_others_write_are_refused() -> None:

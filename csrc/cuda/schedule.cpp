@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "schedule.h"
+
+#include <algorithm>
+#include <iterator>
+#include <type_traits>
+
+#include "pools.h"
+
+namespace pyrel::cuda {
+namespace {
+
+// Kinds whose threads take an element of a row, and may take it of all rows: operands that lie at
+// the same floats are the same thread's.
+template <typename Kind>
+constexpr bool kByElement =
+    std::is_same_v<Kind, Map> || std::is_same_v<Kind, Activate> || std::is_same_v<Kind, Slope> ||
+    std::is_same_v<Kind, MaxPool> || std::is_same_v<Kind, PoolRoute>;
+
+// Kinds of which eight threads take a row of a sample.
+template <typename Kind>
+constexpr bool kByPart = std::is_same_v<Kind, Absorb> || std::is_same_v<Kind, Normalise> ||
+                         std::is_same_v<Kind, NormaliseBack>;
+
+// Kinds whose threads take an element of a row's results, but read others of its operands.
+template <typename Kind>
+constexpr bool kByResult = std::is_same_v<Kind, Gather> || std::is_same_v<Kind, Reduce> ||
+                           std::is_same_v<Kind, Matmul> || std::is_same_v<Kind, Embed>;
+
+// Of what a row touches, how many operands at the beginning are read by other threads than those
+// that write the row's results.
+template <typename Kind>
+size_t read_by_others(const Kind& instruction, size_t all) {
+    if constexpr (std::is_same_v<Kind, Gemm>) return instruction.segments.size();
+    if constexpr (std::is_same_v<Kind, Scatter>) return all;
+    return kByResult<Kind> ? all - 1 : 0;
+}
+
+Touches touches_of(const Code& code, const Plain& instruction, int64_t row) {
+    RowTouches visitor(row);
+    std::visit(
+        [&](const auto* i) {
+            operands(code, *i, visitor);
+            const size_t others = read_by_others(*i, visitor.found.size());
+            for (size_t n = 0; n < others; ++n) visitor.found[n].read_by_others = true;
+        },
+        instruction);
+    return std::move(visitor.found);
+}
+
+// What rows of several instructions touch together.
+std::vector<Touches> touches_of(const Code& code, const std::vector<Plain>& all,
+                                const Piece& piece) {
+    std::vector<Touches> touched(static_cast<size_t>(piece.rows));
+    for (int64_t row = 0; row < piece.rows; ++row)
+        for (int64_t n = piece.first; n < piece.first + piece.products; ++n) {
+            const Touches more =
+                touches_of(code, all[static_cast<size_t>(n)], piece.first_row + row);
+            Touches& here = touched[static_cast<size_t>(row)];
+            here.insert(here.end(), more.begin(), more.end());
+        }
+    return touched;
+}
+
+int64_t columns_of(const Code& code, const Gemm& gemm) { return code.matrix(gemm.matrix).columns; }
+
+bool reads_the_same(const Gemm& a, const Gemm& b, int64_t first_row, int64_t rows) {
+    const auto same = [&](const Segment& one, const Segment& other) {
+        const auto first = one.rows.offsets.begin() + first_row;
+        return one.depth == other.depth && one.rows.space == other.rows.space &&
+               std::equal(first, first + rows, other.rows.offsets.begin() + first_row);
+    };
+    return std::equal(a.segments.begin(), a.segments.end(), b.segments.begin(), b.segments.end(),
+                      same);
+}
+
+// Whether a warp may form tile after tile of all products of a piece: the lanes that write a number
+// are the only ones to touch it.
+bool go_together(const Code& code, const std::vector<Plain>& all, const Piece& piece) {
+    const auto* first = std::get_if<const Gemm*>(&all[static_cast<size_t>(piece.first)]);
+    const auto* last =
+        std::get_if<const Gemm*>(&all[static_cast<size_t>(piece.first + piece.products - 1)]);
+    if (!first || !last || (*first)->bf16 != (*last)->bf16 ||
+        columns_of(code, **first) != columns_of(code, **last) ||
+        !reads_the_same(**first, **last, piece.first_row, piece.rows))
+        return false;
+    const std::vector<Touches> touched = touches_of(code, all, piece);
+    return std::all_of(touched.begin(), touched.end(), owns_results) && !meet_each_other(touched);
+}
+
+// How many elements for_items is given for a row.
+template <typename Kind>
+int32_t elements_of(const Code& code, const Kind& instruction) {
+    if constexpr (std::is_same_v<Kind, Gather> || std::is_same_v<Kind, Scatter>)
+        return small(std::ssize(instruction.index));
+    else if constexpr (std::is_same_v<Kind, Matmul>)
+        return small(instruction.rows * instruction.columns);
+    else if constexpr (std::is_same_v<Kind, Embed>)
+        return small(code.table(instruction.table).columns);
+    else
+        return small(instruction.columns);
+}
+
+// What the device asks of the rows that a piece has of an instruction.
+template <typename Kind>
+void check(const Code& code, const Kind& instruction, const std::vector<Touches>& touched) {
+    for (const Touches& row : touched)
+        require(owns_results(row),
+                "the CUDA engine runs no instruction that writes over what it reads");
+    // The CPU multiplies several rows before it writes the first.
+    if constexpr (std::is_same_v<Kind, Gemm>)
+        require(!meet_each_other(touched),
+                "the CUDA engine runs no product whose rows read what others of it write");
+    if constexpr (kByElement<Kind> || kByResult<Kind> || std::is_same_v<Kind, Scatter>)
+        require(std::ssize(touched) * elements_of(code, instruction) <= kMostItems,
+                "the CUDA engine runs no instruction with so many elements");
+}
+
+// The piece that begins with an instruction, of 1 / `parts` of its rows: as many products as go
+// together, of those before `end`.
+Piece longest_piece(const Code& code, const std::vector<Plain>& all, int64_t first, int64_t end,
+                    int64_t part, int64_t parts) {
+    const auto rows = [&](int64_t number) {
+        return std::visit([](const auto* i) { return rows_of(*i); },
+                          all[static_cast<size_t>(number)]) /
+               parts;
+    };
+    Piece piece{first, part * rows(first), rows(first)};
+    for (Piece more = piece; first + more.products < end; piece = more)
+        if (rows(first + more.products++) != piece.rows || !go_together(code, all, more)) break;
+    return piece;
+}
+
+}  // namespace
+
+std::vector<Plain> plain_of(const Code& code) {
+    std::vector<Plain> all;
+    for_each(code.instructions, [&](const auto& i) { all.push_back(&i); });
+    return all;
+}
+
+std::vector<Piece> pieces_of(const Code& code, const std::vector<Plain>& all) {
+    std::vector<Piece> pieces;
+    int64_t first = 0;
+    const auto add = [&](int64_t end, int64_t part, int64_t parts) {
+        for (int64_t n = first; n < end; n += pieces.back().products)
+            pieces.push_back(longest_piece(code, all, n, end, part, parts));
+    };
+    const auto& instructions = code.instructions;
+    for (auto each = instructions.begin(); each != instructions.end();) {
+        if (const auto* repeat = std::get_if<Repeat>(&*each)) {
+            const int64_t end = first + std::ssize(repeat->body);
+            for (int64_t iteration = 0; iteration < repeat->count; ++iteration)
+                add(end, iteration, repeat->count);
+            first = end;
+            ++each;
+        } else {
+            const auto next = std::find_if(each, instructions.end(), [](const Instruction& i) {
+                return std::holds_alternative<Repeat>(i);
+            });
+            const int64_t end = first + (next - each);
+            add(end, 0, 1);
+            first = end;
+            each = next;
+        }
+    }
+    return pieces;
+}
+
+Schedule::Schedule(const Code& code, const std::vector<Plain>& all)
+    : code_(code), all_(all), hazards_(code.input_size, code.arena_size) {}
+
+// Rows that touch each other's memory are steps of their own, behind barriers; but where they touch
+// the same elements or none in common, a thread takes an element of all of them.
+void Schedule::add(const Piece& piece) {
+    std::vector<Touches> touched = touches_of(code_, all_, piece);
+    bool in_order = false;
+    std::visit(
+        [&](const auto* i) {
+            using Kind = std::decay_t<decltype(*i)>;
+            check(code_, *i, touched);
+            if constexpr (std::is_same_v<Kind, Seed>) seed_ = small(std::ssize(steps_));
+            if constexpr (kByElement<Kind>)
+                in_order = piece.rows > 1 && meet_each_other(touched) && same_or_apart(touched);
+        },
+        all_[static_cast<size_t>(piece.first)]);
+    if (in_order) {
+        for (size_t n = 1; n < touched.size(); ++n)
+            touched[0].insert(touched[0].end(), touched[n].begin(), touched[n].end());
+        touched.resize(1);
+    }
+    add_rows(piece, in_order, touched);
+}
+
+void Schedule::add_rows(const Piece& piece, bool in_order, const std::vector<Touches>& touched) {
+    const Plain& instruction = all_[static_cast<size_t>(piece.first)];
+    for (size_t n = 0; n < touched.size(); ++n) {
+        ++unknown_;
+        const bool joins =
+            n > 0 && !hazards_.meets(touched[n], owner(instruction, steps_.back().rows));
+        if (!joins) {
+            const bool meets = hazards_.meets(touched[n], owner(instruction, 0));
+            if (meets) hazards_.barrier();
+            steps_.push_back({.operation = small(piece.first),
+                              .first_row = small(piece.first_row + static_cast<int64_t>(n)),
+                              .barrier = meets,
+                              .in_order = in_order,
+                              .products = small(piece.products)});
+        }
+        hazards_.note(touched[n], owner(instruction, steps_.back().rows));
+        steps_.back().rows += in_order ? small(piece.rows) : 1;
+    }
+}
+
+// Of a row behind so many others of its step. The threads of two steps are the same, element by
+// element, where their rows have equally many columns (for_items in memory.h), or where eight share
+// out a row of each sample (for_parts in sums.h).
+Owner Schedule::owner(const Plain& instruction, int32_t rows) const {
+    constexpr int32_t kByParts = 0;
+    return std::visit(
+        [&](const auto* i) -> Owner {
+            using Kind = std::decay_t<decltype(*i)>;
+            if constexpr (kByPart<Kind>) return {-unknown_, kByParts, 0, kParts};
+            if constexpr (kByElement<Kind> || kByResult<Kind>) {
+                const int32_t columns = elements_of(code_, *i);
+                return {-unknown_, columns, small(int64_t{rows} * columns), kAllElements};
+            }
+            return {-unknown_};
+        },
+        instruction);
+}
+
+}  // namespace pyrel::cuda
