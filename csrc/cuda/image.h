@@ -23,8 +23,9 @@ constexpr int kGroup = 8;
 constexpr int kTileColumns = 16;
 constexpr int kTileDepth = 8;
 constexpr int kWarp = 32;
-// Of a slab.
-constexpr int kMostGroups = 8;
+// Of a slab; and those for which a warp forms a product at once.
+constexpr int kMostGroups = 16;
+constexpr int kTileGroups = 8;
 
 enum class Kind : int32_t {
     gemm,
@@ -59,10 +60,10 @@ struct Listed {
 };
 
 // Floats of a sample, so that those of a slab can be counted in 32 bits.
-constexpr int64_t kMostFloats = (int64_t{1} << 32) / (8 * kGroup) - 1;
+constexpr int64_t kMostFloats = (int64_t{1} << 32) / (kMostGroups * kGroup) - 1;
 // Elements of an operation's rows, so that threads can count them for all samples of a slab in 32
 // bits.
-constexpr int64_t kMostItems = (int64_t{1} << 31) / (8 * kGroup) - 1;
+constexpr int64_t kMostItems = (int64_t{1} << 31) / (kMostGroups * kGroup) - 1;
 
 // An instruction; what a kind does not need is 0, −1 or none. Names are those of
 // ../program/instructions.h.
@@ -172,7 +173,7 @@ struct Launch {
     int32_t first_step = 0, end_step = 0;
     // Of the ways back of each sample; all but the first begin at the seed.
     int32_t ways = 1, first_way = 0, end_way = 1;
-    int32_t groups = 0;  // of a slab: 1, 2, 4 or 8
+    int32_t groups = 0;  // of a slab: 1, 2, 4, 8 or 16
     int32_t team = 1;    // blocks that share a slab: a cluster where they meet at barriers
     int32_t check_finite = 1;
     Precision precision = Precision::float32;

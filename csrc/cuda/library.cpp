@@ -58,12 +58,19 @@ void Workspace::reserve(const Division& division, const Header& header) {
 
 namespace {
 
-// Slabs of many samples read the weights seldom, but a multiprocessor without one does nothing.
+// Slabs of many samples read the weights seldom, but a multiprocessor without one does nothing. In
+// Deep-12 a walk reads about as many bytes of weights as of four groups' values.
 int chosen_groups(int64_t samples, const Loaded& loaded) {
+    constexpr int64_t kWeights = 4;  // in groups
     const int64_t processors = loaded.teams_of(1);
-    int groups = kMostGroups;
-    while (groups > 1 && Division{samples, groups}.slabs() < processors) groups /= 2;
-    return groups;
+    const auto cost = [&](int groups) {
+        const int64_t slabs = Division{samples, groups}.slabs();
+        return (slabs + processors - 1) / processors * (groups + kWeights);
+    };
+    int best = kMostGroups;
+    for (int groups = kMostGroups / 2; groups > 0; groups /= 2)
+        if (cost(groups) < cost(best)) best = groups;
+    return best;
 }
 
 // As many blocks as have something to multiply, as long as all slabs run at once.
@@ -132,7 +139,7 @@ void require(bool condition, const char* message) {
 void check(const PyrelCudaBatch& batch, const Header& header) {
     const int groups = batch.groups;
     require(groups >= 0 && groups <= kMostGroups && (groups & (groups - 1)) == 0,
-            "a slab has 1, 2, 4 or 8 groups of samples");
+            "a slab has 1, 2, 4, 8 or 16 groups of samples");
     const int team = batch.team;
     require(team >= 0 && team <= kMostBlocks && (team & (team - 1)) == 0,
             "a team has 1, 2, 4 or 8 blocks");

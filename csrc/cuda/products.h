@@ -299,12 +299,13 @@ PYREL_DEVICE void multiply_tiles(const Walk& walk, const Operation& op, const St
 // warps, several share the groups.
 template <template <int> typename Way>
 PYREL_DEVICE void multiply_by(const Walk& walk, const Operation& op, const Step& step) {
-    const int warps = walk.team.threads / kWarp;
-    int items = step.rows * tiles_of(op), groups = walk.launch.groups;
+    const int warps = walk.team.threads / kWarp, all = walk.launch.groups;
+    int groups = all < kTileGroups ? all : kTileGroups;
+    int items = step.rows * tiles_of(op) * (all / groups);
     for (; groups > 1 && items < warps; groups /= 2) items *= 2;
     switch (groups) {
-        case 8:
-            return multiply_tiles<Way, 8>(walk, op, step);
+        case kTileGroups:
+            return multiply_tiles<Way, kTileGroups>(walk, op, step);
         case 4:
             return multiply_tiles<Way, 4>(walk, op, step);
         case 2:

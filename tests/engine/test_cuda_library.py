@@ -35,8 +35,10 @@ def samples(count: int) -> Any:
 
 @pytest.mark.parametrize(
     ("count", "groups", "team", "teams"),
-    # A slab for each multiprocessor, then larger ones.
-    [(1, 1, 1, 1), (33, 1, 1, 5), (64, 1, 1, 8), (90, 1, 1, 8), (400, 4, 1, 8), (900, 8, 1, 8)],
+    # A slab for each multiprocessor, then larger ones; of the largest not so many that few
+    # multiprocessors have one more than the others.
+    [(1, 1, 1, 1), (33, 1, 1, 5), (64, 1, 1, 8), (90, 2, 1, 6), (400, 8, 1, 7), (900, 16, 1, 8)]
+    + [(1100, 8, 1, 8)],
 )
 def test_divides_samples_by_itself(
     program: Any, count: int, groups: int, team: int, teams: int
@@ -50,7 +52,7 @@ def test_divides_samples_by_itself(
 @pytest.mark.parametrize(
     ("count", "groups", "team", "teams"),
     # Of 300 columns each group of samples has nineteen tiles, and a block has eight warps.
-    [(8, 1, 2, 1), (30, 1, 2, 4), (33, 1, 1, 5), (90, 1, 1, 8)],
+    [(8, 1, 2, 1), (30, 1, 2, 4), (33, 1, 1, 5), (90, 2, 1, 6)],
 )
 def test_blocks_share_slabs_where_there_are_few(
     count: int, groups: int, team: int, teams: int
@@ -68,7 +70,7 @@ def explained_by_choice(program: Any, x: Any) -> cuda.Arrays:
 
 
 @pytest.mark.parametrize("by_steps", [False, True])
-@pytest.mark.parametrize(("groups", "team", "teams"), [(1, 1, 1), (1, 2, 3), (2, 4, 2), (8, 8, 1)])
+@pytest.mark.parametrize(("groups", "team", "teams"), [(1, 1, 1), (1, 2, 3), (2, 4, 2), (8, 8, 1), (16, 2, 1)])
 def test_divides_samples_as_it_is_asked(
     program: Any, groups: int, team: int, teams: int, by_steps: bool
 ) -> None:
@@ -95,14 +97,14 @@ def test_takes_half_of_what_is_unused(program: Any) -> None:
     whole = explained_by_choice(program, x)
     with cuda.OnDevice(program) as made:
         loaded = cuda.used_memory()
-        made.explain(x, groups=8)
+        made.explain(x, groups=16)
         block = cuda.used_memory() - loaded - len(x) * VERDICT_BYTES
     with cuda.memory(loaded + 6 * block, 1 << 30):
         assert explained_by_choice(program, x).bits() == whole.bits()
-    assert cuda.division() == (8, 1, 3)
+    assert cuda.division() == (16, 1, 3)
     with cuda.memory(loaded + block // 2, 1 << 30):
         assert explained_by_choice(program, x).bits() == whole.bits()
-    assert cuda.division() == (2, 1, 1)
+    assert cuda.division() == (4, 1, 1)
 
 
 def test_runs_fewer_slabs_where_the_device_is_full(program: Any) -> None:
@@ -119,7 +121,7 @@ def test_runs_fewer_slabs_where_the_device_is_full(program: Any) -> None:
         assert found.bits() == whole.bits()
         divisions.add(cuda.division())
         given = given * 9 // 10
-    wanted = {(4, 8), (4, 4), (4, 2), (4, 1), (2, 1), (1, 1)}
+    wanted = {(8, 5), (8, 2), (8, 1), (4, 1), (2, 1), (1, 1)}
     assert {(each.groups, each.teams) for each in divisions} >= wanted
     with (
         cuda.memory(1 << 30, held + 64),
@@ -158,9 +160,9 @@ def test_reports_the_first_sample_that_is_wrong(program: Any, where: int) -> Non
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"groups": 3}, "1, 2, 4 or 8 groups"),
-        ({"groups": 16}, "1, 2, 4 or 8 groups"),
-        ({"groups": -1}, "1, 2, 4 or 8 groups"),
+        ({"groups": 3}, "1, 2, 4, 8 or 16 groups"),
+        ({"groups": 32}, "1, 2, 4, 8 or 16 groups"),
+        ({"groups": -1}, "1, 2, 4, 8 or 16 groups"),
         ({"teams": -1}, "no negative number of teams"),
         ({"team": 3}, "1, 2, 4 or 8 blocks"),
         ({"team": 16}, "1, 2, 4 or 8 blocks"),

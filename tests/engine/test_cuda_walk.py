@@ -137,6 +137,7 @@ DIVISIONS = (
     {"groups": 2, "team": 2},
     {"groups": 4, "team": 4, "by_steps": True},
     {"groups": 8, "by_steps": True},
+    {"groups": 16},
     {"groups": 1, "team": 8},
     {"groups": 1, "team": 2, "teams": 2, "by_steps": True},
     {"groups": 1, "teams": 3},

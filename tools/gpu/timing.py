@@ -67,7 +67,7 @@ TINY = (
 )
 SMALL = (Choice(1, 1), Choice(1, 4), Choice(1, 8), Choice(1, 1, 0, True), Choice(1, 8, 0, True))
 MIDDLE = (Choice(1, 8), Choice(2, 4), Choice(4, 2), Choice(8, 1), Choice(1, 8, 0, True))
-LARGE = (Choice(2, 1), Choice(4, 1), Choice(8, 1), Choice(8, 2), Choice(8, 1, 0, True))
+LARGE = (Choice(2, 1), Choice(4, 1), Choice(8, 1), Choice(16, 1), Choice(8, 1, 0, True))
 
 
 class Contestant(NamedTuple):
