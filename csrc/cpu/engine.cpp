@@ -5,8 +5,8 @@
 #include <type_traits>
 
 #include "../program/operands.h"
+#include "caches.h"
 #include "plan.h"
-#include "tuning.h"
 
 namespace pyrel {
 namespace {
@@ -46,7 +46,9 @@ Engine::Engine(const Program& program, PackedMatrices& packed, int64_t most_pack
     touched_bytes_ = traffic.floats * sizeof(float);
     gain_in_lanes_ = compare_with_lanes(kSlabSamples);
     gain_over_many_ = compare_with_lanes(std::max(kSlabSamples, most_apart(*this, 1)));
-    if (gain_in_lanes_ > 1.0) stretches_ = find_stretches(*code_, kernels_);
+    if (gain_in_lanes_ > 1.0)
+        stretches_ = find_stretches(
+            *code_, {kCacheBytes / 2, kernels_.lanes * static_cast<int64_t>(sizeof(float))});
 }
 
 // What a gemm needs that runs so many times.

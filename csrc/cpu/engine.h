@@ -11,10 +11,10 @@
 #include <vector>
 
 #include "../program/program.h"
+#include "../program/stretches.h"
 #include "../program/way_back.h"
 #include "kernels.h"
 #include "packed.h"
-#include "stretches.h"
 
 namespace pyrel {
 

@@ -5,9 +5,7 @@
 #include <numeric>
 #include <type_traits>
 
-#include "caches.h"
 #include "touched.h"
-#include "tuning.h"
 
 namespace pyrel {
 namespace {
@@ -33,14 +31,11 @@ void touch(const Code& code, const Instruction& instruction, int64_t parts, Touc
 }  // namespace
 
 // Where what many instructions touch is more than a cache holds, they run part by part: a part of
-// their rows, such as those of one step of the model, is handed through all of them before the next
+// their rows, such as those of one step of the model, goes through all of them before the next
 // one is. That is another order; it is taken only where no instruction touches what a later part of
 // an earlier one does.
-std::vector<Stretch> find_stretches(const Code& code, const Kernels& kernels) {
-    // Products of so many rows repay reading the weights once for a part of them; and so few
-    // weights stay in a cache.
-    constexpr int64_t kFewWeights = int64_t{16} << 10;
-    constexpr int64_t kPartBytes = kCacheBytes / 2;  // for what a part touches
+std::vector<Stretch> find_stretches(const Code& code, const PartLimits& limits) {
+    constexpr int64_t kFewWeights = int64_t{16} << 10;  // stay in a cache
     const auto rows_here = [](const Instruction& i) {
         return std::visit([](const auto& each) { return rows_of(each); }, i);
     };
@@ -53,7 +48,6 @@ std::vector<Stretch> find_stretches(const Code& code, const Kernels& kernels) {
         const Shape& w = code.matrix(gemm->matrix);
         return w.depth * w.columns <= kFewWeights;
     };
-    const int64_t bytes = kernels.lanes * static_cast<int64_t>(sizeof(float));
     std::vector<Stretch> stretches;
     for (size_t first = 0, end; first < all.size(); first = end) {
         int64_t divisor = 0;
@@ -67,7 +61,8 @@ std::vector<Stretch> find_stretches(const Code& code, const Kernels& kernels) {
         end = std::max(end, first + 1);
         int64_t parts = 1;
         const int64_t floats = touched.floats();
-        while (parts < divisor && (divisor % parts != 0 || floats * bytes / parts > kPartBytes))
+        while (parts < divisor &&
+               (divisor % parts != 0 || floats * limits.float_bytes / parts > limits.bytes))
             ++parts;
         if (parts > 1 && !touched.spent()) {
             touched.forget();

@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "../program/operands.h"
+#include "operands.h"
 
 namespace pyrel {
 
