@@ -57,12 +57,17 @@ std::vector<char> image_of(const Program& program) {
     Pools pools(program);
     const std::vector<Plain> all = plain_of(code);
     const std::vector<Operation> operations = operations_of(all, pools);
-    Schedule schedule(code, all);
-    for (const Piece& piece : pieces_of(code, all)) schedule.add(piece);
     Image image;
     Header header;
-    header.steps = small(std::ssize(schedule.steps()));
-    header.seed = schedule.seed();
+    const auto append = [&](const std::vector<Stretch>& stretches) {
+        Schedule schedule(code, all);
+        for (const Piece& piece : pieces_of(code, all, stretches)) schedule.add(piece);
+        return Order{image.append(schedule.steps()), small(std::ssize(schedule.steps())),
+                     schedule.seed()};
+    };
+    header.whole = append(whole_of(code));
+    if (const auto stretches = stretches_in(code); !stretches.empty())
+        header.in_parts = append(stretches);
     header.input_size = small(code.input_size);
     header.arena_size = small(code.arena_size);
     header.classes = small(code.classes);
@@ -70,7 +75,6 @@ std::vector<char> image_of(const Program& program) {
     header.conserves = code.conserves;
     header.multiplies_bf16 = code.multiplies_bf16;
     header.keeps_forward = way_back_of(code).keeps_forward;
-    header.steps_at = image.append(schedule.steps());
     header.operations_at = image.append(operations);
     header.listed_at = image.append(pools.all_listed());
     header.offsets_at = image.append(pools.offsets());

@@ -23,9 +23,11 @@ constexpr int kGroup = 8;
 constexpr int kTileColumns = 16;
 constexpr int kTileDepth = 8;
 constexpr int kWarp = 32;
-// Of a slab; and those for which a warp forms a product at once.
+// Of a slab; those for which a warp forms a product at once; and those that walk through a stretch
+// together.
 constexpr int kMostGroups = 16;
 constexpr int kTileGroups = 8;
+constexpr int kStretchGroups = 2;
 
 enum class Kind : int32_t {
     gemm,
@@ -110,16 +112,28 @@ struct Step {
     // Products from that one on that read the same rows: a warp takes a tile of one after the
     // other.
     int32_t products = 1;
+    // Steps from one that begins a stretch to the one that ends it are walked by some groups of a
+    // slab after the others, which have barriers of their own.
+    int16_t begins = 0;
+    int16_t ends = 0;
+};
+
+// The steps of a program in an order: from `steps_at` on, a byte of the image.
+struct Order {
+    int64_t steps_at = 0;
+    int32_t steps = 0;
+    int32_t seed = 0;  // the step with which relevance begins
+
+    bool operator==(const Order&) const = default;
 };
 
 // The beginning of an image. Each `*_at` is the byte, from the beginning of the image, at which an
 // array begins; all are multiples of 16.
 struct Header {
     int64_t bytes = 0;
-    int64_t steps_at = 0, operations_at = 0, listed_at = 0, offsets_at = 0, index_at = 0,
-            floats_at = 0;
-    int32_t steps = 0;
-    int32_t seed = 0;  // the step with which relevance begins
+    int64_t operations_at = 0, listed_at = 0, offsets_at = 0, index_at = 0, floats_at = 0;
+    Order whole;     // each instruction with all of its rows
+    Order in_parts;  // with stretches that run part by part; none if no part would fit a cache
     int32_t input_size = 0;
     int32_t arena_size = 0;
     int32_t classes = 0;
@@ -132,8 +146,8 @@ struct Header {
 };
 
 // Of a run with relevance, or of one that stops at the outputs.
-PYREL_HOST_DEVICE inline int32_t steps_of(const Header& header, bool relevance) {
-    return relevance ? header.steps : header.seed + 1;
+PYREL_HOST_DEVICE inline int32_t steps_of(const Order& order, bool relevance) {
+    return relevance ? order.steps : order.seed + 1;
 }
 
 // What happened to a sample: an Outcome of ../shared/batch.h, and the element that it is of.
@@ -152,6 +166,7 @@ enum class Precision : int32_t { float32, tf32x3, tf32 };
 // What a launch works on; pointers are the device's.
 struct Launch {
     Header header;  // the image's
+    Order order;    // one of its
     const char* image = nullptr;
     const float* x = nullptr;         // (samples, input_size)
     const int64_t* target = nullptr;  // (samples, ways) or null: the predicted class

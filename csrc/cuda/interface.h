@@ -5,8 +5,12 @@
 
 #include <stdint.h>
 
-#define PYREL_CUDA_INTERFACE 3
+#define PYREL_CUDA_INTERFACE 4
 #define PYREL_CUDA_ERROR_BYTES 512
+
+// Orders of a walk: each instruction with all of its rows, or stretches of them part by part.
+#define PYREL_CUDA_WHOLE 1
+#define PYREL_CUDA_IN_PARTS 2
 
 #if defined(__cplusplus)
 extern "C" {
@@ -32,6 +36,7 @@ struct PyrelCudaBatch {
     int32_t teams;      // at once; 0 chooses
     int32_t ways;       // back, of each sample after one forward pass; see shared/batch.h
     int32_t by_steps;   // a launch for all that lies between two barriers, instead of one in all
+    int32_t in_parts;   // PYREL_CUDA_WHOLE or _IN_PARTS, which is not by steps; 0 chooses
     // The first sample that something is wrong with: an Outcome of shared/batch.h, 0 if none is.
     int32_t outcome;
     int32_t element;

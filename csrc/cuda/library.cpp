@@ -100,6 +100,15 @@ Division divided(const PyrelCudaBatch& batch, const Loaded& loaded, const Worksp
     return division;
 }
 
+// Part by part where more slabs at once work than the device's cache holds. Launches of their own
+// for steps are of small batches, and of all groups.
+Order order_of(const Header& header, const PyrelCudaBatch& batch, const Division& division) {
+    const bool fits = division.arena_bytes(header) <= cache_bytes();
+    const bool none = header.in_parts.steps == 0 || batch.by_steps || is_blocking();
+    const bool asked = batch.in_parts == PYREL_CUDA_IN_PARTS || (batch.in_parts == 0 && !fits);
+    return asked && !none ? header.in_parts : header.whole;
+}
+
 Launch launch_of(const Loaded& loaded, const PyrelCudaBatch& batch, const Division& division,
                  const Workspace& workspace) {
     Launch launch;
@@ -127,7 +136,8 @@ Launch launch_of(const Loaded& loaded, const PyrelCudaBatch& batch, const Divisi
     launch.groups = division.groups;
     launch.team = division.team;
     launch.end_slab = division.slabs();
-    launch.end_step = steps_of(loaded.header, batch.relevance) + 1;
+    launch.order = order_of(loaded.header, batch, division);
+    launch.end_step = steps_of(launch.order, batch.relevance) + 1;
     launch.ways = launch.end_way = batch.ways;
     return launch;
 }
@@ -147,6 +157,7 @@ void check(const PyrelCudaBatch& batch, const Header& header) {
     require(batch.samples >= 0, "there is no negative number of samples");
     require(batch.precision >= 0 && batch.precision <= static_cast<int>(Precision::tf32),
             "there is no such precision");
+    require(batch.in_parts >= 0 && batch.in_parts <= PYREL_CUDA_IN_PARTS, "there is no such order");
     require(batch.ways >= 1 && batch.ways * int64_t{header.input_size} <= kMostFloats,
             "a sample goes back at least once, and has no room for so many ways");
     require(batch.ways == 1 || (batch.relevance && batch.target && header.keeps_forward),
@@ -260,10 +271,10 @@ Header header_of(const void* image, int64_t bytes) {
 
 // What the host needs of an image's steps.
 void look_at_steps(Loaded& loaded, const char* image) {
-    const auto* const steps = reinterpret_cast<const Step*>(image + loaded.header.steps_at);
+    const auto* const steps = reinterpret_cast<const Step*>(image + loaded.header.whole.steps_at);
     const auto* const operations =
         reinterpret_cast<const Operation*>(image + loaded.header.operations_at);
-    for (int32_t n = 0; n < loaded.header.steps; ++n) {
+    for (int32_t n = 0; n < loaded.header.whole.steps; ++n) {
         if (steps[n].barrier) loaded.barriers.push_back(n);
         const Operation& op = operations[steps[n].operation];
         loaded.kinds.push_back(op.kind);

@@ -18,12 +18,14 @@ struct Walk {
     int64_t first;    // sample of the launch
     int32_t way;      // back
     int32_t samples;  // of the slab; the groups' others are missing
+    // Of the slab, at work: all, but within a stretch.
+    int32_t first_group, groups;
 
     template <typename Value>
     PYREL_DEVICE const Value* array(int64_t at) const {
         return reinterpret_cast<const Value*>(launch.image + at);
     }
-    PYREL_DEVICE const Step* steps() const { return array<Step>(launch.header.steps_at); }
+    PYREL_DEVICE const Step* steps() const { return array<Step>(launch.order.steps_at); }
     PYREL_DEVICE const Operation* operations() const {
         return array<Operation>(launch.header.operations_at);
     }
@@ -91,8 +93,7 @@ struct Item {
 // numbers have 32 bits, of which divisions are fast: image.cpp has looked (kMostItems).
 template <typename Take>
 PYREL_DEVICE void for_items(const Walk& walk, const Step& step, int32_t columns, Take&& take) {
-    const auto groups = static_cast<uint32_t>(walk.launch.groups),
-               across = static_cast<uint32_t>(columns),
+    const auto groups = static_cast<uint32_t>(walk.groups), across = static_cast<uint32_t>(columns),
                rows = static_cast<uint32_t>(step.in_order ? 1 : step.rows),
                threads = static_cast<uint32_t>(walk.team.threads);
     for (uint32_t i = walk.team.thread; i < rows * groups * across * kGroup; i += threads) {
@@ -100,6 +101,7 @@ PYREL_DEVICE void for_items(const Walk& walk, const Step& step, int32_t columns,
         Item item{static_cast<int>(beyond / groups), static_cast<int>(beyond % groups),
                   static_cast<int>(i % kGroup), static_cast<int>(rest % across)};
         item.row += step.first_row;
+        item.group += walk.first_group;
         take(item);
         for (int more = 1; step.in_order && more < step.rows; ++more) {
             ++item.row;

@@ -284,11 +284,12 @@ PYREL_DEVICE void multiply_tile(const Walk& walk, const Operation& op, const Til
 // second-level cache for the first one, and what the others add to is in the first-level cache.
 template <template <int> typename Way, int Groups>
 PYREL_DEVICE void multiply_tiles(const Walk& walk, const Operation& op, const Step& step) {
-    const int tiles = tiles_of(op), parts = walk.launch.groups / Groups;
+    const int tiles = tiles_of(op), parts = walk.groups / Groups;
     for (int item = walk.team.thread / kWarp; item < step.rows * tiles * parts;
          item += walk.team.threads / kWarp) {
         const int rest = item / parts;
-        const Tile tile{step.first_row + rest / tiles, rest % tiles, item % parts * Groups};
+        const Tile tile{step.first_row + rest / tiles, rest % tiles,
+                        walk.first_group + item % parts * Groups};
         PYREL_ROLLED
         for (int n = 0; n < step.products; ++n)
             multiply_tile<Way, Groups>(walk, walk.operations()[step.operation + n], tile);
@@ -299,7 +300,7 @@ PYREL_DEVICE void multiply_tiles(const Walk& walk, const Operation& op, const St
 // warps, several share the groups.
 template <template <int> typename Way>
 PYREL_DEVICE void multiply_by(const Walk& walk, const Operation& op, const Step& step) {
-    const int warps = walk.team.threads / kWarp, all = walk.launch.groups;
+    const int warps = walk.team.threads / kWarp, all = walk.groups;
     int groups = all < kTileGroups ? all : kTileGroups;
     int items = step.rows * tiles_of(op) * (all / groups);
     for (; groups > 1 && items < warps; groups /= 2) items *= 2;

@@ -75,6 +75,8 @@ class Graph {
 // How many teams of so many blocks run at once; 0 where the device has no clusters so large.
 int teams_at_once(int blocks);
 int64_t free_memory();
+// Of the device's second-level cache.
+int64_t cache_bytes();
 
 constexpr int kThreads = 256;  // of a block of pyrel_walk
 

@@ -187,6 +187,8 @@ int teams_at_once(int blocks) {
     return count;
 }
 
+int64_t cache_bytes() { return attribute(cudaDevAttrL2CacheSize); }
+
 int64_t free_memory() {
     size_t unused = 0, all = 0;
     check(cudaMemGetInfo(&unused, &all), "cudaMemGetInfo");

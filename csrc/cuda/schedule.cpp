@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <iterator>
 #include <type_traits>
+#include <utility>
 
 #include "pools.h"
 
@@ -116,19 +117,33 @@ void check(const Code& code, const Kind& instruction, const std::vector<Touches>
                 "the CUDA engine runs no instruction with so many elements");
 }
 
-// The piece that begins with an instruction, of 1 / `parts` of its rows: as many products as go
-// together, of those before `end`.
-Piece longest_piece(const Code& code, const std::vector<Plain>& all, int64_t first, int64_t end,
-                    int64_t part, int64_t parts) {
-    const auto rows = [&](int64_t number) {
-        return std::visit([](const auto* i) { return rows_of(*i); },
-                          all[static_cast<size_t>(number)]) /
-               parts;
+// Rows of a part. What cannot be divided belongs to the first one.
+struct Part {
+    int64_t number = 0, count = 1;
+
+    int64_t rows(const Plain& instruction) const {
+        const int64_t all = std::visit([](const auto* i) { return rows_of(*i); }, instruction);
+        return all % count == 0 ? all / count : (number == 0 ? all : 0);
+    }
+};
+
+// Adds the rows of a part that instructions have, from `first` to `end`: as many products in a
+// piece as go together.
+void add_pieces(const Code& code, const std::vector<Plain>& all, int64_t first, int64_t end,
+                const Part& part, std::vector<Piece>& pieces) {
+    const auto alone = [&](int64_t number) {
+        const int64_t rows = part.rows(all[static_cast<size_t>(number)]);
+        return Piece{number, part.number * rows, rows};
     };
-    Piece piece{first, part * rows(first), rows(first)};
-    for (Piece more = piece; first + more.products < end; piece = more)
-        if (rows(first + more.products++) != piece.rows || !go_together(code, all, more)) break;
-    return piece;
+    for (int64_t n = first; n < end;) {
+        Piece piece = alone(n);
+        for (Piece more = piece; n + more.products < end; piece = more) {
+            const Piece next = alone(n + more.products++);
+            if (next.rows != piece.rows || !go_together(code, all, more)) break;
+        }
+        n += piece.products;
+        if (piece.rows > 0) pieces.push_back(piece);
+    }
 }
 
 }  // namespace
@@ -139,27 +154,39 @@ std::vector<Plain> plain_of(const Code& code) {
     return all;
 }
 
-std::vector<Piece> pieces_of(const Code& code, const std::vector<Plain>& all) {
+std::vector<Stretch> whole_of(const Code& code) { return {{0, code.instructions.size(), 1}}; }
+
+std::vector<Stretch> stretches_in(const Code& code) {
+    // A multiprocessor's part of an H200's second-level cache is 450 KiB, of an A100's 380.
+    constexpr int64_t kPartBytes = int64_t{256} << 10;
+    constexpr int64_t kFloatBytes = kStretchGroups * kGroup * int64_t{sizeof(float)};
+    std::vector<Stretch> stretches;
+    for (const Stretch& each : find_stretches(code, {kPartBytes, kFloatBytes}))
+        if (each.parts == 1 && !stretches.empty() && stretches.back().parts == 1)
+            stretches.back().end = each.end;
+        else
+            stretches.push_back(each);
+    const bool any = stretches.size() > 1 || (!stretches.empty() && stretches[0].parts > 1);
+    return any ? stretches : std::vector<Stretch>();
+}
+
+std::vector<Piece> pieces_of(const Code& code, const std::vector<Plain>& all,
+                             const std::vector<Stretch>& stretches) {
     std::vector<Piece> pieces;
-    int64_t first = 0;
-    const auto add = [&](int64_t end, int64_t part, int64_t parts) {
-        for (int64_t n = first; n < end; n += pieces.back().products)
-            pieces.push_back(longest_piece(code, all, n, end, part, parts));
-    };
-    const auto& instructions = code.instructions;
-    for (auto each = instructions.begin(); each != instructions.end();) {
-        if (const auto* repeat = std::get_if<Repeat>(&*each)) {
-            const int64_t end = first + std::ssize(repeat->body);
-            for (int64_t iteration = 0; iteration < repeat->count; ++iteration)
-                add(end, iteration, repeat->count);
-            first = end;
-            ++each;
-        } else {
-            const auto next = std::find_if(each, instructions.end(), [](const Instruction& i) {
-                return std::holds_alternative<Repeat>(i);
-            });
-            const int64_t end = first + (next - each);
-            add(end, 0, 1);
+    const auto is_repeat = [](const Instruction& i) { return std::holds_alternative<Repeat>(i); };
+    int64_t first = 0;  // of `all`
+    for (const Stretch& stretch : stretches) {
+        const auto stop = code.instructions.begin() + static_cast<std::ptrdiff_t>(stretch.end);
+        for (auto each = code.instructions.begin() + static_cast<std::ptrdiff_t>(stretch.first);
+             each != stop;) {
+            const auto* const repeat = std::get_if<Repeat>(&*each);
+            const auto next = repeat ? each + 1 : std::find_if(each, stop, is_repeat);
+            const int64_t end = first + (repeat ? std::ssize(repeat->body) : next - each);
+            const int64_t parts = repeat ? repeat->count : stretch.parts;
+            const size_t begin = pieces.size();
+            for (int64_t part = 0; part < parts; ++part)
+                add_pieces(code, all, first, end, {part, parts}, pieces);
+            if (stretch.parts > 1) pieces[begin].begins = pieces.back().ends = true;
             first = end;
             each = next;
         }
@@ -174,6 +201,8 @@ Schedule::Schedule(const Code& code, const std::vector<Plain>& all)
 // the same elements or none in common, a thread takes an element of all of them.
 void Schedule::add(const Piece& piece) {
     std::vector<Touches> touched = touches_of(code_, all_, piece);
+    if (piece.begins) within_ = begins_ = true;
+    const size_t first = steps_.size();
     bool in_order = false;
     std::visit(
         [&](const auto* i) {
@@ -190,23 +219,33 @@ void Schedule::add(const Piece& piece) {
         touched.resize(1);
     }
     add_rows(piece, in_order, touched);
+    steps_[first].begins = piece.begins;
+    steps_.back().ends = piece.ends;
+    if (piece.ends) within_ = false;
 }
 
 void Schedule::add_rows(const Piece& piece, bool in_order, const std::vector<Touches>& touched) {
     const Plain& instruction = all_[static_cast<size_t>(piece.first)];
+    const bool absorbs = std::holds_alternative<const Absorb*>(instruction);
     for (size_t n = 0; n < touched.size(); ++n) {
         ++unknown_;
         const bool joins =
             n > 0 && !hazards_.meets(touched[n], owner(instruction, steps_.back().rows));
         if (!joins) {
-            const bool meets = hazards_.meets(touched[n], owner(instruction, 0));
-            if (meets) hazards_.barrier();
+            const bool meets = std::exchange(begins_, false) ||
+                               (absorbs && absorbed_within_ && !within_) ||
+                               hazards_.meets(touched[n], owner(instruction, 0));
+            if (meets) {
+                hazards_.barrier();
+                absorbed_within_ = false;
+            }
             steps_.push_back({.operation = small(piece.first),
                               .first_row = small(piece.first_row + static_cast<int64_t>(n)),
                               .barrier = meets,
                               .in_order = in_order,
                               .products = small(piece.products)});
         }
+        absorbed_within_ |= absorbs && within_;
         hazards_.note(touched[n], owner(instruction, steps_.back().rows));
         steps_.back().rows += in_order ? small(piece.rows) : 1;
     }
@@ -214,16 +253,17 @@ void Schedule::add_rows(const Piece& piece, bool in_order, const std::vector<Tou
 
 // Of a row behind so many others of its step. The threads of two steps are the same, element by
 // element, where their rows have equally many columns (for_items in memory.h), or where eight share
-// out a row of each sample (for_parts in sums.h).
+// out a row of each sample (for_parts in sums.h); but within a stretch they are others.
 Owner Schedule::owner(const Plain& instruction, int32_t rows) const {
     constexpr int32_t kByParts = 0;
     return std::visit(
         [&](const auto* i) -> Owner {
             using Kind = std::decay_t<decltype(*i)>;
-            if constexpr (kByPart<Kind>) return {-unknown_, kByParts, 0, kParts};
+            if constexpr (kByPart<Kind>) return {-unknown_, kByParts + within_, 0, kParts};
             if constexpr (kByElement<Kind> || kByResult<Kind>) {
                 const int32_t columns = elements_of(code_, *i);
-                return {-unknown_, columns, small(int64_t{rows} * columns), kAllElements};
+                return {-unknown_, 2 * columns + within_, small(int64_t{rows} * columns),
+                        kAllElements};
             }
             return {-unknown_};
         },

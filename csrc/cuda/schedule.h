@@ -6,6 +6,7 @@
 #include <variant>
 #include <vector>
 
+#include "../program/stretches.h"
 #include "hazards.h"
 #include "image.h"
 
@@ -25,10 +26,18 @@ struct Piece {
     int64_t first = 0;  // instruction
     int64_t first_row = 0, rows = 0;
     int64_t products = 1;
+    bool begins = false, ends = false;  // a stretch
 };
 
-// The pieces of a program in its order; loops are walked through. `all` is plain_of(code).
-std::vector<Piece> pieces_of(const Code& code, const std::vector<Plain>& all);
+// Stretches of a program that have several parts, where there are any; what lies between two has
+// one part.
+std::vector<Stretch> stretches_in(const Code& code);
+// A program in one part.
+std::vector<Stretch> whole_of(const Code& code);
+
+// The pieces of a program in their order; loops are walked through. `all` is plain_of(code).
+std::vector<Piece> pieces_of(const Code& code, const std::vector<Plain>& all,
+                             const std::vector<Stretch>& stretches);
 
 // Makes steps of pieces. Where rows touch what others have touched there is a barrier between them.
 class Schedule {
@@ -50,6 +59,12 @@ class Schedule {
     Hazards hazards_;
     int32_t unknown_ = 0;
     int32_t seed_ = 0;
+    bool within_ = false;           // a stretch
+    bool absorbed_within_ = false;  // since the last barrier: what a sample has absorbed is kept
+                                    // beside the arena, of which hazards know nothing
+    // Of the next step: it waits for all before it, so that no barrier within the stretch does, to
+    // which the later groups would come for nothing.
+    bool begins_ = false;
     std::vector<Step> steps_;
 };
 

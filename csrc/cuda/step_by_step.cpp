@@ -33,7 +33,7 @@ std::vector<Launch> divided_at(const Launch& whole, const std::vector<int32_t>& 
         for (int32_t way = 0; way < whole.ways; ++way) {
             launch.first_way = way;
             launch.end_way = way + 1;
-            launch.first_step = way == 0 ? 0 : launch.header.seed;
+            launch.first_step = way == 0 ? 0 : launch.order.seed;
             for (const int32_t step : at)
                 if (step > launch.first_step && step < count) add(step);
             add(count);
@@ -56,7 +56,7 @@ bool is_blocking() {
 
 void run_step_by_step(const Launch& whole, const Loaded& loaded, int teams, void* stream) {
     std::vector<int32_t> all_steps;
-    for (int32_t step = 0; step < loaded.header.steps; ++step) all_steps.push_back(step);
+    for (int32_t step = 0; step < loaded.header.whole.steps; ++step) all_steps.push_back(step);
     for (const Launch& launch : divided_at(whole, all_steps, teams)) {
         try {
             launch_walk(launch, teams, stream);

@@ -28,10 +28,11 @@ struct Part {
 // Each sample that the thread takes part in: take(part). All threads of a warp come equally often.
 template <typename Take>
 PYREL_DEVICE void for_parts(const Walk& walk, Take&& take) {
-    const int at_once = walk.team.threads / kParts, all = walk.launch.groups * kGroup;
-    for (int begin = 0; begin < all; begin += at_once) {
+    const int at_once = walk.team.threads / kParts;
+    const int first = walk.first_group * kGroup, end = first + walk.groups * kGroup;
+    for (int begin = first; begin < end; begin += at_once) {
         const int sample = begin + walk.team.thread / kParts;
-        const bool there = sample < walk.samples;
+        const bool there = sample < end && sample < walk.samples;
         take(Part{there ? sample : 0, walk.team.thread % kParts, there});
     }
 }

@@ -5,6 +5,8 @@
 // stays in the second-level cache. The same kernel may walk the steps between two barriers alone:
 // then the launches are the barriers. No sum is divided among threads in a way that a launch could
 // change, so results do not depend on the samples of a slab, on teams or on the batch.
+// Where what a slab computes does not fit that cache, few of its groups walk a stretch of steps,
+// part by part of their rows, before the next groups do.
 #pragma once
 
 #include "sums.h"
@@ -58,18 +60,35 @@ PYREL_DEVICE Walk walk_of(const Launch& launch) {
             scratch + 2 * slab,
             0,
             0,
-            0};
+            0,
+            0,
+            launch.groups};
 }
 
 // One way through the steps of a slab: all of them, or back alone for another target, or such of
 // them as a launch of its own walks.
-PYREL_DEVICE void walk_way(const Walk& walk, int first, int count) {
+PYREL_DEVICE void walk_way(Walk& walk, int first, int count) {
     const Launch& launch = walk.launch;
-    if (first == (walk.way == 0 ? 0 : launch.header.seed)) begin_way(walk);
+    if (first == (walk.way == 0 ? 0 : launch.order.seed)) begin_way(walk);
+    int stretch = first;  // the step with which the present one begins
     for (int n = first; n < count && n < launch.end_step; ++n) {
         const Step step = walk.steps()[n];
-        if (step.barrier && n > first) barrier(launch.team);
+        if (step.begins) {
+            stretch = n;
+            walk.groups = launch.groups < kStretchGroups ? launch.groups : kStretchGroups;
+        }
+        // Groups that begin a stretch again meet nothing of those that have walked it.
+        const bool again = step.begins && walk.first_group > 0;
+        if (step.barrier && n > first && !again) barrier(launch.team);
         run(walk, walk.operations()[step.operation], step);
+        if (!step.ends) continue;
+        walk.first_group += walk.groups;
+        if (walk.first_group < launch.groups) {
+            n = stretch - 1;
+        } else {
+            walk.first_group = 0;
+            walk.groups = launch.groups;
+        }
     }
     if (launch.end_step <= count) return;
     // Before the relevance is summed, and before the next way or slab writes over the arena: all
@@ -83,7 +102,7 @@ PYREL_DEVICE void walk_way(const Walk& walk, int first, int count) {
 PYREL_KERNEL pyrel_walk(const PYREL_CONSTANT pyrel::cuda::Launch launch) {
     using namespace pyrel::cuda;
     Walk walk = walk_of(launch);
-    const int count = steps_of(launch.header, launch.relevance);
+    const int count = steps_of(launch.order, launch.relevance);
     const int64_t samples = int64_t{launch.groups} * kGroup;
     for (int64_t slab = launch.first_slab + walk.team.number; slab < launch.end_slab;
          slab += walk.team.count) {
@@ -93,7 +112,7 @@ PYREL_KERNEL pyrel_walk(const PYREL_CONSTANT pyrel::cuda::Launch launch) {
         if (launch.first_step == 0) begin(walk);
         for (walk.way = launch.first_way; walk.way < launch.end_way; ++walk.way) {
             const bool goes_on = walk.way == launch.first_way;
-            walk_way(walk, goes_on ? launch.first_step : launch.header.seed, count);
+            walk_way(walk, goes_on ? launch.first_step : launch.order.seed, count);
         }
     }
 }

@@ -126,6 +126,7 @@ class OnDevice:
         team: int = 1,
         teams: int = 1,
         by_steps: bool = False,
+        in_parts: int = 0,
         precision: int = 0,
         seed: int = 0,
         dropped_barrier: int = -1,
@@ -145,6 +146,9 @@ class OnDevice:
             library choose.
         by_steps : bool
             Whether the steps between two barriers are launches of their own.
+        in_parts : int
+            1 to walk each instruction with all of its rows, 2 to walk stretches part by part where
+            there are any; 0 lets the library choose.
         precision : int
             0 for float32, 1 for three products of TF32, 2 for one.
         seed : int
@@ -162,7 +166,7 @@ class OnDevice:
         batch = Batch(len(values), _address(values), *map(_address, (*held, *results)))
         batch.check_finite, batch.precision = check_finite, precision
         batch.groups, batch.team, batch.teams = groups, team, teams
-        batch.by_steps, batch.ways = by_steps, 1
+        batch.by_steps, batch.in_parts, batch.ways = by_steps, in_parts, 1
         with _LOCK:
             library().pyrel_cuda_emulate(seed, dropped_barrier)
             try:
@@ -334,8 +338,8 @@ def _image(program: _core.Program) -> bytes:
 
 
 def _sizes_in(image: bytes) -> _Sizes:
-    """Read them in the Header of csrc/cuda/image.h, behind seven places and two steps."""
-    return _Sizes(*(int(each) for each in np.frombuffer(image, np.int32, 3, offset=7 * 8 + 2 * 4)))
+    """Read them in the Header of csrc/cuda/image.h, behind six places and two orders."""
+    return _Sizes(*(int(each) for each in np.frombuffer(image, np.int32, 3, offset=6 * 8 + 2 * 16)))
 
 
 def _floats(x: Any) -> Any:

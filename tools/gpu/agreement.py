@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from direct import PRECISIONS, Choice, Direct
+from direct import IN_PARTS, PRECISIONS, WHOLE, Choice, Direct
 from machine import Machine, Rows, options_of
 from models import MODELS, Answered, answered, made, samples, tiny_cell
 
@@ -111,9 +111,9 @@ def beside_float64(machine: Machine) -> Cases:
 
 def divisions(machine: Machine) -> Cases:
     """Divide batches in every way: the bits are those of one group and one block."""
-    sizes = (1, 2, 4, 8)
-    teams, batches = ((0, 1, 3), (1, 7, 8, 9, 63, 65, 1000))
-    every = [*product(sizes, sizes, teams, (False, True))]
+    groups, blocks, teams = (1, 2, 4, 8, 16), (1, 2, 4, 8), (0, 1, 3)
+    batches = (1, 7, 8, 9, 63, 65, 1000)
+    every = [*product(groups, blocks, teams, (False, True))]
     if machine.emulated:
         every, batches = [(0, 0, 0, False), (2, 1, 1, False), (1, 2, 1, True)], (1, 9)
     there, _ = pair("Deep", "deep_taylor")
@@ -136,6 +136,27 @@ def divisions(machine: Machine) -> Cases:
 
     for n, precision in product(batches, PRECISIONS):
         yield f"batch {n}", partial(divided, n, precision)
+
+
+def orders(machine: Machine) -> Cases:
+    """Walk stretches of convolutions part by part: the bits are those of whole instructions."""
+    cell = pyrel.nn.ConvDeep(4, (12, 12), 5, sizes=(6, 8, 12, 10), recurrent=11).eval()
+    shape = 4, 12, 12
+    explainer = pyrel.Explainer(cell, samples(shape, 2), "gradient", device="cuda", check=None)
+    direct = Direct(explainer, machine.place)
+
+    def walked(groups: int, blocks: int, precision: str) -> Row:
+        x = torch.from_numpy(samples(shape, 9 if machine.emulated else 1000)).to(machine.place)
+        whole, in_parts = (
+            direct(x, precision, Choice(groups, blocks, 0, False, order))
+            for order in (WHOLE, IN_PARTS)
+        )
+        same = in_parts.same(whole)
+        return {"precision": precision, "right": same, "same_bits": same}
+
+    some = ((2, 1),) if machine.emulated else ((1, 1), (4, 2), (16, 1))
+    for (groups, blocks), precision in product(some, PRECISIONS):
+        yield f"{groups} groups, {blocks} blocks", partial(walked, groups, blocks, precision)
 
 
 def batches(machine: Machine) -> Cases:
@@ -213,7 +234,7 @@ def memory(machine: Machine) -> Cases:
 
 
 CHECKS: tuple[Callable[[Machine], Cases], ...] = (
-    *(beside_cpu, beside_float64, divisions, batches, pointers, streams, memory),
+    *(beside_cpu, beside_float64, divisions, orders, batches, pointers, streams, memory),
 )
 
 

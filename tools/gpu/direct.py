@@ -24,8 +24,10 @@ class Choice(NamedTuple):
     team: int = 0
     teams: int = 0
     by_steps: bool = False
+    in_parts: int = 0
 
 
+WHOLE, IN_PARTS = 1, 2  # values of in_parts, PYREL_CUDA_WHOLE and _IN_PARTS
 OWN = Choice()
 
 
@@ -85,7 +87,7 @@ class Direct:
         batch = Batch(n, x.data_ptr(), None, *places)
         batch.check_finite, batch.stream = True, tensors.stream_of(DEVICE)
         self._engine._precision = PRECISIONS[precision]  # the program is the same for all three
-        batch.groups, batch.team, batch.teams, batch.by_steps = choice
+        batch.groups, batch.team, batch.teams, batch.by_steps, batch.in_parts = choice
         status = self._engine.run_there(batch)
         if status.outcome != Outcome.done:
             raise ValueError(f"{status.outcome.name}: sample {status.sample}")

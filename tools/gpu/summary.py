@@ -87,7 +87,16 @@ def agreement(folder: Path) -> Iterator[str]:
 def timing(folder: Path) -> Iterator[str]:
     """Make a table for each cell, method and batch size."""
     rows = read(folder, "timing")
-    heads = ["contestant", "precision", "groups", "team", "by steps", "median ms", "least ms"]
+    heads = [
+        "contestant",
+        "precision",
+        "groups",
+        "team",
+        "by steps",
+        "in parts",
+        "median ms",
+        "least ms",
+    ]
     heads += ["× pyrel's time", "GFLOP/s", "error", ""]
     for key in dict.fromkeys((r["cell"], r["steps"], r["method"], r["batch"]) for r in rows):
         cell, steps, method, batch = key
@@ -96,7 +105,7 @@ def timing(folder: Path) -> Iterator[str]:
         yield f"{cell}-{steps}, {method}, batch {batch:,}"
         lines: list[list[object]] = [[*heads]]
         for r in own:
-            choice = [r["groups"] or None, r["team"] or None, r["by_steps"]]
+            choice = [r["groups"] or None, r["team"] or None, r["by_steps"], r["in_parts"]]
             times = [r["median_ms"], r["least_ms"], r["ratio"], r["useful_gflops"], r["error"]]
             fault = r["failure"] or ("WRONG" if r["right"] is False else "")
             lines.append([r["contestant"], r["precision"], *choice, *times, fault])

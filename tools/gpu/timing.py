@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
-from direct import PRECISIONS, Choice, Direct
+from direct import IN_PARTS, PRECISIONS, WHOLE, Choice, Direct
 from machine import Machine, Rows, options_of
 from models import Answered, answered, full_cell, tiny_cell
 from peers import peers_of, whole
@@ -21,9 +21,11 @@ from torch import Tensor
 
 from pyrel.benchmark.contestants import GATED
 from pyrel.benchmark.work import cell_flops
+from pyrel.nn import Cell, ConvDeep
 
 KEYS = (
-    *("cell", "steps", "method", "batch", "contestant", "precision", "groups", "team", "by_steps"),
+    *("cell", "steps", "method", "batch", "contestant", "precision"),
+    *("groups", "team", "by_steps", "in_parts"),
     *("median_ms", "least_ms", "times", "useful_gflops", "ratio", "error", "excess", "right"),
     "failure",
 )
@@ -68,6 +70,7 @@ TINY = (
 SMALL = (Choice(1, 1), Choice(1, 4), Choice(1, 8), Choice(1, 1, 0, True), Choice(1, 8, 0, True))
 MIDDLE = (Choice(1, 8), Choice(2, 4), Choice(4, 2), Choice(8, 1), Choice(1, 8, 0, True))
 LARGE = (Choice(2, 1), Choice(4, 1), Choice(8, 1), Choice(16, 1), Choice(8, 1, 0, True))
+CONVOLUTIONS = (Choice(8, 1, 0, False, WHOLE), Choice(8, 1, 0, False, IN_PARTS))  # of large batches
 
 
 class Contestant(NamedTuple):
@@ -81,11 +84,13 @@ class Contestant(NamedTuple):
     peer: bool = False
 
 
-def choices(batch: int) -> tuple[Choice, ...]:
-    """Return divisions that are worth a try for a batch size."""
+def choices(cell: Cell, batch: int) -> tuple[Choice, ...]:
+    """Return divisions that are worth a try for a cell and a batch size."""
     if batch < 64:
         return SMALL
-    return MIDDLE if batch < 10_000 else LARGE
+    if batch < 10_000:
+        return MIDDLE
+    return (*LARGE, *CONVOLUTIONS) if isinstance(cell, ConvDeep) else LARGE
 
 
 def own(case: Answered, explainer: Any, x: Tensor, machine: Machine) -> Iterator[Contestant]:
@@ -100,7 +105,7 @@ def own(case: Answered, explainer: Any, x: Tensor, machine: Machine) -> Iterator
     for precision in PRECISIONS:
         yield Contestant("pyrel by pointer", called(precision, Choice()), precision, Choice())
     for precision in ("float32", "tf32"):
-        for choice in choices(len(x)):
+        for choice in choices(case.cell, len(x)):
             yield Contestant("pyrel by pointer", called(precision, choice), precision, choice)
 
 
@@ -167,8 +172,8 @@ def measure(machine: Machine, rows: Rows, part: Part, case: Answered, end: float
                 return False
             row: dict[str, Any] = {}
             if one.choice is not None:
-                groups, team, _, by_steps = one.choice
-                row = {"groups": groups, "team": team, "by_steps": by_steps}
+                row = one.choice._asdict()
+                del row["teams"]
             try:
                 row |= measured(machine, case, one)
             except Exception as error:  # the others still tell something

@@ -16,7 +16,7 @@ from pyrel import _core
 from pyrel.errors import CudaError
 
 VARIABLE = "PYREL_CUDA_LIBRARY"
-INTERFACE = 3
+INTERFACE = 4
 ERROR_BYTES = 512
 
 INPUTS = ("x", "target", "low", "high")
@@ -30,7 +30,7 @@ class Batch(ctypes.Structure):
         ("samples", ctypes.c_int64),
         *((name, ctypes.c_void_p) for name in (*INPUTS, *RESULTS)),
         *((name, ctypes.c_int32) for name in ("check_finite", "precision", "groups")),
-        *((name, ctypes.c_int32) for name in ("team", "teams", "ways", "by_steps")),
+        *((name, ctypes.c_int32) for name in ("team", "teams", "ways", "by_steps", "in_parts")),
         *((name, ctypes.c_int32) for name in ("outcome", "element")),
         ("sample", ctypes.c_int64),
         ("stream", ctypes.c_void_p),

@@ -17,6 +17,7 @@ namespace {
 
 constexpr int kMultiprocessors = 8;
 constexpr int64_t kBytes = int64_t{1} << 30;
+constexpr int64_t kCacheBytes = int64_t{1} << 20;
 
 // What the tests choose, and what the last launch came to.
 struct Emulation {
@@ -215,6 +216,8 @@ void synchronise(void* stream) {
 }
 
 int teams_at_once(int blocks) { return kMultiprocessors / blocks; }
+
+int64_t cache_bytes() { return kCacheBytes; }
 
 int64_t free_memory() {
     Emulation& device = emulation();
