@@ -47,6 +47,7 @@ def explain(
     high: options.High = None,
     key: options.Key = None,
     device: options.Device = None,
+    precision: options.Precision = None,
     save_program: options.SaveProgram = None,
     limit_factor: options.LimitFactor = 1.0,
     trust: options.Trust = False,
@@ -81,7 +82,9 @@ def explain(
     steps = None if lengths is None else read_array(lengths)
     with unchanged(model) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-        chosen = _Chosen(method, low, high, lengths is not None, patterns, output, device)
+        chosen = _Chosen(
+            method, low, high, lengths is not None, patterns, output, device, precision
+        )
         explainer = _explainer(model, chosen, trust, limit_factor)
     if save_program is not None:
         explainer.save(save_program)
@@ -150,6 +153,7 @@ class _Chosen:
     patterns: Path | None
     output: str | None
     device: str | None
+    precision: str | None
 
     def options(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
         """Return arguments of an Explainer; by default the range is that of the model's data."""
@@ -159,6 +163,7 @@ class _Chosen:
             "high": metadata.get("high") if self.high is None else self.high,
             "lengths": self.lengths,
             "device": self.device,
+            "precision": self.precision or "float32",
         }
         if self.patterns is not None:
             from pyrel.patterns import Patterns
@@ -173,7 +178,8 @@ class _Chosen:
         patterns = ""
         if self.patterns is not None:
             patterns = hashlib.sha256(self.patterns.read_bytes()).hexdigest()
-        return [self.low, self.high, self.lengths, patterns, self.output, self.device]
+        ways = [self.output, self.device, self.precision]
+        return [self.low, self.high, self.lengths, patterns, *ways]
 
 
 def _explainer(path: Path, chosen: _Chosen, trust: bool, limit_factor: float) -> Explainer:
@@ -195,11 +201,12 @@ def _explainer(path: Path, chosen: _Chosen, trust: bool, limit_factor: float) ->
             "--low": chosen.low,
             "--high": chosen.high,
             "--patterns": chosen.patterns,
+            "--precision": chosen.precision,
         }
         if names := [name for name, value in given.items() if value is not None]:
             raise ValueError(
-                f"{path} is a compiled program, which has its method and range: leave out "
-                f"{', '.join(names)}, or give the model that it was made of"
+                f"{path} is a compiled program, which has its method, range and precision: "
+                f"leave out {', '.join(names)}, or give the model that it was made of"
             )
         explainer = Explainer.load(path, limits=limits, device=chosen.device)
         if chosen.lengths and not explainer.inputs.lengths:

@@ -101,6 +101,15 @@ Device: TypeAlias = Annotated[
         show_default="cpu",
     ),
 ]
+Precision: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="How products are formed: float32, bf16 or bf16_all (the products of relevance, or "
+        "all, from numbers of bfloat16), on GPUs also tf32x3 or tf32.",
+        show_default="float32",
+    ),
+]
 SaveProgram: TypeAlias = Annotated[
     Path | None,
     typer.Option(

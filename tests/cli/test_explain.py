@@ -18,7 +18,9 @@ from commands import Workshop, pyrel
 from processes import PATIENCE, start, wait_for
 
 import pyrel as library
+from pyrel import _core
 from pyrel import explain_file as module
+from pyrel.engine import config as runtime
 
 Samples = tuple[np.ndarray, np.ndarray]
 Captured = tuple[library.Graph, np.ndarray]
@@ -231,6 +233,8 @@ def test_inputs_that_do_not_fit(
         (["--target", "²"], 2, "'²' is neither 'predicted' nor a class"),
         (["--target", "none.npy"], 1, "none.npy: no such file"),
         (["--low", "0.5"], 1, "--low: wanted values <= 0, got 0.5"),
+        (["--precision", "half"], 1, '--precision: wanted "float32" or'),
+        (["--precision", "tf32"], 1, "'tf32' is computed by the tensor cores of a GPU"),
         (["--key", "x"], 1, "is an .npy file, which holds one array"),
         (["--method", "pattern_net"], 1, "pattern_net needs --patterns, which"),
         (["--patterns", "none.safetensors"], 1, "none.safetensors: no such file"),
@@ -245,7 +249,7 @@ def test_wrong_options(
     message: str,
 ) -> None:
     out = x_file.with_name("r.npz")
-    of_a_model = arguments[0] in ("--method", "--low", "--patterns")
+    of_a_model = arguments[0] in ("--method", "--low", "--patterns", "--precision")
     model = workshop.deep if of_a_model else program  # which is compiled already
     result = pyrel("explain", model, x_file, "--out", out, *arguments)
     assert result.code == code
@@ -312,6 +316,20 @@ def test_models_that_cannot_be_read(workshop: Workshop, x_file: Path, tmp_path: 
         assert message in result.err
 
 
+@pytest.mark.skipif(
+    not _core.has_bf16(runtime.isa()), reason="this instruction set has no products of bfloat16"
+)
+def test_products_of_bfloat16(
+    workshop: Workshop, samples: Samples, captured: Captured, x_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "r.npz"
+    result = pyrel("explain", workshop.deep, x_file, "--precision", "bf16", "--out", out)
+    assert result.code == 0, result.err
+    e = library.Explainer(*captured, "deep_taylor", low=0.0, high=1.0, precision="bf16")(samples[0])
+    with np.load(out, allow_pickle=False) as file:
+        np.testing.assert_array_equal(file["relevance"], e.relevance)
+
+
 def test_a_saved_program_stands_for_the_model(
     workshop: Workshop, x_file: Path, tmp_path: Path
 ) -> None:
@@ -333,10 +351,22 @@ def test_a_saved_program_stands_for_the_model(
 
 def test_a_program_takes_no_options_of_a_model(program: Path, x_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "r.npz"
-    result = pyrel("explain", program, x_file, "--out", out, "--method", "gradient", "--low", "0")
+    result = pyrel(
+        "explain",
+        program,
+        x_file,
+        "--out",
+        out,
+        "--method",
+        "gradient",
+        "--low",
+        "0",
+        "--precision",
+        "bf16",
+    )
     assert result.code == 1
     assert f"{program} is a compiled program" in result.err
-    assert "leave out --method, --low" in result.err
+    assert "leave out --method, --low, --precision" in result.err
     assert not out.exists()
 
 
