@@ -86,7 +86,7 @@ class Direct:
         places = [None if each is None else each.data_ptr() for each in (*self._bounds, *answer)]
         batch = Batch(n, x.data_ptr(), None, *places)
         batch.check_finite, batch.stream = True, tensors.stream_of(DEVICE)
-        self._engine._precision = PRECISIONS[precision]  # the program is the same for all three
+        self._engine.precision = PRECISIONS[precision]  # the program is the same for all three
         batch.groups, batch.team, batch.teams, batch.by_steps, batch.in_parts = choice
         status = self._engine.run_there(batch)
         if status.outcome != Outcome.done:

@@ -26,7 +26,7 @@ def choose(precision: int, groups: int, team: int, by_steps: bool) -> None:
     """Let engines divide batches so, whoever calls them."""
 
     def run(self: CudaEngine, name: str, batch: Batch) -> CudaStatus:
-        self._precision, batch.groups, batch.team = precision, groups, team
+        self.precision, batch.groups, batch.team = precision, groups, team
         batch.by_steps = by_steps
         return _RUN(self, name, batch)
 

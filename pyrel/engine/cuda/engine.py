@@ -46,6 +46,8 @@ class CudaEngine:
     ----------
     device : str
     classes, arena_size, image_bytes : int
+    precision : int
+        As the library numbers it.
     bounds : tuple of Tensor or None
         Those of the input on the device, kept by who copies them there.
     explains : bool
@@ -73,7 +75,7 @@ class CudaEngine:
     ) -> None:
         core = checked(program, weights)
         self.device = device
-        self._precision = on_device(precision, core.multiplies_bf16)
+        self.precision = on_device(precision, core.multiplies_bf16)
         self.classes, self.arena_size = program.classes, program.arena_size
         self._input_size = program.input_size
         self.explains, self.flops = core.explains, core.flops
@@ -139,7 +141,7 @@ class CudaEngine:
         return self._run("pyrel_cuda_run", batch)
 
     def _run(self, name: str, batch: Batch) -> CudaStatus:
-        batch.precision = self._precision
+        batch.precision = self.precision
         self._library.call(name, self._handle, ctypes.byref(batch))
         return CudaStatus(Outcome(batch.outcome), int(batch.sample), int(batch.element))
 
