@@ -82,4 +82,11 @@ def test_parts_move_less(traffic: Any) -> None:
     assert in_parts.touched == whole.touched
     assert in_parts.read < whole.read
     assert in_parts.written < whole.written
-    assert in_parts.barriers > whole.barriers
+
+
+@pytest.mark.parametrize("order", [1, 2], ids=["whole", "in parts"])
+def test_barriers_are_those_that_a_block_comes_to(traffic: Any, order: int) -> None:
+    program = checked(compiled("ConvDeep"))
+    x = np.random.default_rng(0).random((32, 4, 12, 12), np.float32)
+    cuda.explain(program, x, groups=4, in_parts=order)
+    assert traffic.traffic(traffic.Image(program), order == 2, 4).barriers == cuda.barriers()

@@ -7,6 +7,7 @@
 #include "../program/operands.h"
 #include "caches.h"
 #include "plan.h"
+#include "tuning.h"
 
 namespace pyrel {
 namespace {
@@ -48,7 +49,8 @@ Engine::Engine(const Program& program, PackedMatrices& packed, int64_t most_pack
     gain_over_many_ = compare_with_lanes(std::max(kSlabSamples, most_apart(*this, 1)));
     if (gain_in_lanes_ > 1.0)
         stretches_ = find_stretches(
-            *code_, {kCacheBytes / 2, kernels_.lanes * static_cast<int64_t>(sizeof(float))});
+            *code_,
+            {kCacheBytes / 2, kernels_.lanes * static_cast<int64_t>(sizeof(float)), kManyRows});
 }
 
 // What a gemm needs that runs so many times.

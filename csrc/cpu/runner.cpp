@@ -7,6 +7,7 @@
 #include "caches.h"
 #include "ends.h"
 #include "execute.h"
+#include "tuning.h"
 
 namespace pyrel {
 namespace {

@@ -12,5 +12,7 @@ namespace pyrel {
 // the sums of a single row would be too few chains to hide the latency of an FMA.
 constexpr int64_t kSparseWeights = 6144;
 constexpr int64_t kSparseVectors = 6;
+// So many rows of a sample repay reading the weights once for these samples alone.
+constexpr int64_t kManyRows = 96;
 
 }  // namespace pyrel

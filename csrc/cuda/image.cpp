@@ -62,6 +62,7 @@ std::vector<char> image_of(const Program& program) {
     const auto append = [&](const std::vector<Stretch>& stretches) {
         Schedule schedule(code, all);
         for (const Piece& piece : pieces_of(code, all, stretches)) schedule.add(piece);
+        header.most_items = std::max(header.most_items, small(schedule.most_items()));
         return Order{image.append(schedule.steps()), small(std::ssize(schedule.steps())),
                      schedule.seed()};
     };

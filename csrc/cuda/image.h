@@ -61,11 +61,13 @@ struct Listed {
     int32_t depth = 0;
 };
 
-// Floats of a sample, so that those of a slab can be counted in 32 bits.
-constexpr int64_t kMostFloats = (int64_t{1} << 32) / (kMostGroups * kGroup) - 1;
-// Elements of an operation's rows, so that threads can count them for all samples of a slab in 32
-// bits.
-constexpr int64_t kMostItems = (int64_t{1} << 31) / (kMostGroups * kGroup) - 1;
+// Floats of a sample, so that those of a slab of so many groups can be counted in 32 bits; and
+// elements of an operation's rows, so that threads can count them for all samples. Programs with
+// more than slabs of kTileGroups allow are refused.
+constexpr int64_t most_floats(int groups) { return (int64_t{1} << 32) / (groups * kGroup) - 1; }
+constexpr int64_t most_items(int groups) { return (int64_t{1} << 31) / (groups * kGroup) - 1; }
+constexpr int64_t kMostFloats = most_floats(kTileGroups);
+constexpr int64_t kMostItems = most_items(kTileGroups);
 
 // An instruction; what a kind does not need is 0, −1 or none. Names are those of
 // ../program/instructions.h.
@@ -141,6 +143,7 @@ struct Header {
     int32_t conserves = 0;
     int32_t multiplies_bf16 = 0;
     int32_t keeps_forward = 0;  // a sample may go back several times after one forward pass
+    int32_t most_items = 0;     // of a step
 
     bool operator==(const Header&) const = default;
 };

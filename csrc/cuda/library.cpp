@@ -58,17 +58,26 @@ void Workspace::reserve(const Division& division, const Header& header) {
 
 namespace {
 
-// Slabs of many samples read the weights seldom, but a multiprocessor without one does nothing. In
-// Deep-12 a walk reads about as many bytes of weights as of four groups' values.
-int chosen_groups(int64_t samples, const Loaded& loaded) {
+// Whether what a slab has of a program, and of so many ways back, can be counted in 32 bits.
+bool can_be_counted(const Header& header, int ways, int groups) {
+    const int64_t size = std::max(header.arena_size, header.input_size);
+    return std::max(size, int64_t{ways} * header.input_size) <= most_floats(groups) &&
+           header.most_items <= most_items(groups);
+}
+
+// Slabs of many samples read the weights seldom, but a multiprocessor without one does nothing. Of
+// what a walk of the benchmark's cells reads, the weights are as much as the values of two to nine
+// groups.
+int chosen_groups(const PyrelCudaBatch& batch, const Loaded& loaded) {
     constexpr int64_t kWeights = 4;  // in groups
     const int64_t processors = loaded.teams_of(1);
     const auto cost = [&](int groups) {
-        const int64_t slabs = Division{samples, groups}.slabs();
+        const int64_t slabs = Division{batch.samples, groups}.slabs();
         return (slabs + processors - 1) / processors * (groups + kWeights);
     };
     int best = kMostGroups;
-    for (int groups = kMostGroups / 2; groups > 0; groups /= 2)
+    while (!can_be_counted(loaded.header, batch.ways, best)) best /= 2;
+    for (int groups = best / 2; groups > 0; groups /= 2)
         if (cost(groups) < cost(best)) best = groups;
     return best;
 }
@@ -85,7 +94,7 @@ int chosen_team(const Division& division, const Loaded& loaded) {
 Division divided(const PyrelCudaBatch& batch, const Loaded& loaded, const Workspace& workspace) {
     Division division;
     division.samples = batch.samples;
-    division.groups = batch.groups > 0 ? batch.groups : chosen_groups(batch.samples, loaded);
+    division.groups = batch.groups > 0 ? batch.groups : chosen_groups(batch, loaded);
     const auto bytes = [&] {
         return division.arena_bytes(loaded.header) + division.scratch_bytes();
     };
@@ -162,6 +171,8 @@ void check(const PyrelCudaBatch& batch, const Header& header) {
             "a sample goes back at least once, and has no room for so many ways");
     require(batch.ways == 1 || (batch.relevance && batch.target && header.keeps_forward),
             "several ways back need relevance, targets, and a program that keeps its forward pass");
+    require(groups == 0 || can_be_counted(header, batch.ways, groups),
+            "a slab of so many groups has too many floats");
     require(!batch.low == !batch.high, "low and high come together");
     require(!batch.relevance || header.explains != 0,
             "a program that only computes outputs writes no relevance");

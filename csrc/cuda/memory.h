@@ -90,7 +90,7 @@ struct Item {
 // Each element that a thread computes of `columns` in the step's rows, for all samples: take(item).
 // Samples are innermost, so that neighbouring threads touch neighbouring floats of the arena. Where
 // rows touch the same elements, one thread takes a column of all of them, in their order. The
-// numbers have 32 bits, of which divisions are fast: image.cpp has looked (kMostItems).
+// numbers have 32 bits, of which divisions are fast: schedule.cpp has looked (kMostItems).
 template <typename Take>
 PYREL_DEVICE void for_items(const Walk& walk, const Step& step, int32_t columns, Take&& take) {
     const auto groups = static_cast<uint32_t>(walk.groups), across = static_cast<uint32_t>(columns),

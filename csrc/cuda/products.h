@@ -27,13 +27,16 @@ struct Segment {
     const float* weights;
     uint32_t stride;
 
-    PYREL_DEVICE void point_to(const Row& row, int first_group, int sample) {
+    // The stand-in of missing samples is one that exists, of the groups at work: those of others
+    // may be at another step of a stretch.
+    PYREL_DEVICE void point_to(const Row& row, int first_group, int sample, int stand_in) {
         values = row.base;
         element = static_cast<uint32_t>(row.element);
         for (int g = 0; g < Groups; ++g) {
             const int number = (first_group + g) * kGroup + sample;
             const int64_t place = (first_group + g) * row.group + sample * row.sample;
-            samples[g] = number < row.samples ? static_cast<uint32_t>(place) : 0;
+            const int64_t other = stand_in * row.group;
+            samples[g] = static_cast<uint32_t>(number < row.samples ? place : other);
         }
     }
     PYREL_DEVICE const float* place(int g, int k) const {
@@ -271,7 +274,8 @@ PYREL_DEVICE void multiply_tile(const Walk& walk, const Operation& op, const Til
     float sums[Groups][4] = {};
     for (int s = 0; s < op.listed; ++s) {
         const Listed listed = walk.listed()[op.first_listed + s];
-        segment.point_to(row_of(walk, listed.operand, tile.row), tile.first_group, way.sample());
+        segment.point_to(row_of(walk, listed.operand, tile.row), tile.first_group, way.sample(),
+                         walk.first_group);
         segment.depth = listed.depth;
         add(sums, way);
         segment.weights += (segment.depth + kTileDepth - 1) / kTileDepth * segment.stride;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <limits>
 #include <type_traits>
 #include <utility>
 
@@ -102,9 +103,10 @@ int32_t elements_of(const Code& code, const Kind& instruction) {
         return small(instruction.columns);
 }
 
-// What the device asks of the rows that a piece has of an instruction.
+// What the device asks of the rows that a piece has of an instruction; returns their elements.
 template <typename Kind>
-void check(const Code& code, const Kind& instruction, const std::vector<Touches>& touched) {
+int64_t checked_items(const Code& code, const Kind& instruction,
+                      const std::vector<Touches>& touched) {
     for (const Touches& row : touched)
         require(owns_results(row),
                 "the CUDA engine runs no instruction that writes over what it reads");
@@ -112,13 +114,15 @@ void check(const Code& code, const Kind& instruction, const std::vector<Touches>
     if constexpr (std::is_same_v<Kind, Gemm>)
         require(!meet_each_other(touched),
                 "the CUDA engine runs no product whose rows read what others of it write");
+    int64_t items = 0;
     if constexpr (kByElement<Kind> || kByResult<Kind> || std::is_same_v<Kind, Scatter>)
-        require(std::ssize(touched) * elements_of(code, instruction) <= kMostItems,
-                "the CUDA engine runs no instruction with so many elements");
+        items = std::ssize(touched) * elements_of(code, instruction);
+    require(items <= kMostItems, "the CUDA engine runs no instruction with so many elements");
+    return items;
 }
 
 // Rows of a part. What cannot be divided belongs to the first one.
-struct Part {
+struct PartOfRows {
     int64_t number = 0, count = 1;
 
     int64_t rows(const Plain& instruction) const {
@@ -130,7 +134,7 @@ struct Part {
 // Adds the rows of a part that instructions have, from `first` to `end`: as many products in a
 // piece as go together.
 void add_pieces(const Code& code, const std::vector<Plain>& all, int64_t first, int64_t end,
-                const Part& part, std::vector<Piece>& pieces) {
+                const PartOfRows& part, std::vector<Piece>& pieces) {
     const auto alone = [&](int64_t number) {
         const int64_t rows = part.rows(all[static_cast<size_t>(number)]);
         return Piece{number, part.number * rows, rows};
@@ -161,11 +165,14 @@ std::vector<Stretch> stretches_in(const Code& code) {
     constexpr int64_t kPartBytes = int64_t{256} << 10;
     constexpr int64_t kFloatBytes = kStretchGroups * kGroup * int64_t{sizeof(float)};
     std::vector<Stretch> stretches;
-    for (const Stretch& each : find_stretches(code, {kPartBytes, kFloatBytes}))
+    constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
+    for (Stretch each : find_stretches(code, {kPartBytes, kFloatBytes, kNever})) {
+        if (each.end - each.first == 1) each.parts = 1;  // nobody reads what it wrote
         if (each.parts == 1 && !stretches.empty() && stretches.back().parts == 1)
             stretches.back().end = each.end;
         else
             stretches.push_back(each);
+    }
     const bool any = stretches.size() > 1 || (!stretches.empty() && stretches[0].parts > 1);
     return any ? stretches : std::vector<Stretch>();
 }
@@ -207,7 +214,7 @@ void Schedule::add(const Piece& piece) {
     std::visit(
         [&](const auto* i) {
             using Kind = std::decay_t<decltype(*i)>;
-            check(code_, *i, touched);
+            most_items_ = std::max(most_items_, checked_items(code_, *i, touched));
             if constexpr (std::is_same_v<Kind, Seed>) seed_ = small(std::ssize(steps_));
             if constexpr (kByElement<Kind>)
                 in_order = piece.rows > 1 && meet_each_other(touched) && same_or_apart(touched);

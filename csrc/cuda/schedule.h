@@ -49,6 +49,7 @@ class Schedule {
 
     const std::vector<Step>& steps() const { return steps_; }
     int32_t seed() const { return seed_; }  // the step of the seed
+    int64_t most_items() const { return most_items_; }
 
   private:
     void add_rows(const Piece& piece, bool in_order, const std::vector<Touches>& touched);
@@ -59,6 +60,7 @@ class Schedule {
     Hazards hazards_;
     int32_t unknown_ = 0;
     int32_t seed_ = 0;
+    int64_t most_items_ = 0;
     bool within_ = false;           // a stretch
     bool absorbed_within_ = false;  // since the last barrier: what a sample has absorbed is kept
                                     // beside the arena, of which hazards know nothing

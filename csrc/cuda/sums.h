@@ -33,7 +33,7 @@ PYREL_DEVICE void for_parts(const Walk& walk, Take&& take) {
     for (int begin = first; begin < end; begin += at_once) {
         const int sample = begin + walk.team.thread / kParts;
         const bool there = sample < end && sample < walk.samples;
-        take(Part{there ? sample : 0, walk.team.thread % kParts, there});
+        take(Part{there ? sample : first, walk.team.thread % kParts, there});
     }
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The kernel: a team of blocks walks a whole program, forward and back, for one slab of samples
 // after the other. Its threads share out the elements of each step; the host has found where they
-// must wait for each other (image.cpp). So there is one launch a call, and what a slab computes
+// must wait for each other (schedule.cpp). So there is one launch a call, and what a slab computes
 // stays in the second-level cache. The same kernel may walk the steps between two barriers alone:
 // then the launches are the barriers. No sum is divided among threads in a way that a launch could
 // change, so results do not depend on the samples of a slab, on teams or on the batch.
@@ -77,13 +77,14 @@ PYREL_DEVICE void walk_way(Walk& walk, int first, int count) {
             stretch = n;
             walk.groups = launch.groups < kStretchGroups ? launch.groups : kStretchGroups;
         }
-        // Groups that begin a stretch again meet nothing of those that have walked it.
-        const bool again = step.begins && walk.first_group > 0;
-        if (step.barrier && n > first && !again) barrier(launch.team);
+        // What begins a way is of all groups. Those that begin a stretch again meet nothing of the
+        // groups that have walked it.
+        const bool meets = step.begins ? walk.first_group == 0 : step.barrier && n > first;
+        if (meets) barrier(launch.team);
         run(walk, walk.operations()[step.operation], step);
         if (!step.ends) continue;
         walk.first_group += walk.groups;
-        if (walk.first_group < launch.groups) {
+        if (walk.first_group * kGroup < walk.samples) {
             n = stretch - 1;
         } else {
             walk.first_group = 0;

@@ -12,7 +12,8 @@ namespace {
 
 // Touches what an instruction does, in `parts` parts of its rows; all in the first one if they
 // cannot be divided.
-void touch(const Code& code, const Instruction& instruction, int64_t parts, Touched& touched) {
+void touch(const Code& code, const Instruction& instruction, int64_t parts,
+           TouchedByParts& touched) {
     std::visit(
         [&](const auto& i) {
             using Kind = std::decay_t<decltype(i)>;
@@ -40,11 +41,11 @@ std::vector<Stretch> find_stretches(const Code& code, const PartLimits& limits) 
         return std::visit([](const auto& each) { return rows_of(each); }, i);
     };
     const std::vector<Instruction>& all = code.instructions;
-    Touched touched(code.input_size, code.arena_size);
+    TouchedByParts touched(code.input_size, code.arena_size);
     const auto divides = [&](const Instruction& i) {
         if (std::holds_alternative<Repeat>(i) || std::holds_alternative<Seed>(i)) return false;
         const auto* gemm = std::get_if<Gemm>(&i);
-        if (!gemm || rows_here(i) >= kManyRows) return true;
+        if (!gemm || rows_here(i) >= limits.many_rows) return true;
         const Shape& w = code.matrix(gemm->matrix);
         return w.depth * w.columns <= kFewWeights;
     };

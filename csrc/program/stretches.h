@@ -17,13 +17,13 @@ struct Stretch {
     int64_t parts;
 };
 
-// So many rows of a product repay reading its weights once for the samples of a stretch alone.
-constexpr int64_t kManyRows = 96;
-
 // What a processor has for the parts of a stretch.
 struct PartLimits {
     int64_t bytes;        // that a part may touch
     int64_t float_bytes;  // of a float of all samples that run together
+    // Of a product with more weights than stay in a cache: so many rows repay reading these once
+    // for the samples of a stretch alone. None do where weights are read for each row.
+    int64_t many_rows;
 };
 
 std::vector<Stretch> find_stretches(const Code& code, const PartLimits& limits);

@@ -11,9 +11,9 @@
 
 namespace pyrel {
 
-class Touched {
+class TouchedByParts {
   public:
-    Touched(int64_t input_size, int64_t arena_size) {
+    TouchedByParts(int64_t input_size, int64_t arena_size) {
         for (auto* last : {&writer_, &reader_})
             for (const Space space : {Space::input, Space::arena, Space::relevance}) {
                 const int64_t size = space == Space::arena ? arena_size : input_size;

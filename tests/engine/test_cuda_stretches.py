@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from engine import cuda_emulated as cuda
+from engine.building_programs import Building, Share, Space, Start, epilogue
 from engine.on_cuda import CUDA, emulated
 from engine.test_cuda_ways_back import explained
 from torch import nn
@@ -148,6 +149,134 @@ def test_several_ways_back_in_parts(emulated: None) -> None:
     found = explained(CudaEngine(program, CUDA), x, targets, 5)
     for name, array in found._asdict().items():
         assert array.tobytes() == getattr(wanted, name).tobytes(), name
+
+
+WIDE = 600  # columns, so that what stretches of a few rows touch is more than a part may
+
+
+def building(arena: int) -> Building:
+    made = Building(input_size=4 * WIDE, arena_size=arena * WIDE + 2, classes=1, conserves=False)
+    made.vector = made.add_vector(np.ones(WIDE, np.float32))
+    return made
+
+
+def rows_at(space: int, block: int) -> Any:
+    """Return four rows of `WIDE` floats, behind so many blocks of them."""
+    return space, [(4 * block + row) * WIDE for row in range(4)]
+
+
+def move(made: Building, source: Any, to: Any) -> None:
+    made.map(source, WIDE, to, epilogue())
+
+
+def normalised(made: Building, source: Any, to: Any) -> None:
+    made.normalise(source, WIDE, to, 1e-5)
+
+
+def absorb(made: Building, source: Any) -> None:
+    made.absorb(source, WIDE, Share.weighted, None, made.vector, 0.0)
+
+
+def elements_of_others(made: Building, kind: Any) -> None:
+    """Within the stretch an element is another thread's than in the loop behind it."""
+    move(made, rows_at(Space.input, 0), rows_at(Space.arena, 0))
+    kind(made, rows_at(Space.arena, 0), rows_at(Space.arena, 1))
+    made.begin_repeat(4)
+    kind(made, rows_at(Space.arena, 1), rows_at(Space.arena, 2))
+    made.end_repeat()
+
+
+def absorbed_behind(made: Building) -> None:
+    """What is absorbed belongs to other threads in the stretch than in the loop behind it."""
+    move(made, rows_at(Space.input, 0), rows_at(Space.arena, 0))
+    absorb(made, rows_at(Space.arena, 0))
+    made.begin_repeat(4)
+    absorb(made, rows_at(Space.input, 0))
+    made.end_repeat()
+
+
+def absorbed_before(made: Building) -> None:
+    """The same, with the loop before the stretch."""
+    move(made, rows_at(Space.input, 0), rows_at(Space.arena, 0))
+    made.begin_repeat(4)
+    absorb(made, rows_at(Space.input, 0))
+    made.end_repeat()
+    move(made, rows_at(Space.input, 0), rows_at(Space.arena, 1))
+    absorb(made, rows_at(Space.input, 0))
+
+
+def absorbed_first(made: Building) -> None:
+    """All threads of a slab set to 0 what the program's first stretch adds to."""
+    absorb(made, rows_at(Space.input, 0))
+    move(made, rows_at(Space.input, 0), rows_at(Space.arena, 0))
+
+
+BORDERS = {
+    "elements": lambda made: elements_of_others(made, move),
+    "rows": lambda made: elements_of_others(made, normalised),
+    "absorbed behind": absorbed_behind,
+    "absorbed before": absorbed_before,
+    "absorbed first": absorbed_first,
+}
+
+
+# Of the last groups in the stretch eight threads have the same samples as outside where these are
+# samples 32 to 39, and others where these are 16 to 29.
+@pytest.mark.parametrize(("count", "groups"), [(40, 8), (30, 4)])
+@pytest.mark.parametrize("border", BORDERS)
+def test_threads_meet_at_the_borders_of_a_stretch(border: str, count: int, groups: int) -> None:
+    """Where groups walk a stretch one after the other, threads have other elements than outside."""
+    made = building(12)
+    BORDERS[border](made)
+    made.map(None, 1, (Space.arena, [12 * WIDE]), epilogue())
+    made.seed(12 * WIDE, 12 * WIDE + 1, Start.one)
+    made.finish()
+    x = np.random.default_rng(0).random((count, 4 * WIDE), np.float32)
+    assert steps(made.core)[1] > 0
+    wanted = cuda.explain_on_cpu(made.core, x, relevance=False).bits()
+    with cuda.OnDevice(made.core) as there:
+        for seed in range(3):
+            options: dict[str, Any] = {"groups": groups, "in_parts": IN_PARTS, "seed": seed}
+            assert there.explain(x, relevance=False, **options).bits() == wanted
+
+
+@pytest.mark.parametrize("count", [3, 19])
+def test_missing_samples_read_what_their_groups_have(count: int) -> None:
+    """A product reads relevance, which the groups before them still write."""
+    made = building(12)
+    matrix = made.add_matrix(np.ones((WIDE, 1), np.float32))
+    move(made, None, rows_at(Space.arena, 0))
+    made.map(None, 1, (Space.arena, [12 * WIDE]), epilogue())
+    made.seed(12 * WIDE, 12 * WIDE + 1, Start.one)
+    made.begin_repeat(1)
+    made.map(None, 4 * WIDE, (Space.relevance, [0]), epilogue())
+    made.end_repeat()
+    made.gemm([((Space.relevance, [0]), WIDE)], matrix, (Space.arena, [0]), epilogue())
+    move(made, rows_at(Space.input, 0), rows_at(Space.relevance, 0))
+    made.finish()
+    x = np.random.default_rng(0).random((count, 4 * WIDE), np.float32)
+    assert steps(made.core)[1] > 0
+    wanted = cuda.explain_on_cpu(made.core, x).bits()
+    with cuda.OnDevice(made.core) as there:
+        for seed in range(4):
+            found = there.explain(x, groups=8, in_parts=IN_PARTS, seed=seed)
+            assert found.bits() == wanted
+
+
+@pytest.mark.parametrize(("width", "found"), [(120, True), (130, False)])
+def test_products_of_many_weights_are_in_no_stretch(width: int, found: bool) -> None:
+    """Whatever their rows: a part reads the weights again. One instruction alone saves nothing."""
+    count = 100
+    size = count * width
+    made = Building(input_size=size, arena_size=3 * size + 1, classes=1, conserves=False)
+    matrix = made.add_matrix(np.eye(width, dtype=np.float32))
+    rows = [[(block * count + row) * width for row in range(count)] for block in range(3)]
+    made.map((Space.input, rows[0]), width, (Space.arena, rows[0]), epilogue())
+    made.gemm([((Space.arena, rows[0]), width)], matrix, (Space.arena, rows[1]), epilogue())
+    made.map((Space.arena, rows[1]), width, (Space.arena, rows[2]), epilogue())
+    made.seed(2 * size, 3 * size, Start.one)
+    made.finish()
+    assert (steps(made.core)[1] > 0) == found
 
 
 def test_refuses_another_order() -> None:

@@ -6,7 +6,8 @@
 No GPU is needed: the steps of a program are followed row by row through a cache that forgets what
 was used longest ago. Its lines hold four floats of eight samples. Counted is what enters and leaves
 it of the arena, the input and the relevance; weights, which all multiprocessors read, are counted
-apart: a product reads its matrix once for each row and slab.
+apart: a product reads its matrix once for each row and slab, as if the first-level cache served
+all but one of the warps that share a row's groups.
 
 By default the cache is a multiprocessor's part of the second level of an H200, 60 MB / 132; then
 what is counted goes to the device's memory. It is a model. Threads of a step run at the same time,
@@ -197,7 +198,8 @@ class Traffic(NamedTuple):
 
 def traffic(image: Image, in_parts: bool, groups: int, size: float = SHARE) -> Traffic:
     """Follow a slab of so many groups of eight samples through a cache of so many bytes."""
-    lines_here, touched, weights, barriers = Cache(size), 0, 0, 0
+    lines_here, touched, weights = Cache(size), 0, 0
+    barriers = 1  # at the end
 
     @cache
     def lines(number: int, row: int) -> Sequence[tuple[int, int, bool]]:
@@ -209,7 +211,10 @@ def traffic(image: Image, in_parts: bool, groups: int, size: float = SHARE) -> T
 
     for steps, some in _walk(image.steps(in_parts), groups):
         for step in steps:
-            barriers += int(step["barrier"])
+            if step["begins"]:
+                barriers += some.start == 0
+            else:
+                barriers += int(step["barrier"])
             for row in range(int(step["first_row"]), int(step["first_row"] + step["rows"])):
                 for number in range(*_operations(step)):
                     weights += image.weight_bytes(number)
