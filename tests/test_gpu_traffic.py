@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from engine import cuda_emulated as cuda
+from engine.test_cuda_stretches import conv_deep
 
 import pyrel
 from pyrel.engine.loaded import checked
@@ -20,7 +21,7 @@ TOOLS = Path(__file__).parents[1] / "tools" / "gpu"
 MODELS = {
     "Deep": lambda: pyrel.nn.Deep(4, (12, 12), 5, sizes=(12, 10, 9), recurrent=11),
     "RLSTM": lambda: pyrel.nn.RLSTM(4, (12, 12), 5, sizes=(12, 10)),
-    "ConvDeep": lambda: pyrel.nn.ConvDeep(4, (12, 12), 5, sizes=(6, 8, 12, 10), recurrent=11),
+    "ConvDeep": conv_deep,
 }
 
 

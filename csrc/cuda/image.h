@@ -114,8 +114,8 @@ struct Step {
     // Products from that one on that read the same rows: a warp takes a tile of one after the
     // other.
     int32_t products = 1;
-    // Steps from one that begins a stretch to the one that ends it are walked by some groups of a
-    // slab after the others, which have barriers of their own.
+    // Steps from one that begins a stretch, behind a barrier, to the one that ends it are walked by
+    // some groups of a slab after the others, which have barriers of their own.
     int16_t begins = 0;
     int16_t ends = 0;
 };

@@ -112,10 +112,10 @@ Division divided(const PyrelCudaBatch& batch, const Loaded& loaded, const Worksp
 // Part by part where more slabs at once work than the device's cache holds. Launches of their own
 // for steps are of small batches, and of all groups.
 Order order_of(const Header& header, const PyrelCudaBatch& batch, const Division& division) {
-    const bool fits = division.arena_bytes(header) <= cache_bytes();
-    const bool none = header.in_parts.steps == 0 || batch.by_steps || is_blocking();
-    const bool asked = batch.in_parts == PYREL_CUDA_IN_PARTS || (batch.in_parts == 0 && !fits);
-    return asked && !none ? header.in_parts : header.whole;
+    if (header.in_parts.steps == 0 || batch.by_steps || is_blocking()) return header.whole;
+    const bool in_parts = batch.in_parts == 0 ? division.arena_bytes(header) > cache_bytes()
+                                              : batch.in_parts == PYREL_CUDA_IN_PARTS;
+    return in_parts ? header.in_parts : header.whole;
 }
 
 Launch launch_of(const Loaded& loaded, const PyrelCudaBatch& batch, const Division& division,

@@ -208,7 +208,7 @@ Schedule::Schedule(const Code& code, const std::vector<Plain>& all)
 // the same elements or none in common, a thread takes an element of all of them.
 void Schedule::add(const Piece& piece) {
     std::vector<Touches> touched = touches_of(code_, all_, piece);
-    if (piece.begins) within_ = begins_ = true;
+    if (piece.begins) begin_stretch();
     const size_t first = steps_.size();
     bool in_order = false;
     std::visit(
@@ -231,6 +231,18 @@ void Schedule::add(const Piece& piece) {
     if (piece.ends) within_ = false;
 }
 
+// All threads meet before it (walk.h), so that no barrier within the stretch waits for what was
+// before: the later groups would come to that one for nothing.
+void Schedule::begin_stretch() {
+    within_ = true;
+    meet();
+}
+
+void Schedule::meet() {
+    hazards_.barrier();
+    absorbed_within_ = false;
+}
+
 void Schedule::add_rows(const Piece& piece, bool in_order, const std::vector<Touches>& touched) {
     const Plain& instruction = all_[static_cast<size_t>(piece.first)];
     const bool absorbs = std::holds_alternative<const Absorb*>(instruction);
@@ -239,13 +251,9 @@ void Schedule::add_rows(const Piece& piece, bool in_order, const std::vector<Tou
         const bool joins =
             n > 0 && !hazards_.meets(touched[n], owner(instruction, steps_.back().rows));
         if (!joins) {
-            const bool meets = std::exchange(begins_, false) ||
-                               (absorbs && absorbed_within_ && !within_) ||
+            const bool meets = (absorbs && absorbed_within_ && !within_) ||
                                hazards_.meets(touched[n], owner(instruction, 0));
-            if (meets) {
-                hazards_.barrier();
-                absorbed_within_ = false;
-            }
+            if (meets) meet();
             steps_.push_back({.operation = small(piece.first),
                               .first_row = small(piece.first_row + static_cast<int64_t>(n)),
                               .barrier = meets,

@@ -53,6 +53,8 @@ class Schedule {
 
   private:
     void add_rows(const Piece& piece, bool in_order, const std::vector<Touches>& touched);
+    void begin_stretch();
+    void meet();
     Owner owner(const Plain& instruction, int32_t rows) const;
 
     const Code& code_;
@@ -64,9 +66,6 @@ class Schedule {
     bool within_ = false;           // a stretch
     bool absorbed_within_ = false;  // since the last barrier: what a sample has absorbed is kept
                                     // beside the arena, of which hazards know nothing
-    // Of the next step: it waits for all before it, so that no barrier within the stretch does, to
-    // which the later groups would come for nothing.
-    bool begins_ = false;
     std::vector<Step> steps_;
 };
 

@@ -352,18 +352,9 @@ def test_a_saved_program_stands_for_the_model(
 def test_a_program_takes_no_options_of_a_model(program: Path, x_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "r.npz"
     result = pyrel(
-        "explain",
-        program,
-        x_file,
-        "--out",
-        out,
-        "--method",
-        "gradient",
-        "--low",
-        "0",
-        "--precision",
-        "bf16",
-    )
+        "explain", program, x_file, "--out", out, "--method", "gradient", "--low", "0",
+        "--precision", "bf16",
+    )  # fmt: skip
     assert result.code == 1
     assert f"{program} is a compiled program" in result.err
     assert "leave out --method, --low, --precision" in result.err

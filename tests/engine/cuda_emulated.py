@@ -342,6 +342,11 @@ def _sizes_in(image: bytes) -> _Sizes:
     return _Sizes(*(int(each) for each in np.frombuffer(image, np.int32, 3, offset=6 * 8 + 2 * 16)))
 
 
+def steps(program: _core.Program) -> Any:
+    """Return how many steps a walk has, whole and in parts (0 where there are no stretches)."""
+    return np.frombuffer(_image(program), np.int32, 8, offset=6 * 8)[[2, 6]]
+
+
 def _floats(x: Any) -> Any:
     return np.ascontiguousarray(x, np.float32)
 

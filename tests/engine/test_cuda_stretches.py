@@ -59,11 +59,6 @@ def program_of(name: str, count: int, method: str) -> tuple[_core.Program, Any]:
     return cuda.program_of(model, x, method, **box), x
 
 
-def steps(program: _core.Program) -> Any:
-    """Read the numbers of steps of both orders in the Header of csrc/cuda/image.h."""
-    return np.frombuffer(_core.cuda_image(program), np.int32, 8, offset=6 * 8)[[2, 6]]
-
-
 @pytest.mark.parametrize(
     ("name", "method"),
     [*(("front", method) for method in METHODS), ("ConvDeep", "deep_taylor")],
@@ -71,7 +66,7 @@ def steps(program: _core.Program) -> Any:
 def test_parts_have_the_bits_of_the_cpu(name: str, method: str) -> None:
     """In every division, of which some have more groups than walk through a stretch together."""
     program, x = program_of(name, 27, method)
-    whole, in_parts = steps(program)
+    whole, in_parts = cuda.steps(program)
     assert in_parts > whole
     wanted = cuda.explain_on_cpu(program, x).bits()
     divisions = ({"groups": 1}, {"groups": 2, "teams": 2}, {"groups": 4, "team": 2})
@@ -143,7 +138,7 @@ def test_several_ways_back_in_parts(emulated: None) -> None:
     box = np.zeros(x[0].size), np.ones(x[0].size)
     given = graph, methods.get("lrp_epsilon"), box, "float32"
     program = compile_graph(*given, moves_ids=False, keep_forward=True).program
-    assert steps(checked(program))[1] > 0
+    assert cuda.steps(checked(program))[1] > 0
     targets = np.random.default_rng(5).integers(0, 5, (len(x), 3))
     wanted = explained(bind(program, cuda.ISA), x, targets, 5)
     found = explained(CudaEngine(program, CUDA), x, targets, 5)
@@ -232,7 +227,7 @@ def test_threads_meet_at_the_borders_of_a_stretch(border: str, count: int, group
     made.seed(12 * WIDE, 12 * WIDE + 1, Start.one)
     made.finish()
     x = np.random.default_rng(0).random((count, 4 * WIDE), np.float32)
-    assert steps(made.core)[1] > 0
+    assert cuda.steps(made.core)[1] > 0
     wanted = cuda.explain_on_cpu(made.core, x, relevance=False).bits()
     with cuda.OnDevice(made.core) as there:
         for seed in range(3):
@@ -255,7 +250,7 @@ def test_missing_samples_read_what_their_groups_have(count: int) -> None:
     move(made, rows_at(Space.input, 0), rows_at(Space.relevance, 0))
     made.finish()
     x = np.random.default_rng(0).random((count, 4 * WIDE), np.float32)
-    assert steps(made.core)[1] > 0
+    assert cuda.steps(made.core)[1] > 0
     wanted = cuda.explain_on_cpu(made.core, x).bits()
     with cuda.OnDevice(made.core) as there:
         for seed in range(4):
@@ -276,7 +271,7 @@ def test_products_of_many_weights_are_in_no_stretch(width: int, found: bool) -> 
     made.map((Space.arena, rows[1]), width, (Space.arena, rows[2]), epilogue())
     made.seed(2 * size, 3 * size, Start.one)
     made.finish()
-    assert (steps(made.core)[1] > 0) == found
+    assert (cuda.steps(made.core)[1] > 0) == found
 
 
 def test_refuses_another_order() -> None:

@@ -31,10 +31,10 @@ from pyrel.engine.loaded import checked
 GROUP = 8  # samples side by side
 LINE = 4  # floats of each of them in a line
 LINE_BYTES = LINE * GROUP * 4
-STRETCH_GROUPS = 2
 SHARE = 60e6 / 132
 
 # As in csrc/cuda/image.h.
+_STRETCH_GROUPS = 2
 _OPERAND = np.dtype([("memory", "i4"), ("first", "i4")])
 _ORDER = np.dtype([("at", "i8"), ("steps", "i4"), ("seed", "i4")])
 _HEADER = np.dtype(
@@ -56,7 +56,7 @@ _OPERATION = np.dtype(
     + [(name, "i4") for name in ("indices", "repeated", "count", "stride", "rows", "depth")]
     + [("transposed", "i4", 2)]
 )
-_NONE = 3  # a Memory
+_ARENA, _NONE = 1, 3  # of Memory
 _KINDS = (
     *("gemm", "map", "gather", "scatter", "absorb", "activate", "slope", "reduce", "matmul"),
     *("max_pool", "pool_route", "normalise", "normalise_back", "embed", "seed"),
@@ -132,8 +132,8 @@ class Image:
             yield from touch(op["source"], int(op["rows"] * op["depth"]))
             yield from touch(op["value"], int(op["depth"]) * columns)
         elif kind == "reduce":
-            for number in range(int(op["count"])):
-                yield from touch(op["source"], columns, False, number * int(op["stride"]))
+            for part in range(int(op["count"])):
+                yield from touch(op["source"], columns, False, part * int(op["stride"]))
         elif kind == "embed":
             yield from touch(op["source"], 1)
         else:
@@ -179,11 +179,8 @@ class Cache:
 
     def empty(self) -> None:
         """Forget all; results leave, and what is in the arena nobody asks for again."""
-        self.written += sum(w and line[0] != ARENA for line, w in self._lines.items())
+        self.written += sum(w and line[0] != _ARENA for line, w in self._lines.items())
         self._lines.clear()
-
-
-ARENA = 1  # a Memory
 
 
 class Traffic(NamedTuple):
@@ -198,7 +195,7 @@ class Traffic(NamedTuple):
 
 def traffic(image: Image, in_parts: bool, groups: int, size: float = SHARE) -> Traffic:
     """Follow a slab of so many groups of eight samples through a cache of so many bytes."""
-    lines_here, touched, weights = Cache(size), 0, 0
+    held, touched, weights = Cache(size), 0, 0
     barriers = 1  # at the end
 
     @cache
@@ -215,25 +212,22 @@ def traffic(image: Image, in_parts: bool, groups: int, size: float = SHARE) -> T
                 barriers += some.start == 0
             else:
                 barriers += int(step["barrier"])
+            operations = range(int(step["operation"]), int(step["operation"] + step["products"]))
+            weights += int(step["rows"]) * sum(map(image.weight_bytes, operations))
             for row in range(int(step["first_row"]), int(step["first_row"] + step["rows"])):
-                for number in range(*_operations(step)):
-                    weights += image.weight_bytes(number)
+                for number in operations:
                     for memory, line, writes in lines(number, row):
                         touched += len(some)
                         for group in some:
-                            lines_here.touch((memory, group, line), writes)
-    lines_here.empty()
+                            held.touch((memory, group, line), writes)
+    held.empty()
     moved = (
         touched * LINE_BYTES,
-        lines_here.read * LINE_BYTES,
-        lines_here.written * LINE_BYTES,
+        held.read * LINE_BYTES,
+        held.written * LINE_BYTES,
         weights,
     )
     return Traffic(*(each / (groups * GROUP) for each in moved), barriers)
-
-
-def _operations(step: Any) -> tuple[int, int]:
-    return int(step["operation"]), int(step["operation"] + step["products"])
 
 
 def _walk(steps: Any, groups: int) -> Iterator[tuple[Any, range]]:
@@ -245,8 +239,8 @@ def _walk(steps: Any, groups: int) -> Iterator[tuple[Any, range]]:
             first += 1
             continue
         end = first + int(np.flatnonzero(steps["ends"][first:])[0]) + 1
-        for begin in range(0, groups, STRETCH_GROUPS):
-            yield steps[first:end], range(begin, min(begin + STRETCH_GROUPS, groups))
+        for begin in range(0, groups, _STRETCH_GROUPS):
+            yield steps[first:end], range(begin, min(begin + _STRETCH_GROUPS, groups))
         first = end
 
 
