@@ -14,7 +14,7 @@ from pyrel.cli.refusals import refusing
 EXAMPLES = """\b
 Examples:
   pyrel reproduce sequence --quick
-  pyrel reproduce sequence --seeds 3 --data-root data
+  pyrel reproduce sequence --data-root data
 """
 
 

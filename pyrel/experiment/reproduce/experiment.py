@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 T = TypeVar("T")
+
+_SHORT_SEEDS = 5  # of what takes a minute, by default
 
 # Each is a module of this folder, of which the class `Reproduced` is the experiment.
 _NAMES = ("sequence", "majority", "improve", "two-digit", "taylor", "signal")
@@ -35,16 +37,24 @@ class Settings:
         The whole way in at most 15 seconds on digits that come with pyrel; the numbers say nothing.
     data_root : path, optional
         Where the data sets are; see `pyrel.data.load_images`.
+    short_seeds : int, optional
+        Runs of each setting that takes a minute, beside others that take long; by default `seeds`.
     """
 
     seeds: int
     quick: bool = False
     data_root: Path | None = None
+    short_seeds: int | None = None
 
     def __post_init__(self) -> None:
         """Check the number of seeds."""
         if self.seeds < 1:
             raise ValueError(f"seeds: wanted at least 1, given {self.seeds}")
+
+    @property
+    def of_short(self) -> Settings:
+        """Return the settings of what takes a minute."""
+        return replace(self, seeds=self.short_seeds or self.seeds)
 
     def counted(self) -> str:
         """Return how many seeds, as the beginning of a sentence."""
@@ -166,8 +176,11 @@ def reproduce(
         The data are not there, or a file cannot be written.
     """
     kind = experiment_of(name)
-    usual = 1 if quick else kind.seeds
-    experiment = kind(Settings(usual if seeds is None else seeds, quick, data_root))
+    if seeds is None:
+        usual, short = (1, 1) if quick else (kind.seeds, _SHORT_SEEDS)
+    else:
+        usual = short = seeds
+    experiment = kind(Settings(usual, quick, data_root, short))
     home = kind.shares_runs_of or name
     results = complete(experiment.runs(), out / home / "runs", models / home, say)
     return _write(out, name, experiment.page(results))

@@ -37,7 +37,7 @@ class Reproduced(Experiment):
     def runs(self) -> Sequence[Run]:
         """Return a run for each variant, data set and seed, and those of LeNet."""
         cells = majority_runs.runs(self._variants, self.settings)
-        return [*cells, *lenet_runs.runs(self.settings)]
+        return [*cells, *lenet_runs.runs(self.settings.of_short)]
 
     def page(self, results: Mapping[str, Kept]) -> Page:
         """Return the table of the variants, figure 4.15, and Adam against gradient descent."""

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from pyrel.experiment.reproduce.majority_page import (
 )
 from pyrel.experiment.reproduce.majority_runs import METHODS, PICTURES, Variant
 from pyrel.experiment.reproduce.numbers import Interval, table
-from pyrel.experiment.reproduce.runs import Kept
+from pyrel.experiment.reproduce.runs import Kept, hours, processors
 from pyrel.report import words
 
 if TYPE_CHECKING:
@@ -57,12 +57,12 @@ def page(results: Results, variants: Variants, settings: Settings) -> Page:
         figures |= heatmaps(cells, variants[:4], dataset, settings)
         sections.append(_section(cells, variants, dataset, settings, shares))
     lenet = {name: kept for name, kept in results.items() if "-LeNet-" in name}
-    tables = []
+    lenet_parts = [_LENET, _lenet_cost(lenet, settings.of_short)]
     for dataset in majority_runs.datasets(settings):
-        tables += [f"### {dataset}", _lenet_table(lenet, dataset, settings)]
+        lenet_parts += [f"### {dataset}", _lenet_table(lenet, dataset, settings.of_short)]
         figures |= _lenet_figures(lenet, dataset, settings)
     pictures = [f"![{name}](improve/{name}.svg)" for name in figures]
-    text = "\n\n".join([_HEAD, cost(cells, settings), *sections, _LENET, *tables, *pictures])
+    text = "\n\n".join([_HEAD, cost(cells, settings), *sections, *lenet_parts, *pictures])
     return Page(text, figures, numbers)
 
 
@@ -94,19 +94,47 @@ def _section(
     )
 
 
+def _lenet_cost(results: Results, settings: Settings) -> str:
+    """Say how often the nets were trained, and for how long."""
+    runs = [*results.values()]
+    explained = runs[0].numbers["samples"]
+    return (
+        f"{settings.counted()} each: {len(runs)} trainings, {60 * hours(runs):.0f} minutes by the "
+        f"clock ({processors(runs)}). The true class of {explained:,} test images is explained; ± "
+        'and "open" as above; the last rows are differences, paired by seed.'
+    )
+
+
 def _lenet_table(results: Results, dataset: str, settings: Settings) -> str:
-    rows = []
-    for optimizer, rate in lenet_runs.settings_of(settings):
-        runs = [
-            results[lenet_runs.name(dataset, optimizer, rate, seed)].numbers
-            for seed in range(settings.seeds)
+    nets = lenet_runs.settings_of(settings)
+    runs = {
+        net: [
+            results[lenet_runs.name(dataset, *net, seed)].numbers for seed in range(settings.seeds)
         ]
-        row: list[Any] = [optimizer, f"{rate:g}", Interval.of([r["accuracy"] for r in runs])]
-        for method in PICTURES:
-            row += [Interval.of([r["noise"][method][what] for r in runs])
-                    for what in ("outside", "variation")]  # fmt: skip
-        rows.append(row)
-    headings = [f"{words.label(m)}: {what}" for m in PICTURES for what in ("outside", "variation")]
+        for net in nets
+    }
+    columns = [(m, what) for m in PICTURES for what in ("outside", "variation")]
+    rows = [
+        [optimizer, f"{rate:g}", Interval.of([r["accuracy"] for r in of_net]).percent(),
+         *(Interval.of([r["noise"][m][what] for r in of_net]) for m, what in columns)]
+        for (optimizer, rate), of_net in runs.items()
+    ]  # fmt: skip
+    compared: list[tuple[str, str, lenet_runs.Net, lenet_runs.Net]] = [
+        ("adam", f"{nets[-2][1]:g} − 0", nets[0], nets[-2]),
+        ("adam − sgd", f"{nets[-1][1]:g}", nets[-1], ("adam", nets[-1][1])),
+    ]
+    for optimizers, rates, before, after in compared:
+        differences = [
+            Interval.of(
+                [
+                    b["noise"][m][what] - a["noise"][m][what]
+                    for a, b in zip(runs[before], runs[after], strict=True)
+                ]
+            ).difference("more", "less")
+            for m, what in columns
+        ]
+        rows.append([optimizers, rates, "", *differences])
+    headings = [f"{words.label(m)}: {what}" for m, what in columns]
     return table(["optimiser", "dropout", "accuracy", *headings], rows)
 
 

@@ -29,6 +29,8 @@ from pyrel.metrics import pixel_mass_map
 from pyrel.training import TrainingConfig
 from pyrel.training.config import Optimizer
 
+Net = tuple[Optimizer, float]  # and the dropout rate
+
 RATES = (0.0, 0.25, 0.5, 0.75)
 OPTIMIZERS: dict[Optimizer, float] = {"adam": 2e-3, "sgd": 5e-2}  # and their highest learning rates
 COMPARED = 0.5  # the thesis's rate, at which both optimisers are compared
@@ -36,7 +38,7 @@ SHOWN = (0, 1, 5, 9)  # classes of the heatmaps
 _EPOCHS, _QUICK_IMAGES, _EXPLAINED = 6, 300, 1000
 
 
-def settings_of(settings: Settings) -> list[tuple[Optimizer, float]]:
+def settings_of(settings: Settings) -> list[Net]:
     """Return (optimiser, dropout rate) of each net."""
     rates = (0.0, COMPARED) if settings.quick else RATES
     return [*(("adam", rate) for rate in rates), ("sgd", COMPARED)]

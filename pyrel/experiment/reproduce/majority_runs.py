@@ -46,16 +46,32 @@ class Variant:
         A name of `pyrel.nn.names()`.
     options : dict
         Arguments of `pyrel.experiment.new_cell`.
+    training : dict
+        Settings of `TrainingConfig` that are not those of the recipe.
+    draws : int, optional
+        Sequences of each image, where not as many as in the recipe.
     """
 
     label: str
     cell: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    draws: int | None = None
 
     def name(self, dataset: str, seed: int) -> str:
         """Return the name of its run."""
-        told = "".join(f"-{key}" for key in self.options)
+        told = "".join(f"-{key}" for key in (*self.options, *self.training))
         return f"{dataset}-{self.cell}{told}-seed-{seed}"
+
+
+# Table 4.1 of the thesis; it leaves the learning rate open. An epoch has one sequence of an image.
+AS_IN_THESIS = Variant(
+    "Deep, trained as in the thesis",
+    "Deep",
+    {"dropout": 0.5},
+    {"epochs": 200, "batch_size": 50},
+    draws=1,
+)
 
 
 def datasets(settings: Settings) -> tuple[str, ...]:
@@ -66,7 +82,7 @@ def datasets(settings: Settings) -> tuple[str, ...]:
 def runs(variants: Sequence[Variant], settings: Settings) -> list[Run]:
     """Return a run for each variant, data set and seed."""
     return [
-        _run(variant, dataset, seed, settings)
+        run_of(variant, dataset, seed, settings)
         for seed in range(settings.seeds)
         for dataset in datasets(settings)
         for variant in variants
@@ -80,15 +96,18 @@ def of_seeds(
     return [results[variant.name(dataset, seed)].numbers for seed in range(settings.seeds)]
 
 
-def _run(variant: Variant, dataset: str, seed: int, settings: Settings) -> Run:
+def run_of(variant: Variant, dataset: str, seed: int, settings: Settings) -> Run:
+    """Return the run of a variant."""
     problem = Problem.of(dataset, "majority")
     config = training_config(problem, seed, settings.quick)
     if not settings.quick:
         usual = _EPOCHS_ON_CONVOLUTIONS if "convolutions" in variant.options else config.epochs
-        config = dataclasses.replace(config, epochs=_EPOCHS.get(variant.cell, usual))
+        epochs = {"epochs": _EPOCHS.get(variant.cell, usual)}
+        config = dataclasses.replace(config, **{**epochs, **variant.training})
     told = {
         **{"cell": variant.cell, "options": dict(variant.options), "data": vars(problem)},
         **{"training": config.to_dict(), "methods": list(METHODS), "quick": settings.quick},
+        **({} if variant.draws is None else {"draws": variant.draws}),
     }
     work = partial(_work, variant, problem, config, settings)
     return Run(variant.name(dataset, seed), told, work)
@@ -104,6 +123,7 @@ def _work(
         images,
         config,
         folder,
+        draws=variant.draws,
     )
     samples = problem.samples(images[1], count=QUICK_SAMPLES if settings.quick else None)
     study = judge([trained.cell], problem, samples, methods=METHODS, shown=1)

@@ -70,6 +70,8 @@ def train_to_minimum(
     images: tuple[Images, Images],
     config: TrainingConfig,
     folder: Path,
+    *,
+    draws: int | None = None,
 ) -> Trained:
     """Train a cell; where it stays below the minimum accuracy, a new one for twice the epochs.
 
@@ -83,12 +85,21 @@ def train_to_minimum(
     config
     folder
         For checkpoints and models, by number of epochs.
+    draws
+        As of `train_cell`.
     """
     seconds = 0.0
     while True:
         out = folder / f"{config.epochs}-epochs"
         cell, result = train_cell(
-            make(), problem, images[0], config=config, out=out, resume=True, progress=False
+            make(),
+            problem,
+            images[0],
+            config=config,
+            draws=draws,
+            out=out,
+            resume=True,
+            progress=False,
         )
         seconds += sum(record.seconds for record in result.history)
         accuracy = accuracy_on(cell, problem, images[1])
