@@ -30,6 +30,7 @@ from pyrel.experiment.reproduce.signal_runs import (
     SIGNALS,
     amounts,
     dataset,
+    deep_name,
     linear_name,
     net_name,
 )
@@ -85,9 +86,15 @@ _RHO = """## ρ(S) by layer (figure 4)
 are fitted to {half:,} training images, ρ is measured on {half:,} others (the source: the two halves
 of ImageNet's training set). Mean over a layer's units, then over seeds. S_x leaves no distractor,
 so that its ρ is 1 by definition; what it is worth shows in the curves below. Bound of
-S_a: 1 − 1.2 √(2d/n), d the rank of the inputs and n the images of a half. The source's text gives
-no numbers of its figure: S_random very bad everywhere, S_w in between and worse in deeper layers,
-S_a and S_a+− much better, S_a ahead of S_a+− in dense layers."""
+S_a: 1 − 1.2 √(2d/n), d the rank of the inputs and n the images of a half; "–" where it is below 0.
+The source's text gives no numbers of its figure: S_random very bad everywhere, S_w in between and
+worse in deeper layers, S_a and S_a+− much better, S_a ahead of S_a+− in dense layers."""
+
+_RECURRENT = """### A recurrent cell
+
+The same of Deep on {data} in 7 steps of columns, fitted to {half:,} training images and measured
+on the other {half:,}: {cost}. A layer has one pattern for all steps; its rows are those of all
+steps, n counts the images. `cell` reads what the layer below makes of a step, and the state."""
 
 _CURVES = """## Degradation (figure 5)
 
@@ -105,6 +112,7 @@ def page(results: Results, settings: Settings) -> Page:
     """Return the page."""
     nets = [results[net_name(settings, seed)] for seed in range(settings.seeds)]
     lines = [results[linear_name(seed)].numbers for seed in range(settings.seeds)]
+    cells = [results[deep_name(settings, seed)] for seed in range(settings.seeds)]
     figures = {"linear-model": linear_model_figure(DISTRACTORS), "quality": _quality_figure(nets)}
     figures |= _map_figures(nets[0], settings) | _curve_figures(nets[0], settings)
     text = "\n\n".join(
@@ -112,10 +120,11 @@ def page(results: Results, settings: Settings) -> Page:
             _HEAD,
             _linear_section(lines, settings),
             _STANDS_IN.format(data=dataset(settings)),
-            _cost(results, nets, settings),
+            _cost(nets, settings),
             _RHO.format(half=amounts(settings).half),
             _quality_table(nets),
             "![ρ(S) by layer](signal/quality.svg)",
+            _recurrent_section(cells, settings),
             _maps_section(settings),
             _curves_section(nets, settings),
         ]
@@ -124,6 +133,7 @@ def page(results: Results, settings: Settings) -> Page:
         "linear model": lines,
         "accuracy": vars(Interval.of([net.numbers["accuracy"] for net in nets])),
         "quality": [net.numbers["quality"] for net in nets],
+        "quality of Deep": [cell.numbers["quality"] for cell in cells],
         "degradation": [net.numbers["degradation"] for net in nets],
     }
     return Page(text, figures, numbers)
@@ -167,7 +177,7 @@ def _linear_section(lines: Sequence[Mapping[str, Any]], settings: Settings) -> s
     )
 
 
-def _cost(results: Results, nets: Sequence[Kept], settings: Settings) -> str:
+def _cost(nets: Sequence[Kept], settings: Settings) -> str:
     longest = max(kept.seconds for kept in nets) / 60
     epochs = sorted({kept.numbers["epochs"] for kept in nets})
     accuracy = Interval.of([kept.numbers["accuracy"] for kept in nets])
@@ -175,10 +185,30 @@ def _cost(results: Results, nets: Sequence[Kept], settings: Settings) -> str:
     wanted = "no minimum" if minimum is None else f"minimum {100 * minimum:.0f} %"
     return (
         f"{settings.counted()}, {nets[0].numbers['parameters']:,} parameters, "
-        f"{' or '.join(map(str, epochs))} epochs; {hours(results.values()):.1f} hours by the "
+        f"{' or '.join(map(str, epochs))} epochs; {hours(nets):.1f} hours by the "
         f"clock, at most {longest:.0f} minutes a seed ({processors(nets)}). Classified correctly: "
         f"{accuracy.percent()} of the test images ({wanted}). ± is half of a 95 % interval over "
         "the seeds (Student's t)."
+    )
+
+
+def _recurrent_section(cells: Sequence[Kept], settings: Settings) -> str:
+    """Return ρ(S) of the layers of Deep."""
+    text = _RECURRENT.format(
+        data=dataset(settings),
+        half=amounts(settings).half_of_sequences,
+        cost=_trained(cells),
+    )
+    return f"{text}\n\n{_quality_table(cells)}"
+
+
+def _trained(kept: Sequence[Kept]) -> str:
+    """Say what trainings cost and gave."""
+    minutes = sum(each.seconds for each in kept) / 60
+    accuracy = Interval.of([each.numbers["accuracy"] for each in kept])
+    return (
+        f"{len(kept)} trainings, {minutes:.0f} minutes by the clock ({processors(kept)}); "
+        f"classified correctly: {accuracy.percent()} of the test images"
     )
 
 
@@ -190,9 +220,9 @@ def _quality_table(nets: Sequence[Kept]) -> str:
         values = [Interval.of([one["values"][name] for one in each]) for name in ESTIMATORS]
         bound = max(one["bound"] for one in each)
         held = sum(one["values"]["linear"] >= one["bound"] for one in each)
+        told = [f"{bound:.3f}", f"{held} of {len(each)}"] if bound > 0 else ["–", "–"]
         without = max(one["without"] for one in each)
-        rows.append([layer["module"], layer["rank"], *values, f"{bound:.3f}",
-                     f"{held} of {len(each)}", without])  # fmt: skip
+        rows.append([layer["module"], layer["rank"], *values, *told, without])
     labels = [_QUALITY[name] for name in ESTIMATORS]
     headings = ["layer", "rank", *labels, "bound of S_a", "seeds that meet it", "without pattern"]
     return table(headings, rows)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The runs of `signal`: the linear model, and VGG with its patterns, their quality and its maps."""
+"""The runs of `signal`: the linear model, VGG with its patterns and maps, patterns of Deep."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyrel.compiler.capture.capture import capture
+from pyrel.compiler.graph.nodes import Graph
 from pyrel.experiment.degradation import PIXEL_MASS, relevance_of
 from pyrel.experiment.linear_model import LinearModel, root_mean_square_angles
 from pyrel.experiment.problem import HIGH, LOW, Images, Problem
@@ -21,6 +22,7 @@ from pyrel.experiment.reproduce.pictures import in_bytes, scaled
 from pyrel.experiment.reproduce.runs import Found, Run
 from pyrel.experiment.reproduce.trained import (
     first_of_each_class,
+    images_of,
     train_to_minimum,
     training_config,
 )
@@ -77,6 +79,7 @@ RANDOM = "random order"
 
 _EPOCHS = 2  # convolutions of these sizes pass the minimum of table 4.3 by then
 _QUICK_SIZES = (8, 8, 16)  # with fewer maps the first weights leave all units silent
+_STEPS = 7  # of the sequences that Deep reads
 
 _Floats = npt.NDArray[np.float32]
 
@@ -88,7 +91,11 @@ class Amounts:
     Attributes
     ----------
     half : int
-        Training images that patterns are fitted to, and as many others that ρ is measured on.
+        Training images that patterns of VGG are fitted to, and as many others that ρ is measured
+        on. Its first layers have 784 rows an image, so that all images would take hours; with these
+        the bound of ρ is above 0 in each layer.
+    half_of_sequences : int
+        The same of Deep: half of the training images.
     explained : int
         Test images whose maps are judged by degradation.
     random_orders : int
@@ -97,7 +104,8 @@ class Amounts:
         Of the linear model.
     """
 
-    half: int = 2_000
+    half: int = 10_000
+    half_of_sequences: int = 30_000
     explained: int = 500
     random_orders: int = 5
     draws: int = 200
@@ -105,7 +113,7 @@ class Amounts:
 
 def amounts(settings: Settings) -> Amounts:
     """Return those of the full or the quick way."""
-    return Amounts(10, 20, 1, 10) if settings.quick else Amounts()
+    return Amounts(10, 10, 20, 1, 10) if settings.quick else Amounts()
 
 
 def dataset(settings: Settings) -> str:
@@ -123,13 +131,15 @@ def net_name(settings: Settings, seed: int) -> str:
     return f"{dataset(settings)}-VGG-seed-{seed}"
 
 
+def deep_name(settings: Settings, seed: int) -> str:
+    """Return the name of a run of the recurrent cell."""
+    return f"{dataset(settings)}-Deep-{_STEPS}-seed-{seed}"
+
+
 def runs(settings: Settings) -> list[Run]:
-    """Return a run of the linear model and one of the network for each seed."""
-    return [
-        run
-        for seed in range(settings.seeds)
-        for run in (_linear_run(seed, settings), _net_run(seed, settings))
-    ]
+    """Return a run of the linear model, one of the network and one of the cell for each seed."""
+    kinds = (_linear_run, _net_run, _deep_run)
+    return [kind(seed, settings) for seed in range(settings.seeds) for kind in kinds]
 
 
 def _linear_run(seed: int, settings: Settings) -> Run:
@@ -153,9 +163,11 @@ def _net_run(seed: int, settings: Settings) -> Run:
     problem = Problem(dataset(settings), "sequence", 1)
     usual = training_config(problem, seed, settings.quick)
     config = dataclasses.replace(usual, epochs=usual.epochs if settings.quick else _EPOCHS)
+    how_many = amounts(settings)
     told = {
         **{"cell": "VGG", "data": vars(problem), "training": config.to_dict()},
-        **{"amounts": vars(amounts(settings)), "patch": PATCH, "removed": REMOVED},
+        **{"half": how_many.half, "explained": how_many.explained},
+        **{"random orders": how_many.random_orders, "patch": PATCH, "removed": REMOVED},
         **{"methods": _told_methods(), "quick": settings.quick},
     }
     return Run(net_name(settings, seed), told, partial(_net_work, problem, config, settings))
@@ -169,23 +181,14 @@ def _told_methods() -> list[str]:
 
 def _net_work(problem: Problem, config: TrainingConfig, settings: Settings, folder: Path) -> Found:
     how_many = amounts(settings)
-    pixels, labels = problem.images("train", settings.data_root)
-    test = problem.images("test", settings.data_root)
+    train, test = images_of(problem, settings, 2 * how_many.half)
     sizes = _QUICK_SIZES if settings.quick else None
-    count = 2 * how_many.half if settings.quick else None
-    trained = train_to_minimum(
-        partial(new_cell, "VGG", problem, seed=config.seed, sizes=sizes),
-        problem,
-        ((pixels[:count], labels[:count]), test),
-        config,
-        folder,
-    )
+    make = partial(new_cell, "VGG", problem, seed=config.seed, sizes=sizes)
+    trained = train_to_minimum(make, problem, (train, test), config, folder)
     model = trained.cell.model
     x, y, _ = problem.samples(test)
     graph = capture(model, x[:1])
-    seen, held_out = _halves((pixels, labels), problem, how_many.half, config.seed)
-    patterns = fit(graph, seen)
-    layers = quality(graph, patterns, held_out, seed=config.seed)
+    patterns, measured = _quality(graph, train, problem, how_many.half, config.seed)
     methods = _methods(patterns, config.seed)
     explained = slice(how_many.explained)
     chosen = first_of_each_class(y, SHOWN)
@@ -198,11 +201,45 @@ def _net_work(problem: Problem, config: TrainingConfig, settings: Settings, fold
             maps[name] = relevance_of(explainer, x[explained], y[explained])
     curves = _curves(explainer, x[explained], y[explained], maps, how_many, config.seed)
     numbers = trained.numbers() | {
-        "quality": [_layer_numbers(each, len(held_out)) for each in layers],
+        "quality": measured,
         "degradation": _degradation_numbers(curves),
     }
     scores = {f"scores {name}": each.scores.astype(np.float16) for name, each in curves.items()}
     return Found(numbers, pictures | scores if config.seed == 0 else {})
+
+
+def _deep_run(seed: int, settings: Settings) -> Run:
+    problem = Problem(dataset(settings), "sequence", _STEPS)
+    config, half = (
+        training_config(problem, seed, settings.quick),
+        amounts(settings).half_of_sequences,
+    )
+    told = {
+        **{"cell": "Deep", "data": vars(problem), "training": config.to_dict(), "half": half},
+        "quick": settings.quick,
+    }
+    work = partial(_deep_work, problem, config, settings)
+    return Run(deep_name(settings, seed), told, work)
+
+
+def _deep_work(problem: Problem, config: TrainingConfig, settings: Settings, folder: Path) -> Found:
+    half = amounts(settings).half_of_sequences
+    train, test = images_of(problem, settings, 2 * half)
+    make = partial(new_cell, "Deep", problem, seed=config.seed)
+    trained = train_to_minimum(make, problem, (train, test), config, folder)
+    graph = capture(trained.cell.model, problem.samples(test)[0][:1])
+    _, measured = _quality(graph, train, problem, half, config.seed)
+    return Found(trained.numbers() | {"quality": measured}, {})
+
+
+def _quality(
+    graph: Graph, images: Images, problem: Problem, half: int, seed: int
+) -> tuple[Patterns, list[dict[str, Any]]]:
+    """Fit patterns to one half of training images, and measure ρ on the other."""
+    seen, held_out = _halves(images, problem, half, seed)
+    patterns = fit(graph, seen)
+    layers = quality(graph, patterns, held_out, seed=seed)
+    return patterns, [_layer_numbers(each, len(held_out)) for each in layers]
 
 
 def _halves(images: Images, problem: Problem, half: int, seed: int) -> tuple[_Floats, _Floats]:
