@@ -12,13 +12,15 @@ from pyrel.experiment.problem import Problem
 from pyrel.experiment.reproduce import lenet_runs, majority_runs
 from pyrel.experiment.reproduce.experiment import Page, Settings
 from pyrel.experiment.reproduce.majority_page import (
+    TITLES,
     accuracy,
     cost,
     differences_from,
     heatmaps,
     measures,
+    measures_table,
 )
-from pyrel.experiment.reproduce.majority_runs import METHODS, PICTURES, Variant
+from pyrel.experiment.reproduce.majority_runs import MEASURES, METHODS, PICTURES, Variant
 from pyrel.experiment.reproduce.numbers import Interval, table
 from pyrel.experiment.reproduce.runs import Kept, hours, processors
 from pyrel.report import words
@@ -33,8 +35,8 @@ _HEAD = """# What improves the explanations
 
 Experiment 3 of the thesis (section 4.6): stationary dropout (one mask for all steps of a
 sequence), gating units (R-LSTM), literal connections (ConvDeep⁺), and their combinations, on the
-majority problem of experiment 2. Written by `pyrel reproduce improve`. The thesis's draft has no
-numbers for this experiment."""
+majority problem of experiment 2; the talk judges its cells by the cosines. Written by
+`pyrel reproduce improve`. The thesis's draft and the talk's text have no numbers for it."""
 
 _LENET = """## LeNet at several dropout rates
 
@@ -49,13 +51,16 @@ def page(results: Results, variants: Variants, settings: Settings) -> Page:
     sections, numbers = [], {}
     cells = {name: kept for name, kept in results.items() if "-LeNet-" not in name}
     for dataset in majority_runs.datasets(settings):
-        shares = measures(cells, variants, dataset, settings)["share"]
+        measured = measures(cells, variants, dataset, settings)
         numbers[dataset] = {
-            cell: {method: vars(interval) for method, interval in of.items()}
-            for cell, of in shares.items()
+            measure: {
+                cell: {method: vars(interval) for method, interval in of.items()}
+                for cell, of in of_cells.items()
+            }
+            for measure, of_cells in measured.items()
         }
         figures |= heatmaps(cells, variants[:4], dataset, settings)
-        sections.append(_section(cells, variants, dataset, settings, shares))
+        sections.append(_section(cells, variants, dataset, settings, measured))
     lenet = {name: kept for name, kept in results.items() if "-LeNet-" in name}
     lenet_parts = [_LENET, _lenet_cost(lenet, settings.of_short)]
     for dataset in majority_runs.datasets(settings):
@@ -71,8 +76,9 @@ def _section(
     variants: Variants,
     dataset: str,
     settings: Settings,
-    shares: Mapping[str, Mapping[str, Interval]],
+    measured: Mapping[str, Mapping[str, Mapping[str, Interval]]],
 ) -> str:
+    shares = measured["share"]
     rows = []
     for variant in variants:
         first = majority_runs.of_seeds(results, variant, dataset, settings)[0]
@@ -85,11 +91,12 @@ def _section(
     return "\n\n".join(
         [
             f"## {dataset}",
-            "Share of the relevance in the majority digits.",
+            f"{TITLES['share']}.",
             table(["cell", "parameters", "epochs", "accuracy", *labels], rows),
             'Difference from Deep, paired by seed: mean and 95 % interval; "open" where the '
             "interval holds 0.",
             differences_from(results, variants[0], variants[1:], dataset, settings),
+            *(f"{TITLES[m]}.\n\n{measures_table(measured[m])}" for m in MEASURES if m != "share"),
         ]
     )
 

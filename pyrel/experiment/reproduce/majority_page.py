@@ -35,7 +35,7 @@ _THESIS = {
     "mnist": {"Shallow": "98.39", "Deep": "98.42", "DeepV2": "98.38", "ConvDeep": "99.07"},
     "fashion-mnist": {"Shallow": "90.15", "Deep": "90.60", "DeepV2": "90.43", "ConvDeep": "92.43"},
 }
-_MEASURES = {
+TITLES = {
     "share": "Share of the relevance in the majority digits",
     "cosine_digit": "Cosine to the majority, by digit",
     "cosine_step": "Cosine to the majority, by step",
@@ -79,7 +79,7 @@ def page(results: Results, variants: Variants, settings: Settings) -> Page:
         figures |= {f"{dataset}-share": _dots(results, variants, dataset, settings), **pictures}
         parts = [
             f"## {dataset}",
-            *(f"{_MEASURES[m]}.\n\n{_table(measured[m])}" for m in MEASURES),
+            *(f"{TITLES[m]}.\n\n{measures_table(measured[m])}" for m in MEASURES),
             f"![Share by cell and method](majority/{dataset}-share.svg)",
             _CLAIM,
             _differences(results, variants, dataset, settings),
@@ -161,7 +161,8 @@ def measures(
     return found
 
 
-def _table(cells: Mapping[str, Mapping[str, Interval]]) -> str:
+def measures_table(cells: Mapping[str, Mapping[str, Interval]]) -> str:
+    """Return a table of one measure of `measures`."""
     rows = [[cell, *(of[m] for m in METHODS)] for cell, of in cells.items()]
     return table(["", *map(words.label, METHODS)], rows)
 
