@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from pyrel.metrics import Summary, map_cosine, rank_correlation
 
@@ -39,23 +41,66 @@ class RandomisedLayer:
     cosine: Summary
 
 
-def layers_with_weights(model: nn.Module) -> list[str]:
-    """Name the modules that have parameters of their own, the last one first."""
-    named = [
-        name
-        for name, module in model.named_modules()
-        if next(module.parameters(recurse=False), None) is not None
-    ]
-    return named[::-1]
+def layers_with_weights(model: nn.Module, x: Any) -> list[str]:
+    """Name the modules that have weights of their own, the one next to the output first.
+
+    The order is that in which a run of the model last reads their weights, from the end; modules
+    of which it uses none come behind.
+
+    Parameters
+    ----------
+    model
+        In eval mode, as what is explained is.
+    x
+        Inputs of the model, one sample at least.
+
+    Examples
+    --------
+    >>> from pyrel.experiment.randomisation import layers_with_weights
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
+    >>> layers_with_weights(model, torch.zeros(1, 4))
+    ['2', '0']
+    """
+    named = [name for name, module in model.named_modules() if _has_weights(module)]
+    owners = {
+        id(held): name for name in named for held in _state_of(model.get_submodule(name)).values()
+    }
+    uses = _Uses(owners)
+    with torch.no_grad(), uses:
+        model(torch.as_tensor(x[:1]))
+    return sorted(named[::-1], key=lambda name: -uses.last.get(name, -1))
+
+
+class _Uses(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes which operator of a run was the last that read weights of a module."""
+
+    def __init__(self, owners: Mapping[int, str]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.last: dict[str, int] = {}
+        self._owners = owners
+        self._done = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        self._done += 1
+        for value in tree_leaves((args, kwargs)):
+            owner = self._owners.get(id(value))
+            if owner is not None:
+                self.last[owner] = self._done
+        return func(*args, **(kwargs or {}))
 
 
 def randomise_weights(
     model: nn.Module,
     fresh: Callable[[], nn.Module],
+    x: Any,
     layers: Sequence[str] | None = None,
     cascade: bool = True,
 ) -> Iterator[tuple[str, nn.Module]]:
     """Yield copies of a model in which layers have the weights of an untrained one.
+
+    What a layer learns beside its parameters, as the means of a batch norm, goes with them.
 
     Parameters
     ----------
@@ -64,9 +109,11 @@ def randomise_weights(
     fresh
         Makes an untrained model of the same kind, by which weights are distributed as at the start
         of training: `lambda: pyrel.experiment.new_cell("Deep", problem, seed=1)`.
+    x
+        Inputs of the model, one sample at least: a run tells how the layers follow each other.
     layers
-        Paths of modules, in the order in which they are randomised; by default all with parameters
-        of their own, the last one, next to the output, first.
+        Paths of modules, in the order in which they are randomised; by default
+        `layers_with_weights`, the one next to the output first.
     cascade
         Randomise each layer together with all before it in this order; otherwise alone.
 
@@ -75,7 +122,7 @@ def randomise_weights(
     ValueError
         If a layer is none of the model, or the untrained one has other parameters.
     """
-    known = layers_with_weights(model)
+    known = layers_with_weights(model, x)
     for name in layers if layers is not None else known:
         if name not in known:
             raise ValueError(f"layers: wanted some of {', '.join(known)}, given {name!r}")
@@ -127,7 +174,7 @@ def randomisation_check(
     """
     before = _relevance(make_explainer(model), x, target)
     found = []
-    for name, changed in randomise_weights(model, fresh, layers, cascade):
+    for name, changed in randomise_weights(model, fresh, x, layers, cascade):
         if progress is not None:
             progress(name)
         after = _relevance(make_explainer(changed), x, target)
@@ -142,9 +189,17 @@ def randomisation_check(
     return found
 
 
+def _has_weights(module: nn.Module) -> bool:
+    """Say whether a module has parameters of its own, or learns means without any."""
+    return "running_mean" in _state_of(module) or any(
+        True for _ in module.parameters(recurse=False)
+    )
+
+
 def _take_weights(model: nn.Module, untrained: nn.Module, name: str) -> None:
-    mine = dict(model.get_submodule(name).named_parameters(recurse=False))
-    theirs = _parameters_at(untrained, name)
+    mine = _state_of(model.get_submodule(name))
+    modules = dict(untrained.named_modules())
+    theirs = _state_of(modules[name]) if name in modules else {}
     if {key: value.shape for key, value in mine.items()} != {
         key: value.shape for key, value in theirs.items()
     }:
@@ -154,9 +209,13 @@ def _take_weights(model: nn.Module, untrained: nn.Module, name: str) -> None:
             value.copy_(theirs[key])
 
 
-def _parameters_at(model: nn.Module, name: str) -> dict[str, nn.Parameter]:
-    modules = dict(model.named_modules())
-    return dict(modules[name].named_parameters(recurse=False)) if name in modules else {}
+def _state_of(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the parameters and buffers that are the module's own, by name."""
+    parameters, buffers = (
+        module.named_parameters(recurse=False),
+        module.named_buffers(recurse=False),
+    )
+    return {**dict(parameters), **dict(buffers)}
 
 
 def _relevance(explain: Explain, x: Any, target: Any) -> npt.NDArray[Any]:

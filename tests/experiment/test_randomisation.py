@@ -10,6 +10,8 @@ import pyrel
 from pyrel.experiment import randomisation_check, randomise_weights
 from pyrel.experiment.randomisation import layers_with_weights
 
+X = np.zeros((1, 12), dtype=np.float32)
+
 
 def make(seed):
     torch.manual_seed(seed)
@@ -29,8 +31,8 @@ def same(first, second):
 def test_layers_are_randomised_from_the_output_down(model):
     before = copy.deepcopy(model)
     untrained = make(1)
-    assert layers_with_weights(model) == ["4", "2", "0"]
-    changed = dict(randomise_weights(model, lambda: untrained))
+    assert layers_with_weights(model, X) == ["4", "2", "0"]
+    changed = dict(randomise_weights(model, lambda: untrained, X))
     assert list(changed) == ["4", "2", "0"]
     for i, copied in enumerate(changed.values()):
         for j, name in enumerate(changed):
@@ -39,9 +41,60 @@ def test_layers_are_randomised_from_the_output_down(model):
     assert same(model, before)
 
 
+# Modules are registered in another order than they are used in.
+@pytest.mark.parametrize(
+    ("cell", "wanted"),
+    [
+        ("Shallow", ["output", "cell", "feedback"]),
+        ("Deep", ["output", "decision", "cell", "feedback", "encoder"]),
+        ("DeepV2", ["output", "decision", "cell", "feedback", "encoder_2", "encoder"]),
+        (
+            "ConvDeep",
+            ["output", "decision", "cell", "feedback", "encoder.conv_2", "encoder.conv_1"],
+        ),
+    ],
+)
+def test_the_order_is_that_of_use(cell, wanted):
+    model = pyrel.nn.cell_type(cell)(3, (8, 4), recurrent=5).eval()
+    found = layers_with_weights(model, np.zeros((2, 3, 8, 4), np.float32))
+    assert found == wanted
+
+
+def test_what_a_run_does_not_use_comes_last_and_all_of_a_module_counts():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.output = nn.Linear(5, 2)
+            self.unused = nn.Linear(2, 2)
+            self.lstm = nn.LSTM(4, 5, batch_first=True)
+            self.first = nn.Parameter(torch.ones(4))
+
+        def forward(self, x):
+            return self.output(self.lstm(x * self.first)[0][:, -1])
+
+    assert layers_with_weights(Net(), torch.zeros(1, 3, 4)) == ["output", "lstm", "", "unused"]
+
+
+def test_means_of_a_batch_norm_are_randomised_too():
+    def net():
+        return nn.Sequential(
+            nn.Linear(12, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.BatchNorm1d(6, affine=False)
+        )
+
+    model = net()
+    model(torch.randn(20, 12))  # in training mode: the means move
+    changed = dict(randomise_weights(model.eval(), net, X))
+    assert list(changed)[-1] == "0"
+    for name in ("1", "3"):
+        norm = changed["0"].get_submodule(name)
+        assert torch.equal(norm.running_mean, torch.zeros(6))
+        assert torch.equal(norm.running_var, torch.ones(6))
+        assert not torch.equal(model.get_submodule(name).running_mean, torch.zeros(6))
+
+
 def test_layers_are_randomised_alone(model):
     untrained = make(1)
-    for name, copied in randomise_weights(model, lambda: untrained, ["0", "4"], cascade=False):
+    for name, copied in randomise_weights(model, lambda: untrained, X, ["0", "4"], cascade=False):
         for other in ("0", "2", "4"):
             source = untrained if other == name else model
             assert same(copied.get_submodule(other), source.get_submodule(other))
@@ -81,6 +134,6 @@ def test_empty_maps_are_left_out(model):
 
 def test_bad_layers_and_models_are_named(model):
     with pytest.raises(ValueError, match="layers: wanted some of 4, 2, 0, given '1'"):
-        next(randomise_weights(model, lambda: make(1), ["1"]))
+        next(randomise_weights(model, lambda: make(1), X, ["1"]))
     with pytest.raises(ValueError, match="fresh: wanted a model with the parameters of '4'"):
-        next(randomise_weights(model, lambda: nn.Linear(12, 2)))
+        next(randomise_weights(model, lambda: nn.Linear(12, 2), X))
