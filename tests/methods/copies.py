@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from engine.cells import CELL_CASES, cell_graph
 from engine.checks import RELATIVE, norms, rows, unchecked
 from engine.zoo import ZOO, Exhibit
 from reference import Reference, explain
@@ -17,10 +18,14 @@ import pyrel
 
 Doubles = npt.NDArray[np.float64]
 
-NAMED = {exhibit.name: exhibit for exhibit in ZOO}
+NAMED = {exhibit.name: exhibit for exhibit in ZOO} | {
+    case.name: Exhibit(case.name, case.module, cell_graph, case.shape, case.low, case.high)
+    for case in CELL_CASES
+}
 # Feed-forward, thesis cells, LSTM and GRU.
 MODELS = (
     *("max-pool", "average-pool", "tanh", "layer-norm"),
+    *("Shallow-T2-17", "Deep-T4-16-15-17", "DeepV2-T4-15-7-31-32", "ConvDeep-T3-4-3-17-8"),
     *("ConvDeepPlus-T4-3-5-9-7", "RLSTM-T5-17-9", "LSTM-plain-last", "GRU-plain-last"),
 )
 FEW = 6

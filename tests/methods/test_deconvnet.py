@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import torch
 from engine.checks import assert_relevance, unchecked
-from engine.zoo import ZOO
+from methods.copies import NAMED
 from reference import explain
 from torch import nn
 
 import pyrel
 
-NAMED = {exhibit.name: exhibit for exhibit in ZOO}
 MODELS = (
     *("max-pool", "average-pool", "conv2d-groups", "leaky-relu"),
     *("LSTM-plain-last", "GRU-plain-last", "GRUCellLoop"),
+    *("Shallow-T2-17", "Deep-T4-16-15-17", "DeepV2-T4-15-7-31-32", "ConvDeep-T3-4-3-17-8"),
     *("ConvDeepPlus-T4-3-5-9-7", "RLSTM-T5-17-9"),
 )
 
