@@ -4,23 +4,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from pyrel.compiler.graph.layout import is_structure
+from pyrel.compiler.graph.layout import nested, parts_of
+from pyrel.engine.as_captum.inputs import GivenInputs, read_inputs
+from pyrel.engine.as_captum.options import baseline_of, changed_options, is_of_each
+from pyrel.engine.as_captum.signatures import named_arguments
 from pyrel.engine.compiled_model import CompiledModel
 from pyrel.engine.several import SeveralInputs
-from pyrel.methods import IntegratedGradients, Method
-from pyrel.methods.options import flag, single, whole
-
-_PLANNED = ("baseline", "n_steps")  # options of a method that no program is compiled for
-_TAKEN = (
-    "inputs, target, baselines, additional_forward_args, return_convergence_delta, n_steps, "
-    "internal_batch_size"
-)
+from pyrel.methods import IntegratedGradients, Method, SmoothGrad
+from pyrel.methods.options import flag, single
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,30 +27,38 @@ class AsCaptum:
 
     Attributes
     ----------
-    x : array or structure of inputs
+    given : GivenInputs
     target : Any
         As an explainer takes it.
-    lengths : Any
-        Likewise.
     changed : dict
-        Options of the method that the call changes.
+        Options of the method that the call changes; a baseline may be one for each sample.
     delta : bool
         Whether the convergence delta is asked for, too.
-    in_tuple : bool
-        Whether attributions go back as a tuple of one.
+    absolute : bool
+        Whether absolute values are asked for.
     """
 
-    x: Any
+    given: GivenInputs
     target: Any
-    lengths: Any
     changed: dict[str, Any]
     delta: bool
-    in_tuple: bool
+    absolute: bool
 
-    def result(self, relevance: Any, conservation: Any, absorbed: Any) -> Any:
+    def result(self, found: _Found) -> Any:
         """Return what captum returns: attributions, and with the delta a pair."""
-        attributions = (relevance,) if self.in_tuple else relevance
-        return (attributions, conservation + absorbed) if self.delta else attributions
+        relevance = found.relevance
+        if self.absolute:
+            relevance = _mapped(abs, relevance)
+        attributions = self.given.attributions(relevance)
+        return (attributions, found.conservation + found.absorbed) if self.delta else attributions
+
+
+class _Found(NamedTuple):
+    """What a call gives back of an explanation."""
+
+    relevance: Any
+    conservation: Any
+    absorbed: Any
 
 
 class Attributing(CompiledModel, ABC):
@@ -65,30 +71,48 @@ class Attributing(CompiledModel, ABC):
     def attribute(self, inputs: Any, *positional: Any, **named: Any) -> Any:
         """Return the relevance alone, by a call as it is written for captum.
 
+        Arguments without a name come in the order of the method's counterpart in captum: after
+        ``inputs`` the target, but of integrated gradients baselines, target, and of occlusion
+        sliding_window_shapes, strides, baselines, target. There a list, or integers (n,), can only
+        be a target, and are read as such. What is not given is as the explainer was made.
+
         Parameters
         ----------
         inputs : array, or tuple of one, or of several inputs
-            As ``x`` of a call; of a tuple, attributions are a tuple, too.
+            As ``x`` of a call; of a tuple, attributions are a tuple, too. Of several inputs those
+            that are constant may be left to ``additional_forward_args``.
         target : int, integers of shape (n,), tuple, or list of such, optional
-            Without a name it comes second, and for methods with a baseline after that, if any.
         baselines : number or array, or tuple of one, optional
-            Of a method with a baseline, instead of the explainer's; the same for all samples. Of
-            several inputs a number, or one for each as the inputs are given.
-        additional_forward_args : optional
-            The lengths of the sequences, where the explainer takes them.
+            Of integrated gradients and occlusion, instead of the explainer's. One for all samples,
+            or one for each, (n, ...), which are then explained one by one. Of several inputs a
+            number, or one for each as the inputs are given.
+        additional_forward_args : array, or tuple of such, optional
+            What forward takes after the inputs: the inputs that the explainer has as constant, or
+            the lengths of the sequences, where it takes them.
         return_convergence_delta : bool
             Return a pair: attributions, and for each sample what they add up to less what they
             should: of integrated gradients ΣR − (f(x) − f(baseline)), of methods that conserve
             relevance ΣR + absorbed − what was put in. (n,)
-        n_steps : int, optional
-            Of integrated gradients, instead of the explainer's.
-        internal_batch_size : int, optional
-            Changes nothing: pyrel chooses how many copies it makes at a time.
+        n_steps, method : int, "gausslegendre", optional
+            Of integrated gradients.
+        sliding_window_shapes, strides : tuple of int, int or tuple of int, optional
+            Of occlusion, the size of a patch along each axis of a sample, and how far patches are
+            apart, by default 1. Of several inputs one for each, all alike.
+        nt_type, nt_samples, stdevs : str, int, float or tuple of float, optional
+            Of smoothgrad: "smoothgrad", or "smoothgrad_sq" for the mean of squares; how many
+            samples are drawn, with which standard deviations.
+        abs : bool
+            Of gradient, whether to return absolute values. False, but True by default in captum.
+        **others
+            internal_batch_size, perturbations_per_eval, nt_samples_batch_size, show_progress and
+            verbose change nothing: pyrel chooses how many copies it makes at a time, and shows
+            nothing.
 
         Raises
         ------
         TypeError, ValueError
-            As for a call, and where the method has no such thing; the message names the argument.
+            As for a call, where the method has no such thing, or where an argument without a name
+            may be a target or not; the message names the argument.
 
         Examples
         --------
@@ -98,23 +122,74 @@ class Attributing(CompiledModel, ABC):
         >>> maps, delta = ig.attribute(x, baseline, target=(1,), return_convergence_delta=True)
         >>> maps.shape, delta.shape
         (torch.Size([5, 3]), torch.Size([5]))
+        >>> occlusion = pyrel.Explainer(model, x, "occlusion")
+        >>> occlusion.attribute(x, (2,), target=1).shape
+        torch.Size([5, 3])
         """
-        takes = self.inputs.lengths, self.outputs.dimensions
+        takes = self.inputs.lengths, self.outputs.dimensions, self.classes
         several = self.inputs if isinstance(self.inputs, SeveralInputs) else None
-        call = read_call(self.method, *takes, inputs, positional, several, **named)
-        explainer = self._with_options(call.changed) if call.changed else self
-        e = explainer(call.x, call.target, lengths=call.lengths)
-        return call.result(e.relevance, e.conservation, e.absorbed)
+        call = read_call(self.method, *takes, inputs, positional, named, several)
+        if is_of_each(call.changed.get("baseline")):
+            return call.result(_joined([*self._one_by_one(call)]))
+        return call.result(self._asked(call.given.x, call.target, call.given.lengths, call.changed))
+
+    def _asked(self, x: Any, target: Any, lengths: Any, changed: dict[str, Any]) -> _Found:
+        explainer = self._with_options(changed) if changed else self
+        e = explainer(x, target, lengths=lengths)
+        return _Found(e.relevance, e.conservation, e.absorbed)
+
+    def _one_by_one(self, call: AsCaptum) -> Iterator[_Found]:
+        """Explain each sample with the baseline of its own."""
+        x, target = call.given.x, call.target
+        batch = self.inputs.batch(x)
+        lengths = self._checked_lengths(batch, call.given.lengths)
+        n = batch.shape[0]
+        if target is not None:
+            target = self.outputs.index(target, n, self.classes_at(self._steps_of(batch)))
+        for number in range(n):
+            some = slice(number, number + 1)
+            own = call.changed | {"baseline": baseline_of(call.changed["baseline"], number)}
+            try:
+                yield self._asked(
+                    _mapped(lambda each, some=some: each[some], x),
+                    None if target is None else target[some],
+                    None if lengths is None else lengths[some],
+                    own,
+                )
+            except ValueError as error:
+                raise ValueError(f"of sample {number}, which is x[0] here: {error}") from error
+
+
+def _mapped(change: Any, given: Any) -> Any:
+    """Change each array of a structure, or the array."""
+    parts = parts_of(given)
+    return nested(list(parts), [change(each) for each in parts.values()])
+
+
+def _joined(found: list[_Found]) -> _Found:
+    """Return what was found of samples as that of a batch."""
+
+    def together(parts: list[Any]) -> Any:
+        return torch.cat(parts) if isinstance(parts[0], torch.Tensor) else np.concatenate(parts)
+
+    relevance = [parts_of(each.relevance) for each in found]
+    paths = list(relevance[0])
+    return _Found(
+        nested(paths, [together([each[path] for each in relevance]) for path in paths]),
+        together([each.conservation for each in found]),
+        together([each.absorbed for each in found]),
+    )
 
 
 def read_call(
     method: Method,
     takes_lengths: bool,
     dimensions: int,
+    classes: int,
     inputs: Any,
     positional: tuple[Any, ...],
-    several: SeveralInputs | None = None,
-    **named: Any,
+    named: dict[str, Any],
+    several: SeveralInputs | None,
 ) -> AsCaptum:
     """Read a call's arguments.
 
@@ -125,75 +200,38 @@ def read_call(
         Whether the explainer takes the lengths of sequences.
     dimensions : int
         How many indices name an output of a sample.
+    classes : int
+        How many outputs there are.
     inputs : array, or tuple of one
     positional : tuple
-        What comes after ``inputs`` without a name: a target, or, for methods with a baseline, as in
-        captum baselines and perhaps a target.
-    several : SeveralInputs, optional
-        What the explainer takes, if it takes several inputs.
-    **named
+        What comes after ``inputs`` without a name, in captum's order for the method.
+    named : dict
         The arguments with names.
+    several : SeveralInputs or None
+        What the explainer takes, if it takes several inputs.
 
     Raises
     ------
     TypeError, ValueError
         If pyrel does not take one of them; the message names it.
     """
-    named = _with_positional(method, positional, named)
-    unknown = sorted(named.keys() - set(_TAKEN.split(", ")))
-    if unknown:
-        raise TypeError(f"{', '.join(unknown)}: attribute takes {_TAKEN}")
-    in_tuple = isinstance(inputs, tuple) and several is None
-    if in_tuple and len(inputs) != 1:
-        raise TypeError(f"inputs: wanted one array or a tuple of one, got a tuple of {len(inputs)}")
-    x = inputs[0] if in_tuple else inputs
+    named = named_arguments(method, inputs, positional, named, classes)
+    extra = named.get("additional_forward_args")
+    given = read_inputs(inputs, extra, takes_lengths, several)
     delta = flag("return_convergence_delta", named.get("return_convergence_delta", False))
     if delta and not (method.conserves or isinstance(method, IntegratedGradients)):
         raise TypeError(
             f"return_convergence_delta: the relevance of {method.name} has no sum to converge to; "
             "that of integrated_gradients and of methods that conserve relevance has"
         )
-    if named.get("internal_batch_size") is not None:
-        whole("internal_batch_size", named["internal_batch_size"], 1, 2**63 - 1)
-    target = _target(named.get("target"), dimensions)
-    lengths = _lengths(named.get("additional_forward_args"), takes_lengths)
-    changed = _changed(method, x, named, several)
-    return AsCaptum(x, target, lengths, changed, delta, in_tuple)
-
-
-def _with_positional(
-    method: Method, positional: tuple[Any, ...], named: dict[str, Any]
-) -> dict[str, Any]:
-    """Give names to arguments without one.
-
-    Floats are no target, so the first is ``baselines`` if it holds such, or if the target has been
-    given by name or comes next.
-    """
-    names: list[str] = []
-    if positional:
-        is_baseline = len(positional) > 1 or "target" in named or _holds_floats(positional[0])
-        names = ["baselines", "target"] if is_baseline else ["target"]
-    if len(positional) > len(names) or (len(positional) > 1 and not _has(method, "baseline")):
-        raise TypeError(
-            f"attribute: wanted what comes after the target by name, got {len(positional)} "
-            "arguments after inputs without one"
+    absolute = flag("abs", named.get("abs", False))
+    if absolute and isinstance(method, SmoothGrad):
+        raise ValueError(
+            "abs: wanted False; smoothgrad averages gradients with their signs, or squares"
         )
-    given = dict(zip(names, positional, strict=False))
-    if twice := sorted(given.keys() & named.keys()):
-        raise TypeError(f"{', '.join(twice)}: given twice, with the name and without")
-    return given | named
-
-
-def _holds_floats(value: Any) -> bool:
-    if isinstance(value, tuple) and value:
-        value = value[0]
-    if isinstance(value, torch.Tensor):
-        return value.is_floating_point()
-    return isinstance(value, float) or (isinstance(value, np.ndarray) and value.dtype.kind == "f")
-
-
-def _has(method: Method, option: str) -> bool:
-    return option in vars(method)
+    target = _target(named.get("target"), dimensions)
+    changed = changed_options(method, given, named, several)
+    return AsCaptum(given, target, changed, delta, absolute)
 
 
 def _target(target: Any, dimensions: int) -> Any:
@@ -212,60 +250,3 @@ def _class_of(index: tuple[Any, ...], dimensions: int) -> Any:
             wanted = f"{dimensions} dimensions, as ({', '.join('0' * dimensions)})"
         raise ValueError(f"target: wanted an index of {wanted}; got {index}")
     return single(index[0]) if dimensions == 1 else index
-
-
-def _lengths(given: Any, taken: bool) -> Any:
-    if isinstance(given, tuple):
-        if len(given) > 1:
-            raise TypeError(
-                "additional_forward_args: wanted the lengths of the sequences or None, got a tuple "
-                f"of {len(given)}"
-            )
-        given = given[0] if given else None
-    if given is not None and not taken:
-        raise TypeError(
-            "additional_forward_args: wanted None, or, from an explainer made with lengths=True, "
-            f"the lengths of the sequences; got {type(given).__name__}"
-        )
-    return given
-
-
-def _changed(
-    method: Method, x: Any, named: dict[str, Any], several: SeveralInputs | None
-) -> dict[str, Any]:
-    """Return options of the method that a call gives, as baselines of captum's forms."""
-    given = {
-        "baseline": _baselines(named.get("baselines"), x, several),
-        "n_steps": named.get("n_steps"),
-    }
-    changed = {name: value for name, value in given.items() if value is not None}
-    for option, name in zip(_PLANNED, ("baselines", "n_steps"), strict=True):
-        if option in changed and not _has(method, option):
-            raise TypeError(f"{name}: {method.name} takes none")
-    return changed
-
-
-def _baselines(given: Any, x: Any, several: SeveralInputs | None) -> Any:
-    """Return a baseline; of several inputs one for each by name."""
-    if several is None or not is_structure(given):
-        return _baseline(given, x)
-    layout = several.layout
-    pairs = zip(layout.names, layout.taken(given, "baselines"), layout.taken(x), strict=True)
-    return {name: _baseline(each, of) for name, each, of in pairs if each is not None}
-
-
-def _baseline(given: Any, x: Any) -> Any:
-    """Return one baseline for all samples; where there is one for each, they have to be alike."""
-    if isinstance(given, tuple):
-        if len(given) != 1:
-            raise TypeError(f"baselines: wanted one, or a tuple of one, got {len(given)}")
-        given = given[0]
-    shape = getattr(given, "shape", None)
-    if shape is None or shape != getattr(x, "shape", None) or len(given) == 0:
-        return given
-    if not bool((given == given[:1]).all()):
-        raise ValueError(
-            "baselines: wanted one for all samples, got others for some; explain the samples of "
-            "each baseline in a call of their own"
-        )
-    return given[0]

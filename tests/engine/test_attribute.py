@@ -120,8 +120,6 @@ def test_baselines(given: Any) -> None:
 
 def test_baselines_that_pyrel_does_not_take() -> None:
     ig = explainer("integrated_gradients")
-    with pytest.raises(ValueError, match="^baselines: wanted one for all samples"):
-        ig.attribute(x(), baselines=x() / 2, target=0)
     with pytest.raises(ValueError, match="^baseline: .* got .3,."):
         ig.attribute(x(), baselines=torch.zeros(3), target=0)
     with pytest.raises(TypeError, match="^baselines: .* got 2"):
@@ -130,6 +128,38 @@ def test_baselines_that_pyrel_does_not_take() -> None:
         with pytest.raises(TypeError, match="^baselines: lrp_epsilon takes none"):
             explainer("lrp_epsilon").attribute(x(), baselines=zeros, target=0)
     explainer("lrp_epsilon").attribute(x(), baselines=None, target=0)
+
+
+@pytest.mark.parametrize("method", ["integrated_gradients", "occlusion"])
+@pytest.mark.parametrize("targets", [None, 2, [3, 0, 1, 4]], ids=repr)
+def test_a_baseline_for_each_sample(method: str, targets: Any) -> None:
+    """Bit for bit what each sample gets in a call of its own; of arrays, arrays."""
+    rows = x().flip(0) / 2
+    found = explainer(method).attribute(x().numpy(), baselines=rows.numpy(), target=targets)
+    assert type(found) is np.ndarray
+    each = targets if isinstance(targets, list) else [targets] * SAMPLES
+    for number, target in enumerate(each):
+        own = slice(number, number + 1)
+        alone = explainer(method).attribute(x()[own], baselines=rows[own], target=target)
+        np.testing.assert_array_equal(found[own], alone)
+    none = explainer(method).attribute(x()[:0], baselines=rows[:0], target=0)
+    assert none.shape == (0, FEATURES)
+
+
+def test_a_baseline_for_each_sample_is_refused_by_the_number_of_the_sample() -> None:
+    rows = x().clone()
+    rows[2, 1] = 9.0
+    bounded = unchecked(net().float(), x(), method="integrated_gradients", low=-1.0, high=1.0)
+    with pytest.raises(ValueError, match=r"^of sample 2, .* baseline: .* got 9"):
+        bounded.attribute(x(), rows, 0)
+    with pytest.raises(ValueError, match="^target: "):
+        bounded.attribute(x(), x() / 2, target=[0] * (SAMPLES + 1))
+    ids = torch.arange(SAMPLES * FEATURES).reshape(SAMPLES, FEATURES) % 7
+    reading = seeded(lambda: nn.Sequential(nn.Embedding(7, 3), nn.Flatten(), nn.Linear(18, 2)), 5)
+    tokens = unchecked(reading, ids, method="integrated_gradients")
+    found = tokens.attribute(ids, baselines=ids.flip(0), target=1)
+    last = unchecked(reading, ids, method="integrated_gradients", baseline=ids[0].numpy())
+    assert torch.equal(found[-1], last(ids, 1).relevance[-1])
 
 
 def test_convergence_delta_of_a_method_that_conserves() -> None:
@@ -152,14 +182,88 @@ def test_no_convergence_delta(method: str) -> None:
 
 
 def test_unknown_arguments_are_named() -> None:
-    with pytest.raises(TypeError, match="^abs, show_progress: attribute takes inputs, target, "):
-        explainer("gradient").attribute(x(), target=0, show_progress=True, abs=False)
-    with pytest.raises(TypeError, match="^attribute: .* got 2 arguments"):
-        explainer("gradient").attribute(x(), 0, False)
+    with pytest.raises(
+        TypeError, match="^show_progress, verbose: attribute of gradient takes inpu"
+    ):
+        explainer("gradient").attribute(x(), target=0, show_progress=True, verbose=False)
+    with pytest.raises(TypeError, match="^attribute: of gradient takes target, abs, .*; got 4"):
+        explainer("gradient").attribute(x(), 0, False, None, 1)
     with pytest.raises(TypeError, match="^target: given twice"):
         explainer("integrated_gradients").attribute(x(), 0, 1, target=1)
+    with pytest.raises(TypeError, match="^target: given twice"):
+        explainer("gradient").attribute(x(), 0, target=1)
     with pytest.raises(TypeError, match="^n_steps: gradient takes none"):
         explainer("gradient").attribute(x(), 0, n_steps=20)
+
+
+AMBIGUOUS = ["integrated_gradients", "occlusion"]
+
+
+@pytest.mark.parametrize("method", AMBIGUOUS)
+@pytest.mark.parametrize("second", [3, torch.tensor(3), np.int64(3), (3,)], ids=repr)
+def test_what_may_be_a_target_or_not_has_to_be_named(method: str, second: Any) -> None:
+    name = {"integrated_gradients": "baselines", "occlusion": "sliding_window_shapes"}[method]
+    with pytest.raises(TypeError, match=rf"^{name}: the second argument of .*, or a target\?"):
+        explainer(method).attribute(x(), second)
+
+
+@pytest.mark.parametrize("method", [*AMBIGUOUS, "smoothgrad"])
+def test_what_captum_has_no_other_place_for_is_a_target(method: str) -> None:
+    """As one writes it for Quantus, which hands over a class for each sample."""
+    given: list[Any] = [[3, 0, 1, 4], np.array([3, 0, 1, 4]), torch.tensor([3, 0, 1, 4])]
+    wanted = explainer(method)(x(), given[0]).relevance
+    for each in given:
+        assert torch.equal(explainer(method).attribute(x(), each), wanted)
+    assert torch.equal(
+        explainer("smoothgrad").attribute(x(), 3), explainer("smoothgrad")(x(), 3).relevance
+    )
+
+
+def test_windows_that_pyrel_does_not_take() -> None:
+    occlusion = explainer("occlusion")
+    for wrong in (2, [2], torch.full((FEATURES,), 0.5), "2"):
+        with pytest.raises(TypeError, match="^sliding_window_shapes: wanted a tuple .* by name"):
+            occlusion.attribute(x(), wrong, target=0)
+    with pytest.raises(ValueError, match=r"^sliding_window_shapes: .* of a sample, \(6,\), got"):
+        occlusion.attribute(x(), (2, 2), target=0)
+    with pytest.raises(ValueError, match=r"^strides: .* of a sample, \(6,\), got \(1, 1\)"):
+        occlusion.attribute(x(), (2,), (1, 1), target=0)
+    with pytest.raises(TypeError, match="^sliding_window_shapes: wanted a whole number, got 2.0"):
+        occlusion.attribute(x(), (2.0,), target=0)
+    with pytest.raises(ValueError, match="^stride: wanted at most the size of a patch"):
+        occlusion.attribute(x(), (2,), 3, target=0)
+    with pytest.raises(TypeError, match="^strides: goes with sliding_window_shapes"):
+        occlusion.attribute(x(), strides=2, target=0)
+
+
+@pytest.mark.parametrize(
+    ("method", "named", "message"),
+    [
+        ("integrated_gradients", {"method": "riemann_left"}, "^method: wanted .gausslegendre."),
+        ("integrated_gradients", {"internal_batch_size": 0}, "^internal_batch_size: wanted 1"),
+        ("smoothgrad", {"nt_type": "vargrad"}, '^nt_type: wanted "smoothgrad" or "smoothgrad_sq"'),
+        ("smoothgrad", {"abs": True}, "^abs: wanted False; smoothgrad averages"),
+        ("smoothgrad", {"draw_baseline_from_distrib": True}, "^draw_baseline_from_distrib: wanted"),
+    ],
+)
+def test_values_that_pyrel_does_not_take(method: str, named: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        explainer(method).attribute(x(), target=0, **named)
+
+
+def test_a_noise_tunnel_sets_the_options_of_smoothgrad() -> None:
+    options = dict(n_samples=3, std=0.2, squared=True)
+    wanted = unchecked(net().float(), x(), method="smoothgrad", **options)(x(), 1).relevance
+    named = dict(nt_samples=3, nt_samples_batch_size=2, stdevs=0.2, target=1, abs=False)
+    found = explainer("smoothgrad").attribute(x(), "smoothgrad_sq", **named)
+    assert torch.equal(found, wanted)
+
+
+def test_a_gradient_is_signed_unless_absolute_values_are_asked_for() -> None:
+    signed = explainer("gradient").attribute(x(), 1)
+    assert torch.equal(signed, explainer("gradient")(x(), 1).relevance)
+    assert (signed < 0).any()
+    assert torch.equal(explainer("gradient").attribute(x(), 1, True), signed.abs())
 
 
 def test_lengths_are_the_additional_forward_arguments() -> None:
@@ -179,3 +283,38 @@ def test_lengths_are_the_additional_forward_arguments() -> None:
         reading.attribute(sequences, target=1, additional_forward_args=(lengths, 3))
     with pytest.raises(TypeError, match="^additional_forward_args: .* lengths=True, .* got Tensor"):
         explainer("gradient").attribute(x(), 0, additional_forward_args=lengths)
+
+
+class Masked(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Linear(FEATURES, 3)
+
+    def forward(self, x: Tensor, other: Tensor, mask: Tensor) -> Any:
+        return self.out(torch.tanh(x + other) * mask)
+
+
+def test_forward_arguments_that_have_no_place_are_refused() -> None:
+    """What they are for is compared in tests/oracles/test_captum_calls.py."""
+    given = {"x": x(), "other": x().flip(0), "mask": torch.ones_like(x())}
+    inputs = tuple(given.values())
+    positions = unchecked(seeded(Masked, 6), inputs, method="gradient", constant=["mask"])
+    with pytest.raises(TypeError, match=r"^additional_forward_args: other: not constant, .*other"):
+        positions.attribute(x(), 0, additional_forward_args=inputs[1:])
+    with pytest.raises(
+        TypeError, match="^additional_forward_args: .* x, other, mask in all, got 1"
+    ):
+        positions.attribute(x(), 0, additional_forward_args=inputs[2])
+    with pytest.raises(TypeError, match="^additional_forward_args: .* constant, as Explainer.*got"):
+        positions.attribute(inputs, 0, additional_forward_args=3)
+    names = unchecked(seeded(Masked, 6), given, method="gradient", constant=["mask"])
+    with pytest.raises(TypeError, match="^additional_forward_args: .* have names, .* a dictionary"):
+        names.attribute(inputs[:2], 0, additional_forward_args=inputs[2])
+    wanted = names.attribute(given, 0)["x"]
+    assert torch.equal(positions.attribute(inputs[:2], 0, False, inputs[2])[0], wanted)
+    paths = unchecked(seeded(Masked, 6), inputs, method="integrated_gradients", constant=["mask"])
+    with pytest.raises(TypeError, match="^baselines: wanted one for each of inputs, got 1"):
+        paths.attribute(inputs[:2], x(), 0, inputs[2])
+    occlusion = unchecked(seeded(Masked, 6), inputs, method="occlusion", constant=["mask"])
+    with pytest.raises(ValueError, match="^sliding_window_shapes: wanted the same for all inputs"):
+        occlusion.attribute(inputs[:2], ((2,), (3,)), target=0, additional_forward_args=inputs[2])
