@@ -16,6 +16,7 @@ from pyrel.engine.as_captum.inputs import GivenInputs, read_inputs
 from pyrel.engine.as_captum.options import baseline_of, changed_options, is_of_each
 from pyrel.engine.as_captum.signatures import named_arguments
 from pyrel.engine.compiled_model import CompiledModel
+from pyrel.engine.inputs import Inputs
 from pyrel.engine.several import SeveralInputs
 from pyrel.methods import IntegratedGradients, Method, SmoothGrad
 from pyrel.methods.options import flag, single
@@ -73,8 +74,8 @@ class Attributing(CompiledModel, ABC):
 
         Arguments without a name come in the order of the method's counterpart in captum: after
         ``inputs`` the target, but of integrated gradients baselines, target, and of occlusion
-        sliding_window_shapes, strides, baselines, target. There a list, or integers (n,), can only
-        be a target, and are read as such. What is not given is as the explainer was made.
+        sliding_window_shapes, strides, baselines, target, where a list, or integers (n,), can only
+        be a target. What is not given is as the explainer was made.
 
         Parameters
         ----------
@@ -83,36 +84,33 @@ class Attributing(CompiledModel, ABC):
             that are constant may be left to ``additional_forward_args``.
         target : int, integers of shape (n,), tuple, or list of such, optional
         baselines : number or array, or tuple of one, optional
-            Of integrated gradients and occlusion, instead of the explainer's. One for all samples,
-            or one for each, (n, ...), which are then explained one by one. Of several inputs a
-            number, or one for each as the inputs are given.
+            One for all samples, or for each, (n, ...), which are then explained one by one. Of
+            several inputs a number, or one for each as the inputs are given.
         additional_forward_args : array, or tuple of such, optional
             What forward takes after the inputs: the inputs that the explainer has as constant, or
             the lengths of the sequences, where it takes them.
         return_convergence_delta : bool
-            Return a pair: attributions, and for each sample what they add up to less what they
-            should: of integrated gradients ΣR − (f(x) − f(baseline)), of methods that conserve
-            relevance ΣR + absorbed − what was put in. (n,)
+            Return a pair: attributions, and (n,) what they add up to less what they should: of
+            integrated gradients ΣR − (f(x) − f(baseline)), of methods that conserve relevance
+            ΣR + absorbed − what was put in.
         n_steps, method : int, "gausslegendre", optional
             Of integrated gradients.
         sliding_window_shapes, strides : tuple of int, int or tuple of int, optional
             Of occlusion, the size of a patch along each axis of a sample, and how far patches are
             apart, by default 1. Of several inputs one for each, all alike.
         nt_type, nt_samples, stdevs : str, int, float or tuple of float, optional
-            Of smoothgrad: "smoothgrad", or "smoothgrad_sq" for the mean of squares; how many
-            samples are drawn, with which standard deviations.
+            Of smoothgrad: "smoothgrad" or "smoothgrad_sq", the mean of squares; draws, their size.
         abs : bool
             Of gradient, whether to return absolute values. False, but True by default in captum.
         **others
             internal_batch_size, perturbations_per_eval, nt_samples_batch_size, show_progress and
-            verbose change nothing: pyrel chooses how many copies it makes at a time, and shows
-            nothing.
+            verbose change nothing: pyrel chooses how many copies it makes, and shows nothing.
 
         Raises
         ------
         TypeError, ValueError
-            As for a call, where the method has no such thing, or where an argument without a name
-            may be a target or not; the message names the argument.
+            As for a call, where the method has no such thing, or where an argument may be a target
+            or not; the message names it.
 
         Examples
         --------
@@ -126,9 +124,8 @@ class Attributing(CompiledModel, ABC):
         >>> occlusion.attribute(x, (2,), target=1).shape
         torch.Size([5, 3])
         """
-        takes = self.inputs.lengths, self.outputs.dimensions, self.classes
-        several = self.inputs if isinstance(self.inputs, SeveralInputs) else None
-        call = read_call(self.method, *takes, inputs, positional, named, several)
+        of_model = self.inputs, self.outputs.dimensions, self.classes
+        call = read_call(self.method, *of_model, inputs, positional, named)
         if is_of_each(call.changed.get("baseline")):
             return call.result(_joined([*self._one_by_one(call)]))
         return call.result(self._asked(call.given.x, call.target, call.given.lengths, call.changed))
@@ -183,21 +180,20 @@ def _joined(found: list[_Found]) -> _Found:
 
 def read_call(
     method: Method,
-    takes_lengths: bool,
+    taken: Inputs,
     dimensions: int,
     classes: int,
     inputs: Any,
     positional: tuple[Any, ...],
     named: dict[str, Any],
-    several: SeveralInputs | None,
 ) -> AsCaptum:
     """Read a call's arguments.
 
     Parameters
     ----------
     method : Method
-    takes_lengths : bool
-        Whether the explainer takes the lengths of sequences.
+    taken : Inputs
+        What the explainer takes.
     dimensions : int
         How many indices name an output of a sample.
     classes : int
@@ -207,8 +203,6 @@ def read_call(
         What comes after ``inputs`` without a name, in captum's order for the method.
     named : dict
         The arguments with names.
-    several : SeveralInputs or None
-        What the explainer takes, if it takes several inputs.
 
     Raises
     ------
@@ -217,7 +211,8 @@ def read_call(
     """
     named = named_arguments(method, inputs, positional, named, classes)
     extra = named.get("additional_forward_args")
-    given = read_inputs(inputs, extra, takes_lengths, several)
+    several = taken if isinstance(taken, SeveralInputs) else None
+    given = read_inputs(inputs, extra, taken.lengths, several)
     delta = flag("return_convergence_delta", named.get("return_convergence_delta", False))
     if delta and not (method.conserves or isinstance(method, IntegratedGradients)):
         raise TypeError(
