@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from pyrel.compiler.capture.capture import capture
-from pyrel.compiler.graph.nodes import Graph
 from pyrel.experiment.degradation import PIXEL_MASS, relevance_of
 from pyrel.experiment.linear_model import LinearModel, root_mean_square_angles
 from pyrel.experiment.problem import HIGH, LOW, Images, Problem
@@ -233,7 +232,7 @@ def _deep_work(problem: Problem, config: TrainingConfig, settings: Settings, fol
 
 
 def _quality(
-    graph: Graph, images: Images, problem: Problem, half: int, seed: int
+    graph: Any, images: Images, problem: Problem, half: int, seed: int
 ) -> tuple[Patterns, list[dict[str, Any]]]:
     """Fit patterns to one half of training images, and measure ρ on the other."""
     seen, held_out = _halves(images, problem, half, seed)
