@@ -2,8 +2,8 @@
 """Quantus's measures against ours, on one small torch model in float64.
 
 Quantus has no replacement of a patch by its mean, no comprehensiveness, sufficiency and log-odds of
-ERASER, and none of the deep Taylor paper's definitions: those are compared with references written
-from their formulas, in tests/metrics.
+ERASER, and of the deep Taylor paper's definitions the first alone, as completeness: the others are
+compared with references written from their formulas, in tests/metrics.
 
 The last tests give Quantus an explainer as its `explain_func`.
 """
@@ -128,6 +128,30 @@ def test_mass_and_rank_accuracy(quantus, case) -> None:
     rank = quantus.RelevanceRankAccuracy(**PLAIN)(**copy.deepcopy(arguments))
     np.testing.assert_allclose(metrics.relevance_mass_accuracy(positive, mask), mass, atol=FLOAT64)
     np.testing.assert_allclose(metrics.relevance_rank_accuracy(positive, mask), rank, atol=FLOAT64)
+
+
+def test_conservation_is_completeness(quantus) -> None:
+    """Whole numbers, of which sums are exact: Quantus asks for equality, and for f(x) − f(0)."""
+    rng = np.random.default_rng(4)
+    model = nn.Sequential(
+        Doubled(), nn.Flatten(), nn.Linear(SIDE**2, 12, bias=False), nn.ReLU(),
+        nn.Linear(12, CLASSES, bias=False),
+    ).double().eval()  # fmt: skip
+    with torch.no_grad():
+        model[2].weight.copy_(torch.from_numpy(rng.integers(-3, 4, (12, SIDE**2))))
+        model[4].weight.copy_(torch.from_numpy(rng.integers(0, 4, (CLASSES, 12))))
+    x = rng.integers(0, 4, (SAMPLES, 1, SIDE, SIDE)).astype(np.float64)
+    target = rng.integers(0, CLASSES, SAMPLES)
+    rows = torch.arange(SAMPLES)
+    inputs = torch.from_numpy(x).requires_grad_()
+    output = model(inputs)[rows, torch.from_numpy(target)]
+    (gradient,) = torch.autograd.grad(output.sum(), inputs)
+    relevance = (gradient * inputs).detach().numpy()  # which conserves, there being no biases
+    relevance[::2, 0, 0, 0] += 1
+    theirs = quantus.Completeness(**PLAIN)(**given(model, (x, relevance, target)))
+    ours = metrics.consistency(relevance, output.detach().numpy(), tolerance=0.0)
+    assert float(output.detach().min()) > 0
+    assert list(theirs) == ours.conservative.tolist() == [False, True] * (SAMPLES // 2)
 
 
 def test_entropy_and_gini(quantus, case) -> None:
