@@ -196,6 +196,24 @@ def test_steps_are_put_side_by_side_as_the_picture_they_were_cut_from():
         plots.as_image(picture)
 
 
+def test_channels_are_added_up():
+    rng = np.random.default_rng(0)
+    x, relevance = rng.random((3, 5, 4)), rng.normal(size=(3, 5, 4))
+    np.testing.assert_allclose(plots.as_image(relevance, "channels"), relevance.sum(axis=0))
+    column = plots.HeatmapColumn(
+        "a", x, {"r": relevance, "s": np.abs(relevance)}, layout="channels"
+    )
+    figure = plots.heatmap_grid([column])
+    drawn = [axes.images[0].get_array() for axes in figure.axes if axes.images]
+    for picture, given in zip(drawn, (x, relevance, np.abs(relevance)), strict=False):
+        np.testing.assert_allclose(picture, given.sum(axis=0))
+    panels = plots.method_panels([("a", x)], {"r": [relevance]}, layout="channels")
+    drawn = [axes.images[0].get_array() for axes in panels.axes if axes.images]
+    np.testing.assert_allclose(drawn[1], relevance.sum(axis=0))
+    with pytest.raises(ValueError, match="layout: wanted 'steps' or 'channels', given 'rows'"):
+        plots.as_image(x, "rows")
+
+
 @pytest.mark.parametrize(
     ("relevance", "low", "high"),
     [([0.0, 4.0], 0, 4), ([-1.0, 3.0], -3, 3), ([-5.0, 3.0], -5, 5), ([0.0, 0.0], 0, 1)],

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,7 +15,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike, NDArray
 
+from pyrel.metrics import channel_sum
 from pyrel.plots.style import GREEN, MUTED, TEXT, WIDTH, axes_at, new_figure, styled, wrapped
+
+Layout: TypeAlias = Literal["steps", "channels"]
 
 # Each side darkens evenly away from a white zero, so the order holds without colour vision too, and
 # a map without negative relevance looks the same in both. The odd number makes zero the white one.
@@ -38,7 +41,7 @@ class HeatmapColumn:
     title
         Text above the column.
     x
-        (steps, height, width) input.
+        (steps, height, width) input, or (channels, height, width).
     relevance
         Relevance maps of the shape of `x` by name, top to bottom.
     relevant
@@ -46,6 +49,8 @@ class HeatmapColumn:
     notes
         Short texts at the right end above maps, by the names in `relevance`; see `note` of
         `heatmap_grid`.
+    layout
+        What the first axis is: "steps", or "channels", which are added up.
     """
 
     title: str
@@ -53,28 +58,44 @@ class HeatmapColumn:
     relevance: Mapping[str, NDArray[Any]]
     relevant: NDArray[np.bool_] | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
+    layout: Layout = "steps"
 
 
-def as_image(steps: ArrayLike) -> NDArray[Any]:
-    """Put the steps of one sample side by side: (steps, height, width) to one picture.
+def as_image(values: ArrayLike, layout: Layout = "steps") -> NDArray[Any]:
+    """Make one picture of a sample, or of its relevance.
+
+    Parameters
+    ----------
+    values
+        Shape (steps, height, width), or (channels, height, width).
+    layout
+        "steps" are put side by side; "channels" are added up (deep Taylor paper, section 6.2).
 
     Returns
     -------
-    Shape (height, steps * width), 28×84 for a majority sample.
+    Shape (height, steps * width), 28×84 for a majority sample; of channels (height, width).
 
     Raises
     ------
     ValueError
-        If there are not three axes.
+        If there are not three axes, or no such layout.
 
     Examples
     --------
     >>> pyrel.plots.as_image(np.zeros((4, 28, 7))).shape
     (28, 28)
+    >>> pyrel.plots.as_image(np.ones((3, 2, 2)), "channels")
+    array([[3., 3.],
+           [3., 3.]])
     """
-    array = np.asarray(steps)
+    array = np.asarray(values)
+    if layout not in get_args(Layout):
+        raise ValueError(f"layout: wanted 'steps' or 'channels', given {layout!r}")
     if array.ndim != 3:
-        raise ValueError(f"steps: wanted shape (steps, height, width), given {array.shape}")
+        raise ValueError(f"values: wanted shape ({layout}, height, width), given {array.shape}")
+    if layout == "channels":
+        summed: NDArray[Any] = channel_sum(array[None])[0]
+        return summed
     return np.concatenate(list(array), axis=1)
 
 
@@ -97,9 +118,10 @@ def heatmap_grid(
 ) -> Figure:
     """Draw inputs with their relevance maps below, one column each.
 
-    The steps of a sample are drawn side by side as the picture they were cut from; a green bar
-    below marks the relevant steps. Each map has its own colour scale, so maps compare by place, not
-    by strength. A column that lacks a method of another one has a gap there.
+    The steps of a sample are drawn side by side as the picture they were cut from, or its channels
+    added up (see `HeatmapColumn`); a green bar below marks the relevant steps. Each map has its own
+    colour scale, so maps compare by place, not by strength. A column that lacks a method of another
+    one has a gap there.
 
     Parameters
     ----------
@@ -118,7 +140,7 @@ def heatmap_grid(
     if not columns:
         raise ValueError("columns: wanted at least one column, given none")
     methods = list(dict.fromkeys(name for column in columns for name in column.relevance))
-    height, width = as_image(columns[0].x).shape
+    height, width = as_image(columns[0].x, columns[0].layout).shape
     panel = max(_PANEL, WIDTH / len(columns) - _GAP)
     tall = panel * (height + 5) / width
     across = len(columns) * (panel + _GAP)
@@ -135,7 +157,11 @@ def heatmap_grid(
             axes = axes_at(figure, _GAP / 2 + i * (panel + _GAP), bottom, panel, tall)
             _heatmap_panel(axes, column, name, labels[j][i])
     figure.text(_GAP / 2 / size[0], 1 - 0.05 / size[1], heading, va="top", weight="bold")
-    signed = any(np.min(m) < 0 for column in columns for m in column.relevance.values())
+    signed = any(
+        as_image(m, column.layout).min() < 0
+        for column in columns
+        for m in column.relevance.values()
+    )
     marked = any(column.relevant is not None for column in columns)
     heatmap_key(figure, size, signed, marked, note)
     return figure
@@ -155,7 +181,7 @@ def _heatmap_panel(axes: Axes, column: HeatmapColumn, name: str | None, text: st
             f"{column.title}, {name}: wanted relevance of shape {np.shape(column.x)}, "
             f"given {np.shape(values)}"
         )
-    image = as_image(values)
+    image = as_image(values, column.layout)
     height, width = image.shape
     colours, low, high = ("gray", None, None) if name is None else colour_scale(image)
     # "none" hands the raw pixels to the SVG, which then stay small and sharp at any size.

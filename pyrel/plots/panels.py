@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike, NDArray
 
-from pyrel.plots.heatmaps import as_image, colour_scale, heatmap_key
+from pyrel.plots.heatmaps import Layout, as_image, colour_scale, heatmap_key
 from pyrel.plots.style import MUTED, TEXT, axes_at, new_figure, styled
 
 # In inches: width of a picture, what is between two, the names at the left, a line of text, the key
@@ -29,6 +29,7 @@ def method_panels(
     *,
     title: str | None = None,
     columns: int = 10,
+    layout: Layout = "steps",
 ) -> Figure:
     """Draw a row of maps for each sample: the input first, then what each method says.
 
@@ -38,7 +39,7 @@ def method_panels(
     Parameters
     ----------
     samples
-        Name and (steps, height, width) input of each.
+        Name and input of each, (steps, height, width) or (channels, height, width).
     maps
         By method, left to right, the maps of all samples, each of the shape of its input.
     title
@@ -46,6 +47,8 @@ def method_panels(
     columns
         Most pictures side by side, 2 or more; further methods go below, the inputs at their left
         again.
+    layout
+        What the first axis is: "steps", side by side, or "channels", which are added up.
 
     Raises
     ------
@@ -60,8 +63,8 @@ def method_panels(
     for name, given in maps.items():
         if len(given) != len(samples):
             raise ValueError(f"{name}: wanted {len(samples)} maps, given {len(given)}")
-    pictures = {name: [as_image(relevance) for relevance in given] for name, given in maps.items()}
-    inputs = [as_image(x) for _, x in samples]
+    pictures = {name: [as_image(each, layout) for each in given] for name, given in maps.items()}
+    inputs = [as_image(x, layout) for _, x in samples]
     names, most = list(maps), columns - 1
     blocks = [names[i : i + most] for i in range(0, len(names), most)]
     heads = [_LINE * max(_broken(name).count("\n") + 1 for name in block) for block in blocks]
