@@ -33,8 +33,8 @@ def method_panels(
 ) -> Figure:
     """Draw a row of maps for each sample: the input first, then what each method says.
 
-    Made for pictures that are small and methods that are many; `heatmap_grid` draws larger ones.
-    Each map has its own colour scale, so maps compare by place, not by strength.
+    For small pictures and many methods; `heatmap_grid` draws larger ones. Each map has its own
+    colour scale, so maps compare by place, not by strength.
 
     Parameters
     ----------
@@ -45,10 +45,9 @@ def method_panels(
     title
         Text above the figure.
     columns
-        Most pictures side by side, 2 or more; further methods go below, the inputs at their left
-        again.
+        Most pictures side by side, 2 or more; further methods go below, beside the inputs again.
     layout
-        What the first axis is: "steps", side by side, or "channels", which are added up.
+        As of `HeatmapColumn`.
 
     Raises
     ------
@@ -65,12 +64,11 @@ def method_panels(
             raise ValueError(f"{name}: wanted {len(samples)} maps, given {len(given)}")
     pictures = {name: [as_image(each, layout) for each in given] for name, given in maps.items()}
     inputs = [as_image(x, layout) for _, x in samples]
-    names, most = list(maps), columns - 1
-    blocks = [names[i : i + most] for i in range(0, len(names), most)]
+    blocks = [[*maps][i : i + columns - 1] for i in range(0, len(maps), columns - 1)]
     heads = [_LINE * max(_broken(name).count("\n") + 1 for name in block) for block in blocks]
     tall = _PANEL * inputs[0].shape[0] / inputs[0].shape[1]
     rows = len(samples) * (tall + _GAP) + _GAP
-    across = _LEFT + min(columns, 1 + len(names)) * (_PANEL + _GAP)
+    across = _LEFT + min(columns, 1 + len(maps)) * (_PANEL + _GAP)
     top = _TITLE if title else _GAP
     size = (across, top + sum(heads) + len(blocks) * rows + _KEY)
     figure = new_figure(size)

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+from pyrel.experiment import Problem, TrainedCell, new_cell
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+
+@pytest.fixture(scope="module")
+def cell(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    problem = Problem.of("mnist-mini", "majority", 3)
+    path = tmp_path_factory.mktemp("cell") / "shallow.safetensors"
+    model = new_cell("Shallow", problem).eval()
+    TrainedCell("Shallow", model, problem, 0.0, 1.0, {}).save(path)
+    return path
+
+
+def run(script: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(SCRIPTS)
+    monkeypatch.setattr(sys, "argv", [script, *arguments])
+    runpy.run_path(str(SCRIPTS / script), run_name="__main__")
+
+
+def test_degradation_writes_table_numbers_and_figure(cell, tmp_path, monkeypatch, capsys) -> None:
+    json_file, figure = tmp_path / "numbers.json", tmp_path / "figure.png"
+    methods = ("gradient_x_input", "sensitivity")
+    arguments = f"{cell} --samples 30 --points 3 --draws 2 --methods {','.join(methods)}"
+    files = ["--json", str(json_file), "--figure", str(figure)]
+    run("measure_degradation.py", [*arguments.split(), *files], monkeypatch)
+    out = capsys.readouterr().out
+    numbers = json.loads(json_file.read_text())
+    assert numbers["removed"] == [0, 1, 2]
+    assert set(numbers["curves"]) == {*methods, "pixel_mass", "random"}
+    for name in (*methods, "pixel_mass"):
+        assert f"\n{name}" in f"\n{out}"
+        assert numbers["below_random"][name]["used"] == 30
+    assert "30 samples, 48 tiles of 7×7, 3 points, 3 maps, 2 random orders" in out
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_all_measures_write_a_page(cell, tmp_path, monkeypatch, capsys) -> None:
+    methods = "gradient_x_input,pattern_attribution"
+    arguments = f"{cell} --samples 8 --fit 30 --methods {methods} --out {tmp_path}"
+    run("measure_methods.py", arguments.split(), monkeypatch)
+    assert capsys.readouterr().out == f"Wrote {tmp_path / 'measures.md'}\n"
+    page = (tmp_path / "measures.md").read_text("utf-8")
+    assert "Shallow on mnist-mini, 3 steps, " in page
+    assert "the first 8 test sequences" in page
+    numbers = json.loads((tmp_path / "measures" / "numbers.json").read_text("utf-8"))
+    found = numbers["measures"]
+    assert set(found) == {*methods.split(","), "pixel_mass", "random order"}
+    for measure in ("tiles empty", "digit 0", "noise", "all cosine", "sufficiency"):
+        mean = found["gradient_x_input"][measure]["mean"]
+        assert page.count(f"| {mean:.3f} ± ") >= 1, measure
+    # The pixels' own map names no empty tile first, and lies where the pixels lie.
+    assert found["pixel_mass"]["tiles empty"]["mean"] == 0
+    assert found["pixel_mass"]["centre"]["mean"] == 0
+    assert found["pixel_mass"]["last"]["mean"] == 0
+    assert list(numbers["agreement"]) == ["gradient_x_input – pattern_attribution"]
