@@ -3,24 +3,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pyrel.experiment.degradation import PIXEL_MASS
 from pyrel.experiment.linear_figure import linear_model_figure
-from pyrel.experiment.linear_model import LinearModel, angle
 from pyrel.experiment.problem import Problem
 from pyrel.experiment.reproduce.experiment import Page, Settings
+from pyrel.experiment.reproduce.linear_page import linear_section
 from pyrel.experiment.reproduce.numbers import Interval, table
 from pyrel.experiment.reproduce.runs import Kept, hours, processors
 from pyrel.experiment.reproduce.signal_runs import (
     ATTRIBUTIONS,
     BY_GRADIENT,
     BY_RELEVANCE,
-    COUNTS,
     DISTRACTORS,
     OTHERS,
     PATCH,
@@ -44,13 +42,6 @@ if TYPE_CHECKING:
 
 Results = Mapping[str, Kept]
 
-_LINEAR = {
-    "linear": "S_a",
-    "two_component": "S_a+−",
-    "filter": "S_w",
-    "gradient": "gradient",
-    "random": "random",
-}
 _QUALITY = {
     "identity": "S_x",
     "filter": "S_w",
@@ -118,7 +109,7 @@ def page(results: Results, settings: Settings) -> Page:
     text = "\n\n".join(
         [
             _HEAD,
-            _linear_section(lines, settings),
+            linear_section(lines, amounts(settings).draws),
             _STANDS_IN.format(data=dataset(settings)),
             _cost(nets, settings),
             _RHO.format(half=amounts(settings).half),
@@ -137,44 +128,6 @@ def page(results: Results, settings: Settings) -> Page:
         "degradation": [net.numbers["degradation"] for net in nets],
     }
     return Page(text, figures, numbers)
-
-
-def _degrees(radians: Sequence[float]) -> Interval:
-    return Interval.of(np.degrees(radians).tolist())
-
-
-def _linear_section(lines: Sequence[Mapping[str, Any]], settings: Settings) -> str:
-    """Return the tables of the linear model: by samples, and by distractor."""
-    rows = []
-    for count in COUNTS:
-        found = {name: [line["by count"][str(count)][name] for line in lines] for name in _LINEAR}
-        expected = LinearModel().expected_angle(count)
-        ratio = Interval.of([each / expected for each in found["linear"]])
-        rows.append([f"{count:,}", f"{math.degrees(expected):.3f}", ratio,
-                     *(_degrees(found[name]) for name in _LINEAR)])  # fmt: skip
-    others = []
-    for i, distractor in enumerate(DISTRACTORS):
-        across = 90 - math.degrees(angle(LinearModel().signal, distractor))
-        of = [line["by distractor"][str(i)] for line in lines]
-        others.append([f"({distractor[0]:g}, {distractor[1]:g})", f"{across:.3f}",
-                       *(_degrees([each[name] for each in of]) for name in _LINEAR)])  # fmt: skip
-    labels = list(_LINEAR.values())
-    return "\n\n".join(
-        [
-            "## The linear model (figure 2)",
-            "x = a_s y + a_d ε with a_s = (1, 0), a_d = (1, 1), y uniform in [−1, 1], ε normal "
-            "with deviation 1: the signal is known. Angle between it and what an estimator takes "
-            "for it, in degrees: root of the mean square over "
-            f"{amounts(settings).draws} draws of n samples, mean over seeds, and 95 % interval. "
-            "Expected of S_a: σ_ε / (σ_y √n). The seminar says that S_a is perfect here, and that "
-            "gradient and S_w depend on the distractor.",
-            table(["n", "expected of S_a", "S_a over expected", *labels], rows),
-            f"Other distractors, n = {COUNTS[1]:,}. Expected of gradient and S_w: the angle of the "
-            "direction across the distractor.",
-            table(["a_d", "expected of gradient, S_w", *labels], others),
-            "![The linear model](signal/linear-model.svg)",
-        ]
-    )
 
 
 def _cost(nets: Sequence[Kept], settings: Settings) -> str:

@@ -143,7 +143,7 @@ def runs(settings: Settings) -> list[Run]:
 
 def _linear_run(seed: int, settings: Settings) -> Run:
     draws = amounts(settings).draws
-    told = {"counts": COUNTS, "distractors": DISTRACTORS, "draws": draws}
+    told = {"counts": COUNTS, "distractors": DISTRACTORS, "draws": draws, "seed": seed}
     return Run(linear_name(seed), told, partial(_linear_work, seed, draws))
 
 
