@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
@@ -49,6 +50,18 @@ def _covariance(x: Array, y: Array) -> Array:
     return ((x - x.mean(axis=0)) * (y - y.mean())[:, None]).mean(axis=0)
 
 
+def filters(w: Array) -> Array:
+    """w / wᵀw."""
+    return w / (w**2).sum(axis=1, keepdims=True)
+
+
+def random(w: Array, seed: int) -> Array:
+    """u / wᵀu, u normal, drawn by the seed and the bytes of the weights in float32."""
+    contents = crc32(np.ascontiguousarray(w, np.float32).tobytes())
+    u = np.random.default_rng([seed, contents]).standard_normal(w.shape)
+    return u / (w * u).sum(axis=1, keepdims=True)
+
+
 def quality(distractor: Array, y: Array, ridge: float) -> float:
     """1 − corr(vᵀd, y), v of least squares with ``ridge`` added to the covariance of d."""
     d, y = distractor - distractor.mean(axis=0), y - y.mean()
@@ -59,10 +72,20 @@ def quality(distractor: Array, y: Array, ridge: float) -> float:
 
 
 class Layers:
-    """The linear layers of a model: they note what they read, and propagate by ``matrices``."""
+    """The linear layers of a model: they note what they read, and propagate by ``matrices``.
 
-    def __init__(self, matrices: Mapping[str, Array] | None = None) -> None:
-        self.matrices = matrices
+    Without these and with ``share`` they hand on x_j w_kj / y_k; with ``rounded`` its size, and in
+    the layer that runs as the ``rounded``-th how much rounding may change that, relative to ε.
+    """
+
+    def __init__(
+        self,
+        matrices: Mapping[str, Array] | None = None,
+        share: bool = False,
+        rounded: int | None = None,
+    ) -> None:
+        self.matrices, self.share, self.rounded = matrices, share, rounded
+        self.runs = 0
         self.read: dict[str, list[Array]] = defaultdict(list)
         self.weights: dict[str, Array] = {}
         self.kernels: dict[str, int] = {}  # elements of a kernel in each channel
@@ -75,10 +98,28 @@ class Layers:
         z = x @ weight.T + bias
         sizes = z.detach().abs().reshape(len(z), -1).min(dim=1).values
         self.nearest = torch.minimum(self.nearest, sizes)
-        if self.matrices is None:
+        if self.matrices is None and not self.share:
             return z
-        other = x @ torch.from_numpy(self.matrices[name]).T
+        if self.matrices is not None:
+            other = x @ torch.from_numpy(self.matrices[name]).T
+        else:
+            other = self._shared(x, weight.detach())
         return z.detach() + other - other.detach()
+
+    def _shared(self, x: Tensor, weight: Tensor) -> Tensor:
+        """x · (x_j w_kj / y_k), y = W x stabilised by 1e-6."""
+        values = x.detach()
+        y = values @ weight.T
+        y += 1e-6 * torch.where(y < 0, -1.0, 1.0)
+        self.runs += 1
+        if self.rounded is None:
+            return (x * values) @ weight.T / y
+        if self.runs - 1 != self.rounded:
+            return (x * values.abs()) @ weight.abs().T / y.abs()
+        # Inputs lie in [−1, 1] and are off by some ε: by as much times |w_kj| / |y_k| the share is
+        # off, and by |x_j w_kj| / y_k² times what y is off, which is Σ |w_k| times as much.
+        of_y = (x * values.abs()) @ weight.abs().T * weight.abs().sum(dim=1) / y**2
+        return x @ weight.abs().T / y.abs() + of_y
 
     def convolution(self, name: str, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Convolve with as much padding as keeps height and width; rows are positions."""
@@ -121,11 +162,8 @@ def hooked(cell: nn.Module) -> Model:
     return run
 
 
-def propagated(
-    model: Model, x: Tensor, targets: Tensor, matrices: Mapping[str, Array]
-) -> tuple[Array, Array]:
-    """Return what the ``matrices`` make of an output of 1; and each sample's smallest |z|."""
-    layers = Layers(matrices)
+def propagated(model: Model, x: Tensor, targets: Tensor, layers: Layers) -> tuple[Array, Array]:
+    """Return what ``layers`` make of an output of 1; and each sample's smallest |z|."""
     x = x.clone().requires_grad_()
     model(layers, x).gather(1, targets[:, None]).sum().backward()
     assert x.grad is not None

@@ -40,6 +40,9 @@ class Method(ABC):
     backward : bool
         Whether anything is sent back through the network; of a method that only compares outputs,
         the program computes these alone.
+    whole_layers : bool
+        Whether a rule at a linear node with some columns of a layer's weights, as the first step of
+        a recurrence has, whose state is zero, makes its matrix of all of the layer's weights.
     needs_bounds : bool
         Whether the smallest and largest input values have to be given.
     gates : {"signal", "half"}
@@ -68,6 +71,7 @@ class Method(ABC):
     conserves: ClassVar[bool] = False
     folds: ClassVar[bool] = False
     backward: ClassVar[bool] = True
+    whole_layers: ClassVar[bool] = False
     needs_bounds: ClassVar[bool] = False
     finish: AtInput = AtInput.keep
     gates: str = "signal"

@@ -8,6 +8,7 @@ S(x) = p y; estimators of S differ in p.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 from zlib import crc32
 
@@ -42,19 +43,22 @@ class Directions(Protocol):
 
 def filter_direction(weight: Floats) -> Floats:
     """Return w / wᵀw, of the filter-based estimator S_w; 0 for a unit without weights."""
-    return _over(weight, (weight**2).sum(axis=1))
+    values = weight.astype(np.float64)
+    return _over(values, np.einsum("ui,ui->u", values, values))
 
 
 def random_direction(weight: Floats, seed: int) -> Floats:
     """Return u / wᵀu, of an estimator that knows nothing: u is drawn by seed and weights."""
     contents = crc32(np.ascontiguousarray(weight).data)
     drawn = np.random.default_rng([seed, contents]).standard_normal(weight.shape)
-    return _over(drawn, (weight * drawn).sum(axis=1))
+    return _over(drawn, np.einsum("ui,ui->u", weight, drawn))
 
 
 def _over(values: Floats, divisor: Floats) -> Floats:
-    out = np.zeros_like(values)
-    return np.divide(values, divisor[:, None], out=out, where=divisor[:, None] != 0)
+    """Divide in place; what is divided by 0 becomes 0."""
+    values[divisor == 0] = 0.0
+    values /= np.where(divisor == 0, 1.0, divisor)[:, None]
+    return values
 
 
 class SignalDirection(LinearRule):
@@ -64,8 +68,8 @@ class SignalDirection(LinearRule):
     ----------
     patterns : Directions or None
         That were fitted; the estimators "filter" and "random" need none.
-    module : str
-        Of the node.
+    modules : sequence of str
+        Of the node, and of what was merged into it.
     estimator : {"two_component", "linear", "filter", "random"}
     attributes : bool
     seed : int
@@ -80,12 +84,12 @@ class SignalDirection(LinearRule):
     def __init__(
         self,
         patterns: Directions | None,
-        module: str,
+        modules: Sequence[str],
         estimator: str,
         attributes: bool,
         seed: int = 0,
     ) -> None:
-        self.patterns, self.module, self.estimator = patterns, module, estimator
+        self.patterns, self.modules, self.estimator = patterns, modules, estimator
         self.attributes, self.seed = attributes, seed
 
     def __repr__(self) -> str:
@@ -105,14 +109,15 @@ class SignalDirection(LinearRule):
         if self.estimator == "random":
             return random_direction(weight, self.seed)
         assert self.patterns is not None
-        found = self.patterns.direction(self.module, weight, self.estimator)
-        if found is None:
-            raise ValueError(
-                f"patterns: there are none for the {weight.shape[0]} × {weight.shape[1]} weights "
-                f"of module '{self.module}'; fit them to this model, as it is now: "
-                "pyrel.patterns.fit(pyrel.capture(model, x), x)"
-            )
-        return found
+        for module in self.modules:
+            found = self.patterns.direction(module, weight, self.estimator)
+            if found is not None:
+                return found
+        raise ValueError(
+            f"patterns: there are none for the {weight.shape[0]} × {weight.shape[1]} weights "
+            f"of module '{self.modules[0]}'; fit them to this model, as it is now: "
+            "pyrel.patterns.fit(pyrel.capture(model, x), x)"
+        )
 
 
 class Identity(LinearRule):
@@ -139,6 +144,7 @@ class _PatternMethod(GradientMethod):
     """What both have in common: everything but linear nodes and gates is as for a gradient."""
 
     start = Start.output
+    whole_layers = True
 
     def __init__(
         self,
@@ -190,7 +196,7 @@ class _PatternMethod(GradientMethod):
 
     def linear_rule(self, site: Site) -> LinearRule:
         """Propagate by the directions."""
-        return SignalDirection(self.patterns, site.module, self.estimator, False, self.seed)
+        return SignalDirection(self.patterns, site.modules, self.estimator, False, self.seed)
 
 
 class PatternNet(_PatternMethod):
@@ -204,7 +210,8 @@ class PatternNet(_PatternMethod):
     patterns : pyrel.patterns.Patterns, optional
         Fitted to this model; needed by the estimators "two_component" and "linear".
     estimator : {"two_component", "linear", "filter", "random"}
-        Of the signal: a₊ before a ReLU and a elsewhere; a; w / wᵀw; or a random direction.
+        Of the signal: a₊ before a ReLU and a elsewhere; a; w / wᵀw; or a random direction. Each is
+        of all weights of a layer, over [x; h] where a step reads both.
     seed : int
         Of the random one.
     autograd : {"exact", "ignore"}
@@ -237,4 +244,4 @@ class PatternAttribution(_PatternMethod):
         """Propagate by the directions times the weights."""
         if self.estimator == "identity":
             return Identity()
-        return SignalDirection(self.patterns, site.module, self.estimator, True, self.seed)
+        return SignalDirection(self.patterns, site.modules, self.estimator, True, self.seed)

@@ -94,7 +94,8 @@ class LinearNode:
         Which inputs are zeros that are no values, such as those around an image; None is none.
     original : ndarray or None
         The weights as the model has them, where ``weight`` is laid out otherwise for speed, with
-        other columns or several positions of a kernel; see `laid_out`. None is the same.
+        other columns or several positions of a kernel, or is a part of a layer's; see `laid_out`.
+        None is the same.
     layout : callable or None
         What makes ``weight`` of ``original``, or the like of any matrix of that shape.
     """

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,20 @@ import torch
 
 from pyrel.compiler.graph.evaluate import Evaluation
 from pyrel.compiler.graph.nodes import Graph
+from pyrel.compiler.graph.unit_blocks import blocks, outputs_of
 from pyrel.files.foreign import parsing
 from pyrel.files.tensors import read_tensors, write_tensors
 from pyrel.methods.options import word
 from pyrel.methods.pattern import PatternNet
 from pyrel.patterns import estimators
 from pyrel.patterns.layers import Layer, layers_of, resolved
-from pyrel.patterns.moments import Floats, Moments, rounding_of_outputs
+from pyrel.patterns.moments import (
+    Centred,
+    Floats,
+    Moments,
+    largest_sizes,
+    rounding_of_outputs,
+)
 from pyrel.patterns.patterns import FITTED, TWO_COMPONENT, LayerPatterns, Patterns
 
 BATCH = 64
@@ -104,6 +112,7 @@ class Fit:
             raise ValueError(f"graph: patterns are of models of one input; this takes {names}")
         self.estimator = word("estimator", estimator, *FITTED)
         self.samples = 0
+        self._whole = True
         self._graph = resolved(graph, PatternNet())
         self._layers = layers_of(self._graph)
         self._fits = [_LayerFit(layer, self.estimator == TWO_COMPONENT) for layer in self._layers]
@@ -113,8 +122,18 @@ class Fit:
         """Bytes of the moments, which do not grow with the samples.
 
         For each layer of u units over i inputs about 32 · u · i with both components, 8 · u · i
-        with the linear estimator alone: 3.3 GB, or 0.8 GB, for 4,096 units over 25,000 inputs. A
-        batch takes 8 bytes for each value of the graph and for each input of each row beside it.
+        with the linear estimator alone: 3.3 GB, or 0.8 GB, for 4,096 units over 25,000 inputs.
+        Beside them
+
+        - `add`, `merge` and `patterns` take at most 32 MB for one block of units at a time (of a
+          layer with more than 500,000 inputs eight numbers for each),
+        - a batch takes 8 bytes for each value of the graph, and of one layer at a time 16 for each
+          input and 24 for each output of each row,
+        - what `patterns` returns takes 24 · u · i, or 8 · u · i,
+        - `save` makes two copies of what it writes.
+
+        The weights of the graph are there before, and those of a layer of which relevance reaches
+        some units only, such as one with gates, are copied.
         """
         return sum(each.memory for each in self._fits)
 
@@ -131,9 +150,10 @@ class Fit:
             There are no samples, of another shape than the model's, or with NaN or infinity.
         """
         values = evaluated(self._graph, x)
-        for each in self._fits:
-            each.add(each.layer.inputs(values))
-        self.samples += len(values)
+        with self._changing():
+            for each in self._fits:
+                each.add(each.layer.inputs(values))
+            self.samples += len(values)
 
     def merge(self, other: Fit) -> None:
         """Take what another fit of the same model has seen.
@@ -144,9 +164,11 @@ class Fit:
             It is of another model, or with another estimator.
         """
         self._check_alike(other.estimator, [each.name for each in other._fits])
-        for mine, others in zip(self._fits, other._fits, strict=True):
-            mine.merge(others)
-        self.samples += other.samples
+        other._check_whole()
+        with self._changing():
+            for mine, others in zip(self._fits, other._fits, strict=True):
+                mine.merge(others)
+            self.samples += other.samples
 
     def patterns(self, expectation: str = "conditional") -> Patterns:
         """Return the patterns of what was seen so far.
@@ -162,6 +184,7 @@ class Fit:
             Nothing was seen.
         """
         word("expectation", expectation, *estimators.EXPECTATIONS)
+        self._check_whole()
         if not self.samples:
             raise ValueError("x: patterns need samples, and there are none")
         return Patterns(tuple(each.patterns(expectation) for each in self._fits))
@@ -174,6 +197,7 @@ class Fit:
         OSError
             The file cannot be written.
         """
+        self._check_whole()
         arrays: dict[str, Floats] = {}
         for number, each in enumerate(self._fits):
             arrays |= {f"{number}.{name}": array for name, array in each.arrays().items()}
@@ -205,6 +229,21 @@ class Fit:
             for number, each in enumerate(made._fits):
                 each.take(arrays, f"{number}.")
         return made
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Change the moments in place; what is interrupted has taken a part of a batch."""
+        self._check_whole()
+        self._whole = False
+        yield
+        self._whole = True
+
+    def _check_whole(self) -> None:
+        if not self._whole:
+            raise RuntimeError(
+                "an add or merge of this fit was interrupted, and it has a part of that batch; "
+                "load the last checkpoint, or fit anew"
+            )
 
     def _check_alike(self, estimator: str, names: list[str]) -> None:
         if estimator != self.estimator:
@@ -238,48 +277,56 @@ class _LayerFit:
 
     def add(self, x: Floats) -> None:
         """Take rows of inputs."""
-        y = x @ self.layer.weight.T
+        y = outputs_of(x, self.layer.weight)
+        self._largest = np.maximum(self._largest, largest_sizes(x))
+        self._rows += len(x)
         above = y > 0
         rows = (above, ~above) if self._apart else (None,)
-        pairs = zip(self._moments, rows, strict=True)
-        self._moments = [each.merged(Moments.of(x, y, some)) for each, some in pairs]
-        self._largest = np.maximum(self._largest, np.abs(x).max(axis=0))
-        self._rows += len(x)
+        batch = Centred.of(x, y)
+        del x, y
+        for each, some in zip(self._moments, rows, strict=True):
+            each.add(batch, some)
 
     def merge(self, other: _LayerFit) -> None:
         """Take what another has seen."""
-        pairs = zip(self._moments, other._moments, strict=True)
-        self._moments = [mine.merged(others) for mine, others in pairs]
+        for mine, others in zip(self._moments, other._moments, strict=True):
+            mine.merge(others)
         self._largest = np.maximum(self._largest, other._largest)
         self._rows += other._rows
 
     def patterns(self, expectation: str) -> LayerPatterns:
         """Return the patterns, for all outputs of the layer's nodes."""
-        layer, width = self.layer, self.layer.width
-        rounding = rounding_of_outputs(layer.weight, self._largest)
-        whole = self._moments[0].merged(self._moments[1]) if self._apart else self._moments[0]
-        found = [estimators.linear(whole, rounding)]
-        found += [
-            estimators.of_one_sign(each, whole.mean_y, layer.weight, rounding, expectation)
-            for each in self._moments
-            if self._apart
+        layer = self.layer
+        shape = layer.width, layer.columns.size
+        made = [
+            estimators.Pattern(np.zeros(shape), np.zeros(layer.width, dtype=bool))
+            for _ in range(3 if self._apart else 1)
         ]
-        spread = [self._spread(each) for each in found]
-        plus, minus = spread[1:] if self._apart else (None, None)
-        before = np.zeros(width, dtype=bool)
+        for units in blocks(*layer.weight.shape):
+            # Put where the units are among all outputs; 0 where one does not read an input.
+            at, read = layer.units[units], layer.connected[units]
+            for pattern, found in zip(made, self._of_units(units, expectation), strict=True):
+                pattern.values[at] = np.where(read, found.values, 0.0)
+                pattern.known[at] = found.known
+        plus, minus = made[1:] if self._apart else (None, None)
+        before = np.zeros(layer.width, dtype=bool)
         before[layer.units] = layer.before_relu
         return LayerPatterns(
-            layer.module, layer.columns, layer.units, before, self._rows, spread[0], plus, minus
+            layer.module, layer.columns, layer.units, before, self._rows, made[0], plus, minus
         )
 
-    def _spread(self, pattern: estimators.Pattern) -> estimators.Pattern:
-        """Put the patterns where their units are among all outputs, 0 where one does not read."""
-        layer = self.layer
-        values = np.zeros((layer.width, layer.columns.size))
-        values[layer.units] = np.where(layer.connected, pattern.values, 0.0)
-        known = np.zeros(layer.width, dtype=bool)
-        known[layer.units] = pattern.known
-        return estimators.Pattern(values, known)
+    def _of_units(self, units: slice, expectation: str) -> Iterator[estimators.Pattern]:
+        """Return the patterns of some units: a, then a₊ and a₋ where they are fitted."""
+        weight = self.layer.weight[units]
+        rounding = rounding_of_outputs(weight, self._largest)
+        whole, *parts = (each.of_units(units) for each in self._moments)
+        if parts:
+            parts = [whole, *parts]
+            whole = whole.copy()
+            whole.merge(parts[1])
+        yield estimators.linear(whole, rounding)
+        for each in parts:
+            yield estimators.of_one_sign(each, whole.mean_y, weight, rounding, expectation)
 
     def arrays(self) -> dict[str, Floats]:
         """Return what was seen, by name."""

@@ -2,20 +2,18 @@
 """The layers of a graph that patterns are fitted for: which nodes they are, and what they read.
 
 The nodes of one module with the same weights, such as the steps of a recurrent layer, are one
-layer. A node with some columns of a layer's weights, side by side, is of the layer, too, as the
-first step is, whose state is zero: it reads [x; 0]. A convolution has a row for each position of
-its kernel.
+layer. A node with some columns of a layer's weights is of the layer, too, as the first step is,
+whose state is zero: it reads [x; 0] (`pyrel.compiler.passes.whole_layers`). A convolution has a row
+for each position of its kernel.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from hashlib import blake2b
-from typing import TypeAlias
+from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
 from pyrel.compiler.graph.facts import Facts
 from pyrel.compiler.graph.gates import find_gates
@@ -31,13 +29,16 @@ from pyrel.compiler.graph.nodes import (
     Relu,
     StopGradient,
 )
-from pyrel.compiler.graph.weight_ids import WeightId
 from pyrel.compiler.passes.gradient_stops import prepared
 from pyrel.compiler.passes.lone_sums import keep_stabilised
+from pyrel.compiler.passes.whole_layers import (
+    ColumnDigests,
+    Digests,
+    place_of,
+    tell_whole_layers,
+)
 from pyrel.methods import Method
 from pyrel.patterns.moments import Floats, Mask
-
-Digests: TypeAlias = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,12 +49,10 @@ class Layer:
     ----------
     module : str
         Path of the module.
-    weight : ndarray, shape (units, inputs)
-        Of the units that relevance can reach: not those of gates.
+    all_weights : ndarray, shape (width, inputs)
+        Of all outputs of the nodes.
     units : ndarray of int64, shape (units,)
-        Which of the outputs of the nodes they are.
-    width : int
-        Number of outputs of the nodes.
+        The outputs that relevance can reach: not those of gates.
     columns : ndarray of int64, shape (inputs,)
         Digests of the columns of the whole weights, which tell the layer from others.
     connected : ndarray of bool, shape (units, inputs)
@@ -65,49 +64,32 @@ class Layer:
     """
 
     module: str
-    weight: Floats
+    all_weights: Floats
     units: Addresses
-    width: int
     columns: Digests
     connected: Mask
     before_relu: Mask
     reads: tuple[tuple[Addresses, int], ...]
 
+    @property
+    def width(self) -> int:
+        """Number of outputs of the nodes."""
+        return len(self.all_weights)
+
+    @cached_property
+    def weight(self) -> Floats:
+        """Weights of the units; (units, inputs)."""
+        return self.all_weights if len(self.units) == self.width else self.all_weights[self.units]
+
     def inputs(self, values: Floats) -> Floats:
         """Return what the nodes read, (rows, inputs), of the values of a graph, (n, addresses)."""
-        parts = []
-        for addresses, first in self.reads:
-            part = values[:, addresses].reshape(-1, addresses.shape[1])
-            if part.shape[1] < self.columns.size:
-                whole = np.zeros((len(part), self.columns.size))
-                whole[:, first : first + part.shape[1]] = part
-                part = whole
-            parts.append(part)
-        return np.concatenate(parts)
-
-
-def digests(weight: Floats) -> Digests:
-    """Return a number for each column of weights; equal columns have equal ones."""
-    columns = np.ascontiguousarray(weight.T, np.float64) + 0.0  # -0.0 is 0.0
-    found = [blake2b(column.data, digest_size=8).digest() for column in columns]
-    return np.frombuffer(b"".join(found), np.int64)
-
-
-def place_of(some: Digests, columns: Digests) -> int | None:
-    """Return where some columns lie, side by side, among others; None if nowhere.
-
-    Raises
-    ------
-    ValueError
-        They lie at several places.
-    """
-    if some.size > columns.size or not some.size:
-        return None
-    windows = np.lib.stride_tricks.sliding_window_view(columns, some.size)
-    places = np.flatnonzero(np.all(windows == some, axis=1))
-    if places.size > 1:
-        raise ValueError("the weights of a node are at several places among those of its layer")
-    return int(places[0]) if places.size else None
+        rows = [len(values) * len(addresses) for addresses, _ in self.reads]
+        read = np.zeros((sum(rows), self.columns.size))
+        ends = np.cumsum(rows)
+        for (addresses, first), count, end in zip(self.reads, rows, ends, strict=True):
+            part = values[:, addresses].reshape(count, -1)
+            read[end - count : end, first : first + part.shape[1]] = part
+        return read
 
 
 def resolved(graph: Graph, method: Method) -> Graph:
@@ -120,64 +102,46 @@ def resolved(graph: Graph, method: Method) -> Graph:
     """
     graph = prepared(graph, method)
     unbounded = np.full(graph.input_size, np.inf)
-    return keep_stabilised(Facts(graph, -unbounded, unbounded), method)
+    return tell_whole_layers(keep_stabilised(Facts(graph, -unbounded, unbounded), method))
 
 
 def layers_of(graph: Graph) -> tuple[Layer, ...]:
     """Find the layers of a graph that relevance can reach, in the order of the model."""
     reached, relus = _reached(graph), _read_by_relus(graph)
-    known: dict[WeightId, Digests] = {}  # those of all steps are of the same weights
-
-    def columns_of(node: Linear) -> Digests:
-        if node.named not in known:
-            known[node.named] = digests(node.weight)
-        return known[node.named]
-
-    groups: dict[tuple[str, int, bytes], list[Linear]] = {}
+    columns = ColumnDigests()
+    found: dict[tuple[str, int, bytes], list[Linear]] = {}
     for node in graph.nodes:
         if isinstance(node, Linear) and reached[node.addresses].any():
-            key = node.module, node.width, columns_of(node).tobytes()
-            groups.setdefault(key, []).append(node)
-    # The widest first, so that nodes which read less find the layer that they are of.
-    found: list[tuple[Linear, list[tuple[Linear, int]]]] = []
-    for nodes in sorted(groups.values(), key=lambda each: -each[0].weight.shape[1]):
-        columns = columns_of(nodes[0])
-        for first, members in found:
-            if (first.module, first.width) == (nodes[0].module, nodes[0].width):
-                place = place_of(columns, columns_of(first))
-                if place is not None:
-                    members += [(node, place) for node in nodes]
-                    break
-        else:
-            found.append((nodes[0], [(node, 0) for node in nodes]))
-    order = {node.start: index for index, node in enumerate(graph.nodes)}
-    found.sort(key=lambda each: min(order[node.start] for node, _ in each[1]))
-    return tuple(_layer(members, columns_of(first), reached, relus) for first, members in found)
+            key = node.module, node.width, columns.of_layer(node).tobytes()
+            found.setdefault(key, []).append(node)
+    return tuple(_layer(members, columns, reached, relus) for members in found.values())
 
 
-def _layer(
-    members: list[tuple[Linear, int]], columns: Digests, reached: Mask, relus: Mask
-) -> Layer:
-    """Return the layer of some nodes, of which the first reads all inputs."""
-    first, _ = members[0]
+def _layer(members: list[Linear], columns: ColumnDigests, reached: Mask, relus: Mask) -> Layer:
+    """Return the layer of some nodes."""
+    # That reads all inputs, or if none of those that relevance reaches does, the first.
+    first = next((node for node in members if node.original is None), members[0])
+    whole = columns.of_layer(first)
 
     def by_unit(marks: Mask) -> Iterator[Mask]:
-        return (marks[node.addresses].reshape(-1, node.width) for node, _ in members)
+        return (marks[node.addresses].reshape(-1, node.width) for node in members)
 
     units = np.flatnonzero(np.concatenate([*by_unit(reached)]).any(axis=0))
     before: Mask = np.asarray(np.concatenate([*by_unit(relus)]).all(axis=0))
-    if all(node.relu for node, _ in members):
+    if all(node.relu for node in members):
         before[:] = True
-    connected = np.ones(first.weight.shape, bool) if first.connected is None else first.connected
+    weight = first.weight if first.original is None else first.original.weight
+    connected: Mask = np.broadcast_to(np.True_, (len(units), weight.shape[1]))
+    if first.connected is not None and first.original is None:
+        connected = first.connected[units]
     return Layer(
         first.module,
-        first.weight[units],
+        weight,
         units,
-        first.width,
-        columns,
-        connected[units],
+        whole,
+        connected,
         before[units],
-        tuple((node.inputs, place) for node, place in members),
+        tuple((node.inputs, place_of(columns.of(node), whole) or 0) for node in members),
     )
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pyrel.compiler.passes.whole_layers import Digests, digests, place_of
 from pyrel.files.foreign import parsing
 from pyrel.files.tensors import read_tensors, write_tensors
 from pyrel.patterns.estimators import Pattern
-from pyrel.patterns.layers import Digests, digests, place_of
 from pyrel.patterns.moments import Floats, Mask
 
 LINEAR, TWO_COMPONENT = "linear", "two_component"

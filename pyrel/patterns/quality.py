@@ -7,22 +7,29 @@ is 1 where nothing linear of the output is left in what an estimator takes for t
 of the largest correlation solves least squares. It is the ridge solution here: ``ridge`` times the
 mean variance of the layer's inputs is added to the variance of each input, since a distractor has
 no variance in some directions, such as w, and rounding has.
+
+A layer of u units over i inputs takes 8 · i · (i + 2 u) bytes of co-moments, and 8 · i · (4 i + u)
+more while its ρ is computed, one layer after the other: the covariance of the inputs with the ridge
+and its inverse, each twice, and the random directions. What is computed by blocks of units takes at
+most 64 MB beside them; of each batch the values of the graph take 8 bytes each, and of one layer at
+a time 16 for each input and 40 for each output of each row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from pyrel.compiler.graph.nodes import Graph
+from pyrel.compiler.graph.nodes import Addresses, Graph
+from pyrel.compiler.graph.unit_blocks import blocks, outputs_of
 from pyrel.methods.options import number, word
 from pyrel.methods.pattern import PatternNet, filter_direction, random_direction
 from pyrel.patterns.fit import BATCH, batches, evaluated
 from pyrel.patterns.layers import Layer, layers_of, resolved
-from pyrel.patterns.moments import Floats, Mask, rounding_of_outputs
+from pyrel.patterns.moments import Floats, Mask, largest_sizes, rounding_of_outputs
 from pyrel.patterns.patterns import FITTED, LayerPatterns, Patterns
 
 ESTIMATORS = ("identity", "filter", "linear", "two_component", "random")
@@ -83,8 +90,8 @@ def quality(
     seed : int
         Of the random estimator.
     batch : int
-        Samples at a time. A layer of u units over i inputs takes 8 · i · (i + 2 u) bytes, and four
-        times 8 · i · u more while ρ is computed.
+        Samples at a time. A layer of u units over i inputs takes 8 · i · (i + 2 u) bytes, and
+        8 · i · (4 i + u) more while its ρ is computed; see the module's text.
 
     Returns
     -------
@@ -111,10 +118,10 @@ def quality(
     if not number("ridge", ridge) > 0:
         raise ValueError(f"ridge: wanted a number above 0, got {ridge!r}")
     graph = resolved(graph, PatternNet())
-    fitted = [(layer, _patterns_of(layer, patterns)) for layer in layers_of(graph)]
-    seen = _seen(graph, [layer for layer, _ in fitted], x, batch)
-    pairs = zip(fitted, seen, strict=True)
-    return tuple(_quality(*both, each, estimators, ridge, seed) for both, each in pairs)
+    layers = layers_of(graph)
+    directions = [_Directions(layer, _patterns_of(layer, patterns), seed) for layer in layers]
+    pairs = zip(directions, _seen(graph, layers, x, batch), strict=True)
+    return tuple(_quality(*both, estimators, ridge) for both in pairs)
 
 
 def _seen(graph: Graph, layers: Sequence[Layer], x: Any, batch: int) -> list[_Held]:
@@ -124,12 +131,12 @@ def _seen(graph: Graph, layers: Sequence[Layer], x: Any, batch: int) -> list[_He
     for some in batches(x, batch):
         values = evaluated(graph, some)
         count += len(values)
-        seen = [
-            each.merged(_Held.of(layer.inputs(values), layer.weight))
-            for each, layer in zip(seen, layers, strict=True)
-        ]
+        for each, layer in zip(seen, layers, strict=True):
+            each.add(layer.inputs(values), layer.weight)
     if not count:
         raise ValueError("x: wanted samples to measure on, and there are none")
+    for each in seen:
+        each.finish()
     return seen
 
 
@@ -140,9 +147,11 @@ def _patterns_of(layer: Layer, patterns: Patterns) -> LayerPatterns:
     raise ValueError(f"patterns: there are none for the weights of module '{layer.module}'")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Held:
     """Co-moments of the inputs of a layer, and of p = max(0, y) and q = min(0, y) of its units.
+
+    They are changed in place, block by block; see `pyrel.patterns.moments`.
 
     Attributes
     ----------
@@ -151,7 +160,8 @@ class _Held:
     mean_y : ndarray, shape (2, units)
         Of p and of q, as all that follows.
     xx : ndarray, shape (inputs, inputs)
-        Σ of products of deviations, as all that follows.
+        Σ of products of deviations, as all that follows, or their mean after `finish`; until then
+        what is below the diagonal lacks.
     xy : ndarray, shape (2, units, inputs)
     yy : ndarray, shape (2, 2, units)
     largest : ndarray, shape (inputs,)
@@ -173,120 +183,149 @@ class _Held:
         shapes = (inputs,), (2, units), (inputs, inputs), (2, units, inputs), (2, 2, units)
         return cls(0, *(np.zeros(shape) for shape in (*shapes, (inputs,))))
 
-    @classmethod
-    def of(cls, x: Floats, weight: Floats) -> _Held:
-        """Take those of a batch; see `pyrel.patterns.moments`."""
-        y = x @ weight.T
+    def add(self, x: Floats, weight: Floats) -> None:
+        """Take rows of inputs, (rows, inputs), which are centred in place."""
+        y = outputs_of(x, weight)
         parts = np.stack([np.maximum(y, 0.0), np.minimum(y, 0.0)])
-        largest, mean_x, mean_y = np.abs(x).max(axis=0), x.mean(axis=0), parts.mean(axis=1)
-        x, parts = x - mean_x, parts - mean_y[:, None]
-        xy = parts.transpose(0, 2, 1) @ x
-        return cls(
-            len(x), mean_x, mean_y, x.T @ x, xy, np.einsum("anu,bnu->abu", parts, parts), largest
-        )
-
-    def merged(self, other: _Held) -> _Held:
-        """Return those of the rows of both."""
-        count = self.count + other.count
-        share = other.count / count
-        of_x, of_y = other.mean_x - self.mean_x, other.mean_y - self.mean_y
+        self.largest = np.maximum(self.largest, largest_sizes(x))
+        mean_x, mean_y = x.mean(axis=0), parts.mean(axis=1)
+        x -= mean_x
+        parts -= mean_y[:, None]
+        count = self.count + len(x)
+        share = len(x) / count
+        of_x, of_y = mean_x - self.mean_x, mean_y - self.mean_y
         between = self.count * share
-        return _Held(
-            count,
-            self.mean_x + share * of_x,
-            self.mean_y + share * of_y,
-            self.xx + other.xx + between * np.outer(of_x, of_x),
-            self.xy + other.xy + between * of_y[:, :, None] * of_x,
-            self.yy + other.yy + between * of_y[:, None] * of_y,
-            np.maximum(self.largest, other.largest),
-        )
+        for some in blocks(len(self.xx), len(self.xx)):
+            after = slice(some.start, None)
+            self.xx[some, after] += x[:, some].T @ x[:, after]
+            self.xx[some, after] += between * np.outer(of_x[some], of_x[after])
+        for units in blocks(*weight.shape):
+            for part, xy, differ in zip(parts, self.xy, of_y, strict=True):
+                xy[units] += part[:, units].T @ x
+                xy[units] += np.outer(between * differ[units], of_x)
+        self.yy += np.einsum("anu,bnu->abu", parts, parts)
+        self.yy += between * of_y[:, None] * of_y
+        self.mean_x += share * of_x
+        self.mean_y += share * of_y
+        self.count = count
+
+    def finish(self) -> None:
+        """Fill in what lies below the diagonal, and divide all by the number of rows."""
+        for some in blocks(len(self.xx), len(self.xx)):
+            self.xx[some.stop :, some] = self.xx[some, some.stop :].T
+        for each in (self.xx, self.xy, self.yy):
+            each /= self.count
+
+
+@dataclass(frozen=True, eq=False)
+class _Directions:
+    """What estimators multiply p and q of the units of a layer by."""
+
+    layer: Layer
+    fitted: LayerPatterns
+    seed: int
+
+    def known(self, estimator: str) -> Mask:
+        """Return which units have a direction, (units,)."""
+        if estimator == "identity":
+            return np.ones(len(self.layer.units), dtype=bool)
+        if estimator in FITTED:
+            return self.fitted.a.known[self.layer.units]
+        return np.asarray(self.layer.weight.any(axis=1))
+
+    def of(self, estimator: str) -> Callable[[Addresses], Floats]:
+        """Return what makes those of some units, (2, units, inputs)."""
+        layer = self.layer
+        if estimator == "two_component":
+            plus, minus = self.fitted.plus, self.fitted.minus
+            if plus is None or minus is None:
+                raise ValueError("patterns: only the linear estimator was fitted")
+            pair = plus.values, minus.values
+            return lambda some: np.stack([values[layer.units[some]] for values in pair])
+        if estimator == "filter":
+            return lambda some: self._both(filter_direction(layer.weight[some]), some)
+        # Those of the units that relevance does not reach are drawn, too, as the method does.
+        values = self.fitted.a.values
+        if estimator == "random":
+            values = random_direction(layer.all_weights, self.seed)
+        return lambda some: self._both(values[layer.units[some]], some)
+
+    def _both(self, one: Floats, some: Addresses) -> Floats:
+        one = np.where(self.layer.connected[some], one, 0.0)
+        return np.stack([one, one])
 
 
 def _quality(
-    layer: Layer,
-    fitted: LayerPatterns,
-    seen: _Held,
-    estimators: Sequence[str],
-    ridge: float,
-    seed: int,
+    directions: _Directions, seen: _Held, estimators: Sequence[str], ridge: float
 ) -> LayerQuality:
-    rounding = rounding_of_outputs(layer.weight, seen.largest)
-    varies = seen.yy.sum(axis=(0, 1)) / seen.count > rounding**2
-    values = {}
-    for name in estimators:
-        signal, known = _signal(name, layer, fitted, seed)
-        found = np.ones(len(known)) if signal is None else _by_inputs(layer, signal, seen, ridge)
-        values[name] = np.where(known & varies, found, np.nan)
+    layer = directions.layer
+    varies = seen.yy.sum(axis=(0, 1)) > rounding_of_outputs(layer.weight, seen.largest) ** 2
+    values = {name: np.ones(len(layer.units)) for name in estimators}
+    for read, units in _by_inputs(layer):
+        _measure(values, directions, seen, ridge, read, units)
+    for name, found in values.items():
+        found[~(directions.known(name) & varies)] = np.nan
     rank = int(np.linalg.matrix_rank(seen.xx, hermitian=True))
     return LayerQuality(layer.module, seen.count, rank, values)
 
 
-def _signal(
-    name: str, layer: Layer, fitted: LayerPatterns, seed: int
-) -> tuple[Floats | None, Mask]:
-    """Return what an estimator multiplies p and q by, (2, units, inputs), and which units have it.
-
-    None leaves no distractor.
-    """
-    known = np.ones(len(layer.units), dtype=bool)
-    if name == "identity":
-        return None, known
-    if name not in FITTED:
-        one = random_direction(layer.weight, seed)
-        if name == "filter":
-            one = filter_direction(layer.weight)
-        one = np.where(layer.connected, one, 0.0)
-        known = np.asarray(layer.weight.any(axis=1))
-        return np.stack([one, one]), known
-    known = fitted.a.known[layer.units]
-    if name == "linear":
-        return np.stack([fitted.a.values[layer.units]] * 2), known
-    if fitted.plus is None or fitted.minus is None:
-        raise ValueError("patterns: only the linear estimator was fitted")
-    pair = np.stack([fitted.plus.values[layer.units], fitted.minus.values[layer.units]])
-    return pair, known
-
-
-def _by_inputs(layer: Layer, signal: Floats, seen: _Held, ridge: float) -> Floats:
-    """Measure units that read the same inputs together, on these inputs alone."""
-    found = np.empty(len(layer.units))
+def _by_inputs(layer: Layer) -> Iterator[tuple[Mask, Addresses]]:
+    """Group units that read the same inputs; yields marks of these, (inputs,), and the units."""
+    if layer.connected.all():
+        yield np.ones(layer.columns.size, dtype=bool), np.arange(len(layer.units))
+        return
     kinds, group = np.unique(layer.connected, axis=0, return_inverse=True)
     for kind, read in enumerate(kinds):
-        units = np.flatnonzero(np.ravel(group) == kind)
-        some = np.ix_(np.arange(2), units, np.flatnonzero(read))
-        xx = seen.xx[np.ix_(read, read)] / seen.count
-        xy, yy = seen.xy[some] / seen.count, seen.yy[:, :, units] / seen.count
-        found[units] = 1.0 - _largest_correlation(signal[some], xx, xy, yy, ridge)
-    return found
+        yield read, np.flatnonzero(np.ravel(group) == kind)
+
+
+def _measure(
+    values: Mapping[str, Floats],
+    directions: _Directions,
+    seen: _Held,
+    ridge: float,
+    read: Mask,
+    units: Addresses,
+) -> None:
+    """Measure units that read the same inputs together, on these inputs alone."""
+    xx = seen.xx[np.ix_(read, read)]
+    added = ridge * np.trace(xx) / len(xx)
+    if added == 0:
+        return  # inputs that do not vary
+    xx[np.diag_indices(len(xx))] += added
+    inverse = np.asarray(np.linalg.inv(xx), np.float64)
+    for name, found in values.items():
+        if name == "identity":
+            continue  # it leaves no distractor
+        signal = directions.of(name)
+        for block in blocks(len(units), len(xx)):
+            some = units[block]
+            both, xy = (each[:, :, read] for each in (signal(some), seen.xy[:, some]))
+            correlation = _largest_correlation(both, inverse, xy, seen.yy[:, :, some], added)
+            found[some] = 1.0 - correlation
 
 
 def _largest_correlation(
-    signal: Floats, xx: Floats, xy: Floats, yy: Floats, ridge: float
+    signal: Floats, inverse: Floats, xy: Floats, yy: Floats, added: float
 ) -> Floats:
     """Return corr(vᵀd, y) of the ridge solution v, with d = x − a₊ p − a₋ q and y = p + q.
 
     cov(d) = cov(x) + U B Uᵀ with U = [a₊ a₋ cov(x, p) cov(x, q)] and B = [[V, −1], [−1, 0]], V the
     covariance of p and q. And g = cov(d, y) = U β. So v = (M + U B Uᵀ)⁻¹ g = M⁻¹ U γ, M being
-    cov(x) + λ, with γ = (B⁻¹ + Uᵀ M⁻¹ U)⁻¹ B⁻¹ β (Woodbury): one system of equations for all units.
+    cov(x) + λ, with γ = (B⁻¹ + Uᵀ M⁻¹ U)⁻¹ B⁻¹ β (Woodbury): one ``inverse``, M⁻¹, for all units.
     """
-    inputs, units = len(xx), signal.shape[1]
-    added = ridge * np.trace(xx) / inputs
-    if added == 0:
-        return np.zeros(units)  # inputs that do not vary
-    u = np.concatenate([signal, xy]).transpose(1, 2, 0)  # (units, inputs, 4)
-    flat = u.transpose(1, 0, 2).reshape(inputs, -1)
-    solved = np.linalg.solve(xx + added * np.eye(inputs), flat)
-    solved = solved.reshape(inputs, units, 4).transpose(1, 0, 2)
+    u = np.concatenate([signal, xy])  # (4, units, inputs)
+    units = u.shape[1]
+    solved = (u.reshape(4 * units, -1) @ inverse).reshape(u.shape)
     with_y = yy.sum(axis=1).T  # cov(p, y), cov(q, y): (units, 2)
     beta = np.concatenate([-with_y, np.ones((units, 2))], axis=1)
-    inverse = np.zeros((units, 4, 4))
-    inverse[:, :2, 2:] = inverse[:, 2:, :2] = -np.eye(2)
-    inverse[:, 2:, 2:] = -yy.transpose(2, 0, 1)
-    inner = u.transpose(0, 2, 1) @ solved
-    gamma = np.linalg.solve(inverse + inner, (inverse @ beta[:, :, None]))
-    v = (solved @ gamma)[:, :, 0]
-    g = (u @ beta[:, :, None])[:, :, 0]
-    along = (v * g).sum(axis=1)
+    of_b = np.zeros((units, 4, 4))  # B⁻¹
+    of_b[:, :2, 2:] = of_b[:, 2:, :2] = -np.eye(2)
+    of_b[:, 2:, 2:] = -yy.transpose(2, 0, 1)
+    inner = np.einsum("aui,bui->uab", u, solved)
+    gamma = np.linalg.solve(of_b + inner, of_b @ beta[:, :, None])[:, :, 0]
+    v = np.einsum("aui,ua->ui", solved, gamma)
+    along = (v * np.einsum("aui,ua->ui", u, beta)).sum(axis=1)
     variance = along - added * (v**2).sum(axis=1)
     size = np.sqrt(np.maximum(variance, 0.0) * with_y.sum(axis=1))
     found = np.zeros(units)

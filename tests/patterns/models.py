@@ -40,6 +40,36 @@ class Recurrent(nn.Module):
         return self.out(states[:, -1])
 
 
+class Summed(nn.Module):
+    """A recurrence of two layers that are added up; at the first step one of them alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of_input, self.of_state = nn.Linear(5, 4), nn.Linear(4, 4)
+        self.out = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x.new_zeros(x.shape[0], 4)
+        for t in range(x.shape[1]):
+            h = F.relu(self.of_input(x[:, t]) + self.of_state(h))
+        result: Tensor = self.out(h)
+        return result
+
+
+def _summed(module: Summed) -> Model:
+    w = {name: p.detach().double() for name, p in module.named_parameters()}
+    weight = torch.cat([w["of_input.weight"], w["of_state.weight"]], dim=1)
+    bias = w["of_input.bias"] + w["of_state.bias"]
+
+    def run(layers: Layers, x: Tensor) -> Tensor:
+        h = x.new_zeros(x.shape[0], 4)
+        for t in range(x.shape[1]):
+            h = F.relu(layers.dense("sum", torch.cat([x[:, t], h], dim=1), weight, bias))
+        return layers.dense("out", h, w["out.weight"], w["out.bias"])
+
+    return run
+
+
 def _lstm(module: Recurrent) -> Model:
     w = {name: p.detach().double() for name, p in module.named_parameters()}
     inward, recurrent = w["layer.weight_ih_l0"].chunk(4), w["layer.weight_hh_l0"].chunk(4)
@@ -119,13 +149,14 @@ def cases() -> list[Case]:
     )
     deep = _lively(pyrel.nn.Deep(3, (4, 2), 3, sizes=(8, 7, 6), recurrent=5))
     conv = _lively(pyrel.nn.ConvDeep(2, (8, 6), 3, sizes=(4, 6, 9, 7), recurrent=5))
-    lstm, gru = Recurrent("LSTM"), Recurrent("GRU")
+    lstm, gru, summed = Recurrent("LSTM"), Recurrent("GRU"), Summed()
     found = [
         Case("feed-forward", plain, _feed_forward(plain), (6,), ("4",), 25),
         Case("images", images, _convolutional(images), (1, 12, 12), ("6",), 200),
         Case("Deep", deep, hooked(_doubled(deep)), (3, 4, 2), ("output",), 80),
         Case("ConvDeep", conv, hooked(_doubled(conv)), (2, 8, 6), ("output",), 150),
         Case("LSTM", lstm, _lstm(lstm), (4, 5), ("layer", "out"), 60),
+        Case("sum of layers", summed, _summed(summed), (4, 5), ("out",), 60),
         Case("GRU", gru, _gru(gru), (4, 5), ("layer x", "layer h", "out"), 60),
     ]
     return found

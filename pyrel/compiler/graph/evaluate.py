@@ -35,6 +35,7 @@ from pyrel.compiler.graph.nodes import (
     Scale,
     StopGradient,
 )
+from pyrel.compiler.graph.unit_blocks import outputs_of
 
 # From the gradient at what an id looks up, and what it looks up, to relevance.
 Finish = Callable[[Floats, Floats], Floats]
@@ -129,7 +130,8 @@ def _value(node: Node, read: Floats, rounding: Rounding) -> Floats:
     """Return outputs of a node; ``read`` is (n, *node.inputs.shape)."""
     match node:
         case Linear():
-            z = read @ node.weight.T + node.bias
+            z = outputs_of(read, node.weight)
+            z += node.bias
             sizes = np.zeros(1)
             if rounding is not exactly:
                 sizes = np.abs(read) @ np.abs(node.weight.T) + np.abs(node.bias)

@@ -58,8 +58,8 @@ class Linear(Node):
     one after the other (`pyrel.compiler.passes.join_positions`). ``weight_id`` names the weights:
     two nodes of one name have equal ones. ``kind`` is that of `pyrel.methods.Site`. ``connected``,
     (out, in), tells the inputs that an output reads where a pass has joined nodes; None is all.
-    ``merged`` are the paths of the modules that were merged into it.
-    ``original`` has the weights as they were before they were laid out; None is as they are.
+    ``merged`` are the paths of the modules that were merged into it. ``original`` has the weights
+    before they were laid out, or of the layer that these are a part of; None is as they are.
     """
 
     weight: Floats

@@ -19,6 +19,7 @@ from pyrel.compiler.passes.log_softmaxes import divide_by_sums
 from pyrel.compiler.passes.lone_sums import keep_stabilised
 from pyrel.compiler.passes.matrix_products import gathered, turned, written_out
 from pyrel.compiler.passes.softmaxes import gather_softmaxes
+from pyrel.compiler.passes.whole_layers import tell_whole_layers
 from pyrel.methods import Method
 
 
@@ -62,6 +63,11 @@ PASSES = (
         lambda _, single: not single,
     ),
     Pass("keep stabilised sums", keep_stabilised),
+    Pass(
+        "tell whole layers",
+        lambda facts, _: tell_whole_layers(facts.graph),
+        lambda m, _: m.whole_layers,
+    ),
     Pass("fold", lambda facts, _: fold(facts), lambda m, _: m.folds),
     Pass(
         "write out even maxima",
