@@ -28,8 +28,8 @@ def training_free(
     """Return training-free deep Taylor relevance, worked out in float64 by torch.
 
     In proportion to activities below each pool, whatever its power (section 5.2); by z⁺ below the
-    detection units of upper layers, by z^β below those of the first. For sum and max pooling
-    ``Explainer(network, x, "deep_taylor")`` is the same and faster.
+    detection units of upper layers, by z^β below those of the first. For sum and max pooling, and
+    for q = 2, ``Explainer(network, x, "deep_taylor")`` is the same and faster.
 
     Parameters
     ----------

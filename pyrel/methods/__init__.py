@@ -23,6 +23,7 @@ from pyrel.methods.lrp import LrpAlphaBeta, LrpEpsilon, LrpGamma
 from pyrel.methods.other_rules import (
     Absorbing,
     BothFactors,
+    ByValues,
     Centred,
     ConstantDeviation,
     ElementwiseRule,
@@ -84,6 +85,7 @@ __all__ = [
     "AtInput",
     "AtRelu",
     "BothFactors",
+    "ByValues",
     "Centred",
     "Composite",
     "ConstantDeviation",

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from pyrel.methods import rules
+from pyrel.methods import other_rules, rules
 from pyrel.methods.base import RelevancePropagation
 from pyrel.methods.enums import Start
 from pyrel.methods.other_rules import Rule
@@ -16,7 +16,8 @@ class DeepTaylor(RelevancePropagation):
 
     Inputs known to be ≥ 0 (after a ReLU) get the z⁺ rule, inputs in a box [l, h] the z^β rule, both
     in one sum with one denominator; a node whose inputs all are unbounded elements of the graph's
-    input gets the w² rule. Starts from max(0, f_target).
+    input gets the w² rule. An L^q norm of values ≥ 0 shares in proportion to these (section 5.2).
+    Starts from max(0, f_target).
 
     Parameters
     ----------
@@ -47,12 +48,14 @@ class DeepTaylor(RelevancePropagation):
         return False
 
     def rule(self, site: Site) -> Rule:
-        """Refuse layer normalisation; for others see `RelevancePropagation`."""
+        """Refuse layer normalisation, share norms by values; else see `RelevancePropagation`."""
         if site.kind == "normalisation":
             raise UnsuitableDomainError(
                 "deep_taylor has no rule for layer normalisation, whose values may be negative; "
                 "try lrp_epsilon"
             )
+        if site.norm:
+            return other_rules.ByValues()
         return super().rule(site)
 
     def linear_rule(self, site: Site) -> LinearRule:

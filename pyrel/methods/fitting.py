@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from pyrel.methods.other_rules import (
     Absorbing,
+    ByValues,
     Centred,
     ElementwiseRule,
     NormalisationRule,
@@ -40,7 +41,12 @@ RULES_OF_KIND: dict[str, tuple[type[Rule], ...]] = {  # what a node of a kind ca
 
 
 def check_rule(
-    rule: object, kind: str, who: str, where: str = "", function: str | None = None
+    rule: object,
+    kind: str,
+    who: str,
+    where: str = "",
+    function: str | None = None,
+    norm: bool | None = None,
 ) -> None:
     """Refuse a rule that nodes of a kind do not take.
 
@@ -54,6 +60,8 @@ def check_rule(
         What put the rule there, and in which module, for the message.
     function : str, optional
         Of an activation, where it is known.
+    norm : bool, optional
+        Of a sum, where it is known: whether it is that of an L^q norm.
 
     Raises
     ------
@@ -68,6 +76,11 @@ def check_rule(
         )
     if isinstance(rule, Centred) and function not in (None, "sigmoid"):
         raise TypeError(f"{who}: {rule!r} is for a sigmoid, not {function}")
+    if isinstance(rule, ByValues) and norm is False:
+        raise TypeError(
+            f"{who}: {rule!r} is for the sum of an L^q norm of values that are not below zero; the "
+            f"sum{where} is none"
+        )
 
 
 def check_propagation(made: object, node: LinearNode, rule: LinearRule, zeros: bool) -> None:

@@ -100,6 +100,13 @@ class Proportional(SumRule):
         self.epsilon = stabiliser(epsilon)
 
 
+class ByValues(SumRule):
+    """R_i = x_i R / Σ x at the L^q norm of values x ≥ 0 (Montavon et al. 2017, section 5.2).
+
+    It stands at the sum of the powers x^q: `Proportional` shares in proportion to these.
+    """
+
+
 class PoolingRule(Rule):
     """A rule for maxima."""
 

@@ -43,6 +43,8 @@ class Site:
     attention : bool
         Of a product, with ``attention="attnlrp"``: it is of weights and values, or of two values
         that the weights are computed from.
+    norm : bool
+        Of a sum: it is that of an L^q norm, (Σ x^q)^(1/q), of values which are not below zero.
     """
 
     def __init__(
@@ -56,12 +58,14 @@ class Site:
         function: str = "",
         gated: bool = False,
         attention: bool = False,
+        norm: bool = False,
         merged: tuple[str, ...] = (),
     ) -> None:
         self.kind, self.module = kind, module
         self.modules = tuple(dict.fromkeys((module, *merged)))
         self.from_input, self.from_output = from_input, from_output
         self.function, self.gated, self.attention = function, gated, attention
+        self.norm = norm
         self._domain = domain
 
     @cached_property

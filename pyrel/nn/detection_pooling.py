@@ -31,7 +31,8 @@ class DetectionPooling(nn.Module):
         Detection units and pools of each layer; the first a multiple of the second. By default
         those of section 6.1: 400 units in 100 pools, 400 units in one.
     pooling : {"sum", "max"} or float
-        Or a finite q, at least 1. Only "sum" and "max" can be captured and compiled.
+        Or a finite q, at least 1. "sum", "max" and q = 2 can be captured and compiled; other q are
+        explained by `pyrel.experiment.training_free`.
 
     Raises
     ------

@@ -12,7 +12,7 @@ import torch
 from engine.checks import unchecked
 from torch import Tensor, nn
 
-from pyrel.compiler.lowering import elementwise
+from pyrel.compiler.lowering import sums
 from pyrel.compiler.program.instructions import Map, Reduce
 
 
@@ -69,7 +69,7 @@ def test_the_same_bits_as_additions_one_by_one(
 ) -> None:
     model = MODELS[name]().eval()
     together = unchecked(model, X, method, **METHODS[method])
-    monkeypatch.setattr(elementwise, "_equally_spaced", one_by_one)
+    monkeypatch.setattr(sums, "_equally_spaced", one_by_one)
     apart = unchecked(model, X, method, **METHODS[method])
     kinds = [[type(each) for each in templates(explainer)] for explainer in (together, apart)]
     assert Reduce in kinds[0]

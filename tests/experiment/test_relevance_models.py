@@ -21,15 +21,19 @@ LOW, HIGH = -0.5, 1.5
 EPS = 2.0**-24
 
 
-def network(pooling: str | float, layers=((12, 4), (10, 1))) -> DetectionPooling:
+def network(
+    pooling: str | float,
+    layers=((12, 4), (10, 1)),
+    made: type[DetectionPooling] = DetectionPooling,
+) -> DetectionPooling:
     torch.manual_seed(3)
-    made = DetectionPooling(15, layers, pooling)
+    net = made(15, layers, pooling)
     with torch.no_grad():
-        for layer in made.linear:
+        for layer in net.linear:
             layer.weight.mul_(10)
             layer.bias.uniform_(-0.1, 0.02)
-    made.clamp()
-    return made
+    net.clamp()
+    return net
 
 
 def inputs(count: int = 9) -> np.ndarray:
@@ -79,24 +83,50 @@ def test_training_free_follows_the_paper(pooling: str | float) -> None:
         assert said == pytest.approx(f, abs=64 * EPS * max(f, 1))
 
 
-@pytest.mark.parametrize("pooling", ["sum", "max"])
-def test_the_engine_does_the_same(pooling: str) -> None:
-    net, x = network(pooling), inputs()
+class ByPowers(DetectionPooling):
+    """The same network, whose norm is written out."""
+
+    def _pooled(self, units: torch.Tensor) -> torch.Tensor:
+        return units.pow(self.power).sum(2).pow(1 / self.power)
+
+
+@pytest.mark.parametrize(
+    ("pooling", "made"),
+    [
+        ("sum", DetectionPooling),
+        ("max", DetectionPooling),
+        (2.0, DetectionPooling),
+        (2.0, ByPowers),
+        (2.5, ByPowers),
+        (3.0, ByPowers),
+    ],
+)
+def test_the_engine_does_the_same(pooling: str | float, made: type[DetectionPooling]) -> None:
+    net, x = network(pooling, made=made), inputs()
     e = pyrel.Explainer(net, x, "deep_taylor", low=LOW, high=HIGH)(x)
-    exact = training_free(net, x, low=LOW, high=HIGH)
-    start = exact.sum(axis=(1, 2))
+    q = {"sum": 1.0, "max": math.inf}.get(pooling, pooling)
+    paper = np.stack([by_hand(net, one, q)[0] for one in x])
+    start = paper.sum(axis=(1, 2))
     # All terms of a layer have one sign: each of four divisions and sums of at most 15 terms
-    # rounds by at most (15 + 3) · 2⁻²⁴ of what it shares out, and so do the activities twice.
-    error = np.abs(e.relevance - exact).sum(axis=(1, 2))
-    assert (error <= 8 * 18 * EPS * np.maximum(start, 1)).all()
+    # rounds by at most (15 + 3) · 2⁻²⁴ of what it shares out, and so do the activities twice. In a
+    # power x^q, which is e^(q log x), q · |log x| · 2⁻²⁴ of rounding is left by the root: |log x|,
+    # at most 8 where x is more than 2⁻¹¹ of the pool, and some bits of each function, twice.
+    error = np.abs(e.relevance - paper).sum(axis=(1, 2))
+    powers = 0 if isinstance(pooling, str) else 2 * (8 + 8)
+    assert (error <= 8 * (18 + powers) * EPS * np.maximum(start, 1)).all()
+    free = training_free(net, x, low=LOW, high=HIGH)
+    np.testing.assert_allclose(free, paper, rtol=0, atol=1e-14 * start.max())
 
 
-def test_the_engine_shares_a_norm_by_squares() -> None:
-    """A gradient at the origin times the input; the paper's proportional rule shares by values."""
-    x = inputs()
-    e = pyrel.Explainer(network(2.0), x, "deep_taylor", low=LOW, high=HIGH)(x)
-    total = e.relevance.reshape(len(x), -1).sum(1) + e.absorbed
-    np.testing.assert_allclose(total, np.maximum(e.output[:, 0], 0), rtol=1e-5)
+def test_only_deep_taylor_shares_norms_by_values() -> None:
+    """Without biases LRP-ε is gradient × input, which shares by squares (Ancona et al. 2018)."""
+    net, x = network(2.0), inputs()
+    with torch.no_grad():
+        for layer in net.linear:
+            layer.bias.zero_()
+    lrp, product = (pyrel.explain(net, x, name) for name in ("lrp_epsilon", "gradient_x_input"))
+    size = np.abs(product.relevance).sum(axis=(1, 2), keepdims=True)
+    assert (np.abs(lrp.relevance - product.relevance) <= 1e-5 * size).all()
     with pytest.raises(pyrel.UnsupportedModelError, match=r"order 3"):
         pyrel.Explainer(network(3.0), x, "deep_taylor", low=LOW, high=HIGH)
 

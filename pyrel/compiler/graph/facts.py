@@ -19,6 +19,7 @@ from pyrel.compiler.graph.nodes import (
     Node,
     picked,
 )
+from pyrel.compiler.graph.norms import find_norms, has_powers
 from pyrel.compiler.graph.ranges import Domains, propagate
 from pyrel.compiler.graph.recurrences import Recurrence, find_recurrences
 from pyrel.methods.terms import LinearNode, Mask
@@ -57,6 +58,11 @@ class Facts:
     def domains(self) -> Domains:
         """Range of every value."""
         return propagate(self.graph, self.low, self.high, self.gates)
+
+    @cached_property
+    def norms(self) -> dict[int, Addresses]:
+        """By the start of each sum of an L^q norm: the values whose powers it adds up."""
+        return find_norms(self.graph, self.domains.low) if has_powers(self.graph) else {}
 
     @cached_property
     def recurrences(self) -> dict[int, Recurrence]:

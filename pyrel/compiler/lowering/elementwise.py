@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Elementwise functions, factors, sums of activations, choices, copies and what is detached."""
+"""Elementwise functions, factors, choices, copies and what is detached."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +11,6 @@ from pyrel.compiler.graph.functions import Function
 from pyrel.compiler.graph.intervals import by_vector, runs
 from pyrel.compiler.graph.nodes import (
     Activation,
-    Add,
     Addresses,
     Choice,
     Copy,
@@ -25,14 +23,13 @@ from pyrel.compiler.limits import SEGMENTS
 from pyrel.compiler.lowering import linear
 from pyrel.compiler.lowering.emitter import Emitter
 from pyrel.compiler.lowering.linear import divide_by
-from pyrel.compiler.lowering.parts import Division, Divisor, at, divide_evenly
+from pyrel.compiler.lowering.parts import at
 from pyrel.compiler.lowering.placement import Placement
-from pyrel.compiler.lowering.relevance import Relevance, Shares
+from pyrel.compiler.lowering.relevance import Relevance
 from pyrel.compiler.passes.contiguous import SHORT_RUN
 from pyrel.compiler.program.enums import Post, Scale, Space
-from pyrel.compiler.program.instructions import Activate, Epilogue, Gather, Reduce, Scatter, Slope
+from pyrel.compiler.program.instructions import Activate, Epilogue, Gather, Scatter, Slope
 from pyrel.methods import other_rules
-from pyrel.methods.terms import Part
 
 # ReLUs that no linear node has joined
 
@@ -144,111 +141,6 @@ def back_scale(node: ScaleNode, relevance: Relevance, placement: Placement) -> N
     """Pass relevance on whole, as there is one input; a gradient times the coefficient."""
     slope = isinstance(placement.rules[node.start], other_rules.Slope)
     relevance.pass_on(node, node.inputs, node.coefficients if slope else None)
-
-
-# Sums of activations
-
-
-def forward_add(node: Add, emitter: Emitter, _: Placement | None) -> None:
-    """Add up."""
-    if node.alone:
-        emitter.map_runs(node.inputs[0], node.start, Epilogue())
-        return
-    constants = emitter.graph.constant_values(node.inputs).sum(axis=0)
-    parts = list(_equally_spaced(node.inputs, emitter))
-    accumulate = bool(constants.any()) or parts[0][1] == 1
-    if accumulate:
-        out = emitter.value(node.start)
-        emitter.map(None, node.size, out, Epilogue(bias=emitter.vector(constants)))
-    for first, stop in parts:
-        addend = node.inputs[first]
-        if stop - first == 1:
-            emitter.map_runs(addend, node.start, Epilogue(accumulate=True))
-        else:
-            stride = int(node.inputs[first + 1, 0] - addend[0])
-            for size, some in emitter.row_groups(np.stack([addend, node.addresses])):
-                source, out = emitter.value(addend[some]), emitter.value(node.start + some)
-                template = Reduce(source[0], stop - first, stride, size, out[0], accumulate)
-                emitter.emit(template, source[1], out[1])
-        accumulate = True
-
-
-def _equally_spaced(inputs: Addresses, emitter: Emitter) -> Iterator[tuple[int, int]]:
-    """Cut addends into runs of one node's values at equal distances; yields (first, stop).
-
-    So are the positions that a mean over maps adds up. Addends with constants stand alone.
-    """
-    owners = picked(emitter.facts.owners, inputs, -2)
-    steps = np.diff(inputs, axis=0)
-    follows = (owners[:-1] == owners[1:]) & (owners[:-1] != -2) & (steps == steps[:, :1])
-    linked = follows.all(axis=1) & (steps[:, 0] > 0)
-    first = 0
-    while first < len(inputs):
-        stop = first + 1
-        while stop < len(inputs) and linked[stop - 1] and steps[stop - 1, 0] == steps[first, 0]:
-            stop += 1
-        yield first, stop
-        first = stop
-
-
-def back_add(node: Add, relevance: Relevance, placement: Placement) -> None:
-    """R_i = a_i R / Σ a: in proportion to the addends, constants absorbing theirs.
-
-    A gradient goes to every addend.
-    """
-    rule = placement.rules[node.start]
-    if not isinstance(rule, other_rules.Proportional):
-        _pass_on(node, node.inputs, relevance)
-        return
-    signed = bool((placement.facts.domains.of(node.inputs)[0] < 0).any())
-    never_zero = not placement.relevant_at_zero[node.addresses].any()
-    epsilon = rule.epsilon if signed else 0.0
-    constants = placement.facts.graph.constant_values(node.inputs).sum(axis=0)
-    if placement.shares_bias:
-        _share_sum(node, relevance, placement, Divisor(node.start, None, epsilon, constants))
-        return
-    divide_by(node, relevance, placement, node.start, None, epsilon, never_zero and not signed)
-    relevance.absorb_weighted(node, constants)
-    _pass_on(node, node.inputs, relevance, in_proportion=True)
-
-
-def _pass_on(
-    node: Add,
-    addends: Addresses,
-    relevance: Relevance,
-    in_proportion: bool = False,
-    shares: Shares | None = None,
-) -> None:
-    """Give every addend the sum's relevance; those at equal distances by one instruction."""
-    for first, stop in _equally_spaced(addends, relevance.emitter):
-        together = addends[first:stop]
-        if not relevance.is_even(together):
-            for addend in together:
-                operands = addend if in_proportion else None
-                relevance.pass_on(node, addend, operands=operands, shares=shares)
-            continue
-        origins = np.tile(np.arange(node.size), stop - first)
-        inputs = together.ravel()
-        operands = inputs if in_proportion else None
-        relevance.pass_on(node, inputs, operands=operands, shares=shares, origins=origins)
-
-
-def _share_sum(node: Add, relevance: Relevance, placement: Placement, divisor: Divisor) -> None:
-    """Give the shares of constants and stabiliser to the other addends, in equal parts.
-
-    What is always zero, such as a gate times a first state of zeros, gets none.
-    """
-    division = Division(node, relevance, placement.shares_bias)
-    parts = [Part(())]
-    (place,) = division.divide(parts, [divisor], exchanges=False)
-    left = division.left_over(parts, [place], [divisor])
-    assert left is not None
-    _pass_on(node, node.inputs, relevance, in_proportion=True, shares=at(place))
-    low, high = placement.facts.domains.of(node.inputs)
-    counted = (node.inputs >= 0) & ((low < 0) | (high > 0))
-    number = counted.sum(axis=0)
-    divide_evenly(node, relevance, left, number)
-    _pass_on(node, np.where(counted, node.inputs, -1), relevance, shares=at(left))
 
 
 # Choices

@@ -44,6 +44,7 @@ from pyrel.compiler.lowering import (
     normalise,
     pooling,
     softmax,
+    sums,
 )
 from pyrel.compiler.lowering.cache import LoweringCache
 from pyrel.compiler.lowering.emitter import Emitter
@@ -78,7 +79,7 @@ KINDS: dict[type[Node], Kind] = {
     Relu: Kind(elementwise.forward_relu, elementwise.back_relu),
     Activation: Kind(elementwise.forward_activation, elementwise.back_activation),
     Scale: Kind(elementwise.forward_scale, elementwise.back_scale),
-    Add: Kind(elementwise.forward_add, elementwise.back_add),
+    Add: Kind(sums.forward_add, sums.back_add),
     Product: Kind(gated.forward_product, gated.back_product),
     Matmul: Kind(matrix_products.forward_matmul, matrix_products.back_matmul),
     GatedSum: Kind(gated.forward_gated_sum, gated.back_gated_sum),

@@ -125,7 +125,7 @@ class Placement:
         self.sites.append(site)
         rule = self.method.rule(site)
         where = f" in module '{site.module}'" if site.module else ""
-        check_rule(rule, site.kind, self.method.name, where, site.function)
+        check_rule(rule, site.kind, self.method.name, where, site.function, site.norm)
         return rule
 
     def _receivers(self, node: Node) -> Addresses:

@@ -99,6 +99,7 @@ class Sites:
             function=function_of(node),
             gated=isinstance(node, GatedSum),
             attention=self._is_of_attention(node),
+            norm=isinstance(node, Add) and node.start in self._facts.norms,
             merged=tuple(name for layer in layers for name in (layer.module, *layer.merged)),
         )
 
