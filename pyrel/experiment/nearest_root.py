@@ -11,9 +11,11 @@ from torch import Tensor
 
 Function = Callable[[Tensor], Tensor]
 
-# The search aims a tenth lower than it has to, and then goes back on the way to the sample.
-_AIM = 0.9
+# The search aims a thousandth lower than it has to, and then goes back on the way to the sample.
+_AIM = 0.999
 _HALVINGS = 24
+# By how much the next step is longer after one that came nearer, and shorter after another.
+_LONGER, _SHORTER = 1.5, 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,13 +51,14 @@ def nearest_root(
     high: float,
     fraction: float = 0.1,
     iterations: int = 40,
+    start: Tensor | None = None,
 ) -> NearestRoot:
     """Search the nearest point ξ in [low, high] with f(ξ) < fraction · f(x), and expand there.
 
-    Montavon et al. 2017, section 2.2 and 6.1. Each iteration takes the function for linear around ξ
-    and goes halfway to the point nearest to ``x`` at which that is small enough; of all points met,
-    the nearest one is kept, and moved towards ``x`` as far as f stays small. The search may end in
-    another than the nearest root, as the paper says of it (table 1, note c).
+    Montavon et al. 2017, section 2.2 and 6.1. The search may end in another than the nearest root
+    (table 1, note c). At the nearest root of a function with a continuous gradient no relevance is
+    below zero (section 2.2); for a network of ReLUs the paper takes roots of smooth functions that
+    come nearer and nearer to it (note b), of which each is a ``start`` for the next.
 
     Parameters
     ----------
@@ -68,23 +71,28 @@ def nearest_root(
     fraction : float
         In [0, 1).
     iterations : int
-        At least 1.
+        At least 1; each evaluates the function and its gradient twice.
+    start : Tensor, shape of ``x``, optional
+        Where the search begins, in [low, high]; by default at ``x``.
 
     Raises
     ------
     ValueError
-        ``fraction`` or ``iterations`` is out of range, or the function returns another shape.
+        ``fraction`` or ``iterations`` is out of range, ``start`` has another shape than ``x``, or
+        the function returns another shape.
+
+    Examples
+    --------
+    >>> x = torch.tensor([[2.0, 2.0]])
+    >>> e = pyrel.experiment.nearest_root(lambda x: x.sum(1), x, low=0.0, high=2.0)
+    >>> e.relevance.round(decimals=3)
+    tensor([[1.8000, 1.8000]])
     """
-    if not 0 <= fraction < 1 or iterations < 1:
-        raise ValueError(
-            f"fraction, iterations: wanted one in [0, 1) and one from 1 on, given {fraction} and "
-            f"{iterations}"
-        )
+    _check(x, fraction, iterations, start)
     x = x.detach()
     output, _ = _with_gradient(function, x)
-    enough = fraction * output
-    search = _Search(function, x, enough, (low, high))
-    search.run(iterations)
+    search = _Search(function, x, fraction * output, (low, high))
+    search.run(x if start is None else start.detach(), iterations)
     found = search.found | (output <= 0)
     root = search.nearest()
     rest, gradient = _with_gradient(function, root)
@@ -93,32 +101,64 @@ def nearest_root(
     return NearestRoot(root, relevance, output, rest, found)
 
 
+def _check(x: Tensor, fraction: float, iterations: int, start: Tensor | None) -> None:
+    if not 0 <= fraction < 1 or iterations < 1:
+        raise ValueError(
+            f"fraction, iterations: wanted one in [0, 1) and one from 1 on, given {fraction} and "
+            f"{iterations}"
+        )
+    if start is not None and start.shape != x.shape:
+        raise ValueError(f"start: wanted shape {tuple(x.shape)}, given {tuple(start.shape)}")
+
+
 class _Search:
-    """Points on the way, and the nearest of those where the function is small enough."""
+    """The nearest points met at which the function is small enough, and the way to nearer ones.
+
+    Each iteration takes the function for linear around the nearest of these, goes a part of the way
+    to the point nearest to the sample at which that is small enough, and from there down the
+    gradient until the function is. At the end it is moved towards the sample as far as f stays
+    small.
+    """
 
     def __init__(
         self, function: Function, x: Tensor, enough: Tensor, ends: tuple[float, float]
     ) -> None:
         self.function, self.x, self.enough, self.ends = function, x, enough, ends
         self.best, self.distance = x.clone(), torch.full_like(enough, torch.inf)
+        self._value, self._gradient = torch.zeros_like(enough), torch.zeros_like(x)
+        self._part = torch.full_like(enough, 0.5)  # of the way, that a step goes
 
     @property
     def found(self) -> Tensor:
         return torch.isfinite(self.distance)
 
-    def run(self, iterations: int) -> None:
-        point = self.x
+    def run(self, point: Tensor, iterations: int) -> None:
         for _ in range(iterations):
-            value, gradient = _with_gradient(self.function, point)
-            self._note(point, value)
-            # From where to step: on from the point, or from the sample anew where it is a root.
-            small = value < self.enough
-            start = torch.where(_each(small, point), self.x, point)
-            # By how much the linear function has to fall there.
-            fall = value + _inner(gradient, start - point) - _AIM * self.enough
-            towards = self._step(start, gradient, fall)
-            point = torch.where(_each(small, point), (point + towards) / 2, towards)
-        self._note(point, self.function(point).detach())
+            lowered = self._lowered(point)
+            self._note(*lowered)
+            fall = self._value + _inner(self._gradient, self.x - self.best) - _AIM * self.enough
+            towards = self._step(self.x, self._gradient, fall.clamp(min=0)) - self.best
+            nearer = self.best + _each(self._part, point) * towards
+            point = torch.where(_each(self.found, point), nearer, lowered[0])
+
+    def _lowered(self, point: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Take a step of Newton's method down to the aim where f is not small, for f and g there.
+
+        That keeps what a step along the linear function loses by the curvature of f.
+        """
+        value, gradient = _with_gradient(self.function, point)
+        down = self._step(point, gradient, (value - _AIM * self.enough).clamp(min=0))
+        point = torch.where(_each(value < self.enough, point), point, down)
+        return point, *_with_gradient(self.function, point)
+
+    def _note(self, point: Tensor, value: Tensor, gradient: Tensor) -> None:
+        distance = (point - self.x).flatten(1).norm(dim=1)
+        better = (value < self.enough) & (distance < self.distance)
+        longer = (_LONGER * self._part).clamp(max=1)
+        changed = torch.where(better, longer, _SHORTER * self._part)
+        self._part = torch.where(self.found, changed, self._part)
+        self.best[better], self.distance[better] = point[better], distance[better]
+        self._value[better], self._gradient[better] = value[better], gradient[better]
 
     def nearest(self) -> Tensor:
         """Return the best points, moved towards the samples as far as f stays small enough."""
@@ -131,12 +171,6 @@ class _Search:
             far = torch.where(small, middle, far)
             close = torch.where(small, close, middle)
         return self.x + _each(far, way) * way
-
-    def _note(self, point: Tensor, value: Tensor) -> None:
-        distance = (point - self.x).flatten(1).norm(dim=1)
-        better = (value < self.enough) & (distance < self.distance)
-        self.best[better] = point[better]
-        self.distance[better] = distance[better]
 
     def _step(self, start: Tensor, gradient: Tensor, fall: Tensor) -> Tensor:
         """Return the point of the box nearest to a start at which g · (start − point) is ``fall``.
@@ -157,7 +191,9 @@ class _Search:
         last = piece == slope.shape[1]
         piece = piece.clamp(max=slope.shape[1] - 1)
         before = (ended - slope * room).gather(1, piece)
+        # Without a slope there is no fall to be had.
         length = (fall[:, None] - before) / squares.gather(1, piece)
+        length = torch.where(squares[:, :1] > 0, length, 0.0)
         length = torch.where(last, at[:, -1:], length)
         return (start - _each(length, gradient) * gradient).clamp(low, high)
 

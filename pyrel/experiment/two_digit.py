@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Explain the two-digit network by the paper's four methods, and measure (section 6.1)."""
+"""Explain the two-digit network by the paper's methods, and measure (section 6.1)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy.typing as npt
 import torch
 
 from pyrel.data import TwoDigitSamples
-from pyrel.experiment.nearest_root import nearest_root
+from pyrel.experiment.nearest_root import NearestRoot, nearest_root
 from pyrel.experiment.problem import Images
 from pyrel.experiment.relevance_models import DeepTaylorMinMax, relevance_of_pools
 from pyrel.experiment.two_digit_training import (
@@ -37,10 +38,41 @@ from pyrel.metrics import (
     relevance_in_region,
     total_relevance,
 )
+from pyrel.nn import DetectionPooling
 
-METHODS = ("sensitivity", "nearest_root", "deep_taylor_minmax", "deep_taylor")
+METHODS = (
+    "sensitivity",
+    "nearest_root",
+    "nearest_smooth_root",
+    "deep_taylor_minmax",
+    "deep_taylor",
+)
 
 _Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RootSearch:
+    """How the nearest roots are searched; see `nearest_root`.
+
+    Attributes
+    ----------
+    iterations : int
+        For the network as it is.
+    sharpness : tuple of float
+        t of the smooth networks, one after the other; of the last one no unit is off by more than
+        log 2 / t.
+    smooth_iterations : int
+        For each of these.
+    """
+
+    iterations: int = 40
+    sharpness: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+    smooth_iterations: int = 100
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings by name; JSON can hold them."""
+        return dataclasses.asdict(self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +97,12 @@ class Maps:
 
 
 def run_two_digit(
-    training: Images, test: Images, config: TwoDigitTraining, samples: int = 1000, shown: int = 12
+    training: Images,
+    test: Images,
+    config: TwoDigitTraining,
+    search: RootSearch | None = None,
+    samples: int = 1000,
+    shown: int = 12,
 ) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
     """Train, explain test samples by `METHODS` and measure.
 
@@ -73,6 +110,8 @@ def run_two_digit(
     ----------
     training, test : (images, labels)
     config : TwoDigitTraining
+    search : RootSearch, optional
+        The default is that of `RootSearch`.
     samples : int
         Test samples, the same for every seed.
     shown : int
@@ -91,7 +130,7 @@ def run_two_digit(
     trained = train_two_digit(training, config)
     seconds = time.process_time() - begun
     drawn = draw_samples(test, samples, seed=0)
-    output, maps = explain_two_digit(trained, drawn.x)
+    output, maps = explain_two_digit(trained, drawn.x, search or RootSearch())
     numbers = fit_of(trained, drawn, output) | {
         "training seconds": round(seconds, 1),
         "methods": {name: judged(of, output, drawn) for name, of in maps.items()},
@@ -100,8 +139,10 @@ def run_two_digit(
     return numbers, _arrays(drawn, output, maps, shown)
 
 
-def explain_two_digit(trained: TwoDigitNetwork, x: _Floats) -> tuple[_Floats, dict[str, Maps]]:
-    """Explain samples by sensitivity, at the nearest root, and by both deep Taylor models.
+def explain_two_digit(
+    trained: TwoDigitNetwork, x: _Floats, search: RootSearch
+) -> tuple[_Floats, dict[str, Maps]]:
+    """Explain samples by sensitivity, at nearest roots, and by both deep Taylor models.
 
     Returns
     -------
@@ -116,13 +157,16 @@ def explain_two_digit(trained: TwoDigitNetwork, x: _Floats) -> tuple[_Floats, di
     free = Explainer(network, x[:1], "deep_taylor", low=LOW, high=HIGH)
 
     def at_root(x: _Floats) -> _Floats:
-        given = torch.from_numpy(x)
-        found = nearest_root(lambda x: network(x)[:, 0], given, low=LOW, high=HIGH)
+        given, iterations = torch.from_numpy(x), search.iterations
+        found = nearest_root(
+            lambda x: network(x)[:, 0], given, low=LOW, high=HIGH, iterations=iterations
+        )
         return np.asarray(found.relevance.numpy())
 
     ways: dict[str, Callable[[_Floats], _Floats]] = {
         "sensitivity": lambda x: sensitivity(x, 0).relevance,
         "nearest_root": at_root,
+        "nearest_smooth_root": lambda x: smooth_root(network, x, search).relevance.numpy(),
         "deep_taylor_minmax": lambda x: minmax(x).relevance,
         "deep_taylor": lambda x: free(x, 0).relevance,
     }
@@ -132,6 +176,33 @@ def explain_two_digit(trained: TwoDigitNetwork, x: _Floats) -> tuple[_Floats, di
         relevance = way(x)
         maps[name] = Maps(relevance, (time.process_time() - begun) / max(len(x), 1))
     return np.asarray(free.forward(x))[:, 0], maps
+
+
+def smooth_root(network: DetectionPooling, x: _Floats, search: RootSearch) -> NearestRoot:
+    """Search the nearest roots of networks with smooth units, each from that of the one before.
+
+    The units are those of table 1, note b: log(0.5 + 0.5 e^(tz)) / t, max(0, z) for t → ∞. Returns
+    what is found for the last t.
+    """
+    given = torch.from_numpy(x)
+    found: NearestRoot | None = None
+    start: torch.Tensor | None = None
+    for sharpness in search.sharpness:
+        found = nearest_root(
+            partial(_smooth_output, network, sharpness),
+            given,
+            low=LOW,
+            high=HIGH,
+            iterations=search.smooth_iterations,
+            start=start,
+        )
+        start = found.root
+    assert found is not None
+    return found
+
+
+def _smooth_output(network: DetectionPooling, sharpness: float, x: torch.Tensor) -> torch.Tensor:
+    return network.activities(x, sharpness=sharpness)[-1][1][:, 0]
 
 
 def fit_of(trained: TwoDigitNetwork, samples: TwoDigitSamples, output: _Floats) -> dict[str, Any]:

@@ -4,16 +4,14 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 import pyrel
-from pyrel.experiment.linear_figure import linear_model_figure
 from pyrel.experiment.reproduce import Settings, experiment_of
-from pyrel.experiment.two_digit import METHODS, Maps, judged, run_two_digit
+from pyrel.experiment.two_digit import METHODS, Maps, RootSearch, judged, run_two_digit
 from pyrel.experiment.two_digit_training import TwoDigitTraining, train_two_digit
 from pyrel.training import TrainingDivergedError
 
@@ -49,7 +47,8 @@ def test_a_rate_that_is_too_large_is_told(images) -> None:
 
 def test_what_a_run_finds(images) -> None:
     test = pyrel.data.load_images("mnist-mini", "test")
-    numbers, arrays = run_two_digit(images, test, SMALL, samples=30, shown=5)
+    search = RootSearch(sharpness=(1.0, 2.0), smooth_iterations=30)
+    numbers, arrays = run_two_digit(images, test, SMALL, search, samples=30, shown=5)
     json.dumps(numbers, allow_nan=False)
     assert list(numbers["methods"]) == list(METHODS)
     free = numbers["methods"]["deep_taylor"]
@@ -58,7 +57,8 @@ def test_what_a_run_finds(images) -> None:
     assert free["least"] >= 0
     assert numbers["methods"]["deep_taylor_minmax"]["positive"] == 1.0
     assert numbers["methods"]["sensitivity"]["conservative"] < 1.0
-    assert numbers["methods"]["nearest_root"]["found"] > 0.9
+    for name in ("nearest_root", "nearest_smooth_root"):
+        assert numbers["methods"][name]["found"] > 0.9
     assert arrays["x"].shape == arrays["relevance deep_taylor"].shape == (5, 28, 56)
     np.testing.assert_allclose(arrays["sum deep_taylor"], arrays["output"], rtol=1e-5)
 
@@ -92,12 +92,4 @@ def test_settings_of_the_paper() -> None:
     training = runs[1].settings["training"]
     assert (training["batch_size"], training["seed"]) == (20, 1)
     assert training["layers"] == ((400, 100), (400, 1))
-
-
-def test_the_linear_model_is_drawn(tmp_path: Path) -> None:
-    figure = linear_model_figure(((1.0, 1.0), (-1.0, 1.0)), count=50)
-    titles = [axes.get_title() for axes in figure.axes]
-    assert titles == ["distractor (1, 1)", "distractor (−1, 1)"]
-    figure.savefig(tmp_path / "linear.png")
-    with pytest.raises(ValueError, match="one at least"):
-        linear_model_figure(())
+    assert runs[1].settings["search"]["sharpness"][-1] == 64
