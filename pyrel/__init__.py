@@ -22,6 +22,10 @@ from pyrel._core import version
 
 if TYPE_CHECKING:
     from pyrel import data, importing, methods, metrics, nn, patterns
+    from pyrel import experiment as experiment
+    from pyrel import plots as plots
+    from pyrel import report as report
+    from pyrel import training as training
     from pyrel.compiler.capture.capture import capture
     from pyrel.compiler.graph.nodes import Graph
     from pyrel.compiler.program.file_limits import Limits
@@ -65,10 +69,12 @@ _HOMES = {
     "set_num_threads": "engine.config",
     "show_config": "engine.config",
 }
+# Beside what `import *` gives: figures and reports need packages that pyrel runs without.
+_FOLDERS = {"experiment", "plots", "report", "training"}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in __all__ and name not in _FOLDERS:
         raise AttributeError(f"module 'pyrel' has no attribute '{name}'")
     if name not in _HOMES:
         return importlib.import_module(f"pyrel.{name}")
@@ -78,4 +84,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_FOLDERS})

@@ -54,7 +54,7 @@ AROUND = {
     },
     "__init__": {
         *("face", "methods", "graph", "capture", "limits", "program", "engine", "data"),
-        *("importing", "metrics", "nn", "patterns"),
+        *("importing", "metrics", "nn", "patterns", "experiment", "plots", "report", "training"),
     },
     "__main__": {"cli"},
 }

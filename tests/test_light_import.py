@@ -32,8 +32,9 @@ def command():
             return [end.code, said.getvalue()]
 
 import importlib, importlib.util
-import torch
-import pyrel, pyrel.cli as cli, pyrel.report, pyrel.training
+import pyrel
+light = not {"torch", "numpy", "pyrel.experiment", "pyrel.report"} & set(sys.modules)
+import pyrel.cli as cli, torch
 
 class Reader(torch.nn.Module):
     def __init__(self):
@@ -58,7 +59,9 @@ print(json.dumps({
     "facts": sorted(pyrel.report.machine_facts()),
     "trained": len(train(False).history),
     "training": refusal(lambda: train(True)),
-    "plots": refusal(lambda: importlib.import_module("pyrel.plots")),
+    "light": light,
+    "experiment": pyrel.experiment.nearest_root.__module__,
+    "plots": refusal(lambda: pyrel.plots),
     "charts": refusal(lambda: importlib.import_module("pyrel.benchmark.charts")),
     "tables": refusal(lambda: importlib.import_module("pyrel.benchmark.tables")),
     "render": refusal(lambda: pyrel.report.render),
@@ -113,6 +116,11 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_three_packages_are_needed(told: dict[str, Any]) -> None:
     assert requirements("pyrel") == {"numpy", "safetensors", "torch"}
     assert told["packages"] == ["numpy"]
+
+
+def test_folders_come_at_first_use(told: dict[str, Any]) -> None:
+    assert told["light"]
+    assert told["experiment"] == "pyrel.experiment.nearest_root"
 
 
 def test_a_model_is_explained(told: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from pyrel import methods
 from pyrel.benchmark import contestants
+from pyrel.methods.registry import elsewhere
 
 CELLS = ("Shallow", "Deep", "DeepV2", "ConvDeep", "ConvDeepPlus", "RLSTM", "LeNet", "VGG")
 POOLINGS = ("max", "sum")
@@ -31,7 +32,9 @@ def one_of(names: Sequence[str]) -> Callable[[str | None], str | None]:
         if value is None:
             return None
         if value.lower() not in known:
-            raise typer.BadParameter(f"{value!r} is not one of {', '.join(names)}")
+            why = elsewhere(value.lower()) if names is METHODS else ""
+            instead = f"these: {why}" if why else ", ".join(names)
+            raise typer.BadParameter(f"{value!r} is not one of {instead}")
         return known[value.lower()]
 
     return check

@@ -32,7 +32,8 @@ Method: TypeAlias = Annotated[
     typer.Option(
         callback=one_of(METHODS),
         metavar="NAME",
-        help=f"One of {', '.join(METHODS)}. A program has its own.",
+        help=f"One of {', '.join(METHODS)}. A program has its own. deep_taylor_minmax needs a "
+        "second network and is in Python alone: pyrel.experiment.DeepTaylorMinMax.",
         show_default="deep_taylor",
     ),
 ]

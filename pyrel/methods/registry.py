@@ -46,6 +46,18 @@ _METHODS: dict[str, type[Method]] = {
 }
 
 
+# Methods of the sources that are no choice of rules for one model, and where they are.
+_ELSEWHERE = {
+    "deep_taylor_minmax": "it explains a network by a second one that is fitted to it: "
+    "pyrel.experiment.DeepTaylorMinMax(network, model, example, low=..., high=...)",
+}
+
+
+def elsewhere(name: str) -> str:
+    """Return why a method of the sources is none of `names`, and where it is; else ""."""
+    return _ELSEWHERE.get(name, "")
+
+
 def names() -> list[str]:
     """Names of all methods."""
     return list(_METHODS)
@@ -64,7 +76,7 @@ def get(method: str | Method, others: Iterable[str] = (), /, **options: Any) -> 
     Raises
     ------
     ValueError
-        If there is no method of that name.
+        If there is no method of that name; of one that is elsewhere it says where.
     TypeError
         If ``method`` is neither a name nor a method object, or does not take an option.
     """
@@ -77,16 +89,17 @@ def get(method: str | Method, others: Iterable[str] = (), /, **options: Any) -> 
         got = f"the class {method.__name__}" if isinstance(method, type) else type(method).__name__
         raise TypeError(f"method: wanted a name, or an object such as DeepTaylor(); got {got}")
     if method not in _METHODS:
-        raise ValueError(f"method: no '{method}'; there are {', '.join(_METHODS)}")
+        known = elsewhere(method) or f"there are {', '.join(_METHODS)}"
+        raise ValueError(f"method: no '{method}'; {known}")
     made = _METHODS[method]
-    known = inspect.signature(made).parameters
-    unknown = [name for name in options if name not in known]
+    parameters = inspect.signature(made).parameters
+    unknown = [name for name in options if name not in parameters]
     if unknown:
         explained = ", ".join(others)
         also = f" nor of Explainer ({explained})" if explained else ""
         raise TypeError(
             f"{', '.join(unknown)}: {'neither' if also else 'not among the'} options of {method} "
-            f"({', '.join(known) or 'none'}){also}"
+            f"({', '.join(parameters) or 'none'}){also}"
         )
     return made(**options)
 

@@ -228,6 +228,7 @@ def test_inputs_that_do_not_fit(
     ("arguments", "code", "message"),
     [
         (["--method", "lrp"], 2, "'lrp' is not one of gradient"),
+        (["--method", "deep_taylor_minmax"], 2, "not one of these: it explains a network by a"),
         (["--target", "10"], 1, "--target: wanted classes 0 to 9, got 10"),
         (["--target", "ten"], 2, "'ten' is neither 'predicted' nor a class"),
         (["--target", "²"], 2, "'²' is neither 'predicted' nor a class"),

@@ -134,6 +134,12 @@ def test_no_such_method(method: Any) -> None:
         pyrel.Explainer(MODEL, Z, method)
 
 
+def test_a_method_of_the_sources_that_is_elsewhere_says_where() -> None:
+    with pytest.raises(ValueError, match=r"fitted to it: pyrel\.experiment\.DeepTaylorMinMax\("):
+        pyrel.Explainer(MODEL, Z, "deep_taylor_minmax")
+    assert pyrel.experiment.DeepTaylorMinMax.name == "deep_taylor_minmax"
+
+
 def test_an_unknown_option_is_named_with_those_that_there_are() -> None:
     with pytest.raises(TypeError, match="^epsilonn: neither options of lrp_epsilon .epsilon, "):
         pyrel.Explainer(MODEL, Z, "lrp_epsilon", epsilonn=1e-3)

@@ -5,8 +5,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from matplotlib.colors import same_color
 
-from pyrel.experiment import LinearModel, angle, root_mean_square_angles
+from pyrel.experiment import (
+    LinearModel,
+    angle,
+    linear_model_figure,
+    root_mean_square_angles,
+)
 
 DISTRACTORS = [(1.0, 1.0), (0.0, 1.0), (-1.0, 2.0), (3.0, 0.5)]
 
@@ -86,3 +92,34 @@ def test_what_is_no_model_is_refused() -> None:
         LinearModel(deviation=-1.0)
     with pytest.raises(ValueError, match="count: wanted 10 samples or more"):
         LinearModel().moment_of_angle(9)
+
+
+def test_arrows_of_the_figure_point_where_they_should() -> None:
+    """The signal stays, the weights are across each distractor, the pattern is at the signal."""
+    distractors = ((1.0, 1.0), (-1.0, 1.0))
+    figure = linear_model_figure(distractors, count=400)
+    assert [axes.get_title() for axes in figure.axes] == [
+        "distractor (1, 1)", "distractor (−1, 1)"
+    ]  # fmt: skip
+    (legend,) = figure.legends
+    colours = {line.get_label(): line.get_color() for line in legend.get_lines()}
+    off = LinearModel(deviation=0.5).first_order_angle(400)
+    for axes, distractor in zip(figure.axes, distractors, strict=True):
+        assert all(arrow.xyann == (0, 0) for arrow in axes.texts)
+        drawn = [
+            next(np.array(a.xy) for a in axes.texts if same_color(a.arrow_patch.get_edgecolor(), c))
+            for c in colours.values()
+        ]
+        np.testing.assert_allclose(np.linalg.norm(drawn, axis=1), 1.0, rtol=1e-12)
+        signal, other, weights, pattern = drawn
+        np.testing.assert_array_equal(signal, [1.0, 0.0])
+        np.testing.assert_allclose(other, np.array(distractor) / np.sqrt(2), rtol=1e-12)
+        assert abs(weights @ other) <= 1e-12
+        assert weights @ signal > 0
+        assert angle(pattern, signal) <= 4 * off  # of one draw, normal to first order
+        assert pattern @ signal > 0
+
+
+def test_a_figure_needs_a_distractor() -> None:
+    with pytest.raises(ValueError, match="one at least"):
+        linear_model_figure(())
