@@ -210,7 +210,7 @@ def test_channels_are_added_up():
     panels = plots.method_panels([("a", x)], {"r": [relevance]}, layout="channels")
     drawn = [axes.images[0].get_array() for axes in panels.axes if axes.images]
     np.testing.assert_allclose(drawn[1], relevance.sum(axis=0))
-    with pytest.raises(ValueError, match="layout: wanted 'steps' or 'channels', given 'rows'"):
+    with pytest.raises(ValueError, match="layout: wanted 'sequence' or 'channels', given 'rows'"):
         plots.as_image(x, "rows")
 
 

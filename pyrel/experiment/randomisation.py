@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from pyrel.metrics import Summary, map_cosine, rank_correlation
 
@@ -44,8 +46,8 @@ class RandomisedLayer:
 def layers_with_weights(model: nn.Module, x: Any) -> list[str]:
     """Name the modules that have weights of their own, the one next to the output first.
 
-    The order is that in which a run of the model last reads their weights, from the end; modules
-    of which it uses none come behind.
+    The order is that in which a run of the model last reads their weights, or what it makes of
+    weights alone, as |W| before a loop; from the end. Modules of which it uses none come behind.
 
     Parameters
     ----------
@@ -62,33 +64,59 @@ def layers_with_weights(model: nn.Module, x: Any) -> list[str]:
     ['2', '0']
     """
     named = [name for name, module in model.named_modules() if _has_weights(module)]
-    owners = {
-        id(held): name for name in named for held in _state_of(model.get_submodule(name)).values()
-    }
-    uses = _Uses(owners)
-    with torch.no_grad(), uses:
+    uses = _Uses()
+    for name in named:
+        for held in _state_of(model.get_submodule(name)).values():
+            uses.owners.setdefault(held, set()).add(name)
+    with torch.no_grad(), _without_fast_path(), uses:
         model(torch.as_tensor(x[:1]))
     return sorted(named[::-1], key=lambda name: -uses.last.get(name, -1))
 
 
 class _Uses(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes which operator of a run was the last that read weights of a module."""
+    """Notes which operator of a run was the last that read weights of a module.
 
-    def __init__(self, owners: Mapping[int, str]) -> None:
+    Attributes
+    ----------
+    owners
+        Names of modules by weight, and by what is made of weights alone: a view of W that is made
+        before a loop is read in every step. Names, as two modules may share a weight.
+    last
+        Number of the operator by name of the module.
+    """
+
+    def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.owners = WeakTensorKeyDictionary()
         self.last: dict[str, int] = {}
-        self._owners = owners
         self._done = 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         self._done += 1
-        for value in tree_leaves((args, kwargs)):
-            owner = self._owners.get(id(value))
-            if owner is not None:
-                self.last[owner] = self._done
-        return func(*args, **(kwargs or {}))
+        owners = [self.owners.get(value) for value in _tensors((args, kwargs))]
+        read = {name for names in owners if names for name in names}
+        self.last.update(dict.fromkeys(read, self._done))
+        result = func(*args, **(kwargs or {}))
+        if read and all(owners):
+            self.owners.update(dict.fromkeys(_tensors(result), read))
+        return result
+
+
+def _tensors(values: Any) -> list[torch.Tensor]:
+    return [value for value in tree_leaves(values) if isinstance(value, torch.Tensor)]
+
+
+@contextmanager
+def _without_fast_path() -> Iterator[None]:
+    """Let attention run part by part: on torch's fast path one operator reads a whole layer."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def randomise_weights(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, get_args
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,9 +16,8 @@ from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike, NDArray
 
 from pyrel.metrics import channel_sum
+from pyrel.metrics.regions import Layout
 from pyrel.plots.style import GREEN, MUTED, TEXT, WIDTH, axes_at, new_figure, styled, wrapped
-
-Layout: TypeAlias = Literal["steps", "channels"]
 
 # Each side darkens evenly away from a white zero, so the order holds without colour vision too, and
 # a map without negative relevance looks the same in both. The odd number makes zero the white one.
@@ -50,7 +49,8 @@ class HeatmapColumn:
         Short texts at the right end above maps, by the names in `relevance`; see `note` of
         `heatmap_grid`.
     layout
-        What the first axis is: "steps", or "channels", which are added up.
+        What the first axis is: "sequence", the steps, or "channels", which are added up. As of
+        `pyrel.metrics.patch_regions`.
     """
 
     title: str
@@ -58,10 +58,10 @@ class HeatmapColumn:
     relevance: Mapping[str, NDArray[Any]]
     relevant: NDArray[np.bool_] | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
-    layout: Layout = "steps"
+    layout: Layout = "sequence"
 
 
-def as_image(values: ArrayLike, layout: Layout = "steps") -> NDArray[Any]:
+def as_image(values: ArrayLike, layout: Layout = "sequence") -> NDArray[Any]:
     """Make one picture of a sample, or of its relevance.
 
     Parameters
@@ -69,7 +69,8 @@ def as_image(values: ArrayLike, layout: Layout = "steps") -> NDArray[Any]:
     values
         Shape (steps, height, width), or (channels, height, width).
     layout
-        "steps" are put side by side; "channels" are added up (deep Taylor paper, section 6.2).
+        As of `HeatmapColumn`: steps are put side by side, channels are added up (deep Taylor paper,
+        section 6.2).
 
     Returns
     -------
@@ -90,9 +91,10 @@ def as_image(values: ArrayLike, layout: Layout = "steps") -> NDArray[Any]:
     """
     array = np.asarray(values)
     if layout not in get_args(Layout):
-        raise ValueError(f"layout: wanted 'steps' or 'channels', given {layout!r}")
+        raise ValueError(f"layout: wanted 'sequence' or 'channels', given {layout!r}")
     if array.ndim != 3:
-        raise ValueError(f"values: wanted shape ({layout}, height, width), given {array.shape}")
+        first = "channels" if layout == "channels" else "steps"
+        raise ValueError(f"values: wanted shape ({first}, height, width), given {array.shape}")
     if layout == "channels":
         summed: NDArray[Any] = channel_sum(array[None])[0]
         return summed

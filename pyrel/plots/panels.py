@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike, NDArray
 
-from pyrel.plots.heatmaps import Layout, as_image, colour_scale, heatmap_key
+from pyrel.metrics.regions import Layout
+from pyrel.plots.heatmaps import as_image, colour_scale, heatmap_key
 from pyrel.plots.style import MUTED, TEXT, axes_at, new_figure, styled
 
 # In inches: width of a picture, what is between two, the names at the left, a line of text, the key
@@ -29,7 +30,7 @@ def method_panels(
     *,
     title: str | None = None,
     columns: int = 10,
-    layout: Layout = "steps",
+    layout: Layout = "sequence",
 ) -> Figure:
     """Draw a row of maps for each sample: the input first, then what each method says.
 

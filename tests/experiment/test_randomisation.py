@@ -45,6 +45,7 @@ def test_layers_are_randomised_from_the_output_down(model):
 @pytest.mark.parametrize(
     ("cell", "wanted"),
     [
+        ("RLSTM", ["output", "candidate", "gates", "encoder"]),
         ("Shallow", ["output", "cell", "feedback"]),
         ("Deep", ["output", "decision", "cell", "feedback", "encoder"]),
         ("DeepV2", ["output", "decision", "cell", "feedback", "encoder_2", "encoder"]),
@@ -55,7 +56,7 @@ def test_layers_are_randomised_from_the_output_down(model):
     ],
 )
 def test_the_order_is_that_of_use(cell, wanted):
-    model = pyrel.nn.cell_type(cell)(3, (8, 4), recurrent=5).eval()
+    model = pyrel.nn.cell_type(cell)(3, (8, 4)).eval()
     found = layers_with_weights(model, np.zeros((2, 3, 8, 4), np.float32))
     assert found == wanted
 
@@ -73,6 +74,47 @@ def test_what_a_run_does_not_use_comes_last_and_all_of_a_module_counts():
             return self.output(self.lstm(x * self.first)[0][:, -1])
 
     assert layers_with_weights(Net(), torch.zeros(1, 3, 4)) == ["output", "lstm", "", "unused"]
+
+
+def test_what_is_made_of_weights_is_read_where_it_is_used():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.output, self.recurrent = nn.Linear(5, 2), nn.Linear(5, 5)
+            self.encoder = nn.Linear(4, 5)
+
+        def forward(self, x):
+            weight, bias = self.recurrent.weight.abs().t(), 2 * self.recurrent.bias
+            state = torch.zeros(len(x), 5)
+            for step in range(3):
+                state = torch.relu(self.encoder(x[:, step]) + state @ weight + bias)
+            return self.output(state)
+
+    assert layers_with_weights(Net(), torch.zeros(1, 3, 4)) == ["output", "recurrent", "encoder"]
+
+
+def test_weights_that_two_modules_share_are_used_by_both():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding, self.middle = nn.Embedding(7, 5), nn.Linear(5, 5)
+            self.output = nn.Linear(5, 7, bias=False)
+            self.output.weight = self.embedding.weight
+
+        def forward(self, x):
+            return self.output(self.middle(self.embedding(x)).mean(1))
+
+    found = layers_with_weights(Net(), torch.zeros(1, 3, dtype=torch.long))
+    assert found == ["output", "embedding", "middle"]
+
+
+def test_layers_of_attention_are_not_taken_for_one():
+    fast = torch.backends.mha.get_fastpath_enabled()
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    found = layers_with_weights(layer, torch.zeros(1, 3, 8))
+    wanted = ["norm2", "linear2", "linear1", "norm1", "self_attn.out_proj", "self_attn"]
+    assert found == wanted
+    assert torch.backends.mha.get_fastpath_enabled() == fast
 
 
 def test_means_of_a_batch_norm_are_randomised_too():

@@ -184,7 +184,11 @@ def test_sensitivity_to_noise(quantus, model, case, name, reduce) -> None:
     np.testing.assert_allclose(ours, theirs, rtol=FLOAT64)
 
 
-def test_randomised_weights(quantus, model, case) -> None:
+@pytest.mark.parametrize(
+    ("order", "cascade", "layers"),
+    [("top_down", True, ["4", "2"]), ("independent", False, ["2", "4"])],
+)
+def test_randomised_weights(quantus, model, case, order, cascade, layers) -> None:
     x, _, target = case
 
     def fresh() -> nn.Module:
@@ -197,12 +201,13 @@ def test_randomised_weights(quantus, model, case) -> None:
         return made
 
     maps = squared(model, x, target)
-    test = quantus.MPRT(layer_order="top_down", abs=True, **PLAIN)
+    test = quantus.MPRT(layer_order=order, abs=True, **PLAIN)
     theirs = test(**given(model, (x, maps, target), explain_func=squared))
     ours = randomisation_check(
-        model, fresh, lambda m: lambda x, target: squared(m, x, target), x, target
+        model, fresh, lambda m: lambda x, target: squared(m, x, target), x, target, cascade=cascade
     )
-    assert [layer.name for layer in ours] == ["4", "2"] == [n for n in theirs if n != "original"]
+    assert [layer.name for layer in ours] == ["4", "2"]
+    assert [name for name in theirs if name != "original"] == layers
     for layer in ours:
         wanted = theirs[layer.name]
         np.testing.assert_allclose(layer.absolute_rank.values, wanted, atol=FLOAT64)
