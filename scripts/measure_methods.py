@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Judge all methods on one trained cell by all measures, and write a page with tables.
 
-pyrel train Deep --dataset mnist --out runs/deep
-python scripts/measure_methods.py runs/deep/model.safetensors --out docs/results
+pyrel train Deep --dataset mnist --seed 2 --out runs/deep
+python scripts/measure_methods.py runs/deep/model.safetensors --samples 300 --out docs/results
 
 Writes measures.md and measures/numbers.json. All measures take the same majority samples, the first
 of the test set, and explain the true class. Methods that need patterns get them from the first
@@ -20,92 +20,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from measure_degradation import PATTERNS
+from measures_page import RANDOM, page
 from torch import nn
 
 import pyrel
 from pyrel import metrics
 from pyrel.cli.display import bar
-from pyrel.experiment import Problem, TrainedCell, load_cell, new_cell, randomisation_check
+from pyrel.experiment import Problem, TrainedCell, load_cell, randomisation_check
 from pyrel.experiment.degradation import PIXEL_MASS, relevance_of
-from pyrel.experiment.problem import HIGH, LOW
-from pyrel.experiment.reproduce.numbers import table
+from pyrel.experiment.problem import DIGITS_IN_SAMPLE, HIGH, LOW
 from pyrel.files.atomic import replacing
 from pyrel.metrics import Summary
 from pyrel.report.machine import machine_facts
-from pyrel.report.words import label
 
 TILE, POINTS = 7, range(0, 49, 4)
 FIRST_TILES = 8
 RADIUS, DRAWS = 0.1, 10  # of the noise
-LAST = 3  # steps: a quarter of the twelve
-
-# Heading -> measure, in the order of the tables; what is better.
-BY_MODEL = {
-    "area, most relevant first ↓": "area",
-    "area, least relevant first ↑": "area_least",
-    "comprehensiveness ↑": "comprehensiveness",
-    "sufficiency ↓": "sufficiency",
-    "log-odds ↑": "log_odds",
-    "noise ↓": "noise",
-}
-BY_MAP = {
-    "share in the majority ↑": "mass",
-    "rank accuracy ↑": "rank",
-    "entropy": "entropy",
-    "Gini index": "gini",
-    "last 3 steps, less pixels'": "last",
-    "centre, less pixels'": "centre",
-}
-BY_DIGIT = {"first digit": "digit 0", "second": "digit 1", "third": "digit 2"}
-FIRST = {
-    "empty tiles": "tiles empty",
-    "of the ink": "tiles ink",
-    "in the majority": "tiles majority",
-}
-RANDOMISED = {
-    "ranks, output layer": "output ranks",
-    "ranks, all layers": "all ranks",
-    "cosine, output layer": "output cosine",
-    "cosine, all layers": "all cosine",
-}
-
-HEAD = """# How methods rank by each measure
-
-All methods on one cell and the same samples, by the measures of `pyrel.metrics`: what each is, and
-where it comes from, is in [methods](../methods.md#numbers-that-judge-an-explanation). One model, so
-± is the standard error over samples: another seed may order methods that lie close together
-otherwise. Written by `scripts/measure_methods.py`."""
-MODEL = """## Measures that run the model
-
-Tiles of {tile} × {tile} pixels are replaced by their mean. Area: mean probability of the class over
-the curve of tiles replaced. Comprehensiveness and sufficiency: fall of the probability without, and
-with only, the most relevant 1 to 50 % of the tiles. Log-odds: their fall without the most relevant
-20 %. Noise: largest of {draws} relative changes of the map under noise of at most {radius:g} for
-each pixel. ↑ higher, ↓ lower is better. Random order has an area of {random}."""
-MAP = """## Measures of maps alone
-
-Share and rank accuracy: of the relevance, and of the most relevant pixels, in the two majority
-digits; signed maps are measured by their positive part. Entropy and Gini index tell how spread a
-map is; neither is better. The last two tell where in the sequence it lies: share of the last
-{last} of {steps} steps, and centre (0 first step, 1 last), both less those of the pixel mass."""
-DIGIT = """## By place of the digit
-
-What a digit gets of the relevance in the two majority digits, where it is one of them; pixel mass
-is the evidence."""
-TILES = """## What the first {count} tiles are
-
-Of the tiles that a map names first: fraction that is empty, and so its own mean; fraction of the
-sample's ink; fraction in the majority digits."""
-WEIGHTS = """## After weights are randomised
-
-Rank correlation of the sizes of relevance, and cosine of the maps, before and after the output
-layer, and all layers, have the weights of an untrained cell. Near 0 where a map depends on what the
-model has learned. A map that multiplies by the input is 0 at empty pixels whatever the weights are,
-which keeps its ranks alike: there the cosine says more."""
-AGREEMENT = """## Agreement between methods
-
-Rank correlation of maps, mean over the samples."""
+_SCALE = 1000  # of the progress bar, for each method
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +57,8 @@ def main() -> None:
     arguments = parse()
     cell = load_cell(arguments.model)
     problem = cell.problem or Problem.of("mnist-mini", "majority", cell.model.steps)
+    if problem.kind != "majority":
+        raise SystemExit(f"{arguments.model}: wanted a cell of the majority problem")
     x, y, relevant = problem.samples(
         problem.images("test", arguments.data), count=arguments.samples
     )
@@ -134,7 +69,11 @@ def main() -> None:
     with bar() as told:
         found, maps = measured(judged, names, told)
     seconds = time.process_time() - start
-    write(arguments.out, page(judged, found, maps, seconds), found, maps)
+    command = f"python scripts/measure_methods.py MODEL --samples {len(x)} --fit {len(fitting)}"
+    if arguments.methods:
+        command += f" --methods {arguments.methods}"
+    told_first = told_of(judged, command, seconds)
+    write(arguments.out, page(told_first, settings(judged), found, maps), found, maps)
 
 
 def parse() -> argparse.Namespace:
@@ -154,23 +93,28 @@ def measured(
     """Return measures by map, and the maps of the methods."""
     found: dict[str, dict[str, Summary]] = {}
     maps = {}
-    parts = 3 * len(names) + 2
+    total = _SCALE * (len(names) + 1)
     for i, name in enumerate(names):
-        told(f"explaining: {name}", 3 * i, parts)
+        # Of a method's time most goes into noise: ten times as many maps as it is explained by.
+        def part(what: str, fraction: float, at: int = i, name: str = name) -> None:
+            told(f"{what}: {name}", int(_SCALE * (at + fraction)), total)
+
+        part("explaining", 0.0)
         explain = explainer(judged, judged.cell.model, name)
         maps[name] = relevance_of(explain, judged.x, judged.y)
-        told(f"judging: {name}", 3 * i + 1, parts)
+        part("judging", 0.1)
         found[name] = of_map(judged, explain.forward, maps[name])
-        found[name]["noise"] = noise(judged, explain)
-        told(f"randomising: {name}", 3 * i + 2, parts)
-        found[name] |= after_randomising(judged, name)
-    told("judging: pixels and random order", parts - 2, parts)
+        found[name]["noise"] = noise(judged, explain, lambda f: part("adding noise", 0.2 + 0.6 * f))
+        found[name] |= after_randomising(
+            judged, name, lambda layer: part(f"randomising {layer}", 0.8)
+        )
+    told("judging: pixels and random order", total - _SCALE, total)
     pixels = metrics.pixel_mass_map(judged.x, LOW)
     found[PIXEL_MASS] = of_map(judged, explain.forward, pixels)
     random = metrics.random_degradation(
         explain.forward, judged.x, judged.y, how=tiles(judged), removed=POINTS
     )
-    found["random order"] = {"area": Summary.of(random.area_under())}
+    found[RANDOM] = {"area": Summary.of(random.area_under())}
     return found, maps
 
 
@@ -214,10 +158,14 @@ def places(judged: Judged, relevance: Any) -> Iterator[tuple[str, Any]]:
     shares = metrics.step_shares(relevance)
     mass = metrics.step_shares(metrics.pixel_mass_map(judged.x, LOW))
     last, centre = metrics.last_steps_share, metrics.centre_of_relevance
-    yield "last", last(shares, LAST) - last(mass, LAST)
+    yield "last", last(shares, quarter(judged)) - last(mass, quarter(judged))
     yield "centre", centre(shares) - centre(mass)
-    for part in metrics.position_shares(shares, mass, judged.relevant, parts=3):
+    for part in metrics.position_shares(shares, mass, judged.relevant, parts=DIGITS_IN_SAMPLE):
         yield f"digit {part.position}", part.relevance.values
+    share = metrics.relevance_mass_accuracy(relevance, judged.relevant)
+    in_majority = judged.relevant.reshape(len(share), DIGITS_IN_SAMPLE, -1).any(axis=2)
+    for digit in range(DIGITS_IN_SAMPLE):
+        yield f"odd {digit}", np.where(in_majority[:, digit], np.nan, share)
     labels = tiles(judged).regions.labels.reshape(-1)
     marked = np.broadcast_to(
         judged.relevant.reshape(*judged.relevant.shape, *(1,) * (judged.x.ndim - 2)), judged.x.shape
@@ -238,73 +186,63 @@ def places(judged: Judged, relevance: Any) -> Iterator[tuple[str, Any]]:
     yield "tiles majority", (np.take_along_axis(sums["marked"], first, axis=1) > 0).mean(axis=1)
 
 
-def noise(judged: Judged, explain: pyrel.Explainer) -> Summary:
+def noise(judged: Judged, explain: pyrel.Explainer, told: Callable[[float], None]) -> Summary:
     moved = metrics.Noise(RADIUS, DRAWS, LOW, HIGH)
-    return Summary.of(metrics.noise_sensitivity(explain, judged.x, judged.y, moved))
+    relative = metrics.noise_sensitivity(
+        explain, judged.x, judged.y, moved, progress=lambda done, total: told(done / total)
+    )
+    return Summary.of(relative)
 
 
-def after_randomising(judged: Judged, name: str) -> dict[str, Summary]:
-    model, problem = judged.cell.model, judged.problem
+def after_randomising(judged: Judged, name: str, told: Callable[[str], None]) -> dict[str, Summary]:
+    model = judged.cell.model
     layers = randomisation_check(
         model,
-        lambda: new_cell(type(model).__name__, problem, seed=1, sizes=model.sizes).eval(),
+        lambda: untrained(model),
         lambda changed: explainer(judged, changed, name, check=None),
         judged.x,
         judged.y,
+        progress=told,
     )
     ends = {"output": layers[0], "all": layers[-1]}
     ranks = {f"{name} ranks": each.absolute_rank for name, each in ends.items()}
     return ranks | {f"{name} cosine": each.cosine for name, each in ends.items()}
 
 
-def page(
-    judged: Judged,
-    found: Mapping[str, Mapping[str, Summary]],
-    maps: Mapping[str, Any],
-    seconds: float,
-) -> str:
-    samples, steps = judged.x.shape[:2]
-    machine = machine_facts(1)["processor"]
-    classified = pyrel.training.evaluate(judged.cell.model, judged.x, judged.y).accuracy
-    cost = (
-        f"{judged.cell.name} on {judged.problem.dataset}, {steps} steps, "
+def untrained(model: pyrel.nn.Cell) -> pyrel.nn.Cell:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        return pyrel.nn.build(model.config()).eval()
+
+
+def told_of(judged: Judged, command: str, seconds: float) -> str:
+    """Return what was measured, by which command and for how long."""
+    cell, (samples, steps) = judged.cell, judged.x.shape[:2]
+    classified = pyrel.training.evaluate(cell.model, judged.x, judged.y).accuracy
+    training = cell.training
+    trained = (
+        f", trained for {training['epochs']} epochs with seed {training['config']['seed']}"
+        if training
+        else ""
+    )
+    return (
+        f"{cell.name} on {judged.problem.dataset}, {steps} steps{trained}, "
         f"{100 * classified:.1f} % of the first {samples:,} test sequences classified correctly; "
         f"options by default, patterns fitted to {len(judged.fitting):,} training sequences. "
-        f"{seconds / 60:.1f} minutes of CPU time ({machine})."
+        f"{seconds / 60:.1f} minutes of CPU time ({machine_facts()['processor']}):\n\n"
+        f"```\n{command}\n```"
     )
-    texts = {
-        MODEL.format(
-            tile=TILE, draws=DRAWS, radius=RADIUS, random=found["random order"]["area"]
-        ): BY_MODEL,
-        MAP.format(last=LAST, steps=steps): BY_MAP,
-        DIGIT: BY_DIGIT,
-        TILES.format(count=FIRST_TILES): FIRST,
-        WEIGHTS: RANDOMISED,
-    }
-    parts = [HEAD, cost]
-    for text, columns in texts.items():
-        parts += [text, _rows(found, columns)]
-    return "\n\n".join([*parts, AGREEMENT, _agreement(maps)])
 
 
-def _rows(found: Mapping[str, Mapping[str, Summary]], columns: Mapping[str, str]) -> str:
-    rows = [
-        [label(name), *(str(of.get(measure, "–")) for measure in columns.values())]
-        for name, of in found.items()
-        if any(measure in of for measure in columns.values()) and name != "random order"
-    ]
-    return table(["map", *columns], rows)
+def settings(judged: Judged) -> dict[str, Any]:
+    return {
+        "tile": TILE, "draws": DRAWS, "radius": RADIUS, "count": FIRST_TILES,
+        "steps": judged.x.shape[1], "last": quarter(judged),
+    }  # fmt: skip
 
 
-def _agreement(maps: Mapping[str, Any]) -> str:
-    pairs = metrics.agreement(maps, "rank")
-    names = list(maps)
-    rows = []
-    for i, name in enumerate(names[1:], 1):
-        found = [pairs.get((other, name)) or pairs[name, other] for other in names[:i]]
-        rows.append([label(name), *(f"{each.mean:+.2f}" for each in found)])
-    filled = [[*row, *[""] * (len(names) - len(row))] for row in rows]
-    return table(["", *map(label, names[:-1])], filled)
+def quarter(judged: Judged) -> int:
+    return max(1, judged.x.shape[1] // 4)
 
 
 def write(
@@ -329,4 +267,7 @@ def write(
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None  # as of a shell; the page appears whole or not at all

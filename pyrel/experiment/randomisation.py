@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -87,7 +87,7 @@ class _Uses(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.owners = WeakTensorKeyDictionary()
+        self.owners: MutableMapping[torch.Tensor, set[str]] = WeakTensorKeyDictionary()
         self.last: dict[str, int] = {}
         self._done = 0
 

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
+import importlib
 import json
 import runpy
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pyrel.experiment import Problem, TrainedCell, new_cell
+from pyrel.metrics import Summary
+from pyrel.report.words import label
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
@@ -57,8 +61,44 @@ def test_all_measures_write_a_page(cell, tmp_path, monkeypatch, capsys) -> None:
     for measure in ("tiles empty", "digit 0", "noise", "all cosine", "sufficiency"):
         mean = found["gradient_x_input"][measure]["mean"]
         assert page.count(f"| {mean:.3f} ± ") >= 1, measure
+    # A majority sample has one odd digit, so that the three shares make the one of all.
+    for of in (found["gradient_x_input"], found["pixel_mass"]):
+        parts = [of[f"odd {digit}"] for digit in range(3)]
+        assert sum(part["used"] for part in parts) == of["mass"]["used"] == 8
+        total = sum(part["used"] * (part["mean"] or 0) for part in parts)
+        assert total == pytest.approx(8 * of["mass"]["mean"])
+    # Ranks are those of the printed means: the best has the smallest area.
+    best = min(set(found) - {"random order"}, key=lambda name: found[name]["area"]["mean"])
+    assert f"| {label(best)} | 1\\* |" in page
     # The pixels' own map names no empty tile first, and lies where the pixels lie.
     assert found["pixel_mass"]["tiles empty"]["mean"] == 0
     assert found["pixel_mass"]["centre"]["mean"] == 0
     assert found["pixel_mass"]["last"]["mean"] == 0
     assert list(numbers["agreement"]) == ["gradient_x_input – pattern_attribution"]
+
+
+def test_numbers_of_fewer_samples_are_counted_and_methods_are_told_apart(monkeypatch) -> None:
+    monkeypatch.syspath_prepend(SCRIPTS)
+    page = importlib.import_module("measures_page")
+    few = Summary.of([0.5, 0.5, np.nan])
+    assert page._number(few, True) == "0.500 ± 0.000 (2)"
+    assert page._number(few, False) == "0.500 ± 0.000"
+    assert page._number(None, True) == "–"
+    found = {
+        "near": {"area": Summary.of([0.1, 0.3, 0.2])},
+        "best": {"area": Summary.of([0.1, 0.2, 0.2])},
+        "far": {"area": Summary.of([0.4, 0.5, 0.5])},
+        "random order": {"area": Summary.of([0.0, 0.0, 0.0])},
+        "other": {},
+    }
+    ranks = page._ranked(found, "area", 1)
+    assert ranks == {"near": "2\\*", "best": "1\\*", "far": "3"}
+    assert page._ranked(found, "area", -1) == {"near": "2", "best": "3", "far": "1\\*"}
+
+
+def test_a_cell_of_single_images_is_refused(tmp_path, monkeypatch) -> None:
+    problem = Problem.of("mnist-mini", "sequence", 4)
+    path = tmp_path / "shallow.safetensors"
+    TrainedCell("Shallow", new_cell("Shallow", problem), problem, 0.0, 1.0, {}).save(path)
+    with pytest.raises(SystemExit, match="wanted a cell of the majority problem"):
+        run("measure_methods.py", [str(path), "--out", str(tmp_path)], monkeypatch)
