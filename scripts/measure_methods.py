@@ -16,13 +16,14 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from measure_degradation import PATTERNS
-from measures_page import RANDOM, page
+from measures_page import RANDOM, Alike, page
 from torch import nn
 
 import pyrel
@@ -52,6 +53,16 @@ class Judged:
     relevant: Any
     fitting: Any  # sequences that patterns are fitted to
 
+    @cached_property
+    def tiles(self) -> metrics.Perturbation:
+        """The tiles that are replaced by their mean."""
+        return metrics.Perturbation(metrics.patch_regions(self.x.shape[1:], TILE))
+
+    @cached_property
+    def mass(self) -> Any:
+        """Share of the pixel mass in each step, (n, steps)."""
+        return metrics.step_shares(metrics.pixel_mass_map(self.x, LOW))
+
 
 def main() -> None:
     arguments = parse()
@@ -73,7 +84,8 @@ def main() -> None:
     if arguments.methods:
         command += f" --methods {arguments.methods}"
     told_first = told_of(judged, command, seconds)
-    write(arguments.out, page(told_first, settings(judged), found, maps), found, maps)
+    alike = metrics.agreement(maps)
+    write(arguments.out, page(told_first, settings(judged), found, alike), found, alike)
 
 
 def parse() -> argparse.Namespace:
@@ -112,7 +124,7 @@ def measured(
     pixels = metrics.pixel_mass_map(judged.x, LOW)
     found[PIXEL_MASS] = of_map(judged, explain.forward, pixels)
     random = metrics.random_degradation(
-        explain.forward, judged.x, judged.y, how=tiles(judged), removed=POINTS
+        explain.forward, judged.x, judged.y, how=judged.tiles, removed=POINTS
     )
     found[RANDOM] = {"area": Summary.of(random.area_under())}
     return found, maps
@@ -128,12 +140,9 @@ def explainer(judged: Judged, model: nn.Module, name: str, **checked: Any) -> py
     return pyrel.Explainer(graph, method=method, low=LOW, high=HIGH, **checked)
 
 
-def tiles(judged: Judged) -> metrics.Perturbation:
-    return metrics.Perturbation(metrics.patch_regions(judged.x.shape[1:], TILE))
-
-
 def of_map(judged: Judged, forward: Any, relevance: Any) -> dict[str, Summary]:
-    x, y, how = judged.x, judged.y, tiles(judged)
+    x, y, how = judged.x, judged.y, judged.tiles
+    share = metrics.relevance_mass_accuracy(relevance, judged.relevant)
 
     def area(order: Any) -> Any:
         curve = metrics.degradation(forward, x, relevance, y, how=how, removed=POINTS, order=order)
@@ -145,28 +154,26 @@ def of_map(judged: Judged, forward: Any, relevance: Any) -> dict[str, Summary]:
         "comprehensiveness": metrics.comprehensiveness(forward, x, relevance, y, how=how),
         "sufficiency": metrics.sufficiency(forward, x, relevance, y, how=how),
         "log_odds": metrics.log_odds(forward, x, relevance, y, how=how),
-        "mass": metrics.relevance_mass_accuracy(relevance, judged.relevant),
+        "mass": share,
         "rank": metrics.relevance_rank_accuracy(relevance, judged.relevant),
         "entropy": metrics.entropy(relevance),
         "gini": metrics.gini(relevance),
     }
+    majority = judged.relevant.reshape(len(share), DIGITS_IN_SAMPLE, -1).any(axis=2)
+    for digit in range(DIGITS_IN_SAMPLE):
+        values[f"odd {digit}"] = np.where(majority[:, digit], np.nan, share)
     return {name: Summary.of(each) for name, each in (*values.items(), *places(judged, relevance))}
 
 
 def places(judged: Judged, relevance: Any) -> Iterator[tuple[str, Any]]:
     """Yield where in the sequence relevance lies, and what the first tiles are."""
-    shares = metrics.step_shares(relevance)
-    mass = metrics.step_shares(metrics.pixel_mass_map(judged.x, LOW))
+    shares, mass = metrics.step_shares(relevance), judged.mass
     last, centre = metrics.last_steps_share, metrics.centre_of_relevance
     yield "last", last(shares, quarter(judged)) - last(mass, quarter(judged))
     yield "centre", centre(shares) - centre(mass)
     for part in metrics.position_shares(shares, mass, judged.relevant, parts=DIGITS_IN_SAMPLE):
         yield f"digit {part.position}", part.relevance.values
-    share = metrics.relevance_mass_accuracy(relevance, judged.relevant)
-    in_majority = judged.relevant.reshape(len(share), DIGITS_IN_SAMPLE, -1).any(axis=2)
-    for digit in range(DIGITS_IN_SAMPLE):
-        yield f"odd {digit}", np.where(in_majority[:, digit], np.nan, share)
-    labels = tiles(judged).regions.labels.reshape(-1)
+    labels = judged.tiles.regions.labels.reshape(-1)
     marked = np.broadcast_to(
         judged.relevant.reshape(*judged.relevant.shape, *(1,) * (judged.x.ndim - 2)), judged.x.shape
     )
@@ -245,18 +252,14 @@ def quarter(judged: Judged) -> int:
     return max(1, judged.x.shape[1] // 4)
 
 
-def write(
-    out: Path, text: str, found: Mapping[str, Mapping[str, Summary]], maps: Mapping[str, Any]
-) -> None:
+def write(out: Path, text: str, found: Mapping[str, Mapping[str, Summary]], alike: Alike) -> None:
     """Write the page and its numbers, both or none."""
     numbers = {
         "measures": {
             name: {measure: each.to_dict() for measure, each in of.items()}
             for name, of in found.items()
         },
-        "agreement": {
-            " – ".join(pair): each.to_dict() for pair, each in metrics.agreement(maps).items()
-        },
+        "agreement": {" – ".join(pair): each.to_dict() for pair, each in alike.items()},
     }
     (out / "measures").mkdir(parents=True, exist_ok=True)
     places = out / "measures.md", out / "measures" / "numbers.json"

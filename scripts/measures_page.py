@@ -6,13 +6,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pyrel import metrics
 from pyrel.experiment.reproduce.numbers import table
 from pyrel.metrics import Summary, paired_difference
 from pyrel.report.words import label
 
 RANDOM = "random order"
 Found = Mapping[str, Mapping[str, Summary]]
+Alike = Mapping[tuple[str, str], Summary]
 # Within so many standard errors of the paired difference two methods are not told apart.
 APART = 3.0
 
@@ -101,7 +101,7 @@ AGREEMENT = """## Agreement between methods
 Rank correlation of maps, mean over the samples."""
 
 
-def page(cost: str, settings: Mapping[str, Any], found: Found, maps: Mapping[str, Any]) -> str:
+def page(cost: str, settings: Mapping[str, Any], found: Found, alike: Alike) -> str:
     """Return the page as Markdown.
 
     Parameters
@@ -112,8 +112,8 @@ def page(cost: str, settings: Mapping[str, Any], found: Found, maps: Mapping[str
         What the texts name: tile, draws, radius, last, steps, count.
     found
         Measures by map; those of random order under `RANDOM`.
-    maps
-        Relevance by method.
+    alike
+        Agreement of the methods' maps, as `pyrel.metrics.agreement` returns it.
     """
     random = found[RANDOM]["area"]
     parts = [HEAD, cost, RANKS.format(apart=APART), _ranks(found)]
@@ -123,7 +123,7 @@ def page(cost: str, settings: Mapping[str, Any], found: Found, maps: Mapping[str
     for text, columns in texts.items():
         # A digit is in the majority of some samples only: other numbers there are no empty maps.
         parts += [text.format(random=random, **settings), _rows(found, columns, text != DIGIT)]
-    return "\n\n".join([*parts, AGREEMENT, _agreement(maps)])
+    return "\n\n".join([*parts, AGREEMENT, _agreement(alike)])
 
 
 def _ranks(found: Found) -> str:
@@ -166,11 +166,10 @@ def _number(of: Summary | None, counted: bool) -> str:
     return f"{of} ({of.used})" if counted and of.left_out else str(of)
 
 
-def _agreement(maps: Mapping[str, Any]) -> str:
-    pairs = metrics.agreement(maps, "rank")
-    names = list(maps)
+def _agreement(alike: Alike) -> str:
+    names = list(dict.fromkeys(name for pair in alike for name in pair))
     rows = []
     for i, name in enumerate(names[1:], 1):
-        found = [f"{pairs[other, name].mean:+.2f}" for other in names[:i]]
+        found = [f"{alike[other, name].mean:+.2f}" for other in names[:i]]
         rows.append([label(name), *found, *[""] * (len(names) - 1 - i)])
     return table(["", *map(label, names[:-1])], rows)
