@@ -17,12 +17,13 @@ from pyrel.experiment.reproduce.majority_page import (
     cost,
     differences_from,
     heatmaps,
+    in_json,
     measures,
     measures_table,
 )
 from pyrel.experiment.reproduce.majority_runs import MEASURES, METHODS, PICTURES, Variant
 from pyrel.experiment.reproduce.numbers import Interval, table
-from pyrel.experiment.reproduce.runs import Kept, hours, processors
+from pyrel.experiment.reproduce.runs import Kept, short_trainings
 from pyrel.report import words
 
 if TYPE_CHECKING:
@@ -52,13 +53,7 @@ def page(results: Results, variants: Variants, settings: Settings) -> Page:
     cells = {name: kept for name, kept in results.items() if "-LeNet-" not in name}
     for dataset in majority_runs.datasets(settings):
         measured = measures(cells, variants, dataset, settings)
-        numbers[dataset] = {
-            measure: {
-                cell: {method: vars(interval) for method, interval in of.items()}
-                for cell, of in of_cells.items()
-            }
-            for measure, of_cells in measured.items()
-        }
+        numbers[dataset] = in_json(measured)
         figures |= heatmaps(cells, variants[:4], dataset, settings)
         sections.append(_section(cells, variants, dataset, settings, measured))
     lenet = {name: kept for name, kept in results.items() if "-LeNet-" in name}
@@ -106,9 +101,8 @@ def _lenet_cost(results: Results, settings: Settings) -> str:
     runs = [*results.values()]
     explained = runs[0].numbers["samples"]
     return (
-        f"{settings.counted()} each: {len(runs)} trainings, {60 * hours(runs):.0f} minutes by the "
-        f"clock ({processors(runs)}). The true class of {explained:,} test images is explained; ± "
-        'and "open" as above; the last rows are differences, paired by seed.'
+        f"{settings.counted()} each: {short_trainings(runs)}. The true class of {explained:,} test "
+        'images is explained; ± and "open" as above; the last rows are differences, paired by seed.'
     )
 
 
@@ -132,11 +126,8 @@ def _lenet_table(results: Results, dataset: str, settings: Settings) -> str:
     ]
     for optimizers, rates, before, after in compared:
         differences = [
-            Interval.of(
-                [
-                    b["noise"][m][what] - a["noise"][m][what]
-                    for a, b in zip(runs[before], runs[after], strict=True)
-                ]
+            Interval.of_differences(
+                *([run["noise"][m][what] for run in runs[net]] for net in (after, before))
             ).difference("more", "less")
             for m, what in columns
         ]

@@ -69,12 +69,9 @@ def page(results: Results, variants: Variants, settings: Settings) -> Page:
     for dataset in majority_runs.datasets(settings):
         measured = measures(results, variants, dataset, settings)
         numbers[dataset] = {
-            "accuracy": {
-                v.label: vars(accuracy(results, v, dataset, settings)) for v in variants
-            },
-            **{m: {c: {k: vars(i) for k, i in of.items()} for c, of in cells.items()}
-               for m, cells in measured.items()},
-        }  # fmt: skip
+            "accuracy": {v.label: vars(accuracy(results, v, dataset, settings)) for v in variants},
+            **in_json(measured),
+        }
         pictures = heatmaps(results, variants, dataset, settings)
         figures |= {f"{dataset}-share": _dots(results, variants, dataset, settings), **pictures}
         parts = [
@@ -161,6 +158,12 @@ def measures(
     return found
 
 
+def in_json(measured: Mapping[str, Mapping[str, Mapping[str, Interval]]]) -> dict[str, Any]:
+    """Return what `measures` returns as JSON can hold it."""
+    return {m: {c: {k: vars(i) for k, i in of.items()} for c, of in cells.items()}
+            for m, cells in measured.items()}  # fmt: skip
+
+
 def measures_table(cells: Mapping[str, Mapping[str, Interval]]) -> str:
     """Return a table of one measure of `measures`."""
     rows = [[cell, *(of[m] for m in METHODS)] for cell, of in cells.items()]
@@ -185,19 +188,16 @@ def _difference_table(
 ) -> str:
     rows = []
     for before, after in pairs:
-        runs = [
-            *zip(
-                majority_runs.of_seeds(results, before, dataset, settings),
-                majority_runs.of_seeds(results, after, dataset, settings),
-                strict=True,
-            )
-        ]
         row: list[object] = [f"{after.label} − {before.label}"]
         for m in METHODS:
-            values = [
-                b["methods"][m]["share"]["mean"] - a["methods"][m]["share"]["mean"] for a, b in runs
-            ]
-            row.append(Interval.of(values).difference("more", "less"))
+            shares = (
+                [
+                    run["methods"][m]["share"]["mean"]
+                    for run in majority_runs.of_seeds(results, variant, dataset, settings)
+                ]
+                for variant in (after, before)
+            )
+            row.append(Interval.of_differences(*shares).difference("more", "less"))
         rows.append(row)
     return table(["share", *map(words.label, METHODS)], rows)
 

@@ -57,6 +57,23 @@ class Interval:
         quantile = _STUDENT[count - 2] if count - 2 < len(_STUDENT) else _NORMAL
         return cls(mean, quantile * float(np.std(values, ddof=1)) / math.sqrt(count), count)
 
+    @classmethod
+    def of_differences(cls, after: Sequence[float], before: Sequence[float]) -> Interval:
+        """Return the interval of after − before, paired by seed.
+
+        Raises
+        ------
+        ValueError
+            There is none, or they are not equally many.
+
+        Examples
+        --------
+        >>> from pyrel.experiment.reproduce.numbers import Interval
+        >>> str(Interval.of_differences([0.72, 0.74], [0.70, 0.72]))
+        '0.020 ± 0.000'
+        """
+        return cls.of([a - b for a, b in zip(after, before, strict=True)])
+
     def __str__(self) -> str:
         """Return mean ± half width, the mean alone for one run."""
         return f"{self.mean:.3f}" if math.isnan(self.half) else f"{self.mean:.3f} ± {self.half:.3f}"

@@ -131,6 +131,12 @@ def processors(runs: Iterable[Kept]) -> str:
     return ", ".join(sorted({str(run.machine["processor"]) for run in runs}))
 
 
+def short_trainings(runs: Sequence[Kept]) -> str:
+    """Say how many runs of some minutes there were, how long they took and where."""
+    minutes = 60 * hours(runs)
+    return f"{len(runs)} trainings, {minutes:.0f} minutes by the clock ({processors(runs)})"
+
+
 def _read(kept: Path, run: Run) -> Kept | None:
     """Return the kept result of a run; None if there is none, or one of other settings."""
     path = kept / f"{run.name}.json"

@@ -14,7 +14,7 @@ from pyrel.experiment.problem import Problem
 from pyrel.experiment.reproduce.experiment import Page, Settings
 from pyrel.experiment.reproduce.linear_page import linear_section
 from pyrel.experiment.reproduce.numbers import Interval, table
-from pyrel.experiment.reproduce.runs import Kept, hours, processors
+from pyrel.experiment.reproduce.runs import Kept, hours, processors, short_trainings
 from pyrel.experiment.reproduce.signal_runs import (
     ATTRIBUTIONS,
     BY_GRADIENT,
@@ -26,6 +26,7 @@ from pyrel.experiment.reproduce.signal_runs import (
     REMOVED,
     SHOWN,
     SIGNALS,
+    STEPS,
     amounts,
     dataset,
     deep_name,
@@ -83,9 +84,9 @@ worse in deeper layers, S_a and S_a+− much better, S_a ahead of S_a+− in den
 
 _RECURRENT = """### A recurrent cell
 
-The same of Deep on {data} in 7 steps of columns, fitted to {half:,} training images and measured
-on the other {half:,}: {cost}. A layer has one pattern for all steps; its rows are those of all
-steps, n counts the images. `cell` reads what the layer below makes of a step, and the state."""
+The same of Deep on {data} in {steps} steps of columns, fitted to {half:,} training images and
+measured on the other {half:,}: {cost}. A layer has one pattern for all steps; its rows are those of
+all steps, n counts the images. `cell` reads what the layer below makes of a step, and the state."""
 
 _CURVES = """## Degradation (figure 5)
 
@@ -149,6 +150,7 @@ def _recurrent_section(cells: Sequence[Kept], settings: Settings) -> str:
     """Return ρ(S) of the layers of Deep."""
     text = _RECURRENT.format(
         data=dataset(settings),
+        steps=STEPS,
         half=amounts(settings).half_of_sequences,
         cost=_trained(cells),
     )
@@ -157,12 +159,8 @@ def _recurrent_section(cells: Sequence[Kept], settings: Settings) -> str:
 
 def _trained(kept: Sequence[Kept]) -> str:
     """Say what trainings cost and gave."""
-    minutes = sum(each.seconds for each in kept) / 60
     accuracy = Interval.of([each.numbers["accuracy"] for each in kept])
-    return (
-        f"{len(kept)} trainings, {minutes:.0f} minutes by the clock ({processors(kept)}); "
-        f"classified correctly: {accuracy.percent()} of the test images"
-    )
+    return f"{short_trainings(kept)}; classified correctly: {accuracy.percent()} of the test images"
 
 
 def _quality_table(nets: Sequence[Kept]) -> str:
@@ -266,8 +264,8 @@ def _curves_section(nets: Sequence[Kept], settings: Settings) -> str:
         fall = [one["curves"][name][0] - one["curves"][name][after] for one in told]
         row: list[object] = [labels[name], Interval.of(area), Interval.of(fall)]
         for other in (RANDOM, "attribution S_a+−"):
-            given = [one["area"][name] - one["area"][other] for one in told]
-            row.append("–" if name == other else Interval.of(given).difference("higher", "lower"))
+            change = Interval.of_differences(area, [one["area"][other] for one in told])
+            row.append("–" if name == other else change.difference("higher", "lower"))
         rows.append([*row, max(one["empty"][name] for one in told)])
     how_many = amounts(settings)
     start = Interval.of([one["curves"][RANDOM][0] for one in told])

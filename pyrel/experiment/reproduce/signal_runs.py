@@ -46,6 +46,7 @@ COUNTS = (100, 1_000, 10_000)  # samples that the linear model is fitted to
 PATCH = 4  # side of a patch in pixels: 49 of an image
 REMOVED = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 49)
 SHOWN = (1, 2, 5, 8, 9)  # classes of the panels
+STEPS = 7  # of the sequences that Deep reads
 
 # Label -> method and options. The estimators of the signal, as the seminar orders them.
 ATTRIBUTIONS = {
@@ -78,7 +79,6 @@ RANDOM = "random order"
 
 _EPOCHS = 2  # convolutions of these sizes pass the minimum of table 4.3 by then
 _QUICK_SIZES = (8, 8, 16)  # with fewer maps the first weights leave all units silent
-_STEPS = 7  # of the sequences that Deep reads
 
 _Floats = npt.NDArray[np.float32]
 
@@ -132,7 +132,7 @@ def net_name(settings: Settings, seed: int) -> str:
 
 def deep_name(settings: Settings, seed: int) -> str:
     """Return the name of a run of the recurrent cell."""
-    return f"{dataset(settings)}-Deep-{_STEPS}-seed-{seed}"
+    return f"{dataset(settings)}-Deep-{STEPS}-seed-{seed}"
 
 
 def runs(settings: Settings) -> list[Run]:
@@ -208,7 +208,7 @@ def _net_work(problem: Problem, config: TrainingConfig, settings: Settings, fold
 
 
 def _deep_run(seed: int, settings: Settings) -> Run:
-    problem = Problem(dataset(settings), "sequence", _STEPS)
+    problem = Problem(dataset(settings), "sequence", STEPS)
     config, half = (
         training_config(problem, seed, settings.quick),
         amounts(settings).half_of_sequences,
