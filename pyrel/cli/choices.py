@@ -9,7 +9,6 @@ import typer
 
 from pyrel import methods
 from pyrel.benchmark import contestants
-from pyrel.methods.registry import elsewhere
 
 CELLS = ("Shallow", "Deep", "DeepV2", "ConvDeep", "ConvDeepPlus", "RLSTM", "LeNet", "VGG")
 POOLINGS = ("max", "sum")
@@ -24,15 +23,20 @@ BENCHMARKED = (*contestants.METHODS, *contestants.LRP)
 BENCHMARKED_CELLS = contestants.CELLS
 
 
-def one_of(names: Sequence[str]) -> Callable[[str | None], str | None]:
-    """Return a callback that takes one of these names, whatever its case, or None."""
+def one_of(
+    names: Sequence[str], elsewhere: Callable[[str], str] = lambda _: ""
+) -> Callable[[str | None], str | None]:
+    """Return a callback that takes one of these names, whatever its case, or None.
+
+    ``elsewhere`` says of a name that is none of them where it is; nothing by default.
+    """
     known = {name.lower(): name for name in names}
 
     def check(value: str | None) -> str | None:
         if value is None:
             return None
         if value.lower() not in known:
-            why = elsewhere(value.lower()) if names is METHODS else ""
+            why = elsewhere(value.lower())
             instead = f"these: {why}" if why else ", ".join(names)
             raise typer.BadParameter(f"{value!r} is not one of {instead}")
         return known[value.lower()]
@@ -40,9 +44,11 @@ def one_of(names: Sequence[str]) -> Callable[[str | None], str | None]:
     return check
 
 
-def some_of(names: Sequence[str]) -> Callable[[str], str]:
-    """Return a callback that takes names divided by commas."""
-    check = one_of(names)
+def some_of(
+    names: Sequence[str], elsewhere: Callable[[str], str] = lambda _: ""
+) -> Callable[[str], str]:
+    """Return a callback that takes names divided by commas; ``elsewhere`` as of `one_of`."""
+    check = one_of(names, elsewhere)
 
     def check_all(value: str) -> str:
         chosen = [check(name.strip()) for name in value.split(",")]

@@ -9,6 +9,7 @@ from typing import Annotated, TypeAlias
 import typer
 
 from pyrel.cli.choices import DATASETS, METHODS, one_of, some_of
+from pyrel.methods.registry import elsewhere
 
 Models: TypeAlias = Annotated[
     list[Path], typer.Argument(metavar="MODEL", help="Models that pyrel train saved.")
@@ -19,7 +20,7 @@ Out: TypeAlias = Annotated[
 Methods: TypeAlias = Annotated[
     str,
     typer.Option(
-        callback=some_of(METHODS),
+        callback=some_of(METHODS, elsewhere),
         metavar="NAMES",
         help=f"Divided by commas; of {', '.join(METHODS)}. By default those of the "
         "thesis, in whose cells lrp_epsilon would repeat gradient_x_input.",

@@ -9,6 +9,7 @@ from typing import Annotated, TypeAlias
 import typer
 
 from pyrel.cli.choices import METHODS, one_of
+from pyrel.methods.registry import elsewhere
 
 Model: TypeAlias = Annotated[
     Path,
@@ -30,7 +31,7 @@ Out: TypeAlias = Annotated[Path, typer.Option(metavar="FILE", help="The .npz fil
 Method: TypeAlias = Annotated[
     str | None,
     typer.Option(
-        callback=one_of(METHODS),
+        callback=one_of(METHODS, elsewhere),
         metavar="NAME",
         help=f"One of {', '.join(METHODS)}. A program has its own. deep_taylor_minmax needs a "
         "second network and is in Python alone: pyrel.experiment.DeepTaylorMinMax.",

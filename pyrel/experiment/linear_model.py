@@ -129,7 +129,7 @@ class LinearModel:
         the directions of the seminar σ_ε / (σ_y √n). See `moment_of_angle`.
         """
         signal, distractor = np.asarray(self.signal), np.asarray(self.distractor)
-        across = abs(signal[0] * distractor[1] - signal[1] * distractor[0]) / (signal @ signal)
+        across = abs(_across(signal, distractor)) / (signal @ signal)
         return float(across * self.deviation / (DEVIATION_OF_Y * np.sqrt(count)))
 
     def moment_of_angle(self, count: int, order: int = 2) -> float:
@@ -175,7 +175,7 @@ class LinearModel:
         normal, step = np.linspace(-10.0, 10.0, 20_001, retstep=True)
         delta = self.deviation * normal / np.sqrt(sizes)[:, None]
         signal, distractor = np.asarray(self.signal), np.asarray(self.distractor)
-        across = signal[0] * distractor[1] - signal[1] * distractor[0]
+        across = _across(signal, distractor)
         along = signal @ signal + delta * (signal @ distractor)
         powers = np.arctan2(np.abs(delta * across), np.abs(along)) ** order
         density = np.exp(-(normal**2) / 2) * step / np.sqrt(2 * np.pi)
@@ -194,8 +194,12 @@ def angle(direction: npt.ArrayLike, other: npt.ArrayLike) -> float:
     45
     """
     one, two = np.asarray(direction, np.float64), np.asarray(other, np.float64)
-    across = abs(one[0] * two[1] - one[1] * two[0])
-    return float(np.arctan2(across, abs(one @ two)))
+    return float(np.arctan2(abs(_across(one, two)), abs(one @ two)))
+
+
+def _across(one: Floats, two: Floats) -> float:
+    """Return the length of one direction times that of the other across it, with a sign."""
+    return float(one[0] * two[1] - one[1] * two[0])
 
 
 def root_mean_square_angles(

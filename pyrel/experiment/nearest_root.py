@@ -137,7 +137,7 @@ class _Search:
             lowered = self._lowered(point)
             self._note(*lowered)
             fall = self._value + _inner(self._gradient, self.x - self.best) - _AIM * self.enough
-            towards = self._step(self.x, self._gradient, fall.clamp(min=0)) - self.best
+            towards = self._step(self.x, self._gradient, fall) - self.best
             nearer = self.best + _each(self._part, point) * towards
             point = torch.where(_each(self.found, point), nearer, lowered[0])
 
@@ -147,7 +147,7 @@ class _Search:
         That keeps what a step along the linear function loses by the curvature of f.
         """
         value, gradient = _with_gradient(self.function, point)
-        down = self._step(point, gradient, (value - _AIM * self.enough).clamp(min=0))
+        down = self._step(point, gradient, value - _AIM * self.enough)
         point = torch.where(_each(value < self.enough, point), point, down)
         return point, *_with_gradient(self.function, point)
 
@@ -176,9 +176,11 @@ class _Search:
         """Return the point of the box nearest to a start at which g · (start − point) is ``fall``.
 
         That is start − λ g, held to the box; its corner where the box is too small for the fall. An
-        element moves by λ |g| until it reaches the box, so the fall grows by pieces.
+        element moves by λ |g| until it reaches the box, so the fall grows by pieces. Where the fall
+        is below 0 it is the start.
         """
         low, high = self.ends
+        fall = fall.clamp(min=0)
         slope, rows = gradient.flatten(1).abs(), start.flatten(1)
         room = torch.where(gradient.flatten(1) > 0, rows - low, high - rows)
         at, order = torch.where(slope > 0, room / slope, 0.0).sort(dim=1)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -151,12 +152,13 @@ def randomise_weights(
         If a layer is none of the model, or the untrained one has other parameters.
     """
     known = layers_with_weights(model, x)
-    for name in layers if layers is not None else known:
+    chosen = known if layers is None else layers
+    for name in chosen:
         if name not in known:
             raise ValueError(f"layers: wanted some of {', '.join(known)}, given {name!r}")
     untrained = fresh()
     changed = copy.deepcopy(model)
-    for name in layers if layers is not None else known:
+    for name in chosen:
         if not cascade:
             changed = copy.deepcopy(model)
         _take_weights(changed, untrained, name)
@@ -219,9 +221,8 @@ def randomisation_check(
 
 def _has_weights(module: nn.Module) -> bool:
     """Say whether a module has parameters of its own, or learns means without any."""
-    return "running_mean" in _state_of(module) or any(
-        True for _ in module.parameters(recurse=False)
-    )
+    has_parameters = next(module.parameters(recurse=False), None) is not None
+    return has_parameters or "running_mean" in _state_of(module)
 
 
 def _take_weights(model: nn.Module, untrained: nn.Module, name: str) -> None:
@@ -239,11 +240,8 @@ def _take_weights(model: nn.Module, untrained: nn.Module, name: str) -> None:
 
 def _state_of(module: nn.Module) -> dict[str, torch.Tensor]:
     """Return the parameters and buffers that are the module's own, by name."""
-    parameters, buffers = (
-        module.named_parameters(recurse=False),
-        module.named_buffers(recurse=False),
-    )
-    return {**dict(parameters), **dict(buffers)}
+    own = module.named_parameters(recurse=False), module.named_buffers(recurse=False)
+    return dict(itertools.chain(*own))
 
 
 def _relevance(explain: Explain, x: Any, target: Any) -> npt.NDArray[Any]:

@@ -186,7 +186,6 @@ def smooth_root(network: DetectionPooling, x: _Floats, search: RootSearch) -> Ne
     """
     given = torch.from_numpy(x)
     found: NearestRoot | None = None
-    start: torch.Tensor | None = None
     for sharpness in search.sharpness:
         found = nearest_root(
             partial(_smooth_output, network, sharpness),
@@ -194,9 +193,8 @@ def smooth_root(network: DetectionPooling, x: _Floats, search: RootSearch) -> Ne
             low=LOW,
             high=HIGH,
             iterations=search.smooth_iterations,
-            start=start,
+            start=None if found is None else found.root,
         )
-        start = found.root
     assert found is not None
     return found
 
