@@ -7,7 +7,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 
@@ -40,10 +42,12 @@ def maximise_activation(
     rate: float = 0.1,
     seed: int = 0,
 ) -> Maximised:
-    """Ascend the gradient of ``score(x) − prior · ‖x‖²`` from small noise, within [low, high].
+    """Ascend the gradient of ``score(x) − prior · ‖x‖²`` from even noise, within [low, high].
 
-    Simonyan et al. 2013, section 2. Each step is of length ``rate`` · √(number of elements) before
-    it is held to the range, whatever the scale of the score.
+    Simonyan et al. 2013, section 2. The first step is of length ``rate`` · √(number of elements)
+    before it is held to the range, whatever the scale of the score; the length falls evenly to 0.
+    Noise fills the whole range: around an input of zeros the units of a network of ReLUs may all
+    be 0, and its gradient with them.
 
     Parameters
     ----------
@@ -65,7 +69,7 @@ def maximise_activation(
     Raises
     ------
     ValueError
-        A setting is out of range, or there is no such class.
+        A setting is out of range, there is no such class, or the score has no gradient at a start.
     """
     if not (-math.inf < low <= 0 <= high < math.inf and low < high):
         raise ValueError(f"low, high: wanted finite low <= 0 <= high, given {low} and {high}")
@@ -77,8 +81,9 @@ def maximise_activation(
     was_training = model.training
     model.eval()
     try:
-        return _ascend(model, _start(model, shape, count, (low, high), seed), target,
-                       (low, high), prior, steps, rate)  # fmt: skip
+        lengths = rate * np.arange(steps, 0, -1) / steps
+        start = _start(model, shape, count, (low, high), seed)
+        return _ascend(model, start, target, (low, high), prior, lengths)
     finally:
         model.train(was_training)
 
@@ -86,9 +91,9 @@ def maximise_activation(
 def _start(
     model: nn.Module, shape: Sequence[int], count: int, ends: tuple[float, float], seed: int
 ) -> Tensor:
-    """Return noise of a hundredth of the range around 0, of the model's type and place."""
+    """Return even noise over the range, of the model's type and place."""
     generator = torch.Generator().manual_seed(seed)
-    noise = 0.01 * (ends[1] - ends[0]) * torch.randn(count, *shape, generator=generator)
+    noise = ends[0] + (ends[1] - ends[0]) * torch.rand(count, *shape, generator=generator)
     parameter = next(model.parameters(), noise)
     return noise.to(parameter.device, parameter.dtype).clamp(*ends)
 
@@ -99,16 +104,20 @@ def _ascend(
     target: int,
     ends: tuple[float, float],
     prior: float,
-    steps: int,
-    rate: float,
+    lengths: NDArray[np.float64],
 ) -> Maximised:
-    scores = []
-    length = rate * math.sqrt(x[0].numel())
-    for _ in range(steps):
+    scores: list[Tensor] = []
+    for length in lengths * math.sqrt(x[0].numel()):
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             score = _score(model, x, target)
             (gradient,) = torch.autograd.grad(score.sum(), x)
+        flat = int((gradient.flatten(1) == 0).all(1).sum())
+        if not scores and flat:
+            raise ValueError(
+                f"the score of class {target} has no gradient at {flat} of {len(x)} starts: "
+                "give another seed"
+            )
         scores.append(score.detach())
         with torch.no_grad():
             uphill = gradient - 2 * prior * x
@@ -116,7 +125,7 @@ def _ascend(
             outward = torch.where(uphill > 0, x >= ends[1], x <= ends[0])
             uphill = torch.where(outward, 0.0, uphill)
             size = uphill.flatten(1).norm(dim=1).reshape(-1, *[1] * (x.dim() - 1))
-            x = (x + length * uphill / size.clamp(min=1e-12)).clamp(*ends)
+            x = (x + float(length) * uphill / size.clamp(min=1e-12)).clamp(*ends)
     with torch.no_grad():
         scores.append(_score(model, x, target))
     return Maximised(x, torch.stack(scores))

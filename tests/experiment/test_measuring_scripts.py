@@ -96,6 +96,14 @@ def test_numbers_of_fewer_samples_are_counted_and_methods_are_told_apart(monkeyp
     assert page._ranked(found, "area", -1) == {"near": "2", "best": "3", "far": "1\\*"}
 
 
+def test_inputs_of_largest_score_are_drawn(cell, tmp_path, monkeypatch, capsys) -> None:
+    picture = tmp_path / "maximised.png"
+    run("draw_maximised.py", [str(cell), str(picture), "--steps", "2"], monkeypatch)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" score ")[0] for line in lines] == [f"{digit}:" for digit in range(10)]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
 def test_a_cell_of_single_images_is_refused(tmp_path, monkeypatch) -> None:
     problem = Problem.of("mnist-mini", "sequence", 4)
     path = tmp_path / "shallow.safetensors"

@@ -204,22 +204,33 @@ class Bowl(nn.Module):
 def test_activations_are_maximised_within_the_range() -> None:
     """−‖x − top‖² − λ‖x‖² is largest at top/(1 + λ), held to the range."""
     model = Bowl().train()
-    found = maximise_activation(
-        model, (3,), 0, low=-1.0, high=1.0, count=4, prior=0.25, steps=400, rate=0.002
-    )
+    settings = {"count": 4, "prior": 0.25, "steps": 400, "rate": 0.02}
+    found = maximise_activation(model, (3,), 0, low=-1.0, high=1.0, **settings)
     wanted = (model.top.detach() / 1.25).clamp(-1, 1)
-    # The last steps go to and fro by their length, √3 · rate.
-    assert (found.x - wanted).abs().max() <= 2 * 0.002 * 3**0.5
+    # The gradient points at the top, so the distance to it is at most the last step but one.
+    assert (found.x - wanted).norm(dim=1).max() <= 2 * 0.02 * 3**0.5 / 400
     assert found.scores.shape == (401, 4)
     assert (found.scores[-1] > found.scores[0]).all()
     assert model.training
     assert model.top.grad is None
-    again = maximise_activation(
-        model, (3,), 0, low=-1.0, high=1.0, count=4, prior=0.25, steps=400, rate=0.002
-    )
+    again = maximise_activation(model, (3,), 0, low=-1.0, high=1.0, **settings)
     assert torch.equal(found.x, again.x)
     low = maximise_activation(model, (3,), 1, low=-1.0, high=1.0, prior=0.0)
     assert set(low.x.abs().unique().tolist()) == {1.0}
+
+
+def test_an_ascent_starts_where_units_are_on_or_says_that_none_is() -> None:
+    """A ReLU that is off around zeros: noise over the whole range turns it on."""
+    layer = nn.Linear(4, 1)
+    with torch.no_grad():
+        layer.weight.fill_(1.0)
+        layer.bias.fill_(-0.5)
+    found = maximise_activation(nn.Sequential(layer, nn.ReLU()), (4,), 0, low=0.0, high=1.0)
+    assert found.x.tolist() == [[1.0, 1.0, 1.0, 1.0]]
+    with torch.no_grad():
+        layer.bias.fill_(-5.0)
+    with pytest.raises(ValueError, match="class 0 has no gradient at 2 of 2 starts"):
+        maximise_activation(nn.Sequential(layer, nn.ReLU()), (4,), 0, low=0.0, high=1.0, count=2)
 
 
 @pytest.mark.parametrize(
