@@ -53,9 +53,9 @@ def layers_with_weights(model: nn.Module, x: Any) -> list[str]:
     Parameters
     ----------
     model
-        In eval mode, as what is explained is.
+        Stays as it is: a copy runs, in eval mode.
     x
-        Inputs of the model, one sample at least.
+        Inputs of the model, one sample at least; of several inputs a tuple.
 
     Examples
     --------
@@ -65,13 +65,23 @@ def layers_with_weights(model: nn.Module, x: Any) -> list[str]:
     ['2', '0']
     """
     named = [name for name, module in model.named_modules() if _has_weights(module)]
+    ran = copy.deepcopy(model).eval()
     uses = _Uses()
     for name in named:
-        for held in _state_of(model.get_submodule(name)).values():
+        for held in _state_of(ran.get_submodule(name)).values():
             uses.owners.setdefault(held, set()).add(name)
+    inputs = _first_sample(ran, x if isinstance(x, tuple) else (x,))
     with torch.no_grad(), _without_fast_path(), uses:
-        model(torch.as_tensor(x[:1]))
+        ran(*inputs)
     return sorted(named[::-1], key=lambda name: -uses.last.get(name, -1))
+
+
+def _first_sample(model: nn.Module, inputs: tuple[Any, ...]) -> list[torch.Tensor]:
+    """Return one sample of each input, numbers with the type and the device of the weights."""
+    weights = [each for each in model.parameters() if each.is_floating_point()]
+    like = weights[0] if weights else torch.zeros(())
+    tensors = [torch.as_tensor(each)[:1].to(like.device) for each in inputs]
+    return [each.to(like.dtype) if each.is_floating_point() else each for each in tensors]
 
 
 class _Uses(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -139,7 +149,8 @@ def randomise_weights(
         Makes an untrained model of the same kind, by which weights are distributed as at the start
         of training: `lambda: pyrel.experiment.new_cell("Deep", problem, seed=1)`.
     x
-        Inputs of the model, one sample at least: a run tells how the layers follow each other.
+        Inputs of the model, one sample at least: a run tells how the layers follow each other. Of
+        several inputs a tuple.
     layers
         Paths of modules, in the order in which they are randomised; by default
         `layers_with_weights`, the one next to the output first.
@@ -169,7 +180,7 @@ def randomisation_check(
     model: nn.Module,
     fresh: Callable[[], nn.Module],
     make_explainer: Callable[[nn.Module], Explain],
-    x: npt.NDArray[Any],
+    x: Any,
     target: npt.NDArray[np.int64],
     *,
     layers: Sequence[str] | None = None,
@@ -189,7 +200,7 @@ def randomisation_check(
         Makes of a model what gives relevance for a batch and its classes:
         `lambda model: pyrel.Explainer(model, x[:1], "deep_taylor", low=0.0, high=1.0)`.
     x, target
-        (n, ...) inputs, (n,) classes, the same for all models.
+        (n, ...) inputs or a tuple of them, (n,) classes, the same for all models.
     progress
         Called with the path of each layer before it is randomised.
 
@@ -245,5 +256,9 @@ def _state_of(module: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _relevance(explain: Explain, x: Any, target: Any) -> npt.NDArray[Any]:
+    """Return one map a sample; the maps of several inputs are one, side by side."""
     answer = explain(x, target)
-    return np.asarray(getattr(answer, "relevance", answer))
+    maps = getattr(answer, "relevance", answer)
+    if isinstance(maps, tuple):
+        return np.concatenate([np.asarray(each).reshape(len(each), -1) for each in maps], 1)
+    return np.asarray(maps)

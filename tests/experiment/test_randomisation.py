@@ -134,6 +134,39 @@ def test_means_of_a_batch_norm_are_randomised_too():
         assert not torch.equal(model.get_submodule(name).running_mean, torch.zeros(6))
 
 
+class Two(nn.Module):
+    """Two inputs, and a batch norm that learns as long as the model trains."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.norm, self.read, self.scale = nn.BatchNorm1d(3), nn.Linear(3, 2), nn.Linear(2, 2)
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return self.read(self.norm(x)) + self.scale(y)
+
+
+def test_the_model_stays_as_it_is_and_inputs_are_what_an_explainer_takes() -> None:
+    """float64 and several inputs; a copy runs, in eval mode."""
+    model = Two().train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    rng = np.random.default_rng(0)
+    inputs = rng.random((5, 3)), rng.random((5, 2))
+
+    def explainer(of: nn.Module) -> pyrel.Explainer:
+        example = tuple(torch.from_numpy(each[:1]).float() for each in inputs)
+        return pyrel.Explainer(of.eval(), example, "gradient_x_input")
+
+    assert layers_with_weights(model, inputs) == ["scale", "read", "norm"]
+    assert model.training
+    target = np.zeros(5, np.int64)
+    found = randomisation_check(model, lambda: Two(1), explainer, inputs, target)
+    assert [layer.name for layer in found] == ["scale", "read", "norm"]
+    assert all(layer.cosine.used == 5 and layer.cosine.mean < 1 for layer in found)
+    after = model.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
 def test_layers_are_randomised_alone(model):
     untrained = make(1)
     for name, copied in randomise_weights(model, lambda: untrained, X, ["0", "4"], cascade=False):
