@@ -159,7 +159,7 @@ class LinearModel:
         Raises
         ------
         ValueError
-            ``count`` is below 10.
+            ``count`` is no whole number from 10 on, or ``order`` is below 1.
 
         Examples
         --------
@@ -167,8 +167,11 @@ class LinearModel:
         >>> round(model.moment_of_angle(100) ** 0.5 / model.first_order_angle(100), 3)
         1.099
         """
-        if count < 10:
-            raise ValueError(f"count: wanted 10 samples or more, got {count}")
+        if not (count >= 10 and count % 1 == 0 and order >= 1):
+            raise ValueError(
+                f"count, order: wanted a whole number from 10 on and one from 1 on, given {count} "
+                f"and {order}"
+            )
         mean = (count - 1) * DEVIATION_OF_Y**2
         spread = mean * np.sqrt((9 / 5 - (count - 3) / (count - 1)) / count)
         sizes = mean + spread * np.sqrt(3.0) * np.array([-1.0, 0.0, 1.0])

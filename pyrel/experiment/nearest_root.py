@@ -69,7 +69,7 @@ def nearest_root(
     low, high : float
         Range of the inputs.
     fraction : float
-        In [0, 1).
+        In [0, 1); at 0 the function has to be below zero at a root.
     iterations : int
         At least 1; each evaluates the function and its gradient twice.
     start : Tensor, shape of ``x``, optional
@@ -78,8 +78,9 @@ def nearest_root(
     Raises
     ------
     ValueError
-        ``fraction`` or ``iterations`` is out of range, ``start`` has another shape than ``x``, or
-        the function returns another shape.
+        ``fraction`` or ``iterations`` is out of range, ``low`` is not below ``high``, ``x`` or
+        ``start`` leaves their range, ``start`` has another shape than ``x``, or the function
+        returns another shape.
 
     Examples
     --------
@@ -88,27 +89,39 @@ def nearest_root(
     >>> e.relevance.round(decimals=3)
     tensor([[1.8000, 1.8000]])
     """
-    _check(x, fraction, iterations, start)
+    _check(x, (low, high), fraction, iterations, start)
     x = x.detach()
     output, _ = _with_gradient(function, x)
     search = _Search(function, x, fraction * output, (low, high))
     search.run(x if start is None else start.detach(), iterations)
     found = search.found | (output <= 0)
-    root = search.nearest()
+    root = torch.where(_each(output <= 0, x), x, search.nearest()).clamp(low, high)
     rest, gradient = _with_gradient(function, root)
     relevance = gradient * (x - root)
     relevance[~found] = torch.nan
     return NearestRoot(root, relevance, output, rest, found)
 
 
-def _check(x: Tensor, fraction: float, iterations: int, start: Tensor | None) -> None:
+def _check(
+    x: Tensor,
+    ends: tuple[float, float],
+    fraction: float,
+    iterations: int,
+    start: Tensor | None,
+) -> None:
     if not 0 <= fraction < 1 or iterations < 1:
         raise ValueError(
             f"fraction, iterations: wanted one in [0, 1) and one from 1 on, given {fraction} and "
             f"{iterations}"
         )
+    low, high = ends
+    if not low < high:
+        raise ValueError(f"low, high: wanted low < high, given {low} and {high}")
     if start is not None and start.shape != x.shape:
         raise ValueError(f"start: wanted shape {tuple(x.shape)}, given {tuple(start.shape)}")
+    for name, given in (("x", x), ("start", x if start is None else start)):
+        if not ((given >= low) & (given <= high)).all():
+            raise ValueError(f"{name}: wanted numbers in [{low}, {high}]")
 
 
 class _Search:

@@ -70,6 +70,11 @@ class RootSearch:
     sharpness: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
     smooth_iterations: int = 100
 
+    def __post_init__(self) -> None:
+        """Check that smooth networks are named."""
+        if not self.sharpness or min(self.sharpness) <= 0:
+            raise ValueError(f"sharpness: wanted numbers above 0, given {self.sharpness}")
+
     def to_dict(self) -> dict[str, Any]:
         """Return the settings by name; JSON can hold them."""
         return dataclasses.asdict(self)

@@ -90,8 +90,9 @@ def test_what_is_no_model_is_refused() -> None:
         LinearModel(signal=(1.0, 0.0, 0.0))
     with pytest.raises(ValueError, match="deviation: wanted 0 or more"):
         LinearModel(deviation=-1.0)
-    with pytest.raises(ValueError, match="count: wanted 10 samples or more"):
-        LinearModel().moment_of_angle(9)
+    for given in ((9,), (10.5,), (np.nan,), (100, 0)):
+        with pytest.raises(ValueError, match="count, order: wanted a whole number from 10 on"):
+            LinearModel().moment_of_angle(*given)
 
 
 def test_arrows_of_the_figure_point_where_they_should() -> None:

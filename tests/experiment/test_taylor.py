@@ -20,7 +20,7 @@ from pyrel.experiment.natural_decomposition import (
     largest_jump,
     natural_decomposition,
 )
-from pyrel.experiment.nearest_root import NearestRoot, nearest_root
+from pyrel.experiment.nearest_root import NearestRoot, _Search, nearest_root
 from pyrel.experiment.reproduce import Settings, experiment_of
 from pyrel.experiment.reproduce.runs import Kept
 from pyrel.nn import DetectionPooling
@@ -114,8 +114,8 @@ def test_a_root_is_kept_as_the_start() -> None:
     root = nearest_root(plane, x, low=-100.0, high=100.0).root
     again = nearest_root(plane, x, low=-100.0, high=100.0, iterations=1, start=root)
     assert ((again.root - x).norm(dim=1) <= (root - x).norm(dim=1)).all()
-    with pytest.raises(ValueError, match=r"start: wanted shape \(20, 4\), given \(4,\)"):
-        nearest_root(plane, x, low=-1.0, high=1.0, start=x[0])
+    zero = nearest_root(lambda x: plane(x) * 0, x, low=-100.0, high=100.0, start=root)
+    assert torch.equal(zero.root, x)  # its own root, wherever the search began
 
 
 def test_settings_of_the_search_are_checked() -> None:
@@ -124,6 +124,37 @@ def test_settings_of_the_search_are_checked() -> None:
         nearest_root(plane, x, low=-1.0, high=1.0, fraction=1.0)
     with pytest.raises(ValueError, match=r"wanted values of shape \(2,\), given \(2, 4\)"):
         nearest_root(lambda x: x, x, low=-1.0, high=1.0)
+    with pytest.raises(ValueError, match="wanted low < high, given 1.0 and 0.0"):
+        nearest_root(plane, x, low=1.0, high=0.0)
+    with pytest.raises(ValueError, match=r"x: wanted numbers in \[0.5, 1.0\]"):
+        nearest_root(plane, x, low=0.5, high=1.0)
+    for start in (x + 2, x * torch.nan):
+        with pytest.raises(ValueError, match=r"start: wanted numbers in \[-1.0, 1.0\]"):
+            nearest_root(plane, x, low=-1.0, high=1.0, start=start)
+    with pytest.raises(ValueError, match=r"start: wanted shape \(2, 4\), given \(4,\)"):
+        nearest_root(plane, x, low=-1.0, high=1.0, start=x[0])
+
+
+def test_a_step_ends_at_the_nearest_point_of_the_box_that_falls_enough() -> None:
+    """Beside bisection of λ: the fall of start − λ g, held to the box, grows with λ."""
+    rng = np.random.default_rng(0)
+    start = torch.from_numpy(rng.uniform(-1, 1, (200, 6)))
+    gradient = torch.from_numpy(rng.normal(size=(200, 6)) * rng.integers(0, 2, (200, 6)))
+    most = (gradient * start + gradient.abs()).sum(1)  # at the corner of the box
+    fall = most * torch.from_numpy(rng.uniform(-0.2, 1.2, 200))
+
+    def at(length: torch.Tensor) -> torch.Tensor:
+        return (start - length[:, None] * gradient).clamp(-1, 1)
+
+    few, many = torch.zeros(200, dtype=torch.float64), torch.full((200,), 1e6, dtype=torch.float64)
+    for _ in range(120):
+        middle = (few + many) / 2
+        enough = (gradient * (start - at(middle))).sum(1) >= fall
+        few, many = torch.where(enough, few, middle), torch.where(enough, middle, many)
+    found = _Search(plane, start, fall, (-1.0, 1.0))._step(start, gradient, fall)
+    assert (fall > most).sum() > 20
+    assert (fall < 0).sum() > 20
+    torch.testing.assert_close(found, at(many), rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

@@ -47,9 +47,10 @@ class Settings:
     short_seeds: int | None = None
 
     def __post_init__(self) -> None:
-        """Check the number of seeds."""
-        if self.seeds < 1:
-            raise ValueError(f"seeds: wanted at least 1, given {self.seeds}")
+        """Check the numbers of seeds."""
+        for name, given in (("seeds", self.seeds), ("short_seeds", self.short_seeds)):
+            if given is not None and given < 1:
+                raise ValueError(f"{name}: wanted at least 1, given {given}")
 
     @property
     def of_short(self) -> Settings:
