@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from measure_degradation import PATTERNS
-from measures_page import RANDOM, Alike, page
+from measures_page import RANDOM, Alike, groups, page
 from torch import nn
 
 import pyrel
@@ -85,7 +85,8 @@ def main() -> None:
         command += f" --methods {arguments.methods}"
     told_first = told_of(judged, command, seconds)
     alike = metrics.agreement(maps)
-    write(arguments.out, page(told_first, settings(judged), found, alike), found, alike)
+    text = page(told_first, settings(judged), found, alike, groups(maps))
+    write(arguments.out, text, found, alike)
 
 
 def parse() -> argparse.Namespace:

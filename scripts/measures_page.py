@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from pyrel.experiment.reproduce.numbers import table
 from pyrel.metrics import Summary, paired_difference
@@ -65,6 +67,11 @@ RANKS = """## Ranks
 By each measure that has a better end, 1 is best. \\* marks the best and all that are not told apart
 from it: the mean difference, sample by sample, is within {apart:g} of its standard errors, or the
 means are printed alike."""
+# Said of maps that are the same and of rows that are, where they are.
+SAME = """{names} give the same maps, bit by bit."""
+PRESETS = "The presets have other rules than LRP-ε at convolutions alone, and this cell has none."
+GRADIENT = """Gradient × input has the rows of LRP-ε, too: in networks of ReLUs they differ by
+what ε takes, which is too little to show in these means."""
 MODEL = """## Measures that run the model
 
 Tiles of {tile} × {tile} pixels are replaced by their mean. Area: mean probability of the class over
@@ -101,7 +108,13 @@ AGREEMENT = """## Agreement between methods
 Rank correlation of maps, mean over the samples."""
 
 
-def page(cost: str, settings: Mapping[str, Any], found: Found, alike: Alike) -> str:
+def page(
+    cost: str,
+    settings: Mapping[str, Any],
+    found: Found,
+    alike: Alike,
+    same: Sequence[Sequence[str]] = (),
+) -> str:
     """Return the page as Markdown.
 
     Parameters
@@ -114,9 +127,11 @@ def page(cost: str, settings: Mapping[str, Any], found: Found, alike: Alike) -> 
         Measures by map; those of random order under `RANDOM`.
     alike
         Agreement of the methods' maps, as `pyrel.metrics.agreement` returns it.
+    same
+        Groups of methods whose maps are the same, as `groups` returns them.
     """
     random = found[RANDOM]["area"]
-    parts = [HEAD, cost, RANKS.format(apart=APART), _ranks(found)]
+    parts = [HEAD, cost, RANKS.format(apart=APART), _ranks(found), *_alike(found, same)]
     texts = {
         MODEL: BY_MODEL, MAP: BY_MAP, DIGIT: BY_DIGIT, TILES: FIRST, WEIGHTS: RANDOMISED
     }  # fmt: skip
@@ -124,6 +139,33 @@ def page(cost: str, settings: Mapping[str, Any], found: Found, alike: Alike) -> 
         # A digit is in the majority of some samples only: other numbers there are no empty maps.
         parts += [text.format(random=random, **settings), _rows(found, columns, text != DIGIT)]
     return "\n\n".join([*parts, AGREEMENT, _agreement(alike)])
+
+
+def groups(maps: Mapping[str, Any]) -> list[list[str]]:
+    """Return the names of methods whose maps are the same, bit by bit."""
+    found: list[list[str]] = []
+    for name, each in maps.items():
+        group = next((group for group in found if np.array_equal(maps[group[0]], each)), None)
+        if group is None:
+            found.append([name])
+        else:
+            group.append(name)
+    return [group for group in found if len(group) > 1]
+
+
+def _alike(found: Found, same: Sequence[Sequence[str]]) -> list[str]:
+    """Say which rows are alike, and why where it is known."""
+    told = []
+    for group in same:
+        names = [label(name) for name in group]
+        told.append(SAME.format(names=f"{'; '.join(names[:-1])}; and {names[-1]}"))
+        presets = [name for name in group if name.startswith("epsilon_")]
+        if "lrp_epsilon" in group and len(presets) == len(group) - 1:
+            told.append(PRESETS)
+    of, other = found.get("lrp_epsilon"), found.get("gradient_x_input")
+    if of and other and all(str(of[name]) == str(other[name]) for name in of):
+        told.append(GRADIENT)
+    return ["\n".join(told)] if told else []
 
 
 def _ranks(found: Found) -> str:

@@ -96,6 +96,26 @@ def test_numbers_of_fewer_samples_are_counted_and_methods_are_told_apart(monkeyp
     assert page._ranked(found, "area", -1) == {"near": "2", "best": "3", "far": "1\\*"}
 
 
+def test_rows_that_are_alike_are_explained(monkeypatch) -> None:
+    monkeypatch.syspath_prepend(SCRIPTS)
+    page = importlib.import_module("measures_page")
+    one, other = np.ones((2, 3)), np.array([[1.0, 1, 1], [1, 1, np.nextafter(1, 2)]])
+    maps = {"lrp_epsilon": one, "deep_taylor": other, "epsilon_plus": one.copy()}
+    same = page.groups(maps)
+    assert same == [["lrp_epsilon", "epsilon_plus"]]
+    near, far = ({"area": Summary.of([mean, mean])} for mean in (0.5, 0.501))
+    found = {"lrp_epsilon": near, "epsilon_plus": near, "gradient_x_input": far}
+    presets = f"LRP-ε; and LRP ε and z⁺ give the same maps, bit by bit.\n{page.PRESETS}"
+    assert page._alike(found, same) == [presets]
+    found["gradient_x_input"] = {"area": Summary.of([0.5001, 0.5001])}
+    assert page._alike(found, same) == [f"{presets}\n{page.GRADIENT}"]
+    # Of other methods the page does not know why.
+    assert page._alike({}, [["deep_taylor", "occlusion"]]) == [
+        f"{label('deep_taylor')}; and {label('occlusion')} give the same maps, bit by bit."
+    ]
+    assert page._alike({}, []) == []
+
+
 def test_inputs_of_largest_score_are_drawn(cell, tmp_path, monkeypatch, capsys) -> None:
     picture = tmp_path / "maximised.png"
     run("draw_maximised.py", [str(cell), str(picture), "--steps", "2"], monkeypatch)
