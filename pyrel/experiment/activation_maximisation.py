@@ -44,7 +44,7 @@ def maximise_activation(
 ) -> Maximised:
     """Ascend the gradient of ``score(x) − prior · ‖x‖²`` from even noise, within [low, high].
 
-    Simonyan et al. 2013, section 2. The first step is of length ``rate`` · √(number of elements)
+    Simonyan et al. 2014. The first step is of length ``rate`` · √(number of elements)
     before it is held to the range, whatever the scale of the score; the length falls evenly to 0.
     Noise fills the whole range: around an input of zeros the units of a network of ReLUs may all
     be 0, and its gradient with them.

@@ -25,14 +25,18 @@ class Gradient(GradientMethod):
 
 
 class Sensitivity(GradientMethod):
-    """(∂f_target/∂x)², sensitivity analysis."""
+    """(∂f_target/∂x)², sensitivity analysis (Montavon et al. 2017, section 2.2)."""
 
     name = "sensitivity"
     finish = AtInput.square
 
 
 class GradientXInput(GradientMethod):
-    """x · ∂f_target/∂x: for ReLU networks simple Taylor decomposition at the origin."""
+    """x · ∂f_target/∂x (Shrikumar et al. 2016).
+
+    In networks of ReLUs without biases simple Taylor decomposition with a root at the origin, as
+    the gradient is the same all the way from there to x (thesis, section 3.2.3).
+    """
 
     name = "gradient_x_input"
     finish = AtInput.multiply
@@ -76,7 +80,8 @@ class Deconvnet(_PositiveSignals):
     Parameters
     ----------
     squared : bool, default True
-        Square the result, as for `GuidedBackprop`; False gives the signed map of the paper.
+        Square the result, so that it compares with `GuidedBackprop`; False gives the signed map of
+        the paper.
     autograd : {"exact", "ignore"}
         As for `Gradient`.
     """

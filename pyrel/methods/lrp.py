@@ -93,7 +93,7 @@ class LrpAlphaBeta(RelevancePropagation):
 
 
 class LrpGamma(RelevancePropagation):
-    """LRP with the γ rule at every linear node (Montavon et al. 2019).
+    """LRP with the γ rule at every linear node (Montavon et al. 2019), for either sign as `Gamma`.
 
     Average pools and sums of activations stay in proportion to their values. Starts from f_target.
 

@@ -42,7 +42,7 @@ def _shown(value: Any) -> str:
 
 
 class IntegratedGradients(Perturbation):
-    """(x_i − x'_i) ∫₀¹ ∂f_target/∂x_i (x' + α (x − x')) dα (Sundararajan et al. 2017, equation 1).
+    """(x_i − x'_i) ∫₀¹ ∂f_target/∂x_i (x' + α (x − x')) dα (Sundararajan et al. 2017).
 
     The integral is a Gauss-Legendre quadrature, as captum's default. The relevance adds up to
     f(x) − f(x') but for the error of the quadrature, the completeness error, which is
@@ -99,7 +99,7 @@ class IntegratedGradients(Perturbation):
 
 
 class SmoothGrad(Perturbation):
-    """The mean of the gradient at x + noise, noise normal (Smilkov et al. 2017, section 3).
+    """The mean of the gradient at x + noise, noise normal (Smilkov et al. 2017, section 2.2).
 
     The noise is drawn by NumPy's default generator from the seed, the same for each sample, which
     so gets the same relevance in any batch. Noisy samples may leave the range of the input.
@@ -117,7 +117,7 @@ class SmoothGrad(Perturbation):
         dictionary by their names: no noise where one is left out. Token ids, truth values and
         constant inputs get none.
     squared : bool, default False
-        Average the squares of the gradients (Hooker et al. 2019, section 3).
+        Average the squares of the gradients (Hooker et al. 2019, section 4.1).
     seed : int, default 0
     autograd : {"exact", "ignore"}
         As for `Gradient`.

@@ -141,8 +141,8 @@ class AlphaBeta(LinearRule):
 class ZPlus(AlphaBeta):
     """R_j = Σ_k p_kj / Σ_j' p_kj' R_k, p the positive part of a_j w_kj (Montavon et al. 2017).
 
-    For inputs ≥ 0 this is the z⁺ rule of deep Taylor decomposition (eq. 14), for others the αβ rule
-    with α = 1 and β = 0. A unit that has no positive contributions absorbs its relevance.
+    For inputs ≥ 0 this is the z⁺ rule of deep Taylor decomposition (section 4.2), for others the αβ
+    rule with α = 1 and β = 0. A unit that has no positive contributions absorbs its relevance.
     """
 
     def __init__(self) -> None:
@@ -154,7 +154,10 @@ class ZPlus(AlphaBeta):
 
 
 class Gamma(LinearRule):
-    """Favour contributions of the output's sign by γ (Montavon et al. 2019, for any sign).
+    """Favour contributions of the output's sign by γ, for inputs and outputs of either sign.
+
+    Montavon et al. 2019, section 10.2.1, have a(w + γw⁺) for a ≥ 0 and z > 0. This is the
+    generalisation of zennit's ``Gamma``, which is the same there.
 
     With a⁺ = max(0, a), a⁻ = min(0, a): where z_k > 0, R_j is in proportion to
     a⁺(w + γw⁺) + a⁻(w + γw⁻), the bias having b + γb⁺; where z_k < 0, to a⁺(w + γw⁻) + a⁻(w + γw⁺),

@@ -42,7 +42,7 @@ def fit(
     expectation: str = "conditional",
     batch: int = BATCH,
 ) -> Patterns:
-    """Fit the patterns of a model's linear layers (Kindermans et al. 2018, section 4).
+    """Fit the patterns of a model's linear layers (Kindermans et al. 2018).
 
     With y = wᵀx, without the bias: a = cov(x, y) / var(y), and a₊ = (E₊[xy] − E₊[x] E₊[y]) / (wᵀ of
     the same) over the rows with y > 0, a₋ over the others. Rows are samples, steps and positions of

@@ -192,7 +192,7 @@ def largest_sizes(x: Floats) -> Floats:
 def rounding_of_outputs(weight: Floats, largest: Floats) -> Floats:
     """Return how far rounding may move outputs wᵀx; shape (units,).
 
-    A sum of n products is off by at most n ε Σ |w| |x| (Higham 2002, section 3.1).
+    A sum of n products is off by at most n ε Σ |w| |x| (Higham 2002).
 
     Parameters
     ----------

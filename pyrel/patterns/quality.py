@@ -73,7 +73,7 @@ def quality(
     seed: int = 0,
     batch: int = BATCH,
 ) -> tuple[LayerQuality, ...]:
-    """Measure ρ(S) of each layer, in one pass over samples (Kindermans et al. 2018, section 3).
+    """Measure ρ(S) of each layer, in one pass over samples (Kindermans et al. 2018).
 
     "two_component" takes a₊ where wᵀx > 0 and a₋ elsewhere, whatever follows the layer.
 
