@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pyrel.experiment.reproduce.numbers import Interval, table
-from pyrel.experiment.reproduce.runs import Found, Run, complete
+from pyrel.experiment.reproduce.runs import Found, Kept, Run, clock, complete
 
 
 class Counting:
@@ -37,6 +37,23 @@ def test_a_run_is_worked_out_once(tmp_path: Path) -> None:
     assert results["one"].numbers == {"accuracy": 0.1 + 0.2}
     np.testing.assert_array_equal(results["one"].arrays["map"], np.arange(6.0).reshape(2, 3))
     assert results["one"].machine["cores"] >= 1
+
+
+def test_a_fresh_run_is_what_is_kept_of_it(tmp_path: Path) -> None:
+    """So a page does not depend on whether its runs are fresh: the order of keys, too."""
+    run = Run("one", {}, lambda _: Found({"b": 1, "a": {"d": 1, "c": 2}}, {}))
+    fresh = complete([run], tmp_path, tmp_path)["one"]
+    kept = complete([run], tmp_path, tmp_path)["one"]
+    assert repr(fresh) == repr(kept)
+
+
+def test_time_of_interrupted_runs_is_a_least(tmp_path: Path) -> None:
+    machine = {"processor": "Z80"}
+    whole = Kept({}, {"training seconds": 50.0}, {}, 60.0, machine)
+    stopped = Kept({}, {"training seconds": 600.0}, {}, 90.0, machine)
+    assert clock([whole, whole]) == "2 minutes by the clock (Z80)"
+    assert clock([whole, stopped]) == "at least 11 minutes by the clock (Z80)"
+    assert clock([stopped] * 20) == "at least 3.3 hours by the clock (Z80)"
 
 
 def test_other_settings_are_worked_out_anew(tmp_path: Path) -> None:

@@ -23,7 +23,11 @@ PROPOSALS = (
 COMBINATIONS = (
     Variant("R-LSTM, stationary dropout", "RLSTM", {"stationary": True}),
     Variant("R-LSTM on convolutions", "RLSTM", {"convolutions": _MAPS}),
-    Variant("both", "RLSTM", {"convolutions": _MAPS, "stationary": True}),
+    Variant(
+        "R-LSTM on convolutions, stationary dropout",
+        "RLSTM",
+        {"convolutions": _MAPS, "stationary": True},
+    ),
     Variant("ConvDeep⁺, stationary dropout", "ConvDeepPlus", {"stationary": True}),
 )
 

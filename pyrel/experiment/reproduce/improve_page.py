@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +23,7 @@ from pyrel.experiment.reproduce.majority_page import (
 )
 from pyrel.experiment.reproduce.majority_runs import MEASURES, METHODS, PICTURES, Variant
 from pyrel.experiment.reproduce.numbers import Interval, table
-from pyrel.experiment.reproduce.runs import Kept, short_trainings
+from pyrel.experiment.reproduce.runs import Kept, clock
 from pyrel.report import words
 
 if TYPE_CHECKING:
@@ -37,13 +37,17 @@ _HEAD = """# What improves the explanations
 Experiment 3 of the thesis (section 4.6): stationary dropout (one mask for all steps of a
 sequence), gating units (R-LSTM), literal connections (ConvDeep⁺), and their combinations, on the
 majority problem of experiment 2; the talk judges its cells by the cosines. Written by
-`pyrel reproduce improve`. The thesis's draft and the talk's text have no numbers for it."""
+`pyrel reproduce improve`. The thesis's draft has no numbers for it and claims nothing of how it
+came out; the talk's text has an accuracy of 98 % on MNIST and 89 % on Fashion-MNIST for all its
+cells, and no cosines."""
 
 _LENET = """## LeNet at several dropout rates
 
 Figure 4.15 of the thesis, and its remark (section 4.3) that heatmaps of nets trained by Adam are
 less noisy than those of other optimisers. "Outside": share of the positive relevance on empty
 pixels. "Variation": Σ|R_i − R_j| over neighbouring pixels, by ΣR. Both: less is less noisy."""
+# Figures: the first proposals beside the first variant, then the rest beside it.
+_IN_A_FIGURE = 5
 
 
 def page(results: Results, variants: Variants, settings: Settings) -> Page:
@@ -54,7 +58,9 @@ def page(results: Results, variants: Variants, settings: Settings) -> Page:
     for dataset in majority_runs.datasets(settings):
         measured = measures(cells, variants, dataset, settings)
         numbers[dataset] = in_json(measured)
-        figures |= heatmaps(cells, variants[:4], dataset, settings)
+        for name, group in _groups(variants):
+            drawn = heatmaps(cells, group, dataset, settings)
+            figures |= {f"{key}{name}": figure for key, figure in drawn.items()}
         sections.append(_section(cells, variants, dataset, settings, measured))
     lenet = {name: kept for name, kept in results.items() if "-LeNet-" in name}
     lenet_parts = [_LENET, _lenet_cost(lenet, settings.of_short)]
@@ -64,6 +70,13 @@ def page(results: Results, variants: Variants, settings: Settings) -> Page:
     pictures = [f"![{name}](improve/{name}.svg)" for name in figures]
     text = "\n\n".join([_HEAD, cost(cells, settings), *sections, *lenet_parts, *pictures])
     return Page(text, figures, numbers)
+
+
+def _groups(variants: Variants) -> Iterator[tuple[str, Variants]]:
+    """Yield what each figure shows, and what its name ends with."""
+    yield "", variants[:_IN_A_FIGURE]
+    if rest := variants[_IN_A_FIGURE:]:
+        yield "-combined", [variants[0], *rest]
 
 
 def _section(
@@ -100,9 +113,15 @@ def _lenet_cost(results: Results, settings: Settings) -> str:
     """Say how often the nets were trained, and for how long."""
     runs = [*results.values()]
     explained = runs[0].numbers["samples"]
+    of = [run.settings["training"] for run in runs]
+    rates = {config["optimizer"]: f"{config['learning_rate']:g}" for config in of}
+    momentum = next(config["momentum"] for config in of if config["optimizer"] == "sgd")
     return (
-        f"{settings.counted()} each: {short_trainings(runs)}. The true class of {explained:,} test "
-        'images is explained; ± and "open" as above; the last rows are differences, paired by seed.'
+        f"{settings.counted()} each: {len(runs)} trainings, {clock(runs)}. {of[0]['epochs']} "
+        f"epochs of batches of {of[0]['batch_size']}, one-cycle to a learning rate of "
+        f"{rates['adam']} with Adam and {rates['sgd']} with gradient descent (SGD, momentum "
+        f"{momentum:g}); the two rates are not tuned. The true class of {explained:,} test images "
+        'is explained; ± and "open" as above; the last rows are differences, paired by seed.'
     )
 
 

@@ -20,7 +20,7 @@ from pyrel.experiment.reproduce.majority_runs import (
     Variant,
 )
 from pyrel.experiment.reproduce.numbers import Interval, table
-from pyrel.experiment.reproduce.runs import Kept, hours, processors
+from pyrel.experiment.reproduce.runs import Kept, clock
 from pyrel.metrics import Summary
 from pyrel.report import words
 
@@ -105,8 +105,7 @@ def cost(results: Results, settings: Settings) -> str:
     runs = [*results.values()]
     samples = runs[0].numbers["samples"]
     return (
-        f"{settings.counted()} each: {len(runs)} trainings, {hours(runs):.1f} hours by the "
-        f"clock ({processors(runs)}). The recipe is that of "
+        f"{settings.counted()} each: {len(runs)} trainings, {clock(runs)}. The recipe is that of "
         "[majority samples of MNIST](majority-mnist.md). The true class of all "
         f"{samples:,} test samples is explained; ± is half of a 95 % interval over the seeds "
         "(Student's t). Signed maps are measured by their positive part; samples without any "

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -75,6 +75,11 @@ class Kept:
     seconds: float
     machine: dict[str, Any]
 
+    @property
+    def least_seconds(self) -> float:
+        """What it took at least: of a run that was interrupted, its epochs before count, too."""
+        return max(self.seconds, float(self.numbers.get("training seconds", 0.0)))
+
 
 def complete(
     runs: Sequence[Run],
@@ -113,28 +118,24 @@ def complete(
             found = run.work(folder)
             seconds = time.perf_counter() - start
             machine = machine_facts(num_threads())
-            result = Kept(run.settings, found.numbers, found.arrays, seconds, dict(machine))
-            _write(kept, run.name, result)
+            made = Kept(run.settings, found.numbers, found.arrays, seconds, dict(machine))
+            _write(kept, run.name, made)
+            # As it is kept: the page of a fresh run is that of the kept one, order of keys and all.
+            result = _read(kept, run)
+            assert result is not None, run.name
         results[run.name] = result
     if say is not None:
         say("all runs", len(runs), len(runs))
     return results
 
 
-def hours(runs: Iterable[Kept]) -> float:
-    """Return how long runs took together."""
-    return sum(run.seconds for run in runs) / 3600
-
-
-def processors(runs: Iterable[Kept]) -> str:
-    """Name the processors that runs were worked out on."""
-    return ", ".join(sorted({str(run.machine["processor"]) for run in runs}))
-
-
-def short_trainings(runs: Sequence[Kept]) -> str:
-    """Say how many runs of some minutes there were, how long they took and where."""
-    minutes = 60 * hours(runs)
-    return f"{len(runs)} trainings, {minutes:.0f} minutes by the clock ({processors(runs)})"
+def clock(runs: Sequence[Kept]) -> str:
+    """Say how long runs took together, and on which processors."""
+    minutes = sum(run.least_seconds for run in runs) / 60
+    least = "at least " if any(run.least_seconds > run.seconds for run in runs) else ""
+    told = f"{minutes:.0f} minutes" if minutes < 90 else f"{minutes / 60:.1f} hours"
+    processors = ", ".join(sorted({str(run.machine["processor"]) for run in runs}))
+    return f"{least}{told} by the clock ({processors})"
 
 
 def _read(kept: Path, run: Run) -> Kept | None:

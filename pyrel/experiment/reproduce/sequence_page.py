@@ -11,7 +11,7 @@ import numpy as np
 from pyrel.experiment.problem import Problem
 from pyrel.experiment.reproduce.experiment import Page, Settings
 from pyrel.experiment.reproduce.numbers import Interval, table
-from pyrel.experiment.reproduce.runs import Kept, hours, processors
+from pyrel.experiment.reproduce.runs import Kept, clock
 from pyrel.experiment.reproduce.trained import MINIMUM
 from pyrel.metrics import StepProfile
 
@@ -102,7 +102,7 @@ def _cost(results: Results, settings: Settings) -> str:
     epochs = sorted({run.numbers["epochs"] for run in runs})
     return (
         f"{settings.counted()} each, {len(runs)} trainings of {' or '.join(map(str, epochs))} "
-        f"epochs, {hours(runs):.1f} hours by the clock ({processors(runs)}). Recipe: "
+        f"epochs, {clock(runs)}. Recipe: "
         "that of [majority samples](majority-mnist.md), one-cycle to a learning rate of 0.002, "
         "batches of 100, dropout 0.3 (Shallow none); the last epoch's weights. The thesis trains "
         "for 200 epochs with dropout 0.5."

@@ -14,7 +14,7 @@ from pyrel.experiment.problem import Problem
 from pyrel.experiment.reproduce.experiment import Page, Settings
 from pyrel.experiment.reproduce.linear_page import linear_section
 from pyrel.experiment.reproduce.numbers import Interval, table
-from pyrel.experiment.reproduce.runs import Kept, hours, processors, short_trainings
+from pyrel.experiment.reproduce.runs import Kept, clock
 from pyrel.experiment.reproduce.signal_runs import (
     ATTRIBUTIONS,
     BY_GRADIENT,
@@ -132,17 +132,16 @@ def page(results: Results, settings: Settings) -> Page:
 
 
 def _cost(nets: Sequence[Kept], settings: Settings) -> str:
-    longest = max(kept.seconds for kept in nets) / 60
+    longest = max(kept.least_seconds for kept in nets) / 60
     epochs = sorted({kept.numbers["epochs"] for kept in nets})
     accuracy = Interval.of([kept.numbers["accuracy"] for kept in nets])
     minimum = MINIMUM.get(dataset(settings))
     wanted = "no minimum" if minimum is None else f"minimum {100 * minimum:.0f} %"
     return (
         f"{settings.counted()}, {nets[0].numbers['parameters']:,} parameters, "
-        f"{' or '.join(map(str, epochs))} epochs; {hours(nets):.1f} hours by the "
-        f"clock, at most {longest:.0f} minutes a seed ({processors(nets)}). Classified correctly: "
-        f"{accuracy.percent()} of the test images ({wanted}). ± is half of a 95 % interval over "
-        "the seeds (Student's t)."
+        f"{' or '.join(map(str, epochs))} epochs; {clock(nets)}, at most {longest:.0f} minutes a "
+        f"seed. Classified correctly: {accuracy.percent()} of the test images ({wanted}). "
+        "± is half of a 95 % interval over the seeds (Student's t)."
     )
 
 
@@ -160,7 +159,8 @@ def _recurrent_section(cells: Sequence[Kept], settings: Settings) -> str:
 def _trained(kept: Sequence[Kept]) -> str:
     """Say what trainings cost and gave."""
     accuracy = Interval.of([each.numbers["accuracy"] for each in kept])
-    return f"{short_trainings(kept)}; classified correctly: {accuracy.percent()} of the test images"
+    correct = f"classified correctly: {accuracy.percent()} of the test images"
+    return f"{len(kept)} trainings, {clock(kept)}; {correct}"
 
 
 def _quality_table(nets: Sequence[Kept]) -> str:

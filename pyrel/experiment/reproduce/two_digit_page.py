@@ -11,7 +11,7 @@ import numpy as np
 
 from pyrel.experiment.reproduce.experiment import Page, Settings
 from pyrel.experiment.reproduce.numbers import Interval, table
-from pyrel.experiment.reproduce.runs import Kept, hours, processors
+from pyrel.experiment.reproduce.runs import Kept, clock
 from pyrel.experiment.two_digit import METHODS
 from pyrel.metrics import RelevanceHistogram
 
@@ -69,7 +69,6 @@ def page(results: Results, settings: Settings) -> Page:
 def _head(kept: Sequence[Kept], settings: Settings) -> str:
     config = kept[0].settings["training"]
     (units, pools), (above, _) = config["layers"]
-    minutes, machines = 60 * hours(kept), processors(kept)
     return f"""# Is one of two digits a 0, 1, 2 or 3?
 
 Section 6.1 of Montavon et al. 2017, by `pyrel reproduce two-digit`. A network of {units} detection
@@ -84,9 +83,9 @@ The paper trains for 300,000 iterations with "a small learning rate"; this is
 {config["iterations"]:,} iterations with {config["learning_rate"]:g} for the network and
 {config["model_learning_rate"]:g} for the relevance model, what a core does in some minutes. Neither
 the largest translation nor the share of positive pairs is in the paper: here both digits are drawn
-independently, so that about 64 % are positive. {settings.counted()}, {minutes:.0f} minutes by the
-clock, one thread, beside other work ({machines}). All is measured on the same
-{kept[0].settings["samples"]:,} pairs of test digits, which are not moved."""
+independently, so that about 64 % are positive. {settings.counted()}, one thread, beside other work:
+{clock(kept)}. All is measured on the same {kept[0].settings["samples"]:,} pairs of test digits,
+which are not moved."""
 
 
 def _network(runs: Sequence[Mapping[str, Any]]) -> str:
