@@ -90,6 +90,21 @@ class Interval:
         said = (above if self.mean > 0 else below) if clear else "open"
         return f"{text} ± {self.half:.3f}, {said}"
 
+    def verdict(self) -> str:
+        """Say whether a claim that it is above 0 holds: "open" where the interval holds 0.
+
+        A single run has no interval, and decides nothing.
+
+        Examples
+        --------
+        >>> from pyrel.experiment.reproduce.numbers import Interval
+        >>> Interval.of([0.70, 0.72, 0.74]).verdict()
+        'holds'
+        """
+        if not abs(self.mean) > self.half:  # NaN, too
+            return "open"
+        return "holds" if self.mean > 0 else "does not hold"
+
     def percent(self) -> str:
         """Return it as percentages."""
         if math.isnan(self.half):
