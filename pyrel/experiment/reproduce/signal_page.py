@@ -15,6 +15,7 @@ from pyrel.experiment.reproduce.experiment import Page, Settings
 from pyrel.experiment.reproduce.linear_page import linear_section
 from pyrel.experiment.reproduce.numbers import Interval, table
 from pyrel.experiment.reproduce.runs import Kept, clock
+from pyrel.experiment.reproduce.signal_claims import claims_section
 from pyrel.experiment.reproduce.signal_runs import (
     ATTRIBUTIONS,
     BY_GRADIENT,
@@ -79,8 +80,7 @@ are fitted to {half:,} training images, ρ is measured on {half:,} others (the s
 of ImageNet's training set). Mean over a layer's units, then over seeds. S_x leaves no distractor,
 so that its ρ is 1 by definition; what it is worth shows in the curves below. Bound of
 S_a: 1 − 1.2 √(2d/n), d the rank of the inputs and n the images of a half; "–" where it is below 0.
-The source's text gives no numbers of its figure: S_random very bad everywhere, S_w in between and
-worse in deeper layers, S_a and S_a+− much better, S_a ahead of S_a+− in dense layers."""
+The source's text gives no numbers of its figure; what it says of it is at the end."""
 
 _RECURRENT = """### A recurrent cell
 
@@ -95,9 +95,8 @@ is followed, on {samples} test images that no net has seen. Area: mean height of
 {patches} patches, a lower one is better. Random order, {orders} orders an image, is what a uniform
 map comes to; pixel mass is the map of the image's brightness, without any network. Differences are
 paired by seed; "lower", "higher": the 95 % interval does not hold 0. The source: after 20 patches,
-3 % of the image, the probability falls from about 0.72 to 0.59 with S_a+−, by less than 0.01 in
-random order, with S_a less than with S_x and S_w, with S_x more than with S_w; the table has the
-fall after {after} patches, 4 % of the image."""
+3 % of the image, the probability falls from about 0.72 to 0.59 with S_a+− and by less than 0.01 in
+random order; the table has the fall after {after} patches, 4 % of the image."""
 
 
 def page(results: Results, settings: Settings) -> Page:
@@ -119,6 +118,7 @@ def page(results: Results, settings: Settings) -> Page:
             _recurrent_section(cells, settings),
             _maps_section(settings),
             _curves_section(nets, settings),
+            claims_section(nets),
         ]
     )
     numbers = {
