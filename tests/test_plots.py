@@ -207,6 +207,10 @@ def test_channels_are_added_up():
     drawn = [axes.images[0].get_array() for axes in figure.axes if axes.images]
     for picture, given in zip(drawn, (x, relevance, np.abs(relevance)), strict=False):
         np.testing.assert_allclose(picture, given.sum(axis=0))
+    # The key is that of the sums: each is above 0, some channels are not.
+    above = np.stack([np.full((5, 4), 3.0), *np.full((2, 5, 4), -1.0)])
+    key = plots.heatmap_grid([plots.HeatmapColumn("a", x, {"r": above}, layout="channels")])
+    assert "relevance: none to most" in [text.get_text() for text in key.findobj(Text)]
     panels = plots.method_panels([("a", x)], {"r": [relevance]}, layout="channels")
     drawn = [axes.images[0].get_array() for axes in panels.axes if axes.images]
     np.testing.assert_allclose(drawn[1], relevance.sum(axis=0))

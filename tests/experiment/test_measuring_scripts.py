@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pyrel.experiment import Problem, TrainedCell, new_cell
-from pyrel.metrics import Summary
+from pyrel.experiment import Problem, TrainedCell, load_cell, new_cell
+from pyrel.experiment.randomisation import layers_with_weights, randomise_weights
+from pyrel.metrics import Summary, degradation, map_cosine
 from pyrel.report.words import label
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -114,6 +115,31 @@ def test_rows_that_are_alike_are_explained(monkeypatch) -> None:
         f"{label('deep_taylor')}; and {label('occlusion')} give the same maps, bit by bit."
     ]
     assert page._alike({}, []) == []
+
+
+def test_columns_are_what_their_names_say(cell, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(SCRIPTS)
+    script = importlib.import_module("measure_methods")
+    trained = load_cell(cell)
+    x, y, relevant = trained.problem.samples(trained.problem.images("test"), count=8)
+    judged = script.Judged(trained, trained.problem, x, y, relevant, x)
+    explain = script.explainer(judged, trained.model, "gradient_x_input")
+    relevance = explain(x, y).relevance
+    found = script.of_map(judged, explain.forward, relevance)
+    tiles = {"how": judged.tiles, "removed": script.POINTS}
+    for name, order in (("area", "most_relevant"), ("area_least", "least_relevant")):
+        curve = degradation(explain.forward, x, relevance, y, order=order, **tiles)
+        np.testing.assert_array_equal(found[name].values, curve.area_under())
+    assert found["area"].mean < found["area_least"].mean
+    found = script.after_randomising(judged, "gradient_x_input", lambda _: None)
+    names = layers_with_weights(trained.model, x)
+    copies = dict(
+        randomise_weights(trained.model, lambda: script.untrained(trained.model), x, names)
+    )
+    for name, layer in (("output", names[0]), ("all", names[-1])):
+        after = script.explainer(judged, copies[layer], "gradient_x_input", check=None)
+        cosine = map_cosine(relevance, after(x, y).relevance)
+        np.testing.assert_allclose(found[f"{name} cosine"].values, cosine, rtol=1e-6)
 
 
 def test_inputs_of_largest_score_are_drawn(cell, tmp_path, monkeypatch, capsys) -> None:
