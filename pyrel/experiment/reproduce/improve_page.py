@@ -18,6 +18,7 @@ from pyrel.experiment.reproduce.majority_page import (
     differences_from,
     heatmaps,
     in_json,
+    left_out,
     measures,
     measures_table,
 )
@@ -96,11 +97,13 @@ def _section(
     baselines = [label for label in shares if label not in {v.label for v in variants}]
     rows += [[label, "", "", "", *(shares[label][m] for m in METHODS)] for label in baselines]
     labels = [words.label(m) for m in METHODS]
+    runs = {v.label: majority_runs.of_seeds(results, v, dataset, settings) for v in variants}
     return "\n\n".join(
         [
             f"## {dataset}",
             f"{TITLES['share']}.",
             table(["cell", "parameters", "epochs", "accuracy", *labels], rows),
+            left_out(runs),
             'Difference from Deep, paired by seed: mean and 95 % interval; "open" where the '
             "interval holds 0.",
             differences_from(results, variants[0], variants[1:], dataset, settings),

@@ -112,6 +112,18 @@ class Interval:
         return f"{100 * self.mean:.2f} ± {100 * self.half:.2f} %"
 
 
+def by_seed(counts: Sequence[int]) -> str:
+    """Return counts seed by seed, one 0 where there are none.
+
+    Examples
+    --------
+    >>> from pyrel.experiment.reproduce.numbers import by_seed
+    >>> by_seed([0, 0, 0]), by_seed([7, 7, 0])
+    ('0', '7, 7, 0')
+    """
+    return ", ".join(map(str, counts)) if any(counts) else "0"
+
+
 def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Return a Markdown table.
 
