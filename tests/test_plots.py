@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
+import itertools
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from unittest import mock
 
 import matplotlib
@@ -13,7 +16,8 @@ from matplotlib.text import Text
 from studies import STEPS, WIDTH, make_study
 
 from pyrel import metrics, plots
-from pyrel.plots.style import BLUE, GREEN, ORANGE
+from pyrel.plots.planes import DirectionPanel, directions_grid
+from pyrel.plots.style import BLUE, GREEN, ORANGE, styled
 
 
 def columns(study, k=0, relevant=True, **changes):
@@ -38,6 +42,24 @@ def profiles(study, method="deep_taylor"):
 
 def mass(study):
     return metrics.step_profiles(study.baselines["pixel_mass"].step_shares, study.relevant)
+
+
+def unmarked(study):
+    """Profiles over all samples, in which no step is known to be relevant."""
+    pixels = metrics.step_profiles(study.baselines["pixel_mass"].step_shares)
+    cells = {
+        name: metrics.step_profiles(cell.evaluations["deep_taylor"].step_shares)
+        for name, cell in study.cells.items()
+    }
+    return cells, pixels
+
+
+def directions(study):
+    """Give panels of which the title is as long as a name."""
+    x = study.shown.x[:, :2, 14, 3]
+    signal, other = np.array([1.0, 0.0]), np.array([-1.0, 1.0])
+    arrows = {"signal": signal, "distractor": other, "weights": signal + other, "pattern": signal}
+    return [DirectionPanel(f"{name} {k}", x, x[:, 0], arrows) for name in study.cells for k in "ab"]
 
 
 def points(study):
@@ -78,6 +100,18 @@ def histograms(study):
     }
 
 
+def many_histograms(study):
+    """Counts up to millions, and relevance of all sizes, as a whole data set gives."""
+    rng = np.random.default_rng(0)
+    name = next(iter(study.cells))
+    return {
+        f"{name}, {scale:g}": metrics.RelevanceHistogram(
+            scale * np.arange(-shift, 41 - shift), np.sort(10 ** rng.uniform(0, 6.5, 40))[::-1], 0
+        )
+        for shift, scale in ((0, 6.0), (2, 2e-7), (20, 0.01), (0, 3e4), (7, 0.3))
+    }
+
+
 def one_series(study):
     """Give a series of three features and its relevance."""
     maps = study.cells[next(iter(study.cells))].heatmaps["sensitivity"]
@@ -91,6 +125,9 @@ FIGURES = {
     "heatmaps, one cell": lambda s: plots.heatmap_grid(columns(s)[:1], "Sample 1", "number: share"),
     "step bars": lambda s: plots.step_bars(profiles(s), mass(s), "Deep Taylor"),
     "step bars, one cell": lambda s: plots.step_bars(dict([profiles(s).popitem()]), mass(s)),
+    "step bars, unmarked": lambda s: plots.step_bars(
+        *unmarked(s), "Class 1, 3 seeds", errors="95 % interval of seeds"
+    ),
     "scatter": lambda s: plots.conservation_scatter(points(s), list(s.cells)[-1]),
     "scatter, three": lambda s: plots.conservation_scatter(
         points(s) | {"LRP alpha beta, textbook": points(s)["deep_taylor"]}
@@ -101,6 +138,8 @@ FIGURES = {
         curves(s, [f"LRP of a long name, {i}" for i in range(7)])
     ),
     "histograms": lambda s: plots.relevance_histograms(histograms(s), "Relevance of the pixels"),
+    "histograms, many": lambda s: plots.relevance_histograms(many_histograms(s)),
+    "directions": lambda s: directions_grid(directions(s), "A signal and what reads it"),
     "series": lambda s: plots.series(
         *one_series(s), features=[*s.cells, *s.cells][:3], time_label="hours", title="Class 3"
     ),
@@ -145,7 +184,7 @@ def visible_texts(figure):
             drawn.append((text.get_text(), text.get_window_extent(renderer)))
 
     with mock.patch.object(Text, "draw", record):
-        figure.canvas.draw()
+        styled(figure.canvas.draw)()  # as in an SVG: matplotlib makes ticks when it draws
     return drawn
 
 
@@ -166,6 +205,24 @@ def test_no_two_texts_overlap(texts):
             assert across <= 1 or up <= 0.25 * min(a.height, b.height), (first, second)
 
 
+def test_numbers_of_an_axis_stand_apart_and_its_panel_is_large_enough(figure):
+    """Numbers without a space of the font between them read as one."""
+    styled(figure.canvas.draw)()
+    for axes in figure.axes:
+        for axis, other, least in ((axes.xaxis, "x", 0.9), (axes.yaxis, "y", 0.4)):
+            labels = [label for label in axis.get_ticklabels() if label.get_text()]
+            boxes = [label.get_window_extent() for label in labels if label.get_visible()]
+            if not axes.axison or not boxes:
+                continue
+            ends = sorted((getattr(b, f"{other}0"), getattr(b, f"{other}1")) for b in boxes)
+            # Boxes hold the font's full height, so that lines one above the other may touch.
+            space = 0.3 * labels[0].get_fontsize() / 72 * figure.dpi if other == "x" else 0
+            gaps = [after[0] - before[1] for before, after in itertools.pairwise(ends)]
+            assert all(gap >= space for gap in gaps), [label.get_text() for label in labels]
+            size = axes.get_window_extent().width if other == "x" else axes.bbox.height
+            assert size >= least * figure.dpi
+
+
 def test_text_is_large_enough_to_read(figure):
     for text in figure.findobj(Text):
         if text.get_visible() and text.get_text():
@@ -176,6 +233,8 @@ def test_svg_is_well_formed_and_the_same_every_time(build):
     svg = plots.to_svg(build(make_study()))
     ET.fromstring(svg)
     assert svg == plots.to_svg(build(make_study()))
+    # The style shows a formula as it is written, so that none may be in what pyrel writes itself.
+    assert not re.search(r"mathdefault|\$", svg)
 
 
 def test_caller_settings_stay_and_pyplot_is_not_needed():
@@ -302,12 +361,30 @@ def test_bars_are_the_mean_shares_and_the_majority_is_marked():
             assert any(np.array_equal(line, [1 / STEPS] * 2) for line in lines)
 
 
-def test_bars_leave_room_for_the_number_of_samples():
+def test_bars_have_a_key_of_what_is_drawn_alone():
+    study = make_study()
+    base = ["relevance", "pixel mass", "even share"]
+    marked = plots.step_bars(profiles(study), mass(study))
+    assert key_of(marked) == [*base, "standard error", "majority"]
+    cells, pixels = unmarked(study)
+    assert key_of(plots.step_bars(cells, pixels, errors="interval")) == [*base, "interval"]
+    exact = {n: [replace(p, standard_error=np.full(STEPS, np.nan))] for n, (p,) in cells.items()}
+    assert key_of(plots.step_bars(exact, pixels)) == base
+
+
+def key_of(figure):
+    (legend,) = figure.legends
+    return [text.get_text() for text in legend.get_texts()]
+
+
+def test_bars_say_of_how_many_maps_they_are_the_mean_and_leave_room_for_it():
     study = make_study()
     figure = plots.step_bars(profiles(study), mass(study))
     figure.canvas.draw()
-    for axes in figure.axes:
+    column = [profile for of in zip(*profiles(study).values(), strict=True) for profile in of]
+    for axes, profile in zip(figure.axes, column, strict=True):
         (text,) = axes.texts
+        assert text.get_text() == f"{profile.used} maps"
         lowest = text.get_window_extent().y0
         assert all(bar.get_window_extent().y1 < lowest for bar in axes.patches)
 

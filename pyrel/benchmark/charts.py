@@ -17,7 +17,7 @@ with part_of_extra("bench", "a figure of a benchmark", "matplotlib"):
     from matplotlib.figure import Figure
     from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
-    from pyrel.plots.style import BLUE, GREEN, MUTED, ORANGE, new_figure, styled
+    from pyrel.plots.style import BLUE, GREEN, MUTED, ORANGE, log_ticks, new_figure, styled
 
 _COLOURS = (BLUE, ORANGE, GREEN, "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 _MARKERS = "osD^vPX*<>hp"
@@ -61,7 +61,10 @@ def throughput(results: Results, cases: Sequence[CaseResult]) -> Figure:
     label = "all useful FLOPs at the peak"
     axes.axhline(limit, color=MUTED, linestyle="--", linewidth=1, label=label)
     axes.set(xscale="log", yscale="log", xlabel="batch size", ylabel="samples/s")
-    _plain_ticks(axes, [case.batch for case in cases])
+    axes.xaxis.set_major_locator(FixedLocator([case.batch for case in cases]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    log_ticks(axes.yaxis)
     axes.set_title(f"{cases[0].cell}-{cases[0].steps}, {cases[0].method}", weight="bold")
     figure.legend(loc="outside right upper")
     return figure
@@ -96,6 +99,8 @@ def roofline(results: Results) -> Figure:
         xlabel="useful FLOPs for each byte that has to be moved",
         ylabel="useful GFLOP/s",
     )
+    for axis in (axes.xaxis, axes.yaxis):
+        log_ticks(axis)
     figure.legend(loc="outside right upper")
     return figure
 
@@ -119,10 +124,3 @@ def _roofline_point(
         markersize=4 + 3 * batches.index(case.batch) / max(1, len(batches) - 1) if ours else 3,
         zorder=3 if ours else 2,
     )
-
-
-def _plain_ticks(axes: Axes, batches: Sequence[int]) -> None:
-    axes.xaxis.set_major_locator(FixedLocator(list(batches)))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))

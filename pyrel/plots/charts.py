@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -37,12 +38,14 @@ def step_bars(
     profiles: Mapping[str, Sequence[StepProfile]],
     pixel_mass: Sequence[StepProfile],
     title: str | None = None,
+    *,
+    errors: str = "standard error",
 ) -> Figure:
     """Draw the share of relevance at each step against the share of pixel mass.
 
     One column for each entry of `profiles` (a cell), one row for each arrangement of relevant
-    steps. Bars are mean relevance with standard error, the orange line is pixel mass, the dotted
-    line an even share; steps of the majority have a green bar below.
+    steps. Bars are mean relevance with its error, the orange line is pixel mass, the dotted line an
+    even share; steps of the majority, where some are known, have a green bar below.
 
     Parameters
     ----------
@@ -52,6 +55,8 @@ def step_bars(
         Profiles of the pixel-mass map for the same arrangements.
     title
         Text above the figure.
+    errors
+        What the `standard_error` of `profiles` is, for the key: an interval where it is one.
 
     Raises
     ------
@@ -60,7 +65,7 @@ def step_bars(
     """
     _check_arrangements(profiles, pixel_mass)
     rows, columns = len(pixel_mass), len(profiles)
-    figure = new_figure((max(WIDTH, 0.4 + 1.9 * columns), 1.0 + 1.05 * rows), layout="constrained")
+    figure = new_figure((max(WIDTH, 0.4 + 1.9 * columns), 1.3 + 1.05 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     top = _highest([*pixel_mass, *(p for column in profiles.values() for p in column)])
     for j, (name, column) in enumerate(profiles.items()):
@@ -71,15 +76,24 @@ def step_bars(
     figure.supylabel("share per step", size=TEXT)
     if title:
         figure.suptitle(wrapped(title, WIDTH), size=TEXT, weight="bold")
-    handles = [
+    figure.legend(handles=_step_key(profiles, errors), loc="outside lower center", ncols=3,
+                  columnspacing=1, handlelength=1.2, handletextpad=0.5)  # fmt: skip
+    return figure
+
+
+def _step_key(profiles: Mapping[str, Sequence[StepProfile]], errors: str) -> list[Artist]:
+    """Return the key of what is drawn: errors and marks only where there are some."""
+    drawn = [profile for column in profiles.values() for profile in column]
+    handles: list[Artist] = [
         Patch(color=BLUE, label="relevance"),
         Line2D([], [], color=ORANGE, marker="o", markersize=3, label="pixel mass"),
         Line2D([], [], color=MUTED, linestyle=":", label="even share"),
-        Patch(color=GREEN, label="majority"),
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, columnspacing=1,
-                  handlelength=1.2, handletextpad=0.5)  # fmt: skip
-    return figure
+    if any((profile.standard_error > 0).any() for profile in drawn):
+        handles.append(Line2D([], [], color=INK, marker="|", linestyle="none", label=errors))
+    if any(profile.relevant.any() for profile in drawn):
+        handles.append(Patch(color=GREEN, label="majority"))
+    return handles
 
 
 def _check_arrangements(
@@ -111,8 +125,10 @@ def _step_panel(axes: Axes, relevance: StepProfile, mass: StepProfile, top: floa
         axes.add_patch(bar)
     axes.set(xlim=(0.4, len(steps) + 0.6), ylim=(-0.11 * top, 1.3 * top))
     axes.set_xticks(steps[:: max(1, len(steps) // 4)])
+    axes.locator_params(axis="y", nbins=4)
     axes.set_yticks([t for t in axes.get_yticks() if 0 <= t <= 1.2 * top])
-    axes.text(0.98, 0.97, f"{relevance.used} samples", transform=axes.transAxes, ha="right",
+    averaged = f"{relevance.used:,} maps" if relevance.used else "all maps are empty"
+    axes.text(0.98, 0.97, averaged, transform=axes.transAxes, ha="right",
               va="top", size=TEXT - 1.5, color=MUTED)  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from pyrel.plots.style import (
     ORANGE,
     TEXT,
     WIDTH,
+    log_ticks,
     new_figure,
     styled,
     wrapped,
@@ -95,7 +96,8 @@ def relevance_histograms(
 ) -> Figure:
     """Draw how often relevance takes which value, on a logarithmic scale.
 
-    Deep Taylor paper, figure 6 (bottom): a positive method has no bars on the left of zero.
+    Deep Taylor paper, figure 6 (bottom): a positive method has no bars on the left of zero. All
+    panels share the scale of the counts; each has its own of relevance.
 
     Parameters
     ----------
@@ -114,9 +116,12 @@ def relevance_histograms(
     columns = min(2, len(histograms))
     rows = -(-len(histograms) // columns)
     figure = new_figure((WIDTH, 0.75 + 1.6 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).reshape(-1)
+    grid = figure.subplots(rows, columns, sharey=True, squeeze=False).reshape(-1)
     for axes, (name, histogram) in zip(grid, histograms.items(), strict=False):
         _histogram_panel(axes, name, histogram)
+    highest = max(int(histogram.counts.max()) for histogram in histograms.values())
+    grid[0].set_ylim(_FLOOR, max(2.0, 2.0 * highest))
+    log_ticks(grid[0].yaxis)
     for axes in grid[max(0, len(histograms) - columns) : len(histograms)]:
         axes.set_xlabel("relevance, R")
     for axes in grid[len(histograms) :]:
@@ -138,6 +143,4 @@ def _histogram_panel(axes: Axes, name: str, histogram: RelevanceHistogram) -> No
         axes.stairs(heights, edges, baseline=_FLOOR, fill=True, color=colour, linewidth=0)
     axes.axvline(0.0, color=INK, linewidth=0.6)
     axes.set_yscale("log")
-    axes.minorticks_off()
-    axes.set_ylim(_FLOOR, max(2.0, 2.0 * float(counts.max())))
     axes.locator_params(axis="x", nbins=3)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
@@ -18,7 +19,6 @@ from pyrel.plots.style import (
     GREEN,
     INK,
     MUTED,
-    ORANGE,
     TEXT,
     WIDTH,
     new_figure,
@@ -26,8 +26,16 @@ from pyrel.plots.style import (
     wrapped,
 )
 
-_ARROW_COLOURS = (ORANGE, BLUE, GREEN, "#cc79a7")
-_ARROW_STYLES: tuple[Any, ...] = ("-", "--", ":", "-.")
+# Light enough to show a black line upon the darkest.
+_SAMPLES = LinearSegmentedColormap.from_list("pyrel_samples", ["#ffffff", "#8f959c"])
+# Colour, dashes, width and size of the head. Arrows that lie upon each other are all seen: a thin
+# one is drawn over a wide one.
+_ARROWS: tuple[tuple[str, Any, float, float], ...] = (
+    ("#f4b183", "-", 5.0, 13.0),
+    (BLUE, "-.", 1.8, 9.0),
+    (GREEN, "-", 2.8, 11.0),
+    (INK, "--", 1.2, 7.0),
+)
 
 
 @styled
@@ -107,23 +115,26 @@ class DirectionPanel:
 def directions_grid(panels: Sequence[DirectionPanel], title: str | None = None) -> Figure:
     """Draw linear signal-distractor models, one panel for each direction of the distractor.
 
-    Kindermans et al. 2017, figure 2. Arrows have unit length: they show directions.
+    Kindermans et al. 2017, figure 2. Arrows have unit length: they show directions. The first is
+    wide and pale, and the others are drawn over it. Samples are dots, darker for a larger target.
 
     Parameters
     ----------
     panels
-        All with the same names of directions.
+        All with the same names of directions, four at most.
     title
         Text above the figure.
 
     Raises
     ------
     ValueError
-        If there is no panel, or a panel has other directions than the first.
+        If there is no panel, a panel has other directions than the first, or more than four.
     """
     if not panels:
         raise ValueError("panels: wanted one at least, given none")
     names = list(panels[0].directions)
+    if len(names) > len(_ARROWS):
+        raise ValueError(f"panels: wanted {len(_ARROWS)} directions at most, given {len(names)}")
     for panel in panels:
         if list(panel.directions) != names:
             raise ValueError(f"panels: {panel.title} has other directions than {panels[0].title}")
@@ -137,24 +148,30 @@ def directions_grid(panels: Sequence[DirectionPanel], title: str | None = None) 
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
     handles = [
-        Line2D([], [], color=_ARROW_COLOURS[i % 4], linestyle=_ARROW_STYLES[i % 4], label=name)
-        for i, name in enumerate(names)
+        Line2D([], [], color=colour, linestyle=style, linewidth=width, label=name)
+        for name, (colour, style, width, _) in zip(names, _ARROWS, strict=False)
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    handles.append(
+        Line2D([], [], color="none", marker="o", markersize=4, markerfacecolor=_SAMPLES(0.7),
+               markeredgecolor=MUTED, label="sample, darker: larger y")
+    )  # fmt: skip
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, columnspacing=1.0,
+                  handlelength=1.8, handletextpad=0.5)  # fmt: skip
     if title:
         figure.suptitle(wrapped(title, WIDTH), size=TEXT, weight="bold")
     return figure
 
 
 def _directions_panel(axes: Axes, panel: DirectionPanel, end: float) -> None:
-    axes.scatter(panel.x[:, 0], panel.x[:, 1], c=panel.y, cmap="Greys", edgecolors=MUTED,
+    axes.scatter(panel.x[:, 0], panel.x[:, 1], c=panel.y, cmap=_SAMPLES, edgecolors=MUTED,
                  linewidths=0.2, s=6, rasterized=True)  # fmt: skip
-    for i, vector in enumerate(panel.directions.values()):
+    for vector, look in zip(panel.directions.values(), _ARROWS, strict=False):
+        colour, style, width, head = look
         across, up = vector / np.linalg.norm(vector)
-        axes.annotate("", (across, up), (0, 0), arrowprops={
-            "arrowstyle": "->", "color": _ARROW_COLOURS[i % 4], "linewidth": 1.8,
-            "linestyle": _ARROW_STYLES[i % 4], "shrinkA": 0, "shrinkB": 0})  # fmt: skip
+        axes.annotate("", (across, up), (0, 0), zorder=4 - width / 10, arrowprops={
+            "arrowstyle": "->", "color": colour, "linewidth": width, "linestyle": style,
+            "mutation_scale": head, "shrinkA": 0, "shrinkB": 0})  # fmt: skip
     axes.axhline(0, color=INK, linewidth=0.3, zorder=0)
     axes.axvline(0, color=INK, linewidth=0.3, zorder=0)
     axes.set(xlim=(-end, end), ylim=(-end, end), aspect="equal")
-    axes.set_title(wrapped(panel.title, 1.6), weight="bold")
+    axes.set_title(wrapped(panel.title, 1.8), weight="bold")

@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import functools
 import io
+import math
 import textwrap
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 INK, MUTED = "#1f2328", "#59636e"
 BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
@@ -40,7 +43,8 @@ _STYLE: Any = {
     "ytick.color": MUTED,
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
-    "text.parse_math": False,  # names come from users; "$" in one is a dollar
+    # Names come from users; "$" in one is a dollar. Axes of a log scale need `log_ticks` then.
+    "text.parse_math": False,
     "svg.fonttype": "none",
     "svg.hashsalt": "pyrel",  # the same figure is the same text, run after run
 }
@@ -87,3 +91,26 @@ def axes_at(figure: Figure, left: float, bottom: float, width: float, height: fl
     """Add axes at a place given in inches."""
     across, up = figure.get_size_inches()
     return figure.add_axes((left / across, bottom / up, width / across, height / up))
+
+
+def log_ticks(axis: Axis, most: int = 5) -> None:
+    """Label a few numbers of an axis that has a logarithmic scale and its limits already.
+
+    matplotlib's own labels there are formulas, which the style of this module shows as they are
+    written.
+    """
+    low, high = sorted(axis.get_view_interval())
+    subs = (1.0,) if high >= 100 * low else (1.0, 2.0, 5.0)
+    axis.set_major_locator(LogLocator(subs=subs, numticks=most))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: _number(value)))
+
+
+def _number(value: float) -> str:
+    """Return a tick's number: 0.01, 1,000, 10⁶ or 2 × 10⁶."""
+    exponent = math.floor(math.log10(value) + 1e-9)
+    if -3 < exponent < 4:
+        return f"{value:,g}"
+    times = f"{value / 10**exponent:.3g}"
+    raised = f"10{str(exponent).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
+    return raised if times == "1" else f"{times} × {raised}"

@@ -103,7 +103,9 @@ def test_arrows_of_the_figure_point_where_they_should() -> None:
         "distractor (1, 1)", "distractor (−1, 1)"
     ]  # fmt: skip
     (legend,) = figure.legends
-    colours = {line.get_label(): line.get_color() for line in legend.get_lines()}
+    *arrows, dots = legend.get_lines()
+    assert dots.get_label() == "sample, darker: larger y"
+    colours = {line.get_label(): line.get_color() for line in arrows}
     off = LinearModel(deviation=0.5).first_order_angle(400)
     for axes, distractor in zip(figure.axes, distractors, strict=True):
         assert all(arrow.xyann == (0, 0) for arrow in axes.texts)
@@ -119,6 +121,13 @@ def test_arrows_of_the_figure_point_where_they_should() -> None:
         assert weights @ signal > 0
         assert angle(pattern, signal) <= 4 * off  # of one draw, normal to first order
         assert pattern @ signal > 0
+        # The pattern lies upon the signal, and both are seen: it is thinner, and drawn over it.
+        below, above = (
+            next(a for a in axes.texts if same_color(a.arrow_patch.get_edgecolor(), colours[name]))
+            for name in ("signal", "pattern a of S_a")
+        )
+        assert below.arrow_patch.get_linewidth() > 2 * above.arrow_patch.get_linewidth()
+        assert below.get_zorder() < above.get_zorder()
 
 
 def test_a_figure_needs_a_distractor() -> None:

@@ -269,17 +269,29 @@ def _figures(
     figures[f"{dataset}-evidence"] = heatmap_grid(
         columns, f"Deep Taylor, {names[EVIDENCE]}, seed 0"
     )
-    mass = _profile(shares[CELLS[0]]["pixel mass"], None)
+    seeds = {cell: _of_seeds(results, dataset, cell, 7, settings) for cell in CELLS}
+    mass = _profile([seeds[CELLS[0]][0]["pixel mass"]], shares[CELLS[0]]["pixel mass"])
     profiles = {
-        f"{cell}-7": [_profile(shares[cell]["deep_taylor"]["mean"],
-                               shares[cell]["deep_taylor"]["half"])]
-        for cell in CELLS
-    }  # fmt: skip
+        f"{cell}-7": [
+            _profile(
+                [run["shares"]["deep_taylor"] for run in runs],
+                shares[cell]["deep_taylor"]["mean"],
+                shares[cell]["deep_taylor"]["half"],
+            )
+        ]
+        for cell, runs in seeds.items()
+    }
     title = f"Deep Taylor relevance by step, {_evidence(dataset)} of {dataset}"
-    figures[f"{dataset}-steps"] = step_bars(profiles, [mass], title)
+    figures[f"{dataset}-steps"] = step_bars(
+        profiles, [mass], f"{title}, {settings.counted().lower()}", errors="95 % interval of seeds"
+    )
     return figures
 
 
-def _profile(mean: Sequence[float], half: Sequence[float] | None) -> StepProfile:
-    errors = np.zeros(len(mean)) if half is None else np.array(half)
-    return StepProfile(np.zeros(len(mean), np.bool_), np.array(mean), errors, 0, 0)
+def _profile(
+    runs: Sequence[Mapping[str, Any]], mean: Sequence[float], half: Sequence[float] | None = None
+) -> StepProfile:
+    """Return the mean over the maps of all runs, of which none has marked steps."""
+    errors = np.full(len(mean), np.nan) if half is None else np.array(half)
+    used, left_out = (sum(run[name] for run in runs) for name in ("samples", "left out"))
+    return StepProfile(np.zeros(len(mean), np.bool_), np.array(mean), errors, used, left_out)
