@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from pyrel.metrics import Study, Summary, paired_difference
+from typing import TypeAlias
+
+from pyrel.metrics import DegradationCurves, Study, Summary, paired_difference
 from pyrel.report.words import label, listed, plus_minus_text, size
 
 # Beyond it, a float32 propagation has lost or invented relevance, not rounded it.
@@ -11,6 +13,9 @@ CONSERVED = 1e-5
 # Two standard errors: chance alone goes further in about one of twenty comparisons.
 CLEAR = 2.0
 LOW_ACCURACY = 0.9
+_MASS = "pixel_mass"
+# A model and a method.
+_Pair: TypeAlias = tuple[str, str]
 
 
 def findings(study: Study) -> list[str]:
@@ -19,7 +24,7 @@ def findings(study: Study) -> list[str]:
         _best(study),
         *_models_apart(study),
         _against_pixels(study),
-        *_against_random_order(study),
+        *_degradation(study),
         *_accuracy(study),
         *_conserved(study),
         _left_out(study),
@@ -28,15 +33,19 @@ def findings(study: Study) -> list[str]:
 
 
 def _best(study: Study) -> str | None:
-    all_methods = [e for e in study.evaluations() if e[0] and e[2].share.used]
-    if not all_methods:
+    shares = {(c, m): e.share for c, m, e in study.evaluations() if c and e.share.used}
+    if not shares:
         return None
-    cell, method, evaluation = max(all_methods, key=lambda entry: entry[2].share.mean)
-    even, mass = (study.baselines[name].share.mean for name in ("uniform", "pixel_mass"))
+    best, tied = _ahead(shares)
+    even, mass = (study.baselines[name].share.mean for name in ("uniform", _MASS))
+    who = f"{_grouped([best])}, {plus_minus_text(shares[best])}"
+    rivals = f" Not clearly less: {_grouped(tied)}." if tied else ""
+    if not tied and len(shares) > 1:
+        rivals = " All others have clearly less."
     return (
-        f"{label(method)} on {cell} has the largest share of its relevance where the evidence is, "
-        f"in the steps of the majority: {plus_minus_text(evaluation.share)}. Without any model, an "
-        f"even map has {even:.3f} there, and the brightness of the pixels (pixel mass) {mass:.3f}."
+        f"The largest share of relevance in the steps of the majority: {who}.{rivals} Without any "
+        f"model, an even map has {even:.3f} there, and the brightness of the pixels (pixel mass) "
+        f"{mass:.3f}."
     )
 
 
@@ -62,50 +71,83 @@ def _models_apart(study: Study) -> list[str]:
 
 
 def _against_pixels(study: Study) -> str:
-    mass = study.baselines["pixel_mass"]
-    shares = {
-        (cell, method): paired_difference(e.share, mass.share)
-        for cell, method, e in study.evaluations()
-        if cell
-    }
-    return _sides(shares)
+    mass = study.baselines[_MASS]
+    over = {(c, m): paired_difference(e.share, mass.share) for c, m, e in study.evaluations() if c}
+    return _sides(over, "more", "less", " relevance there than pixel mass")
 
 
-def _against_random_order(study: Study) -> list[str]:
+def _degradation(study: Study) -> list[str]:
     """Say which methods name first what the models use, judged by the degradation curves."""
-    below = {
-        (cell, method): result.degradation.below_random(method)
-        for cell, result in study.cells.items()
-        if result.degradation
-        for method in result.degradation.curves
-        if method in result.evaluations
-    }
-    below = {pair: summary for pair, summary in below.items() if summary.used}
-    if not below:
+    fastest = []
+    over_random: dict[_Pair, Summary] = {}
+    over_mass: dict[_Pair, Summary] = {}
+    for cell, result in study.cells.items():
+        curves = result.degradation
+        if curves is None:
+            continue
+        judged = [m for m in curves.curves if m in result.evaluations and curves.area(m).used]
+        if not judged:
+            continue
+        below = {(cell, m): curves.below_random(m) for m in judged}
+        fastest.append(_fastest(cell, below, curves))
+        over_random |= below
+        if _MASS in curves.curves:
+            mass = curves.area(_MASS)
+            over_mass |= {(c, m): paired_difference(mass, curves.area(m)) for c, m in below}
+    if not fastest:
         return []
-    (cell, method), largest = max(below.items(), key=lambda entry: entry[1].mean)
-    unclear = [pair for pair, summary in below.items() if not is_clear(summary)]
-    sentence = (
-        f"Degradation: the area under the curve is furthest below random order with "
-        f"{label(method)} on {cell} (by {plus_minus_text(largest)})."
-    )
-    others = f"Not clearly below random order: {_grouped(unclear)}."
-    return [f"{sentence} {others if unclear else 'Every method is clearly below it.'}"]
+    sentences = [
+        "Degradation: small patches of the picture are replaced by their mean, first those that a "
+        "method calls most relevant. The faster the probability of the true class falls, the "
+        f"better. {' '.join(fastest)}",
+        f"Degradation against random order. {_sides(over_random, 'faster', 'slower')}",
+    ]
+    if over_mass:
+        sides = _sides(over_mass, "faster", "slower")
+        sentences.append(f"Degradation against the brightest patches first (pixel mass). {sides}")
+        if any(is_clear(difference, below=True) for difference in over_mass.values()):
+            sentences[-1] += " Slower: bright patches matter more to the model than those named."
+    return sentences
 
 
-def _sides(over_mass: dict[tuple[str, str], Summary]) -> str:
-    """Name who is above pixel mass, who below, and of whom neither is clear."""
-    above = [pair for pair, more in over_mass.items() if is_clear(more)]
-    below = [pair for pair, more in over_mass.items() if is_clear(more, below=True)]
-    if len(above) == len(over_mass):
-        return "Every method on every model has clearly more there than pixel mass."
-    unclear = [pair for pair in over_mass if pair not in above and pair not in below]
-    sides = {"Clearly more": above, "Clearly less": below, "Not clearly more or less": unclear}
-    return " ".join(
-        f"{side} there than pixel mass: {_grouped(pairs)}."
-        for side, pairs in sides.items()
-        if pairs
+def _fastest(cell: str, below: dict[_Pair, Summary], curves: DegradationCurves) -> str:
+    """Say with which method the probability of one model falls fastest."""
+    best, tied = _ahead(below)
+    area = plus_minus_text(curves.area(best[1]))
+    rivals = ""
+    if tied:
+        rivals = f"; not clearly slower with {listed([label(method) for _, method in tied])}"
+    elif len(below) > 1:
+        rivals = "; clearly slower with all others"
+    return (
+        f"On {cell} it falls fastest with {label(best[1])} (area under the curve {area}){rivals}."
     )
+
+
+def _sides(differences: dict[_Pair, Summary], more: str, less: str, than: str = "") -> str:
+    """Name who is above 0, who below, and of whom neither is clear."""
+    above = [pair for pair, difference in differences.items() if is_clear(difference)]
+    below = [pair for pair, d in differences.items() if is_clear(d, below=True)]
+    if len(above) == len(differences):
+        return f"Clearly {more}{than}: every method on every model."
+    unclear = [pair for pair in differences if pair not in above and pair not in below]
+    sides = {
+        f"Clearly {more}": above,
+        f"Clearly {less}": below,
+        f"Not clearly {more} or {less}": unclear,
+    }
+    return " ".join(f"{side}{than}: {_grouped(pairs)}." for side, pairs in sides.items() if pairs)
+
+
+def _ahead(measured: dict[_Pair, Summary]) -> tuple[_Pair, list[_Pair]]:
+    """Return whose mean is largest, and who is not clearly below, by the same samples."""
+    best = max(measured, key=lambda pair: measured[pair].mean)
+    tied = [
+        pair
+        for pair, summary in measured.items()
+        if pair != best and not is_clear(paired_difference(measured[best], summary))
+    ]
+    return best, tied
 
 
 def _accuracy(study: Study) -> list[str]:
@@ -132,8 +174,8 @@ def _conserved(study: Study) -> list[str]:
     ]
     if kept:
         sentences.append(
-            f"Relevance is conserved by {_grouped(list(kept))}: in no sample is more than "
-            f"{size(max(kept.values()))} of it lost or added."
+            f"Relevance is conserved by {_grouped(list(kept))}: with what biases keep, it adds up "
+            f"to the score that it explains, in each sample to {size(max(kept.values()))} of it."
         )
     return sentences
 
@@ -158,7 +200,7 @@ def is_clear(difference: Summary, below: bool = False) -> bool:
     return mean > CLEAR * difference.standard_error
 
 
-def _grouped(pairs: list[tuple[str, str]]) -> str:
+def _grouped(pairs: list[_Pair]) -> str:
     """Name (cell, method) pairs, methods of the same cells together."""
     cells_of: dict[str, list[str]] = {}
     for cell, method in pairs:

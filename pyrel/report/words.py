@@ -48,8 +48,9 @@ METHODS = {
     ),
     "deep_taylor": (
         "Deep Taylor",
-        "shares the output out backwards, layer by layer and step by step, in proportion to what "
-        "each unit contributed; never negative, and nothing gets lost",
+        "shares an output above 0 out backwards, layer by layer and step by step, in proportion to "
+        "what each unit contributed; what biases contributed stays with them, and the heatmap has "
+        "the rest; negative only where a network adds up values of both signs, as LSTM and GRU do",
     ),
     "lrp_epsilon": (
         "LRP-ε",
