@@ -9,7 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pyrel.experiment.reproduce import Settings, majority_claims, sequence_claims
+from pyrel.experiment.reproduce import (
+    Settings,
+    majority_claims,
+    sequence_claims,
+    signal_claims,
+)
 from pyrel.experiment.reproduce.claims import Claim, claims_section
 from pyrel.experiment.reproduce.majority_page import left_out
 from pyrel.experiment.reproduce.majority_places import places_table, shares_by_place
@@ -43,7 +48,7 @@ def test_a_claim_is_as_good_as_its_worst_difference(
 def test_a_section_counts_differences_of_all_claims() -> None:
     claims = {"mnist": [Claim("it rises", "4.5", {"a": ABOVE, "b": UNCLEAR})],
               "fashion-mnist": [Claim("it rises", "4.5", {"a": BELOW})]}  # fmt: skip
-    text = claims_section(claims, "Compared are shares.")
+    text = claims_section(claims, "Compared are shares.", "thesis")
     assert "The table has 3 differences" in text
     assert "(0.2) would leave 0 by chance" in text
     half = "0.0248"  # 4.303·0.01/√3
@@ -181,3 +186,35 @@ def test_the_page_of_sequences_counts_what_its_table_shows() -> None:
     assert rows["| Shallow-7", "deep Taylor"] == "3, 0 |"
     assert rows["| Deep-7", "deep Taylor"] == "0 |"
     assert "over 12 test samples" in text
+
+
+def test_what_the_seminar_says_of_its_estimators() -> None:
+    """The area of a worse map is larger, ρ of a better estimator is; conv_1 is the first layer."""
+
+    def net(shift: float) -> Kept:
+        rho = {"random": 0.0, "filter": 0.1, "linear": 0.9, "two_component": 0.5}
+        quality = [
+            {"module": name, "values": {key: value * deeper + shift for key, value in rho.items()}}
+            for name, deeper in (("conv_1", 1.0), ("conv_2", 0.9), ("output", 0.9))
+        ]
+        areas = {"S_x": 0.5, "S_w": 0.6, "S_a": 0.55, "S_a+−": 0.5 + shift}
+        area = {f"attribution {name}": value for name, value in areas.items()}
+        numbers = {"quality": quality, "degradation": {"area": area | {"random order": 0.7}}}
+        return Kept({}, numbers, {}, 1.0, {})
+
+    found = signal_claims.claims([net(0.01), net(-0.02), net(0.01)])
+    assert {claim.says: claim.verdict() for claim in found} == {
+        "S_w is better than S_random": "holds",
+        "S_w is worse in deeper layers": "holds",
+        "S_a is much better than these": "holds",
+        "S_a+− is much better than these": "holds",
+        "S_a is ahead of S_a+− in fully connected layers": "holds",
+        "S_a+− is the best over all": "does not hold",
+        "S_a+− finds the most relevant patches best": "open",
+        "S_a is the worst of the estimators": "does not hold",
+        "S_x is better than S_w": "holds",
+        "All are better than random order": "holds",
+    }
+    quality = {claim.says: claim.measured for claim in found}
+    falls = quality["S_w is worse in deeper layers"]["conv_1 − other convolutions"]
+    assert falls.mean == pytest.approx(0.1 - 0.09)

@@ -11,7 +11,6 @@ import pytest
 
 from pyrel.experiment.reproduce.numbers import Interval, table
 from pyrel.experiment.reproduce.runs import Found, Kept, Run, clock, complete
-from pyrel.experiment.reproduce.signal_claims import claims_section
 
 
 class Counting:
@@ -97,32 +96,6 @@ def test_a_claim_is_decided_by_the_interval() -> None:
     assert Interval.of([0.2, 0.2, 0.3]).verdict() == "holds"
     assert Interval.of([-0.2, -0.2, -0.3]).verdict() == "does not hold"
     assert Interval.of([0.2]).verdict() == "open"
-
-
-def test_what_the_seminar_says_is_held_against_the_runs() -> None:
-    """The area of a worse map is larger, ρ of a better estimator is; conv_1 is the first layer."""
-
-    def net(shift: float) -> Kept:
-        rho = {"random": 0.0, "filter": 0.1, "linear": 0.9, "two_component": 0.5}
-        quality = [
-            {"module": name, "values": {key: value * (1 if name == "conv_1" else 0.9) + shift
-                                        for key, value in rho.items()}}
-            for name in ("conv_1", "conv_2", "output")
-        ]  # fmt: skip
-        areas = {"S_x": 0.5, "S_w": 0.6, "S_a": 0.55, "S_a+−": 0.5 + shift}
-        area = {f"attribution {name}": value for name, value in areas.items()}
-        numbers = {"quality": quality, "degradation": {"area": area | {"random order": 0.7}}}
-        return Kept({}, numbers, {}, 1.0, {})
-
-    told = claims_section([net(0.01), net(-0.02), net(0.01)])
-    rows = [line.split(" | ") for line in told.splitlines() if line.startswith("| ")]
-    found = {(row[0][2:], row[1].split(":")[0]): row[2][:-2] for row in rows}
-    assert found["S_w is worse in deeper layers", "ρ of S_w, first − other convolutions"] == "holds"
-    assert found["S_a+− is the best over all", "ρ of S_a+− − S_a, all layers"] == "does not hold"
-    assert found["S_a is the worst of the estimators", "area of S_a − S_w"] == "does not hold"
-    assert found["S_a is the worst of the estimators", "area of S_a − S_x"] == "holds"
-    assert found["S_a+− finds the most relevant patches best", "area of S_x − S_a+−"] == "open"
-    assert len(found) == 1 + 16  # and the heading
 
 
 def test_a_table_has_a_line_for_each_row() -> None:

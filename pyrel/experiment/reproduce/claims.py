@@ -49,13 +49,13 @@ class Claim:
         return {**vars(self), "measured": measured, "here": self.verdict()}
 
 
-_RULE = """Each difference is of runs of one seed, and above 0 where the thesis is right: its mean
-over the seeds and its 95 % interval (Student's t). A claim holds if all its intervals are above 0.
-It does not hold if one is below 0. Else it is open: an interval includes 0, or one seed gives no
-interval."""
+_RULE = """Each difference is of runs of one seed, and above 0 where the {source} is right: its
+mean over the seeds and its 95 % interval (Student's t). A claim holds if all its intervals are
+above 0. It does not hold if one is below 0. Else it is open: an interval includes 0, or one seed
+gives no interval."""
 
 
-def claims_section(claims: Mapping[str, Sequence[Claim]], criteria: str) -> str:
+def claims_section(claims: Mapping[str, Sequence[Claim]], criteria: str, source: str) -> str:
     """Return the section of a page that decides claims, by data set.
 
     Parameters
@@ -63,6 +63,8 @@ def claims_section(claims: Mapping[str, Sequence[Claim]], criteria: str) -> str:
     claims
     criteria
         What the differences are taken of.
+    source
+        Which says it, such as "thesis".
     """
     every = [(dataset, claim) for dataset, of in claims.items() for claim in of]
     count = sum(len(claim.measured) for _, claim in every)
@@ -79,11 +81,11 @@ def claims_section(claims: Mapping[str, Sequence[Claim]], criteria: str) -> str:
     )
     return "\n\n".join(
         [
-            "## What the thesis says, and what comes out",
-            _RULE,
+            f"## What the {source} says, and what comes out",
+            _RULE.format(source=source),
             criteria,
             chance,
-            table(["data", "the thesis says", "measured", "here"], rows),
+            table(["data", f"the {source} says", "measured", "here"], rows),
         ]
     )
 

@@ -99,7 +99,7 @@ def page(results: Results, variants: Variants, settings: Settings) -> Page:
         ]
         sections.append("\n\n".join(parts))
     parts = [_HEAD, cost(results, settings), _accuracies(results, variants, settings), _TALK,
-             claims_section(decided, CRITERIA), _UNDECIDED,
+             claims_section(decided, CRITERIA, "thesis"), _UNDECIDED,
              _alike([kept.numbers for kept in results.values()]), *sections]  # fmt: skip
     deep = results[Variant("Deep", "Deep").name(majority_runs.datasets(settings)[0], 0)]
     text = "\n\n".join([*parts, _LONG, _long_table(deep, long)])

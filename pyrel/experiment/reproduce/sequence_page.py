@@ -57,7 +57,7 @@ def page(results: Results, datasets: Sequence[str], settings: Settings) -> Page:
         figures |= _figures(results, dataset, settings, shares[dataset])
         sections.append(_section(dataset, shares[dataset], results, settings))
     parts = [_HEAD, _cost(results, settings), _table(accuracy, steps_of(settings)), _AFTER]
-    text = "\n\n".join([*parts, claims_section(decided, CRITERIA), _UNDECIDED, *sections])
+    text = "\n\n".join([*parts, claims_section(decided, CRITERIA, "thesis"), _UNDECIDED, *sections])
     told = {name: {key: vars(value) for key, value in of.items()} for name, of in accuracy.items()}
     verdicts = {name: [claim.in_json() for claim in of] for name, of in decided.items()}
     return Page(text, figures, {"accuracy": told, "claims": verdicts, "shares": shares})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the seminar on PatternNet says of its figures 4 and 5, held against the runs by rule."""
+"""What the seminar on PatternNet says of its figures 4 and 5, as differences of ρ(S) and areas."""
 
 from __future__ import annotations
 
@@ -8,87 +8,76 @@ from typing import Any
 
 import numpy as np
 
-from pyrel.experiment.reproduce.numbers import Interval, table
+from pyrel.experiment.reproduce.claims import Claim
+from pyrel.experiment.reproduce.numbers import Interval
 from pyrel.experiment.reproduce.runs import Kept
-from pyrel.experiment.reproduce.signal_runs import RANDOM
+from pyrel.experiment.reproduce.signal_runs import LABELS, RANDOM
 
-_HEAD = """## What the source says, and what comes out
+CRITERIA = """Compared are ρ(S), as a mean over the units of a layer and over layers, and areas
+below curves, of which less is better. The source says it of VGG16 on ImageNet."""
 
-Each line is a difference, paired by seed, with its 95 % interval: it "holds" where the interval is
-above 0, "does not hold" where it is below, and is open where it holds 0. {count} differences are
-looked at: of those that are none, about one in 20 leaves 0 by chance. The source says it of VGG16
-on ImageNet."""
-
-Claim = tuple[str, str, Interval]  # what is said, of what the difference is, and the difference
+Where = Callable[[str], bool]
 
 
-def claims_section(nets: Sequence[Kept]) -> str:
-    """Return the table of the claims."""
-    claims = [*_of_quality(nets), *_of_degradation(nets)]
-    rows = [
-        [said, f"{of}: {found.difference('more', 'less')}", found.verdict()]
-        for said, of, found in claims
-    ]
-    head = _HEAD.format(count=len(claims))
-    return f"{head}\n\n{table(['the source says', 'difference', 'here'], rows)}"
+def claims(nets: Sequence[Kept]) -> list[Claim]:
+    """Return what figures 4 and 5 are said to show."""
+    return [*_of_quality(nets), *_of_degradation(nets)]
 
 
 def _of_quality(nets: Sequence[Kept]) -> list[Claim]:
-    """Figure 4: ρ(S), the mean over layers where no layer is named."""
     layers: list[list[Mapping[str, Any]]] = [net.numbers["quality"] for net in nets]
 
-    def mean(estimator: str, chosen: Callable[[str], bool]) -> list[float]:
+    def mean(estimator: str, chosen: Where) -> list[float]:
         return [
             float(np.mean([one["values"][estimator] for one in net if chosen(one["module"])]))
             for net in layers
         ]
 
-    def ahead(said: str, one: str, other: str, where: str, chosen: Callable[[str], bool]) -> Claim:
-        difference = Interval.of_differences(mean(one, chosen), mean(other, chosen))
-        return said, f"ρ of {_SIGNS[one]} − {_SIGNS[other]}, {where}", difference
+    def ahead(says: str, one: str, *others: str, chosen: Where = lambda _: True) -> Claim:
+        measured = {
+            f"{LABELS[one]} − {LABELS[other]}": Interval.of_differences(
+                mean(one, chosen), mean(other, chosen)
+            )
+            for other in others
+        }
+        return Claim(says, "figure 4", measured)
 
-    first, *deeper = [one["module"] for one in layers[0] if one["module"].startswith("conv")]
+    first, *deeper = [one["module"] for one in layers[0] if _is_convolution(one["module"])]
     falls = Interval.of_differences(
         mean("filter", lambda name: name == first), mean("filter", lambda name: name in deeper)
     )
     return [
-        ahead("S_random is the worst", "filter", "random", "all layers", _everywhere),
-        ("S_w is worse in deeper layers", "ρ of S_w, first − other convolutions", falls),
-        ahead("S_a is better than S_w", "linear", "filter", "all layers", _everywhere),
-        ahead("S_a+− is better than S_w", "two_component", "filter", "all layers", _everywhere),
+        ahead("S_w is better than S_random", "filter", "random"),
+        Claim("S_w is worse in deeper layers", "figure 4",
+              {f"{first} − other convolutions": falls}),
+        ahead("S_a is much better than these", "linear", "filter", "random"),
+        ahead("S_a+− is much better than these", "two_component", "filter", "random"),
         ahead("S_a is ahead of S_a+− in fully connected layers", "linear", "two_component",
-              "dense and output", lambda name: not name.startswith("conv")),
-        ahead("S_a+− is the best over all", "two_component", "linear", "all layers", _everywhere),
+              chosen=lambda name: not _is_convolution(name)),
+        ahead("S_a+− is the best over all", "two_component", "linear", "filter", "random"),
     ]  # fmt: skip
 
 
 def _of_degradation(nets: Sequence[Kept]) -> list[Claim]:
-    """Figure 5: area below the curve, of which less is better."""
+    def area(name: str) -> list[float]:
+        curve = name if name == RANDOM else f"attribution {name}"
+        return [net.numbers["degradation"]["area"][curve] for net in nets]
 
-    def smaller(said: str, one: str, other: str) -> Claim:
-        areas = (
-            [net.numbers["degradation"]["area"][_curve(name)] for net in nets]
-            for name in (other, one)
-        )
-        return said, f"area of {other} − {one}", Interval.of_differences(*areas)
+    def smaller(says: str, pairs: Sequence[tuple[str, str]]) -> Claim:
+        measured = {
+            f"{worse} − {better}": Interval.of_differences(area(worse), area(better))
+            for better, worse in pairs
+        }
+        return Claim(says, "figure 5", measured)
 
-    best, random = "S_a+−", RANDOM
+    best, others = "S_a+−", ("S_x", "S_w", "S_a")
     return [
-        *(smaller("S_a+− finds the most relevant patches best", best, other)
-          for other in ("S_x", "S_w", "S_a")),
-        *(smaller("S_a is the worst of the estimators", other, "S_a") for other in ("S_x", "S_w")),
-        smaller("S_x is better than S_w", "S_x", "S_w"),
-        *(smaller("all are better than random order", one, random)
-          for one in ("S_x", "S_w", "S_a", best)),
-    ]  # fmt: skip
+        smaller("S_a+− finds the most relevant patches best", [(best, one) for one in others]),
+        smaller("S_a is the worst of the estimators", [(one, "S_a") for one in ("S_x", "S_w")]),
+        smaller("S_x is better than S_w", [("S_x", "S_w")]),
+        smaller("All are better than random order", [(one, RANDOM) for one in (*others, best)]),
+    ]
 
 
-_SIGNS = {"filter": "S_w", "random": "S_random", "linear": "S_a", "two_component": "S_a+−"}
-
-
-def _everywhere(_: str) -> bool:
-    return True
-
-
-def _curve(name: str) -> str:
-    return name if name == RANDOM else f"attribution {name}"
+def _is_convolution(module: str) -> bool:
+    return module.startswith("conv")

@@ -11,16 +11,18 @@ import numpy as np
 from pyrel.experiment.degradation import PIXEL_MASS
 from pyrel.experiment.linear_figure import linear_model_figure
 from pyrel.experiment.problem import Problem
+from pyrel.experiment.reproduce.claims import claims_section
 from pyrel.experiment.reproduce.experiment import Page, Settings
 from pyrel.experiment.reproduce.linear_page import linear_section
 from pyrel.experiment.reproduce.numbers import Interval, table
 from pyrel.experiment.reproduce.runs import Kept, clock
-from pyrel.experiment.reproduce.signal_claims import claims_section
+from pyrel.experiment.reproduce.signal_claims import CRITERIA, claims
 from pyrel.experiment.reproduce.signal_runs import (
     ATTRIBUTIONS,
     BY_GRADIENT,
     BY_RELEVANCE,
     DISTRACTORS,
+    LABELS,
     OTHERS,
     PATCH,
     RANDOM,
@@ -44,13 +46,6 @@ if TYPE_CHECKING:
 
 Results = Mapping[str, Kept]
 
-_QUALITY = {
-    "identity": "S_x",
-    "filter": "S_w",
-    "linear": "S_a",
-    "two_component": "S_a+−",
-    "random": "S_random",
-}
 _PATTERN = {"signal S_a+−": "PatternNet", "attribution S_a+−": "PatternAttribution"}
 _BY_GRADIENT = "Gradients and changed copies"
 _BY_RELEVANCE = "Relevance and patterns"
@@ -104,6 +99,7 @@ def page(results: Results, settings: Settings) -> Page:
     nets = [results[net_name(settings, seed)] for seed in range(settings.seeds)]
     lines = [results[linear_name(seed)].numbers for seed in range(settings.seeds)]
     cells = [results[deep_name(settings, seed)] for seed in range(settings.seeds)]
+    decided = claims(nets)
     figures = {"linear-model": linear_model_figure(DISTRACTORS), "quality": _quality_figure(nets)}
     figures |= _map_figures(nets[0], settings) | _curve_figures(nets[0], settings)
     text = "\n\n".join(
@@ -118,7 +114,7 @@ def page(results: Results, settings: Settings) -> Page:
             _recurrent_section(cells, settings),
             _maps_section(settings),
             _curves_section(nets, settings),
-            claims_section(nets),
+            claims_section({dataset(settings): decided}, CRITERIA, "seminar"),
         ]
     )
     numbers = {
@@ -127,6 +123,7 @@ def page(results: Results, settings: Settings) -> Page:
         "quality": [net.numbers["quality"] for net in nets],
         "quality of Deep": [cell.numbers["quality"] for cell in cells],
         "degradation": [net.numbers["degradation"] for net in nets],
+        "claims": [claim.in_json() for claim in decided],
     }
     return Page(text, figures, numbers)
 
@@ -174,7 +171,7 @@ def _quality_table(nets: Sequence[Kept]) -> str:
         told = [f"{bound:.3f}", f"{held} of {len(each)}"] if bound > 0 else ["–", "–"]
         without = max(one["without"] for one in each)
         rows.append([layer["module"], layer["rank"], *values, *told, without])
-    labels = [_QUALITY[name] for name in ESTIMATORS]
+    labels = [LABELS[name] for name in ESTIMATORS]
     headings = ["layer", "rank", *labels, "bound of S_a", "seeds that meet it", "without pattern"]
     return table(headings, rows)
 
@@ -184,7 +181,7 @@ def _quality_figure(nets: Sequence[Kept]) -> Figure:
 
     layers = [layer["module"] for layer in nets[0].numbers["quality"]]
     shown = {
-        _QUALITY[name]: {
+        LABELS[name]: {
             module: Summary.of([net.numbers["quality"][i]["values"][name] for net in nets])
             for i, module in enumerate(layers)
         }

@@ -75,6 +75,13 @@ OTHERS = {**BY_GRADIENT, **BY_RELEVANCE}
 
 DEGRADED = (*(f"attribution {label}" for label in ATTRIBUTIONS), "signal S_a+−", *OTHERS)
 
+LABELS = {  # of estimators
+    "identity": "S_x",
+    "filter": "S_w",
+    "linear": "S_a",
+    "two_component": "S_a+−",
+    "random": "S_random",
+}
 RANDOM = "random order"
 
 _EPOCHS = 2  # convolutions of these sizes pass the minimum of table 4.3 by then
