@@ -126,7 +126,7 @@ FIGURES = {
     "step bars": lambda s: plots.step_bars(profiles(s), mass(s), "Deep Taylor"),
     "step bars, one cell": lambda s: plots.step_bars(dict([profiles(s).popitem()]), mass(s)),
     "step bars, unmarked": lambda s: plots.step_bars(
-        *unmarked(s), "Class 1, 3 seeds", errors="95 % interval of seeds"
+        *unmarked(s), "Class 1, 3 seeds", errors="95 % interval over seeds"
     ),
     "scatter": lambda s: plots.conservation_scatter(points(s), list(s.cells)[-1]),
     "scatter, three": lambda s: plots.conservation_scatter(

@@ -283,7 +283,10 @@ def _figures(
     }
     title = f"Deep Taylor relevance by step, {_evidence(dataset)} of {dataset}"
     figures[f"{dataset}-steps"] = step_bars(
-        profiles, [mass], f"{title}, {settings.counted().lower()}", errors="95 % interval of seeds"
+        profiles,
+        [mass],
+        f"{title}, {settings.counted().lower()}",
+        errors="95 % interval over seeds",
     )
     return figures
 
