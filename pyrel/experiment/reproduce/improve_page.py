@@ -22,6 +22,7 @@ from pyrel.experiment.reproduce.majority_page import (
     measures,
     measures_table,
 )
+from pyrel.experiment.reproduce.majority_places import places_section, shares_by_place
 from pyrel.experiment.reproduce.majority_runs import MEASURES, METHODS, PICTURES, Variant
 from pyrel.experiment.reproduce.numbers import Interval, table
 from pyrel.experiment.reproduce.runs import Kept, clock
@@ -107,6 +108,7 @@ def _section(
             'Difference from Deep, paired by seed: mean and 95 % interval; "open" where the '
             "interval holds 0.",
             differences_from(results, variants[0], variants[1:], dataset, settings),
+            places_section(shares_by_place(runs)),
             *(f"{TITLES[m]}.\n\n{measures_table(measured[m])}" for m in MEASURES if m != "share"),
         ]
     )

@@ -16,7 +16,7 @@ from pyrel.experiment.reproduce.experiment import Page, Settings
 from pyrel.experiment.reproduce.majority_claims import CRITERIA, THESIS, Runs, claims
 from pyrel.experiment.reproduce.majority_places import (
     places_in_json,
-    places_table,
+    places_section,
     shares_by_place,
 )
 from pyrel.experiment.reproduce.majority_runs import (
@@ -54,8 +54,6 @@ _TALK = """The talk says 98 % on MNIST and 89 % on Fashion-MNIST, at 12 steps, a
 _UNDECIDED = """Not decided: that maps look less noisy the deeper the cell is, and that those of
 ConvDeep show features of the images (4.5.2). Figures 4.12 and 4.14 are below."""
 
-_PLACES = """Share of the relevance in the majority, by place of the odd digit: first / in the
-middle / last. A mean over all samples hides a method that gives most to the steps read last."""
 
 _ALIKE = ("gradient_x_input", "lrp_epsilon")
 
@@ -91,7 +89,7 @@ def page(results: Results, variants: Variants, settings: Settings) -> Page:
             f"## {dataset}",
             *(f"{TITLES[m]}.\n\n{measures_table(measured[m])}" for m in MEASURES),
             left_out(runs),
-            f"{_PLACES}\n\n{places_table(places)}",
+            places_section(places),
             "Figure 4.13 of the thesis:",
             f"![Share by cell and method](majority/{dataset}-share.svg)",
             "Figure 4.12, a figure for each method, and figure 4.14, failed cases:",

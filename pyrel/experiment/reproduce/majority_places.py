@@ -12,6 +12,8 @@ from pyrel.experiment.reproduce.numbers import Interval, table
 from pyrel.report import words
 
 _PLACES = ("first", "in the middle", "last")
+_HEAD = """Share of the relevance in the majority, by place of the odd digit: first / in the
+middle / last. A mean over all samples hides a method that gives most to the steps read last."""
 
 Places = Mapping[str, Mapping[str, Sequence[Interval | None]]]
 
@@ -34,6 +36,11 @@ def shares_by_place(runs: Runs) -> Places:
     for name, of in sorted(baselines.items()):
         found[words.label(name)] = dict.fromkeys(METHODS, _intervals([of]))
     return found
+
+
+def places_section(places: Places) -> str:
+    """Return what `shares_by_place` are, and their table."""
+    return f"{_HEAD}\n\n{places_table(places)}"
 
 
 def places_table(places: Places) -> str:
