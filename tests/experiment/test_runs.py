@@ -91,6 +91,17 @@ def test_intervals_are_students() -> None:
         Interval.of([])
 
 
+def test_runs_without_a_value_are_left_out() -> None:
+    """A network whose maps are all empty has no share, and must not take the page with it."""
+    assert Interval.of([1.0, None, 2.0, math.nan, 3.0]) == Interval.of([1.0, 2.0, 3.0])
+    none = Interval.of([None, math.nan])
+    assert none.runs == 0
+    assert (str(none), none.percent(), none.difference("above", "below")) == ("–", "–", "–")
+    assert none.verdict() == "open"
+    paired = Interval.of_differences([2.0, None, 5.0], [1.0, 1.0, None])
+    assert (paired.mean, paired.runs) == (1.0, 1)
+
+
 def test_a_claim_is_decided_by_the_interval() -> None:
     assert Interval.of([0.1, 0.2, 0.3]).verdict() == "open"  # ± 0.248
     assert Interval.of([0.2, 0.2, 0.3]).verdict() == "holds"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -194,10 +195,19 @@ def _write(out: Path, name: str, page: Page) -> Path:
     folder = out / name
     folder.mkdir(parents=True, exist_ok=True)
     texts = {folder / f"{figure}.svg": to_svg(drawn) for figure, drawn in page.figures.items()}
-    texts[folder / "numbers.json"] = json.dumps(page.numbers, indent=1) + "\n"
+    texts[folder / "numbers.json"] = json.dumps(_plain(page.numbers), indent=1, allow_nan=False) + "\n"
     place = out / f"{name}.md"
     texts[place] = page.text.rstrip() + "\n"
     with replacing(*texts) as files:
         for file, text in zip(files, texts.values(), strict=True):
             file.write(text.encode())
     return place
+
+
+def _plain(numbers: Any) -> Any:
+    """Return numbers with None, JSON's null, for those that are not finite."""
+    if isinstance(numbers, Mapping):
+        return {name: _plain(value) for name, value in numbers.items()}
+    if isinstance(numbers, list | tuple):
+        return [_plain(value) for value in numbers]
+    return None if isinstance(numbers, float) and not math.isfinite(numbers) else numbers

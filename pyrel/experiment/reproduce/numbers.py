@@ -25,9 +25,11 @@ class Interval:
     Attributes
     ----------
     mean : float
+        NaN if no run has a value.
     half : float
-        Half of the interval's width, by Student's t; NaN for a single run.
+        Half of the interval's width, by Student's t; NaN for less than two runs.
     runs : int
+        Those that have a value.
     """
 
     mean: float
@@ -35,13 +37,15 @@ class Interval:
     runs: int
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Interval:
-        """Return the interval of some runs.
+    def of(cls, values: Sequence[float | None]) -> Interval:
+        """Return the interval of some runs; None or NaN is of one without the value, left out.
+
+        So is the share of relevance of a network whose maps are all empty.
 
         Raises
         ------
         ValueError
-            There is none.
+            There is no run.
 
         Examples
         --------
@@ -51,15 +55,18 @@ class Interval:
         """
         if not len(values):
             raise ValueError("values: wanted one at least, given none")
-        count, mean = len(values), float(np.mean(values))
-        if count == 1:
-            return cls(mean, math.nan, 1)
+        known = [value for value in values if value is not None and not math.isnan(value)]
+        count, mean = len(known), float(np.mean(known)) if known else math.nan
+        if count < 2:
+            return cls(mean, math.nan, count)
         quantile = _STUDENT[count - 2] if count - 2 < len(_STUDENT) else _NORMAL
-        return cls(mean, quantile * float(np.std(values, ddof=1)) / math.sqrt(count), count)
+        return cls(mean, quantile * float(np.std(known, ddof=1)) / math.sqrt(count), count)
 
     @classmethod
-    def of_differences(cls, after: Sequence[float], before: Sequence[float]) -> Interval:
-        """Return the interval of after − before, paired by seed.
+    def of_differences(
+        cls, after: Sequence[float | None], before: Sequence[float | None]
+    ) -> Interval:
+        """Return the interval of after − before, paired by seed; as of `of`, None is left out.
 
         Raises
         ------
@@ -72,10 +79,13 @@ class Interval:
         >>> str(Interval.of_differences([0.72, 0.74], [0.70, 0.72]))
         '0.020 ± 0.000'
         """
-        return cls.of([a - b for a, b in zip(after, before, strict=True)])
+        pairs = zip(after, before, strict=True)
+        return cls.of([None if a is None or b is None else a - b for a, b in pairs])
 
     def __str__(self) -> str:
-        """Return mean ± half width, the mean alone for one run."""
+        """Return mean ± half width, the mean alone for one run, a dash for none."""
+        if not self.runs:
+            return "–"
         return f"{self.mean:.3f}" if math.isnan(self.half) else f"{self.mean:.3f} ± {self.half:.3f}"
 
     def difference(self, above: str, below: str) -> str:
@@ -83,6 +93,8 @@ class Interval:
 
         "open" where it does; no word for a single run.
         """
+        if not self.runs:
+            return "–"
         text = f"{self.mean:+.3f}"
         if self.runs < 2:
             return text
@@ -107,6 +119,8 @@ class Interval:
 
     def percent(self) -> str:
         """Return it as percentages."""
+        if not self.runs:
+            return "–"
         if math.isnan(self.half):
             return f"{100 * self.mean:.2f} %"
         return f"{100 * self.mean:.2f} ± {100 * self.half:.2f} %"

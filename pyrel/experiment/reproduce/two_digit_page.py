@@ -105,15 +105,14 @@ def _network(runs: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _of(runs: Sequence[Mapping[str, Any]], *path: str) -> Interval:
-    """Return the interval of a number of all runs; of no run where none has it."""
-    values = []
+    """Return the interval of a number of the runs that have it."""
+    values: list[Any] = []
     for run in runs:
         value: Any = run
         for key in path:
             value = value.get(key) if isinstance(value, Mapping) else None
-        if value is not None and not math.isnan(value):
-            values.append(value)
-    return Interval.of(values) if values else Interval(math.nan, math.nan, 0)
+        values.append(value)
+    return Interval.of(values)
 
 
 def _methods_table(
