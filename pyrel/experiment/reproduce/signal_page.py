@@ -75,6 +75,8 @@ are fitted to {half:,} training images, ρ is measured on {half:,} others (the s
 of ImageNet's training set). Mean over a layer's units, then over seeds. S_x leaves no distractor,
 so that its ρ is 1 by definition; what it is worth shows in the curves below. Bound of
 S_a: 1 − 1.2 √(2d/n), d the rank of the inputs and n the images of a half; "–" where it is below 0.
+Without the factor 1.2 it is what sampling leaves for normal inputs; others have a factor of their
+own, [√κ](../methods.md#patternnet-and-patternattribution), which may be as large.
 The source's text gives no numbers of its figure; what it says of it is at the end."""
 
 _RECURRENT = """### A recurrent cell
