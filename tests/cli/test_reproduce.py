@@ -89,10 +89,11 @@ def test_the_quick_way_ends_with_a_page(name: str, home: Path) -> None:
         assert not wrong, stem
     for check in SHOWN.get(name, ()):
         check(figures, home)
-    assert json.loads((home / name / "numbers.json").read_text("utf-8"))
+    numbers = (home / name / "numbers.json").read_text("utf-8")
+    assert json.loads(numbers, parse_constant=pytest.fail), "NaN is no JSON"
     before = kept(home)
     experiment = experiment_of(name)(Settings(seeds=1, quick=True))
-    runs = home / (experiment.shares_runs_of or name) / "runs"
+    runs = home / (experiment.home) / "runs"
     complete(experiment.runs(), runs, home / "models")
     assert before == kept(home), "a run is worked out again"
 

@@ -105,6 +105,11 @@ class Experiment(ABC):
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
+    @property
+    def home(self) -> str:
+        """The folder of its runs, which may be another experiment's."""
+        return self.shares_runs_of or self.name
+
     @abstractmethod
     def runs(self) -> Sequence[Run]:
         """Return the runs, those of the first seed first."""
@@ -177,15 +182,22 @@ def reproduce(
     OSError
         The data are not there, or a file cannot be written.
     """
+    experiment = with_usual_settings(name, seeds, quick, data_root)
+    home = experiment.home
+    results = complete(experiment.runs(), out / home / "runs", models / home, say)
+    return _write(out, name, experiment.page(results))
+
+
+def with_usual_settings(
+    name: str, seeds: int | None = None, quick: bool = False, data_root: Path | None = None
+) -> Experiment:
+    """Return an experiment as `reproduce` runs it; arguments and errors are its."""
     kind = experiment_of(name)
     if seeds is None:
         usual, short = (1, 1) if quick else (kind.seeds, _SHORT_SEEDS)
     else:
         usual = short = seeds
-    experiment = kind(Settings(usual, quick, data_root, short))
-    home = kind.shares_runs_of or name
-    results = complete(experiment.runs(), out / home / "runs", models / home, say)
-    return _write(out, name, experiment.page(results))
+    return kind(Settings(usual, quick, data_root, short))
 
 
 def _write(out: Path, name: str, page: Page) -> Path:
@@ -195,7 +207,8 @@ def _write(out: Path, name: str, page: Page) -> Path:
     folder = out / name
     folder.mkdir(parents=True, exist_ok=True)
     texts = {folder / f"{figure}.svg": to_svg(drawn) for figure, drawn in page.figures.items()}
-    texts[folder / "numbers.json"] = json.dumps(_plain(page.numbers), indent=1, allow_nan=False) + "\n"
+    numbers = json.dumps(plain(page.numbers), indent=1, allow_nan=False)
+    texts[folder / "numbers.json"] = numbers + "\n"
     place = out / f"{name}.md"
     texts[place] = page.text.rstrip() + "\n"
     with replacing(*texts) as files:
@@ -204,10 +217,10 @@ def _write(out: Path, name: str, page: Page) -> Path:
     return place
 
 
-def _plain(numbers: Any) -> Any:
+def plain(numbers: Any) -> Any:
     """Return numbers with None, JSON's null, for those that are not finite."""
     if isinstance(numbers, Mapping):
-        return {name: _plain(value) for name, value in numbers.items()}
+        return {name: plain(value) for name, value in numbers.items()}
     if isinstance(numbers, list | tuple):
-        return [_plain(value) for value in numbers]
+        return [plain(value) for value in numbers]
     return None if isinstance(numbers, float) and not math.isfinite(numbers) else numbers

@@ -110,7 +110,7 @@ def complete(
     for done, run in enumerate(runs):
         if say is not None:
             say(run.name, done, len(runs))
-        result = _read(kept, run)
+        result = read_kept(kept, run)
         if result is None:
             folder = models / run.name
             folder.mkdir(parents=True, exist_ok=True)
@@ -121,7 +121,7 @@ def complete(
             made = Kept(run.settings, found.numbers, found.arrays, seconds, dict(machine))
             _write(kept, run.name, made)
             # As it is kept: the page of a fresh run is that of the kept one, order of keys and all.
-            result = _read(kept, run)
+            result = read_kept(kept, run)
             assert result is not None, run.name
         results[run.name] = result
     if say is not None:
@@ -138,7 +138,7 @@ def clock(runs: Sequence[Kept]) -> str:
     return f"{least}{told} by the clock ({processors})"
 
 
-def _read(kept: Path, run: Run) -> Kept | None:
+def read_kept(kept: Path, run: Run) -> Kept | None:
     """Return the kept result of a run; None if there is none, or one of other settings."""
     path = kept / f"{run.name}.json"
     if not path.exists():
